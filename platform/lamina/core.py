@@ -1,0 +1,238 @@
+"""The nouns: Task, Experience, Stream, Samples, Batch, StepOutput, Summary. Imports torch and nothing else of weight.
+
+A **stream** is a sequence of **experiences**; an experience is a **task** with its data in three parts: train, validation
+and test. A stream comes from `lamina.streams` as `Stream[Samples]` (texts or images, as people see them) and is encoded once
+by a backbone into `Stream[Batch]` (tensors, as a Hugging Face model takes them). From then on any set of rows is a `Batch`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Any, Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+Scenario = Literal["class_incremental", "task_incremental", "domain_incremental", "joint"]
+Modality = Literal["text", "image"]
+Part = Literal["train", "validation", "test"]
+PARTS: tuple[Part, ...] = ("train", "validation", "test")
+IGNORED = -100
+"""The label of a token that no loss counts, as in transformers."""
+
+
+def seed_of(seed: int, *names: str | int) -> int:
+    """A 63-bit seed that depends on `seed` and on what the draw is for, and on nothing else.
+
+    Every random draw in Lamina comes from such a named seed, so adding a draw somewhere moves no other.
+    """
+    text = "/".join(map(str, (seed, *names)))
+    return int.from_bytes(sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator_of(seed: int, *names: str | int) -> torch.Generator:
+    """A CPU generator seeded by `seed_of`."""
+    return torch.Generator().manual_seed(seed_of(seed, *names))
+
+
+@dataclass(frozen=True)
+class Task:
+    """A step of a stream: which classes it may show."""
+
+    index: int
+    """Its place in the stream, from 0."""
+    name: str
+    """What a person calls it."""
+    classes: tuple[int, ...]
+    """The classes it shows, numbered by first appearance in the stream; empty where labels are token sequences."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Rows of one part of an experience, as the source gave them."""
+
+    values: Sequence[Any]
+    """N texts, or N images as uint8 tensors [height, width, channels]."""
+    labels: Tensor
+    """int64 [N], class numbers; all zero where `targets` is given."""
+    ids: Tensor
+    """int64 [N], unique in the stream: what replay, features and seeds are keyed by."""
+    targets: Sequence[str] | None = None
+    """N texts to be generated, for language modelling."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows as a model takes them. A whole part of an experience is a (large) batch too."""
+
+    inputs: Mapping[str, Tensor]
+    """What the Hugging Face model's forward takes (`input_ids`, `attention_mask`, `pixel_values` ...), each [N, ...]."""
+    labels: Tensor
+    """int64 [N] class numbers, or int64 [N, L] tokens with IGNORED where no loss counts."""
+    ids: Tensor
+    """int64 [N], unique in the stream."""
+    task: Task | None = None
+    """The task these rows come from, where the learner may know it."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """What a strategy stored with an exemplar (its logits when it was learned, say), each [N, ...]."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: Tensor | slice) -> "Batch":
+        """The given rows, in the given order."""
+        pick = _picker(rows)
+        return replace(
+            self,
+            inputs={name: pick(value) for name, value in self.inputs.items()},
+            labels=pick(self.labels),
+            ids=pick(self.ids),
+            extras={name: pick(value) for name, value in self.extras.items()},
+        )
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same rows on `device`."""
+        return replace(
+            self,
+            inputs={name: value.to(device, non_blocking=True) for name, value in self.inputs.items()},
+            labels=self.labels.to(device, non_blocking=True),
+            ids=self.ids,
+            extras={name: value.to(device, non_blocking=True) for name, value in self.extras.items()},
+        )
+
+    def trimmed(self) -> "Batch":
+        """Without the columns of padding that no row of this batch needs."""
+        mask = self.inputs.get("attention_mask")
+        if mask is None or len(self) == 0:
+            return self
+        length = int(mask.sum(dim=1).max())
+        if length == mask.shape[1]:
+            return self
+        inputs = {
+            name: value[:, :length] if value.shape[:2] == mask.shape else value
+            for name, value in self.inputs.items()
+        }
+        return replace(self, inputs=inputs)
+
+    def chunks(self, size: int) -> Iterator["Batch"]:
+        """Consecutive batches of at most `size` rows, each trimmed."""
+        for start in range(0, len(self), size):
+            yield self[slice(start, start + size)].trimmed()
+
+    @staticmethod
+    def cat(batches: Sequence["Batch"]) -> "Batch":
+        """The rows of all, in order; token columns are padded on the right. `task` and `extras` are kept if all agree."""
+        first = batches[0]
+        same_task = all(batch.task == first.task for batch in batches)
+        shared = set.intersection(*(set(batch.extras) for batch in batches))
+        return Batch(
+            inputs={
+                name: _cat_padded([batch.inputs[name] for batch in batches]) for name in first.inputs
+            },
+            labels=_cat_padded([batch.labels for batch in batches], padding=IGNORED),
+            ids=torch.cat([batch.ids for batch in batches]),
+            task=first.task if same_task else None,
+            extras={name: torch.cat([batch.extras[name] for batch in batches]) for name in sorted(shared)},
+        )
+
+
+def _picker(rows: Tensor | slice) -> Callable[[Tensor], Tensor]:
+    if isinstance(rows, slice):
+        return lambda value: value[rows]
+    return lambda value: value.index_select(0, rows.to(value.device))
+
+
+def _cat_padded(tensors: Sequence[Tensor], padding: int = 0) -> Tensor:
+    """Concatenate on dimension 0, padding dimension 1 on the right where two-dimensional widths differ."""
+    width = max(tensor.shape[1] if tensor.dim() == 2 else 0 for tensor in tensors)
+    return torch.cat(
+        [
+            torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=padding)
+            if tensor.dim() == 2 and tensor.shape[1] < width
+            else tensor
+            for tensor in tensors
+        ]
+    )
+
+
+D = TypeVar("D", Samples, Batch)
+E = TypeVar("E", Samples, Batch)
+
+
+@dataclass(frozen=True)
+class Experience(Generic[D]):
+    """A task with its data. The validation part selects; the test part is only ever reported."""
+
+    task: Task
+    train: D
+    validation: D
+    test: D
+
+    def part(self, name: Part) -> D:
+        """Its train, validation or test part."""
+        part: D = getattr(self, name)
+        return part
+
+
+@dataclass(frozen=True)
+class Stream(Generic[D]):
+    """A sequence of experiences, and how it was made."""
+
+    name: str
+    scenario: Scenario
+    modality: Modality
+    class_names: tuple[str, ...]
+    """The label of each class number, in the order of first appearance."""
+    experiences: tuple[Experience[D], ...]
+    record: Mapping[str, Any] = field(default_factory=dict)
+    """What made it: settings, seed, class order, sizes, a digest of its rows. Plain JSON."""
+
+    def __len__(self) -> int:
+        return len(self.experiences)
+
+    def map(self, encode: Callable[[D], E]) -> "Stream[E]":
+        """The same stream with every part encoded (texts tokenised, images normalised)."""
+        experiences = tuple(
+            Experience(
+                task=each.task,
+                train=encode(each.train),
+                validation=encode(each.validation),
+                test=encode(each.test),
+            )
+            for each in self.experiences
+        )
+        return Stream(
+            self.name, self.scenario, self.modality, self.class_names, experiences, self.record
+        )
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a strategy says of one batch: the loss to descend, and scalars worth recording."""
+
+    loss: Tensor
+    """A scalar with a gradient."""
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+    """Scalars without a gradient: the parts of the loss, say."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a strategy needs to know of a task's data, as sums over its rows.
+
+    Summaries add: over batches, over data-parallel workers, over federated clients. A strategy that only keeps sums
+    therefore gives the same result wherever its rows were.
+    """
+
+    sums: Mapping[str, Tensor]
+
+    def __add__(self, other: "Summary") -> "Summary":
+        if self.sums.keys() != other.sums.keys():
+            raise ValueError(f"summaries of {sorted(self.sums)} and {sorted(other.sums)} do not add")
+        return Summary({name: value + other.sums[name] for name, value in self.sums.items()})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.sums[name]

@@ -1,0 +1,50 @@
+"""The file tree is the registry: `name: l2p` in a job is `strategies/l2p.py`.
+
+Every family of named things (strategies, adapter kinds, stream sources, memory policies) is a package whose modules are its
+members. Nothing is listed twice, and adding a member edits no other file.
+"""
+
+from collections.abc import Collection
+from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+
+class InputError(ValueError):
+    """Something from outside (a job file, a data set, an adapter) is wrong; the message is for the person who gave it."""
+
+
+def unknown(key: str, given: object, allowed: Collection[str]) -> InputError:
+    """The one way to say that `given` is not among `allowed`: names the key and the nearest match."""
+    near = get_close_matches(str(given), list(allowed), n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return InputError(f"{key}: {given!r} is unknown{hint} (allowed: {', '.join(sorted(allowed))})")
+
+
+def member_names(package: str, not_members: Collection[str] = ("base",)) -> list[str]:
+    """The names a job may use for a member of `package`: its public modules, sorted."""
+    paths = import_module(package).__path__
+    found = (module.name for module in iter_modules(paths))
+    return sorted(name for name in found if name not in not_members and not name.startswith("_"))
+
+
+def member_class(package: str, name: str, base: type, key: str, **options: Any) -> type:
+    """The one subclass of `base` that module `package.name` defines.
+
+    Raises InputError when there is no such module; `key` is the job's key that named it.
+    """
+    allowed = member_names(package, **options)
+    if name not in allowed:
+        raise unknown(key, name, allowed)
+    module = import_module(f"{package}.{name}")
+    found = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, base)
+        and value is not base
+        and value.__module__ == module.__name__
+    ]
+    assert len(found) == 1, f"{module.__name__} must define exactly one {base.__name__}"
+    return found[0]
