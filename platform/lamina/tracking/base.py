@@ -1,0 +1,92 @@
+"""The verbs of a tracker, and several trackers as one."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Literal, Protocol
+
+Status = Literal["finished", "failed", "stopped"]
+"""How a run ended: by itself, by an error, or from outside (pruned, interrupted)."""
+
+
+class TrackingError(RuntimeError):
+    """Something could not be written. Training went on; the message says what and why."""
+
+
+class Tracker(Protocol):
+    """Takes down what one sweep, or one lone trial, says about itself.
+
+    The calls of a sweep, in order::
+
+        tracker.start_sweep("quickstart", params)
+        for trial in trials:                            # they may overlap, from any thread
+            tracker.start_trial(trial.id, trial.params, name="er-lora-lr0.002")
+            for task, report in enumerate(learner.learn()):
+                tracker.log(trial.id, report.metrics, step=task)
+            tracker.artifact(trial.id, Path("adapters"), folder="adapters")
+            tracker.finish_trial(trial.id, "finished")
+        tracker.finish_sweep("finished")
+        tracker.close()
+
+    A lone trial is the same without `start_sweep` and `finish_sweep`. A sweep that goes on after a
+    crash makes the same calls again on a new tracker: the runs are found again, and a metric that
+    is logged once more changes nothing.
+    """
+
+    def start_sweep(self, name: str, params: Mapping[str, object]) -> None:
+        """Open the run that the trials are children of; `params`, nested or not, are shared."""
+
+    def start_trial(self, trial: str, params: Mapping[str, object], name: str) -> None:
+        """Open the run of `trial`, its lasting id; `name` is what a person reads."""
+
+    def log(self, trial: str | None, metrics: Mapping[str, float], step: int) -> None:
+        """Metrics after task `step` (from 0) of `trial`, or of the sweep itself if it is None."""
+
+    def artifact(self, trial: str | None, path: Path, folder: str = "") -> None:
+        """Keep a file or folder under `folder`; `path` may change once the call has returned."""
+
+    def finish_trial(self, trial: str, status: Status) -> None:
+        """Close the run of `trial`."""
+
+    def finish_sweep(self, status: Status) -> None:
+        """Close the sweep's run, and as stopped the run of every trial that nobody finished."""
+
+    def close(self) -> None:
+        """Return when all is written and no run is open. Once is enough. Raises TrackingError."""
+
+
+class CompositeTracker:
+    """Passes every call on to several trackers, in their order; with none, it keeps nothing."""
+
+    def __init__(self, trackers: Sequence[Tracker]) -> None:
+        self._trackers = tuple(trackers)
+
+    def start_sweep(self, name: str, params: Mapping[str, object]) -> None:
+        for tracker in self._trackers:
+            tracker.start_sweep(name, params)
+
+    def start_trial(self, trial: str, params: Mapping[str, object], name: str) -> None:
+        for tracker in self._trackers:
+            tracker.start_trial(trial, params, name)
+
+    def log(self, trial: str | None, metrics: Mapping[str, float], step: int) -> None:
+        for tracker in self._trackers:
+            tracker.log(trial, metrics, step)
+
+    def artifact(self, trial: str | None, path: Path, folder: str = "") -> None:
+        for tracker in self._trackers:
+            tracker.artifact(trial, path, folder)
+
+    def finish_trial(self, trial: str, status: Status) -> None:
+        for tracker in self._trackers:
+            tracker.finish_trial(trial, status)
+
+    def finish_sweep(self, status: Status) -> None:
+        for tracker in self._trackers:
+            tracker.finish_sweep(status)
+
+    def close(self) -> None:
+        """Close all of them, whatever one of them raises."""
+        with ExitStack() as stack:
+            for tracker in reversed(self._trackers):
+                stack.callback(tracker.close)

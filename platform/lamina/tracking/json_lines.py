@@ -1,0 +1,64 @@
+"""A tracker that appends each event to `<output_dir>/events.jsonl`, one JSON object a line."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from math import isfinite
+from pathlib import Path
+from threading import Lock
+
+from lamina.tracking.base import Status
+
+
+class JsonLinesTracker:
+    """Writes lines that `pandas.read_json(path, lines=True)` reads, each before the call returns.
+
+    Every line has `time` (UTC), `event` (the tracker's verb) and `trial` (null for the sweep); a
+    `log` line has `step` and a column per metric. A sweep that goes on after a crash appends: of
+    two `log` lines with the same trial and step the later one counts.
+    """
+
+    def __init__(self, output_dir: Path) -> None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        path = output_dir / "events.jsonl"
+        if path.exists():
+            _drop_torn_line(path)
+        self._lock = Lock()
+        self._file = path.open("a", encoding="utf-8")
+
+    def start_sweep(self, name: str, params: Mapping[str, object]) -> None:
+        self._append("start_sweep", None, name=name, params=params)
+
+    def start_trial(self, trial: str, params: Mapping[str, object], name: str) -> None:
+        self._append("start_trial", trial, name=name, params=params)
+
+    def log(self, trial: str | None, metrics: Mapping[str, float], step: int) -> None:
+        # JSON has no word for a number that is not finite; pandas reads null as NaN.
+        numbers = {key: value if isfinite(value) else None for key, value in metrics.items()}
+        self._append("log", trial, step=step, **numbers)
+
+    def artifact(self, trial: str | None, path: Path, folder: str = "") -> None:
+        self._append("artifact", trial, path=str(path), folder=folder)
+
+    def finish_trial(self, trial: str, status: Status) -> None:
+        self._append("finish_trial", trial, status=status)
+
+    def finish_sweep(self, status: Status) -> None:
+        self._append("finish_sweep", None, status=status)
+
+    def close(self) -> None:
+        with self._lock:
+            self._file.close()
+
+    def _append(self, event: str, trial: str | None, **fields: object) -> None:
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": time, "event": event, "trial": trial, **fields}, default=str)
+        with self._lock:
+            self._file.write(line + "\n")
+            self._file.flush()
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut off the half line that a killed process left: one bad line makes a file unreadable."""
+    with path.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)

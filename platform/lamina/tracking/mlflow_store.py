@@ -1,0 +1,60 @@
+"""Where a job's MLflow store is, whether somebody answers there, and the command that shows it."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from lamina.registry import InputError
+
+_SERVERS = ("http", "https")
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+
+
+def embedded_uri(output_dir: Path) -> str:
+    """The store that needs no server: an SQLite file in the job's output folder."""
+    return f"sqlite:///{output_dir / 'mlflow.db'}"
+
+
+def check_uri(uri: str) -> None:
+    """Raise InputError if MLflow cannot write to `uri`, or no server answers there within 5 s."""
+    scheme = uri.partition(":")[0].partition("+")[0]
+    if scheme not in _SERVERS + _DATABASES:
+        raise InputError(
+            f"tracking.mlflow_uri: {uri!r} is neither an MLflow server nor a database (allowed: "
+            "http(s)://HOST:PORT, sqlite:///FILE, postgresql://..., or null for output_dir)"
+        )
+    if scheme in _SERVERS:
+        try:
+            urlopen(f"{uri.rstrip('/')}/health", timeout=5).close()
+        except HTTPError as answer:
+            answer.close()  # A server that wants to know who we are is a server that is there.
+        except OSError as error:
+            raise InputError(
+                f"tracking.mlflow_uri: nobody answers at {uri!r} ({error}); mlflow/README.md says "
+                "how to start a server, null keeps the runs in output_dir"
+            ) from error
+
+
+def ui_command(store: Path | str) -> str:
+    """The shell command that shows the runs of `store`, a job's `output_dir` or `mlflow_uri`."""
+    uri = str(store) if "://" in str(store) else embedded_uri(_near(Path(store)))
+    if uri.partition(":")[0] in _SERVERS:
+        return f"{_program(sys.executable)} -m webbrowser {shlex.quote(uri)}"
+    mlflow = Path(sys.executable).with_name("mlflow")
+    return f"{_program(mlflow)} ui --workers 1 --backend-store-uri {shlex.quote(uri)}"
+
+
+def _program(path: Path | str) -> str:
+    """What to type for the program at `path`: its name if the shell finds it, else its place."""
+    path = Path(path)
+    found = shutil.which(path.name)
+    return path.name if found and Path(found) == path else shlex.quote(str(_near(path)))
+
+
+def _near(path: Path) -> Path:
+    """`path` from here, if it is below; else from the root."""
+    absolute, here = path.absolute(), Path.cwd()
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute

@@ -1,0 +1,356 @@
+"""A tracker that writes to MLflow: a run per sweep, a child run per trial.
+
+The only file that imports mlflow, and not before its one daemon thread runs: importing it takes
+2 s and creating a database 5 s, and no caller waits for either. mlflow/README.md is for the people
+who look at the runs.
+"""
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from getpass import getuser
+from itertools import count
+from json import dumps
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event, Thread
+from time import time
+from typing import TYPE_CHECKING, TypeAlias
+
+from lamina.tracking.backlog import Backlog, Point, Points
+from lamina.tracking.base import Status, TrackingError
+from lamina.tracking.mlflow_store import embedded_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_log = logging.getLogger(__name__)
+
+METRICS_PER_CALL = 1000
+PARAMS_PER_CALL = 100
+LONGEST_PARAM = 6000
+"""Three limits of MLflow (mlflow.utils.validation)."""
+
+TRIES = 3
+"""Failures of one event after which we ask who is at fault, the store or the event."""
+LONGEST_WAIT = 10.0
+"""Seconds between two tries, at most."""
+
+_STATUSES: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+_RUN_TAG = "lamina.run"
+_TRIAL_TAG = "lamina.trial"
+_SWEEP = ""
+"""What `lamina.trial` is on the sweep's own run."""
+_METRICS_NOTE = (
+    "A metric has one value per task of the stream: step 0 is what the first task left behind. "
+    "`validation/` metrics choose and rank; `test/` metrics are only reported."
+)
+
+
+class MlflowTracker:
+    """Runs in an MLflow store, written by a thread of their own.
+
+    A tracker with the same `run` key on the same store goes on with the runs of the earlier one:
+    it finds and reopens them, and skips a metric that has a value at that step already. A sweep
+    that goes on after a crash may simply say everything again.
+
+    When the store cannot be written, training does not notice. While it does not answer, events
+    wait in memory and are tried again every few seconds as long as the tracker is open, and for
+    `patience` seconds in `close`. An event that is refused by a store that does answer is left out.
+    Either is said by a warning at once, and by the TrackingError that `close` raises in the end.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path,
+        *,
+        run: str,
+        experiment: str,
+        uri: str | None = None,
+        source: str = "lamina",
+        patience: float = 60.0,
+    ) -> None:
+        """Start to connect.
+
+        Args:
+            output_dir: The job's; the embedded store is in it, and is used if `uri` is None.
+            run: The lasting key of this sweep or lone trial: unique in the store, without quotes.
+            experiment: The name of MLflow's experiment.
+            source: What made the runs, as a person reads it: the job file.
+            patience: Seconds that `close` waits for what is not written yet.
+        """
+        output_dir = output_dir.resolve()
+        output_dir.mkdir(parents=True, exist_ok=True)
+        self._uri = uri or embedded_uri(output_dir)
+        artifacts = None if uri else str(output_dir / "mlartifacts")
+        self._connect = lambda: _Runs.connect(self._uri, artifacts, experiment, run, source)
+        self._patience = patience
+        self._backlog: Backlog[_Action] = Backlog()
+        self._give_up = Event()
+        self._lost: list[str] = []
+        self._copies = TemporaryDirectory(prefix="lamina-artifacts-")
+        self._copy_numbers = count()
+        self._closed = False
+        self._writer = Thread(target=self._write, name="mlflow-writer", daemon=True)
+        self._writer.start()
+
+    def start_sweep(self, name: str, params: Mapping[str, object]) -> None:
+        flat = dict(flatten(params))
+        note = f"Sweep **{name}**: its child runs are the trials. {_METRICS_NOTE}"
+        self._backlog.put_action(None, lambda runs: runs.start(None, name, flat, note))
+
+    def start_trial(self, trial: str, params: Mapping[str, object], name: str) -> None:
+        flat = dict(flatten(params))
+        note = f"Trial `{trial}`. {_METRICS_NOTE}"
+        self._backlog.put_action(trial, lambda runs: runs.start(trial, name, flat, note))
+
+    def log(self, trial: str | None, metrics: Mapping[str, float], step: int) -> None:
+        now = _milliseconds()
+        points = [Point(_key(key), value, now, step) for key, value in metrics.items()]
+        self._backlog.put_points(trial, points)
+
+    def artifact(self, trial: str | None, path: Path, folder: str = "") -> None:
+        copy = Path(self._copies.name) / str(next(self._copy_numbers)) / path.name
+        copy.parent.mkdir()
+        if path.is_dir():
+            shutil.copytree(path, copy)
+        else:
+            shutil.copyfile(path, copy)
+        self._backlog.put_action(trial, lambda runs: runs.artifact(trial, copy, folder))
+
+    def finish_trial(self, trial: str, status: Status) -> None:
+        now = _milliseconds()
+        self._backlog.put_action(trial, lambda runs: runs.finish(trial, status, now))
+
+    def finish_sweep(self, status: Status) -> None:
+        now = _milliseconds()
+        self._backlog.put_action(None, lambda runs: runs.finish_all(status, now))
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        now = _milliseconds()
+        self._backlog.put_action(None, lambda runs: runs.finish_all("stopped", now))
+        self._backlog.close()
+        self._writer.join(self._patience)
+        if self._writer.is_alive():
+            self._give_up.set()
+            self._lost.append(f"{len(self._backlog) + 1} events that nobody took")
+        else:
+            self._copies.cleanup()
+        if self._lost:
+            missing = "; ".join(self._lost)
+            raise TrackingError(f"tracking.mlflow_uri: {self._uri} is incomplete: {missing}")
+
+    def _write(self) -> None:
+        """What the writer thread does."""
+        runs: _Runs | None = None
+        while (item := self._backlog.take()) is not None:
+            for attempt in count(1):
+                try:
+                    runs = runs or self._connect()
+                    runs.do(item)
+                    break
+                except Exception as error:
+                    if attempt >= TRIES and runs is not None and runs.answers():
+                        _log.warning("MLflow at %s refused an event: %s", self._uri, _line(error))
+                        self._lost.append(_line(error))
+                        break
+                    if attempt == TRIES:
+                        _log.warning("MLflow at %s: events wait: %s", self._uri, _line(error))
+                    if self._give_up.wait(min(2.0 ** (attempt - 1), LONGEST_WAIT)):
+                        return
+
+
+@dataclass
+class _Runs:
+    """The runs of one key in one store. A method that failed half-way may be called again."""
+
+    client: "MlflowClient"
+    experiment_id: str
+    run: str
+    tags: Mapping[str, str]
+    """What is said of every run."""
+    ids: dict[str, str] = field(default_factory=dict)
+    """MLflow's id of each run, by its `lamina.trial` tag."""
+    open: set[str] = field(default_factory=set)
+    """The tags of those not finished."""
+    found_params: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """What a run that was found, not made, came with."""
+    found_metrics: dict[str, frozenset[str]] = field(default_factory=dict)
+    found_steps: dict[tuple[str, str], frozenset[int]] = field(default_factory=dict)
+    """The steps at which a metric of a run that was found has a value; asked for when needed."""
+
+    @staticmethod
+    def connect(uri: str, artifacts: str | None, experiment: str, run: str, source: str) -> "_Runs":
+        """Open the store, create what is not there, and find what an earlier tracker left."""
+        # Lamina reports to nobody, prints its own lines, and waits in a way that can be ended.
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        from mlflow import MlflowClient
+
+        for name in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment)
+        if found is None:
+            # Without a kind, the UI asks everybody what the experiment is for.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            experiment_id = client.create_experiment(experiment, artifacts, kind)
+        else:
+            experiment_id = found.experiment_id
+            if found.lifecycle_stage == "deleted":
+                client.restore_experiment(experiment_id)
+        tags = {
+            _RUN_TAG: run,
+            "mlflow.user": getuser(),
+            "mlflow.source.name": source,
+            "mlflow.source.type": "LOCAL",
+            **_git_commit(),
+        }
+        runs = _Runs(client, experiment_id, run, tags)
+        runs.find()
+        return runs
+
+    def answers(self) -> bool:
+        """Whether the store is there at all."""
+        try:
+            self.client.get_experiment(self.experiment_id)
+        except Exception:
+            return False
+        return True
+
+    def find(self) -> None:
+        """Look for runs of an earlier tracker, or of a call whose answer was lost."""
+        token = None
+        while True:
+            wanted = f"tags.`{_RUN_TAG}` = '{self.run}'"
+            page = self.client.search_runs([self.experiment_id], wanted, page_token=token)
+            for each in page:
+                label = each.data.tags[_TRIAL_TAG]
+                if label not in self.ids:
+                    self.ids[label] = each.info.run_id
+                    self.found_params[label] = each.data.params
+                    self.found_metrics[label] = frozenset(each.data.metrics)
+                    if each.info.status == "RUNNING":
+                        self.open.add(label)
+            token = page.token
+            if not token:
+                return
+
+    def do(self, item: "_Action | Points") -> None:
+        if isinstance(item, Points):
+            self.log(item.trial, item.points)
+        else:
+            item(self)
+
+    def start(self, trial: str | None, name: str, params: Mapping[str, str], note: str) -> None:
+        from mlflow.entities import Param
+
+        label = trial or _SWEEP
+        if label not in self.ids:
+            try:
+                self._create(label, name, note)
+            except Exception:
+                self.find()
+                raise
+        elif label not in self.open:
+            self.client.update_run(self.ids[label], status="RUNNING")
+        self.open.add(label)
+        there = self.found_params.get(label, {})
+        new = [Param(key, value) for key, value in params.items() if key not in there]
+        for start in range(0, len(new), PARAMS_PER_CALL):
+            self.client.log_batch(self.ids[label], params=new[start : start + PARAMS_PER_CALL])
+        changed = sorted(key for key, value in params.items() if there.get(key, value) != value)
+        if changed:
+            _log.warning("MLflow keeps the first params of run %s, not: %s", name, changed)
+
+    def _create(self, label: str, name: str, note: str) -> None:
+        tags = {**self.tags, _TRIAL_TAG: label, "mlflow.note.content": note}
+        if label != _SWEEP and _SWEEP in self.ids:
+            tags["mlflow.parentRunId"] = self.ids[_SWEEP]
+        created = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+        self.ids[label] = created.info.run_id
+
+    def log(self, trial: str | None, points: Sequence[Point]) -> None:
+        from mlflow.entities import Metric
+
+        label = trial or _SWEEP
+        new = [
+            Metric(point.key, point.value, point.time, point.step)
+            for point in points
+            if point.step not in self._found_steps(label, point.key)
+        ]
+        for start in range(0, len(new), METRICS_PER_CALL):
+            self.client.log_batch(self.ids[label], metrics=new[start : start + METRICS_PER_CALL])
+
+    def _found_steps(self, label: str, key: str) -> frozenset[int]:
+        if key not in self.found_metrics.get(label, ()):
+            return frozenset()
+        if (label, key) not in self.found_steps:
+            history = self.client.get_metric_history(self.ids[label], key)
+            self.found_steps[label, key] = frozenset(point.step for point in history)
+        return self.found_steps[label, key]
+
+    def artifact(self, trial: str | None, copy: Path, folder: str) -> None:
+        run_id = self.ids[trial or _SWEEP]
+        if copy.is_dir():
+            self.client.log_artifacts(run_id, str(copy), folder or None)
+        else:
+            self.client.log_artifact(run_id, str(copy), folder or None)
+        shutil.rmtree(copy.parent)
+
+    def finish(self, trial: str | None, status: Status, when: int) -> None:
+        label = trial or _SWEEP
+        self.client.set_terminated(self.ids[label], _STATUSES[status], end_time=when)
+        self.open.discard(label)
+
+    def finish_all(self, status: Status, when: int) -> None:
+        """Close what is open: the trials as stopped, then the sweep as `status`."""
+        for label in sorted(self.open - {_SWEEP}):
+            self.finish(label, "stopped", when)
+        if _SWEEP in self.open:
+            self.finish(None, status, when)
+
+
+_Action: TypeAlias = Callable[[_Runs], None]
+
+
+def flatten(params: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Params as MLflow takes them: dotted keys, and values as a job says them, cut if too long."""
+    for key, value in params.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else dumps(value, default=str)
+            cut = text if len(text) <= LONGEST_PARAM else text[: LONGEST_PARAM - 1] + "…"
+            yield _key(f"{prefix}{key}"), cut
+
+
+def _key(text: str) -> str:
+    """`text` with what MLflow allows in a key."""
+    return re.sub(r"[^\w./: -]", "_", text)
+
+
+def _milliseconds() -> int:
+    return int(time() * 1000)
+
+
+def _line(error: Exception) -> str:
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"{type(error).__name__}: {first}"
+
+
+def _git_commit() -> dict[str, str]:
+    """The tag of the commit checked out where the job was started; none outside a repository."""
+    if shutil.which("git") is None:
+        return {}
+    command = ["git", "rev-parse", "HEAD"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return {"mlflow.source.git.commit": answer.stdout.strip()} if answer.returncode == 0 else {}

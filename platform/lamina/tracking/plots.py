@@ -1,0 +1,146 @@
+"""Pictures of what a sweep found: the accuracy matrix R of a trial, and the trials side by side."""
+
+from collections.abc import Mapping, Sequence
+from math import isnan, nan
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lamina.tracking.matrix import Rows
+
+_INK, _FAINT, _EMPTY = "#222222", "#666666", "#e4e4e4"
+# Okabe and Ito's palette without its yellow, which is too faint for a line on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+_DPI = 144
+
+
+def draw_matrix(path: Path, *, tasks: Sequence[str], accuracy: Rows, part: str, name: str) -> None:
+    """A heat map of R as PNG at `path`; cells that are undefined or not reached yet are grey.
+
+    Args:
+        accuracy: R[t][i] in 0..1 for the tasks trained so far, or for all.
+        part: "validation" or "test".
+        name: Whose it is: the strategy or the trial.
+    """
+    size = len(tasks)
+    cells = np.full((size, size), nan)
+    for t, row in enumerate(accuracy):
+        cells[t, : len(row)] = [nan if value is None else value for value in row]
+
+    side = 0.62 * max(size, 4) if size <= 10 else 0.5 * size
+    figure = Figure(figsize=(side, side), dpi=_DPI)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes.set_facecolor(_EMPTY)
+    image = axes.imshow(cells, cmap="viridis", vmin=0.0, vmax=1.0)
+    for (t, i), value in np.ndenumerate(cells):
+        if not isnan(value):
+            ink = "white" if value < 0.6 else "black"
+            axes.text(i, t, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=10)
+
+    labels = [fill(task, 14, break_long_words=False) for task in tasks]
+    axes.set_xticks(range(size), labels, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(size), labels)
+    axes.set_xlabel("accuracy on task")
+    axes.set_ylabel("after training task")
+    # White seams between the cells.
+    axes.set_xticks(np.arange(size - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(size - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color="white", linewidth=1.5)
+    axes.tick_params(which="both", length=0)
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, cax=axes.inset_axes((1.0 + 0.2 / side, 0.0, 0.2 / side, 1.0)))
+    bar.outline.set_visible(False)
+    _title(axes, name, f"{part} accuracy")
+    figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.2)
+
+
+LABELLED = 12
+"""So many of the trials, the best, are named in the picture; the others are drawn in grey."""
+
+
+def draw_curves(
+    path: Path, *, tasks: Sequence[str], curves: Mapping[str, Sequence[float]], part: str, name: str
+) -> None:
+    """Average accuracy after each task as PNG at `path`: a line per trial, the best named first.
+
+    Args:
+        curves: By the trial's name, its values in 0..1 after the tasks it has trained.
+        part: "validation" or "test".
+        name: Whose trials they are: the sweep.
+    """
+    started = [(trial, curve) for trial, curve in curves.items() if curve]
+    ranked = sorted(started, key=lambda item: item[1][-1], reverse=True)
+    named, others = ranked[:LABELLED], ranked[LABELLED:]
+    figure = Figure(figsize=(8.0, 5.2), dpi=_DPI)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    more = f"; the {len(others)} below the best {LABELLED} in grey" if others else ""
+    _title(axes, name, f"{part} accuracy, average over the tasks so far{more}")
+
+    for _, curve in others:
+        axes.plot(range(len(curve)), curve, color="#cfcfcf", linewidth=1, zorder=1)
+    last = len(tasks) - 1
+    column = last + 0.12 * max(last, 1)
+    heights = _apart([curve[-1] for _, curve in named], gap=0.052, top=1.0)
+    for place, ((trial, curve), height) in enumerate(zip(named, heights, strict=True)):
+        colour = _COLOURS[place % len(_COLOURS)]
+        dash = _DASHES[place // len(_COLOURS) % len(_DASHES)]
+        axes.plot(range(len(curve)), curve, color=colour, linestyle=dash, linewidth=2, zorder=3)
+        end = len(curve) - 1
+        axes.plot(end, curve[-1], color=colour, marker="o", markersize=5, zorder=4)
+        axes.plot(
+            [end, column], [curve[-1], height], color=colour, linewidth=0.7, alpha=0.6, zorder=2
+        )
+        stopped = "" if end == last else f"  (stopped after task {end + 1})"
+        label = f" {curve[-1]:.3f}  {trial}{stopped}"
+        axes.text(column, height, label, color=colour, va="center", fontsize=10)
+
+    axes.set_xlim(-0.15, column)
+    axes.set_ylim(0.0, 1.02)
+    labels = [fill(task, 14, break_long_words=False) for task in tasks]
+    axes.set_xticks(range(len(tasks)), labels, rotation=30, ha="right", rotation_mode="anchor")
+    axes.set_xlabel("after training task")
+    axes.set_yticks(np.arange(0.0, 1.01, 0.2))
+    axes.grid(axis="y", color="#e8e8e8")
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_bounds(-0.15, last)
+    figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.2)
+
+
+def _title(axes: Axes, name: str, what: str) -> None:
+    axes.set_title(name, loc="left", pad=24, fontsize=13, fontweight="bold", color=_INK)
+    axes.annotate(
+        what,
+        (0.0, 1.0),
+        (0, 9),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=10,
+        color=_FAINT,
+    )
+
+
+def _apart(heights: Sequence[float], gap: float, top: float) -> list[float]:
+    """`heights`, which fall, moved as little as needed to be `gap` apart and below `top`.
+
+    Neighbours that are too close become a block around their mean (isotonic regression by pooling
+    adjacent violators, on what is left when each place's share of the gaps is taken off).
+    """
+    blocks: list[tuple[float, int]] = []
+    for place, height in enumerate(heights):
+        mean, size = height + place * gap, 1
+        while blocks and blocks[-1][0] < mean:
+            above, number = blocks.pop()
+            mean, size = (above * number + mean * size) / (number + size), number + size
+        blocks.append((mean, size))
+    levels = [mean for mean, size in blocks for _ in range(size)]
+    lowest = gap / 2 + (len(levels) - 1) * gap
+    return [min(max(level, lowest), top) - place * gap for place, level in enumerate(levels)]
