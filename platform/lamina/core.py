@@ -1,8 +1,10 @@
-"""The nouns: Task, Experience, Stream, Samples, Batch, StepOutput, Summary. Imports torch and nothing else of weight.
+"""The nouns: Task, Experience, Stream, Samples, Batch, StepOutput, Summary. Imports torch and
+nothing else of weight.
 
-A **stream** is a sequence of **experiences**; an experience is a **task** with its data in three parts: train, validation
-and test. A stream comes from `lamina.streams` as `Stream[Samples]` (texts or images, as people see them) and is encoded once
-by a backbone into `Stream[Batch]` (tensors, as a Hugging Face model takes them). From then on any set of rows is a `Batch`.
+A **stream** is a sequence of **experiences**; an experience is a **task** with its data in three
+parts: train, validation and test. A stream comes from `lamina.streams` as `Stream[Samples]` (texts
+or images, as people see them) and is encoded once by a backbone into `Stream[Batch]` (tensors, as a
+Hugging Face model takes them). From then on any set of rows is a `Batch`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +26,8 @@ IGNORED = -100
 def seed_of(seed: int, *names: str | int) -> int:
     """A 63-bit seed that depends on `seed` and on what the draw is for, and on nothing else.
 
-    Every random draw in Lamina comes from such a named seed, so adding a draw somewhere moves no other.
+    Every random draw in Lamina comes from such a named seed, so adding a draw somewhere moves no
+    other.
     """
     text = "/".join(map(str, (seed, *names)))
     return int.from_bytes(sha256(text.encode()).digest()[:8], "big") >> 1
@@ -44,7 +47,8 @@ class Task:
     name: str
     """What a person calls it."""
     classes: tuple[int, ...]
-    """The classes it shows, numbered by first appearance in the stream; empty where labels are token sequences."""
+    """The classes it shows, numbered by first appearance in the stream; empty where labels are
+    token sequences."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class Batch:
     """Rows as a model takes them. A whole part of an experience is a (large) batch too."""
 
     inputs: Mapping[str, Tensor]
-    """What the Hugging Face model's forward takes (`input_ids`, `attention_mask`, `pixel_values` ...), each [N, ...]."""
+    """What the Hugging Face model's forward takes (`input_ids`, `attention_mask`, `pixel_values`
+    ...), each [N, ...]."""
     labels: Tensor
     """int64 [N] class numbers, or int64 [N, L] tokens with IGNORED where no loss counts."""
     ids: Tensor
@@ -77,7 +82,8 @@ class Batch:
     task: Task | None = None
     """The task these rows come from, where the learner may know it."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
-    """What a strategy stored with an exemplar (its logits when it was learned, say), each [N, ...]."""
+    """What a strategy stored with an exemplar (its logits when it was learned, say), each [N, ...].
+    """
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -97,10 +103,14 @@ class Batch:
         """The same rows on `device`."""
         return replace(
             self,
-            inputs={name: value.to(device, non_blocking=True) for name, value in self.inputs.items()},
+            inputs={
+                name: value.to(device, non_blocking=True) for name, value in self.inputs.items()
+            },
             labels=self.labels.to(device, non_blocking=True),
             ids=self.ids,
-            extras={name: value.to(device, non_blocking=True) for name, value in self.extras.items()},
+            extras={
+                name: value.to(device, non_blocking=True) for name, value in self.extras.items()
+            },
         )
 
     def trimmed(self) -> "Batch":
@@ -124,18 +134,23 @@ class Batch:
 
     @staticmethod
     def cat(batches: Sequence["Batch"]) -> "Batch":
-        """The rows of all, in order; token columns are padded on the right. `task` and `extras` are kept if all agree."""
+        """The rows of all, in order; token columns are padded on the right. `task` and `extras` are
+        kept if all agree."""
         first = batches[0]
         same_task = all(batch.task == first.task for batch in batches)
         shared = set.intersection(*(set(batch.extras) for batch in batches))
         return Batch(
             inputs={
-                name: _cat_padded([batch.inputs[name] for batch in batches]) for name in first.inputs
+                name: _cat_padded([batch.inputs[name] for batch in batches])
+                for name in first.inputs
             },
             labels=_cat_padded([batch.labels for batch in batches], padding=IGNORED),
             ids=torch.cat([batch.ids for batch in batches]),
             task=first.task if same_task else None,
-            extras={name: torch.cat([batch.extras[name] for batch in batches]) for name in sorted(shared)},
+            extras={
+                name: torch.cat([batch.extras[name] for batch in batches])
+                for name in sorted(shared)
+            },
         )
 
 
@@ -146,7 +161,8 @@ def _picker(rows: Tensor | slice) -> Callable[[Tensor], Tensor]:
 
 
 def _cat_padded(tensors: Sequence[Tensor], padding: int = 0) -> Tensor:
-    """Concatenate on dimension 0, padding dimension 1 on the right where two-dimensional widths differ."""
+    """Concatenate on dimension 0, padding dimension 1 on the right where two-dimensional widths
+    differ."""
     width = max(tensor.shape[1] if tensor.dim() == 2 else 0 for tensor in tensors)
     return torch.cat(
         [
@@ -223,15 +239,17 @@ class StepOutput:
 class Summary:
     """What a strategy needs to know of a task's data, as sums over its rows.
 
-    Summaries add: over batches, over data-parallel workers, over federated clients. A strategy that only keeps sums
-    therefore gives the same result wherever its rows were.
+    Summaries add: over batches, over data-parallel workers, over federated clients. A strategy that
+    only keeps sums therefore gives the same result wherever its rows were.
     """
 
     sums: Mapping[str, Tensor]
 
     def __add__(self, other: "Summary") -> "Summary":
         if self.sums.keys() != other.sums.keys():
-            raise ValueError(f"summaries of {sorted(self.sums)} and {sorted(other.sums)} do not add")
+            raise ValueError(
+                f"summaries of {sorted(self.sums)} and {sorted(other.sums)} do not add"
+            )
         return Summary({name: value + other.sums[name] for name, value in self.sums.items()})
 
     def __getitem__(self, name: str) -> Tensor:

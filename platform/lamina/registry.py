@@ -1,7 +1,8 @@
 """The file tree is the registry: `name: l2p` in a job is `strategies/l2p.py`.
 
-Every family of named things (strategies, adapter kinds, stream sources, memory policies) is a package whose modules are its
-members. Nothing is listed twice, and adding a member edits no other file.
+Every family of named things (strategies, adapter kinds, stream sources, memory policies) is a
+package whose modules are its members. Nothing is listed twice, and adding a member edits no other
+file.
 """
 
 from collections.abc import Collection
@@ -12,11 +13,13 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Something from outside (a job file, a data set, an adapter) is wrong; the message is for the person who gave it."""
+    """Something from outside (a job file, a data set, an adapter) is wrong; the message is for the
+    person who gave it."""
 
 
 def unknown(key: str, given: object, allowed: Collection[str]) -> InputError:
-    """The one way to say that `given` is not among `allowed`: names the key and the nearest match."""
+    """The one way to say that `given` is not among `allowed`: names the key and the nearest match.
+    """
     near = get_close_matches(str(given), list(allowed), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return InputError(f"{key}: {given!r} is unknown{hint} (allowed: {', '.join(sorted(allowed))})")

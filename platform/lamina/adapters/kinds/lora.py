@@ -1,0 +1,124 @@
+"""LoRA (Hu et al., 2022): W0 x + (alpha / rank) B A x, with A [rank, d_in] and B [d_out, rank]."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.base import AdapterKind, Tensors, grouped_linear, kept, uniform
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.overlay import Overlay, Site
+from lamina.registry import InputError
+
+PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class LoRA(AdapterKind):
+    """A low-rank update beside linear modules of the backbone. Tensors are named as in PEFT,
+    `<module>.lora_A.weight`."""
+
+    rank: int = 8
+    """r, the inner width."""
+    alpha: float = 16.0
+    """The update is scaled by alpha / rank."""
+    dropout: float = 0.0
+    """Share of the update's inputs that is dropped in training."""
+    targets: tuple[str, ...] | None = None
+    """Names of the modules, as PEFT's `target_modules`. Default: query and value of the model type,
+    as in PEFT."""
+    layers: tuple[int, ...] | None = None
+    """Layers that carry it; negative numbers count from the last. Default: all."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise InputError(f"adapter.rank: {self.rank} is not positive")
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"adapter.dropout: {self.dropout} is not in [0, 1)")
+
+    def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
+        """A as the default of nn.Linear (Kaiming uniform with a = sqrt 5, as in the authors' code
+        and PEFT), B = 0."""
+        tensors = {}
+        for site in backbone.architecture.sites(self.targets, self.layers):
+            d_in, d_out = backbone.shape_of(site.write)
+            tensors[f"{site.write}.lora_A.weight"] = uniform(
+                (self.rank, d_in), d_in**-0.5, generator
+            )
+            tensors[f"{site.write}.lora_B.weight"] = torch.zeros(d_out, self.rank)
+        return tensors
+
+    def overlay(
+        self, tensors: Tensors, backbone: Backbone, dropout: torch.Generator | None = None
+    ) -> Overlay:
+        """One patch per module. The rank is that of the tensors, so that updates may be
+        concatenated (`concatenate`)."""
+        patches = {}
+        for module in modules_of(tensors):
+            patch = LoRAPatch(
+                tensors[f"{module}.lora_A.weight"],
+                tensors[f"{module}.lora_B.weight"],
+                self.alpha / self.rank,
+                self.dropout,
+                dropout,
+            )
+            patches[Site(module, module)] = [patch]
+        return Overlay(patches=patches)
+
+    def to_peft(
+        self, tensors: Tensors, backbone: Backbone
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A PEFT LoRA. Where updates were concatenated the rank is theirs and alpha grows with it:
+        the scale stays."""
+        modules = modules_of(tensors)
+        rank = tensors[f"{modules[0]}.lora_A.weight"].shape[0]
+        config = {
+            "peft_type": "LORA",
+            "r": rank,
+            "lora_alpha": self.alpha * rank / self.rank,
+            "lora_dropout": self.dropout,
+            "target_modules": modules,
+            "bias": "none",
+        }
+        return config, {PEFT_PREFIX + name: tensor for name, tensor in tensors.items()}
+
+    def from_peft(self, state: Tensors, backbone: Backbone) -> dict[str, Tensor]:
+        """The same tensors without PEFT's prefix."""
+        return {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in state.items()}
+
+
+@dataclass(frozen=True)
+class LoRAPatch:
+    """y + scale * B A x at one module."""
+
+    a: Tensor
+    """[rank, d_in] or [K, rank, d_in]."""
+    b: Tensor
+    """[d_out, rank] or [K, d_out, rank]."""
+    scale: float
+    dropout: float
+    generator: torch.Generator | None
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        x = x.to(self.a.dtype)
+        if self.generator is not None and self.dropout > 0:
+            x = kept(x, self.dropout, self.generator)
+        update = grouped_linear(grouped_linear(x, self.a), self.b)
+        return y + (self.scale * update).to(y.dtype)
+
+
+def modules_of(tensors: Tensors) -> list[str]:
+    """The modules that carry an update, in order."""
+    return [
+        name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")
+    ]
+
+
+def concatenate(first: Tensors, second: Tensors) -> dict[str, Tensor]:
+    """One LoRA whose update is the sum of both: ranks are stacked, B1 A1 + B2 A2 = [B1 B2] [A1;
+    A2]."""
+    return {
+        name: torch.cat([first[name], second[name]], dim=0 if ".lora_A." in name else 1)
+        for name in first
+    }

@@ -1,0 +1,242 @@
+"""The adapted model: one trial's trainable tensors, laid over a backbone that it shares with
+others."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.base import AdapterKind, Tensors, grouped_linear, uniform
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.overlay import Overlay
+from lamina.core import generator_of
+
+HEAD = "head"
+MAIN = "main"
+
+
+@dataclass
+class Adapter:
+    """Named tensors with, unless a strategy uses them by itself, the kind that lays them over the
+    backbone."""
+
+    kind: AdapterKind | None
+    tensors: dict[str, Tensor]
+
+    @property
+    def trainable(self) -> bool:
+        """Whether an optimiser sees them."""
+        return any(tensor.requires_grad for tensor in self.tensors.values())
+
+    def num_parameters(self) -> int:
+        """How many numbers it holds."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class Output:
+    """What an adapted model says of N inputs."""
+
+    features: Tensor
+    """float32 [N, dim]."""
+    logits: Tensor
+    """float32 [N, classes seen so far]."""
+
+
+class AdaptedModel:
+    """A backbone with adapters and heads resident on it.
+
+    `adapters` maps names to everything a trial may train: adapters, heads, and free tensors of a
+    strategy (a prompt pool's keys, say). `active` are the adapters laid over the backbone by
+    default, in order. A head is two tensors, `weight` [classes, dim] and `bias` [classes], and
+    grows as classes appear.
+    """
+
+    def __init__(self, backbone: Backbone, kind: AdapterKind | None, seed: int) -> None:
+        self.backbone = backbone
+        self.kind = kind
+        self.seed = seed
+        self.adapters: dict[str, Adapter] = {}
+        self.active: list[str] = []
+        self._dropout: torch.Generator | None = None
+        self.grow_head(0)
+
+    def add(self, name: str = MAIN, kind: AdapterKind | None = None) -> Adapter | None:
+        """Attach a new, trainable adapter and lay it over the backbone from now on.
+
+        `kind` is the job's by default; a job without adapters attaches none. Its first values
+        depend on the trial's seed and on `name`.
+        """
+        kind = kind or self.kind
+        if kind is None:
+            return None
+        generator = generator_of(self.seed, "adapter", name)
+        adapter = self._put(name, kind, kind.initialise(self.backbone, generator), trainable=True)
+        self.active.append(name)
+        return adapter
+
+    def add_tensors(self, name: str, tensors: Tensors) -> Adapter:
+        """Keep free, trainable tensors that the strategy itself lays over the backbone."""
+        return self._put(name, None, tensors, trainable=True)
+
+    def copy(self, source: str, target: str) -> Adapter:
+        """A frozen copy of an adapter or head (a teacher), resident but not active."""
+        original = self.adapters[source]
+        tensors = {name: tensor.detach().clone() for name, tensor in original.tensors.items()}
+        return self._put(target, original.kind, tensors, trainable=False)
+
+    def keep(self, name: str, kind: AdapterKind | None, tensors: Tensors) -> Adapter:
+        """Hold frozen tensors of a kind and lay them over the backbone, before what is trained."""
+        if name not in self.active:
+            self.active.insert(0, name)
+        return self._put(name, kind, tensors, trainable=False)
+
+    def freeze(self, *names: str) -> None:
+        """Train these no more."""
+        for name in names:
+            for tensor in self.adapters[name].tensors.values():
+                tensor.requires_grad_(False)
+
+    def grow_head(self, num_classes: int, name: str = HEAD) -> None:
+        """Make a head at least `num_classes` wide. Old rows stay; new ones start as in nn.Linear.
+        """
+        old = self.adapters[name].tensors if name in self.adapters else self._empty_head()
+        missing = num_classes - len(old["bias"])
+        if missing < 0 or (missing == 0 and name in self.adapters):
+            return
+        generator = generator_of(self.seed, name, num_classes)
+        bound = self.backbone.dim**-0.5
+        new = {
+            "weight": uniform((missing, self.backbone.dim), bound, generator),
+            "bias": uniform((missing,), bound, generator),
+        }
+        grown = {key: torch.cat([old[key].detach(), new[key].to(old[key].device)]) for key in old}
+        self._put(name, None, grown, trainable=True)
+
+    def num_classes(self, name: str = HEAD) -> int:
+        """How wide a head is."""
+        return len(self.adapters[name].tensors["bias"])
+
+    def parameters(self) -> dict[str, Tensor]:
+        """What is trained, by name (`main.encoder.layer.0...lora_A.weight`, `head.weight`)."""
+        return {
+            f"{group}.{name}": tensor
+            for group, adapter in self.adapters.items()
+            for name, tensor in adapter.tensors.items()
+            if tensor.requires_grad
+        }
+
+    def __call__(
+        self,
+        inputs: Mapping[str, Tensor],
+        adapters: Sequence[str] | None = None,
+        head: str = HEAD,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> Output:
+        """Features and logits of N inputs under the given adapters (default: the active ones).
+
+        `parameters` stands in for tensors of the same names, shaped alike or with a leading K (see
+        AdapterKind).
+        """
+        overlay = Overlay()
+        for name in self.active if adapters is None else adapters:
+            kind = self.adapters[name].kind
+            assert kind is not None, (
+                f"{name} holds free tensors: its strategy lays them over the backbone"
+            )
+            overlay = overlay | kind.overlay(
+                self._tensors(name, parameters), self.backbone, self._dropout
+            )
+        features = self.backbone(inputs, overlay).features
+        return Output(features, self.logits(features, head, parameters))
+
+    def logits(
+        self, features: Tensor, head: str = HEAD, parameters: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """A head's logits [N, classes] of features [N, dim]."""
+        tensors = self._tensors(head, parameters)
+        return grouped_linear(features, tensors["weight"], tensors["bias"])
+
+    @torch.no_grad()
+    def frozen_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Features [N, dim] of the backbone alone: what a prompt pool is queried with."""
+        return self.backbone(inputs).features
+
+    @contextmanager
+    def dropping(self, generator: torch.Generator) -> Iterator[None]:
+        """Let dropout draw its masks from `generator`; outside, nothing is dropped."""
+        self._dropout = generator
+        try:
+            yield
+        finally:
+            self._dropout = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All tensors, which of them train, and what is active."""
+        return {
+            "active": list(self.active),
+            "adapters": {
+                name: {
+                    "tensors": {
+                        key: tensor.detach().clone() for key, tensor in adapter.tensors.items()
+                    },
+                    "trainable": adapter.trainable,
+                    "has_kind": adapter.kind is not None,
+                }
+                for name, adapter in self.adapters.items()
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave. The kinds are the job's."""
+        self.adapters.clear()
+        for name, saved in state["adapters"].items():
+            kind = self.kind if saved["has_kind"] else None
+            self._put(name, kind, saved["tensors"], trainable=saved["trainable"])
+        self.active = list(state["active"])
+
+    def _tensors(self, name: str, parameters: Mapping[str, Tensor] | None) -> Tensors:
+        tensors = self.adapters[name].tensors
+        if parameters is None:
+            return tensors
+        return {key: parameters.get(f"{name}.{key}", tensor) for key, tensor in tensors.items()}
+
+    def _put(
+        self, name: str, kind: AdapterKind | None, tensors: Tensors, *, trainable: bool
+    ) -> Adapter:
+        placed = {
+            key: tensor.detach().to(self.backbone.device).requires_grad_(trainable)
+            for key, tensor in tensors.items()
+        }
+        self.adapters[name] = Adapter(kind, placed)
+        return self.adapters[name]
+
+    def _empty_head(self) -> dict[str, Tensor]:
+        return {"weight": torch.zeros(0, self.backbone.dim), "bias": torch.zeros(0)}
+
+
+def per_sample_gradients(
+    model: AdaptedModel, inputs: Mapping[str, Tensor], loss_of: Any
+) -> dict[str, Tensor]:
+    """The gradient of every sample's own loss, [N, *shape] per trainable tensor, in one forward and
+    one backward.
+
+    Every sample gets its own copy of the trainable tensors (K = N groups of one row), so the
+    gradient of the summed loss with respect to copy n is that of sample n. `loss_of` maps logits
+    [N, classes] to losses [N].
+    """
+    num_rows = len(next(iter(inputs.values())))
+    copies = {
+        name: tensor.detach().expand(num_rows, *tensor.shape).clone().requires_grad_()
+        for name, tensor in model.parameters().items()
+    }
+    with torch.enable_grad():
+        total = loss_of(model(inputs, parameters=copies).logits).sum()
+        gradients = torch.autograd.grad(total, list(copies.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(copy) if gradient is None else gradient
+        for (name, copy), gradient in zip(copies.items(), gradients, strict=True)
+    }

@@ -1,0 +1,131 @@
+"""What the parts of a Hugging Face transformer are called: its layers, attention projections and
+MLPs.
+
+Found by structure and by the names in use, not listed per model: `bert` calls a query `query`,
+`vit` `q_proj`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from lamina.backbones.overlay import Site
+from lamina.registry import InputError, unknown
+
+QUERY_AND_VALUE = [
+    ("query", "value"),
+    ("q_proj", "v_proj"),
+    ("query_proj", "value_proj"),
+    ("q_lin", "v_lin"),
+    ("q", "v"),
+]
+"""How models call the two projections that LoRA adapts by default, as in PEFT's table per model
+type."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The named parts of one transformer."""
+
+    linears: dict[str, int]
+    """Every linear module inside a layer, in order, and the number of its layer."""
+    attentions: tuple[str, ...]
+    """The self-attention module of each layer."""
+    query_and_value: tuple[str, str]
+    """What the two projections are called in this model."""
+    mlps: tuple[Site, ...]
+    """From the input of each layer's MLP to its output."""
+
+    @property
+    def num_layers(self) -> int:
+        """How many layers there are."""
+        return len(self.attentions)
+
+    def sites(self, targets: Sequence[str] | None, layers: Sequence[int] | None) -> list[Site]:
+        """Sites on the linear modules whose names end in one of `targets` (default: query and
+        value), in `layers`.
+
+        `targets` follows PEFT's `target_modules`: a name matches itself and every path that ends in
+        it. Raises InputError for a target or a layer that is not there.
+        """
+        wanted = list(targets) if targets else list(self.query_and_value)
+        endings = {name.rsplit(".", 1)[-1] for name in self.linears}
+        for target in wanted:
+            if not any(_ends_in(name, target) for name in self.linears):
+                raise unknown("adapter.targets", target, endings)
+        chosen = self.layers(layers)
+        return [
+            Site(name, name)
+            for name, layer in self.linears.items()
+            if layer in chosen and any(_ends_in(name, target) for target in wanted)
+        ]
+
+    def layers(self, layers: Sequence[int] | None) -> list[int]:
+        """The layers meant: all by default; negative numbers count from the last."""
+        if layers is None:
+            return list(range(self.num_layers))
+        for layer in layers:
+            if not -self.num_layers <= layer < self.num_layers:
+                raise InputError(
+                    f"adapter.layers: there is no layer {layer} "
+                    f"(allowed: 0 to {self.num_layers - 1}, or negative)"
+                )
+        return sorted({layer % self.num_layers for layer in layers})
+
+
+def read_architecture(model: PreTrainedModel) -> Architecture:
+    """Find the parts of `model`. Raises InputError where its structure is not that of a known
+    transformer."""
+    config = model.config
+    text = config.get_text_config()
+    stack_name, stack = _layer_stack(model, text.num_hidden_layers)
+    linears = {
+        f"{stack_name}.{index}.{name}": index
+        for index, layer in enumerate(stack)
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+    for query, value in QUERY_AND_VALUE:
+        queries = [name for name in linears if _ends_in(name, query)]
+        if len(queries) == len(stack) and any(_ends_in(name, value) for name in linears):
+            break
+    else:
+        raise InputError(
+            f"backbone.name: the attention of a {config.model_type!r} model has none of the known "
+            f"projections ({', '.join(query for query, _ in QUERY_AND_VALUE)})"
+        )
+    return Architecture(
+        linears=linears,
+        attentions=tuple(name.rsplit(".", 1)[0] for name in queries),
+        query_and_value=(query, value),
+        mlps=_mlps(model, linears, text.hidden_size),
+    )
+
+
+def _ends_in(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _layer_stack(model: PreTrainedModel, num_layers: int) -> tuple[str, nn.ModuleList]:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
+            return name, module
+    raise InputError(f"backbone.name: no stack of {num_layers} layers in a {type(model).__name__}")
+
+
+def _mlps(model: PreTrainedModel, linears: dict[str, int], width: int) -> tuple[Site, ...]:
+    """Per layer, the last pair of linear modules width -> wider -> width."""
+    found: dict[int, Site] = {}
+    widening: dict[int, tuple[str, int]] = {}
+    for name, layer in linears.items():
+        module = model.get_submodule(name)
+        assert isinstance(module, nn.Linear)
+        if module.in_features == width and module.out_features > width:
+            widening.setdefault(layer, (name, module.out_features))
+        elif module.out_features == width and layer in widening:
+            first, inner = widening[layer]
+            if module.in_features == inner:
+                found[layer] = Site(first, name)
+    return tuple(found[layer] for layer in sorted(found))

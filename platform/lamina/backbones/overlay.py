@@ -1,0 +1,82 @@
+"""What one forward lays over the frozen modules: the only way an adapter reaches a backbone.
+
+An overlay is data, not a change to the model: the same backbone serves another adapter in the next
+call. Rows are grouped: a tensor of an overlay is either shared by all rows, or has a leading
+dimension K that splits the rows into K equal groups.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from torch import Tensor
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A place where a patch attaches: it reads the input of one linear module and rewrites the
+    output of another.
+
+    LoRA reads and rewrites the same module; a bottleneck beside an MLP reads its first module and
+    rewrites its last.
+    """
+
+    read: str
+    """Name of the module whose input the patch sees."""
+    write: str
+    """Name of the module whose output it rewrites."""
+
+
+class Patch(Protocol):
+    """A function at a site."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """The new output, from the site's input x [N, S, d_in] and frozen output y [N, S, d_out].
+        """
+        ...
+
+
+@dataclass
+class Overlay:
+    """Patches at sites, keys and values before a layer's own, tokens before (or among) the input's.
+    """
+
+    patches: Mapping[Site, Sequence[Patch]] = field(default_factory=dict)
+    """Applied in order at each site."""
+    prefixes: Mapping[int, Sequence[tuple[Tensor, Tensor]]] = field(default_factory=dict)
+    """Per layer: keys and values, each as `rows_of` takes them, that every token may attend to."""
+    prompts: Sequence[Tensor] = field(default_factory=list)
+    """Input tokens, each as `rows_of` takes them."""
+    position_shift: int = 0
+    """How far the input's positions are moved, where the backbone counts a prefix as positions."""
+
+    def __or__(self, other: "Overlay") -> "Overlay":
+        """Both, this one first at every site."""
+        return Overlay(
+            patches=_joined(self.patches, other.patches),
+            prefixes=_joined(self.prefixes, other.prefixes),
+            prompts=[*self.prompts, *other.prompts],
+            position_shift=self.position_shift + other.position_shift,
+        )
+
+
+def _joined(
+    first: Mapping[K, Sequence[V]], second: Mapping[K, Sequence[V]]
+) -> dict[K, Sequence[V]]:
+    return {key: [*first.get(key, ()), *second.get(key, ())] for key in {**first, **second}}
+
+
+def rows_of(tensor: Tensor, num_rows: int) -> Tensor:
+    """A tensor for every row: [length, dim] is shared by all, [K, length, dim] by K equal groups of
+    rows.
+
+    Returns [num_rows, length, dim].
+    """
+    if tensor.dim() == 2:
+        return tensor.expand(num_rows, *tensor.shape)
+    if tensor.shape[0] == num_rows:
+        return tensor
+    return tensor.repeat_interleave(num_rows // tensor.shape[0], dim=0)

@@ -1,0 +1,132 @@
+"""The accuracy matrix R and its summaries. R[t, i] is the accuracy on task i after training task t,
+both from 0.
+
+One matrix gives four different "forgetting" values in four published toolkits, so every summary
+states its formula. T is the number of tasks trained so far, t = T - 1 the last one. A summary is
+None where it is not defined.
+"""
+
+from dataclasses import dataclass, field
+from statistics import fmean
+
+Row = list[float | None]
+
+
+@dataclass
+class AccuracyMatrix:
+    """Rows R[t], and the number of samples of each task, for one part (validation or test) of a
+    stream."""
+
+    num_samples: list[int]
+    """Samples of each task's part."""
+    rows: list[Row] = field(default_factory=list)
+    """R[t, i] for every trained t and every i; None where a model cannot be asked (classes not yet
+    seen, say)."""
+
+    def add(self, row: Row) -> None:
+        """The accuracies after one more task."""
+        if len(row) != len(self.num_samples):
+            raise ValueError(f"a row of {len(row)} accuracies for {len(self.num_samples)} tasks")
+        self.rows.append(row)
+
+    def summaries(self, chance: float | None = None) -> dict[str, float]:
+        """Every summary that is defined, by name."""
+        values = {
+            "average_accuracy": self.average_accuracy(),
+            "pooled_accuracy": self.pooled_accuracy(),
+            "average_incremental_accuracy": self.average_incremental_accuracy(),
+            "average_incremental_pooled_accuracy": self.average_incremental_pooled_accuracy(),
+            "forgetting": self.forgetting(),
+            "forgetting_including_last": self.forgetting_including_last(),
+            "backward_transfer": self.backward_transfer(),
+            "forward_transfer": self.forward_transfer(chance),
+            "learning_accuracy": self.learning_accuracy(),
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    def average_accuracy(self, after: int = -1) -> float | None:
+        """Mean over the tasks seen of the accuracy on each, (1/T) sum_{i<T} R[T-1, i].
+
+        The field's "final average accuracy", "last accuracy" of L2P, CODA-Prompt, mammoth and
+        Renate.
+        """
+        return _mean(self._seen(after))
+
+    def pooled_accuracy(self, after: int = -1) -> float | None:
+        """Share of all samples of the tasks seen that are right: the mean weighted by sample counts
+        (iCaRL, PILOT)."""
+        seen = self._seen(after)
+        if not seen or None in seen:
+            return None
+        counts = self.num_samples[: len(seen)]
+        right = sum(count * value for count, value in zip(counts, seen, strict=True) if value)
+        return right / sum(counts)
+
+    def average_incremental_accuracy(self) -> float | None:
+        """Mean over t of `average_accuracy` after task t."""
+        return _mean([self.average_accuracy(after) for after in range(len(self.rows))])
+
+    def average_incremental_pooled_accuracy(self) -> float | None:
+        """Mean over t of `pooled_accuracy` after task t (the "average accuracy" of iCaRL and
+        PILOT)."""
+        return _mean([self.pooled_accuracy(after) for after in range(len(self.rows))])
+
+    def forgetting(self) -> float | None:
+        """Chaudhry et al. (2018), eq. 3: (1/(T-1)) sum_{i<T-1} (max_{i<=l<T-1} R[l, i] - R[T-1,
+        i]).
+
+        The best accuracy before the last training minus the last, so it is negative where a task
+        improved. Rows l < i (a task before it was learned) do not count.
+        """
+        return self._forgetting(with_last=False)
+
+    def forgetting_including_last(self) -> float | None:
+        """The same with the last row among the best, so never negative (mammoth, PILOT)."""
+        return self._forgetting(with_last=True)
+
+    def backward_transfer(self) -> float | None:
+        """Lopez-Paz and Ranzato (2017): (1/(T-1)) sum_{i<T-1} (R[T-1, i] - R[i, i])."""
+        last = len(self.rows) - 1
+        return _mean([_minus(self.rows[last][i], self.rows[i][i]) for i in range(last)])
+
+    def forward_transfer(self, chance: float | None) -> float | None:
+        """Lopez-Paz and Ranzato (2017): (1/(T-1)) sum_{0<i<T} (R[i-1, i] - b_i), with b_i =
+        `chance`.
+
+        Undefined where a task's classes are not known before it is learned, as in class-incremental
+        streams.
+        """
+        ahead = [self.rows[i - 1][i] for i in range(1, len(self.rows))]
+        return _mean([_minus(value, chance) for value in ahead])
+
+    def learning_accuracy(self) -> float | None:
+        """Mean accuracy on each task right after it was learned, (1/T) sum_i R[i, i]: plasticity.
+        """
+        return _mean([self.rows[i][i] for i in range(len(self.rows))])
+
+    def _seen(self, after: int) -> Row:
+        if not self.rows:
+            return []
+        index = range(len(self.rows))[after]
+        return self.rows[index][: index + 1]
+
+    def _forgetting(self, *, with_last: bool) -> float | None:
+        *earlier, last = self.rows
+        drops: Row = []
+        for i in range(len(earlier)):
+            known = [value for row in earlier[i:] if (value := row[i]) is not None]
+            best = max(known) if known else None
+            if best is not None and with_last:
+                best = max(best, last[i] or 0.0)
+            drops.append(_minus(best, last[i]))
+        return _mean(drops)
+
+
+def _minus(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second
+
+
+def _mean(values: Row) -> float | None:
+    """The mean; None where there is no value or one is not defined."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None

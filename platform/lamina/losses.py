@@ -1,0 +1,60 @@
+"""Losses as pure functions of tensors."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from lamina.core import IGNORED
+
+
+def cross_entropy(
+    logits: Tensor,
+    labels: Tensor,
+    classes: Sequence[int] | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Cross-entropy over the given classes only, others counting as minus infinity (default: over
+    all).
+
+    `logits` [N, C] with `labels` [N], or [N, L, C] with [N, L] for token sequences, where IGNORED
+    labels do not count. Returns a scalar, or [N] (or [N, L]) with reduction "none".
+    """
+    if classes is not None:
+        hidden = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        hidden[list(classes)] = False
+        logits = logits.masked_fill(hidden, float("-inf"))
+    flat = F.cross_entropy(
+        logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction=reduction
+    )
+    return flat.reshape(labels.shape) if reduction == "none" else flat
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Knowledge distillation (Hinton et al., 2015): T^2 KL(softmax(teacher / T) || softmax(student
+    / T)), mean over rows.
+
+    `student` and `teacher` are logits [N, C]. T^2 keeps the gradient's size when T changes.
+    """
+    return temperature**2 * F.kl_div(
+        F.log_softmax(student / temperature, dim=-1),
+        F.log_softmax(teacher / temperature, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def orthogonality(first: Tensor, second: Tensor) -> Tensor:
+    """Sum of |A_i A_j^T| over all pairs of rows of `first` [r1, d] and `second` [r2, d] (O-LoRA's
+    penalty)."""
+    return (first @ second.T).abs().sum()
+
+
+def quadratic_penalty(value: Tensor, anchor: Tensor, importance: Tensor) -> Tensor:
+    """Sum of importance * (value - anchor)^2, over the part of `value` that existed when the anchor
+    was set.
+
+    A head grows by rows, so `value` may be longer than `anchor` in its first dimension.
+    """
+    return (importance * (value[: len(anchor)] - anchor).square()).sum()

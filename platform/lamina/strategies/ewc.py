@@ -1,0 +1,75 @@
+"""EWC (Kirkpatrick et al., 2017; online form of Schwarz et al., 2018): parameters that mattered to
+earlier tasks are held.
+
+Trained: the job's adapter and the head. Remembered: one Fisher diagonal and one anchor of the
+trained tensors. The Fisher is the empirical one, squared gradients of the log-likelihood of the
+true labels, sample by sample: the square of a batch's mean gradient, which some public code takes
+instead, is another quantity. Differs from the papers: head rows that appear with a task are free
+until it ends.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from lamina.adapters.model import AdaptedModel, per_sample_gradients
+from lamina.core import Batch, StepOutput, Summary, Task
+from lamina.losses import cross_entropy, quadratic_penalty
+from lamina.memory.memory import Replay
+from lamina.registry import InputError
+from lamina.strategies.base import Strategy
+
+
+@dataclass
+class EWC(Strategy):
+    """Cross-entropy with a quadratic pull towards the last task's solution, weighted by the Fisher
+    diagonal."""
+
+    strength: float = 1000.0
+    """lambda, the weight of the penalty."""
+    decay: float = 1.0
+    """gamma, what an earlier Fisher counts after another task; 1 sums over tasks."""
+
+    family = "regularisation"
+    paper = "Overcoming catastrophic forgetting in neural networks"
+    year = 2017
+
+    def __post_init__(self) -> None:
+        if self.strength < 0:
+            raise InputError(f"strategy.strength: {self.strength} is negative")
+        if not 0 <= self.decay <= 1:
+            raise InputError(f"strategy.decay: {self.decay} is not in [0, 1]")
+
+    def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
+        """L = CE(f(x), y) + lambda * sum_j F_j (phi_j - phi*_j)^2."""
+        loss = cross_entropy(model(batch.inputs).logits, batch.labels)
+        if not self.state:
+            return StepOutput(loss)
+        anchor, fisher = self.state["anchor"], self.state["fisher"]
+        penalty = torch.stack(
+            [
+                quadratic_penalty(value, anchor[name], fisher[name])
+                for name, value in model.parameters().items()
+            ]
+        ).sum()
+        return StepOutput(loss + self.strength * penalty, {"penalty": penalty.detach()})
+
+    def review(self, model: AdaptedModel, batch: Batch) -> Summary:
+        """Sums over samples of (d log p(y | x) / d phi)^2, and how many there were."""
+        gradients = per_sample_gradients(
+            model,
+            batch.inputs,
+            lambda logits: cross_entropy(logits, batch.labels, reduction="none"),
+        )
+        sums = {name: gradient.square().sum(dim=0) for name, gradient in gradients.items()}
+        return Summary({**sums, "count": torch.tensor(float(len(batch)))})
+
+    def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
+        """F <- gamma F + mean over the task's samples, phi* <- phi."""
+        assert review is not None
+        parameters = model.parameters()
+        fisher = {name: review[name] / review["count"].item() for name in parameters}
+        for name, old in self.state.get("fisher", {}).items():
+            fisher[name][: len(old)] += self.decay * old
+        self.state["fisher"] = fisher
+        self.state["anchor"] = {name: value.detach().clone() for name, value in parameters.items()}

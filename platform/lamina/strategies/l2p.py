@@ -1,0 +1,96 @@
+"""L2P (Wang et al., 2022): a pool of prompts, from which every input picks its own by similarity to
+learned keys.
+
+Trained: keys [pool_size, dim] and prompts [pool_size, length, dim], shared by all tasks, and the
+head, which reads the mean of the prompts' output tokens. The query is the feature of the frozen
+backbone. Remembered: nothing else. Differs from the public code: each row picks by itself, in
+training and at test; there, a batch votes, which tells the test batch's task (a known leak worth
+over 20 points). The query is the backbone's own pooled feature (the CLS in a vision transformer as
+in the paper, the mean in a sentence encoder).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from lamina.adapters.base import uniform
+from lamina.adapters.model import AdaptedModel
+from lamina.backbones.overlay import Overlay
+from lamina.core import Batch, StepOutput, Task, generator_of
+from lamina.losses import cross_entropy
+from lamina.memory.memory import Replay
+from lamina.registry import InputError
+from lamina.strategies.base import NO_ADAPTER, Strategy
+
+POOL = "pool"
+
+
+@dataclass
+class L2P(Strategy):
+    """Cross-entropy over the task's classes, and a pull of the picked keys towards their queries.
+    """
+
+    pool_size: int = 10
+    """M, prompts in the pool."""
+    length: int = 5
+    """L_p, tokens of a prompt."""
+    top_k: int = 5
+    """N, prompts that an input picks."""
+    pull: float = 0.5
+    """lambda, the weight of the keys' similarity."""
+
+    family = "prompt"
+    paper = "Learning to Prompt for Continual Learning"
+    year = 2022
+    adapters = (NO_ADAPTER,)
+
+    def __post_init__(self) -> None:
+        for name in ("pool_size", "length", "top_k"):
+            if getattr(self, name) < 1:
+                raise InputError(f"strategy.{name}: {getattr(self, name)} is not positive")
+        if self.top_k > self.pool_size:
+            raise InputError(
+                f"strategy.top_k: {self.top_k} is more than the pool holds ({self.pool_size})"
+            )
+
+    def setup(self, model: AdaptedModel) -> None:
+        """Keys and prompts from U(-1, 1), as in the PyTorch code."""
+        dim = model.backbone.dim
+        generator = generator_of(model.seed, "adapter", POOL)
+        keys = uniform((self.pool_size, dim), 1.0, generator)
+        prompts = uniform((self.pool_size, self.length, dim), 1.0, generator)
+        model.add_tensors(POOL, {"keys": keys, "prompts": prompts})
+
+    def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
+        """L = CE(task's classes) - lambda * mean over inputs of the sum of cos(q(x), k) over the
+        picked keys."""
+        assert batch.task is not None
+        picked, similarity = self.pick(model, batch.inputs)
+        logits = self.logits(model, batch.inputs, picked)
+        loss = cross_entropy(logits, batch.labels, classes=batch.task.classes)
+        pulled = similarity.sum(dim=1).mean()
+        return StepOutput(loss - self.pull * pulled, {"key_similarity": pulled.detach()})
+
+    def pick(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The top_k prompts of each input, int64 [N, top_k], and their keys' cosine similarities
+        [N, top_k]."""
+        keys = model.adapters[POOL].tensors["keys"]
+        query = F.normalize(model.frozen_features(inputs), dim=1)
+        similarity, picked = (query @ F.normalize(keys, dim=1).T).topk(self.top_k, dim=1)
+        return picked, similarity
+
+    def logits(self, model: AdaptedModel, inputs: Mapping[str, Tensor], picked: Tensor) -> Tensor:
+        """Logits [N, classes] with the picked prompts [N, top_k] before each input."""
+        prompts = model.adapters[POOL].tensors["prompts"][picked].flatten(1, 2)
+        hidden = model.backbone(inputs, Overlay(prompts=[prompts]))
+        assert hidden.prompts is not None
+        return model.logits(hidden.prompts)
+
+    def predict(
+        self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
+    ) -> Tensor:
+        """Logits under the prompts that each input picks."""
+        picked, _ = self.pick(model, inputs)
+        return self.logits(model, inputs, picked)

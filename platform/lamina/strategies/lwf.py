@@ -1,0 +1,69 @@
+"""LwF (Li and Hoiem, 2016): learning without forgetting, the previous model teaches the new one on
+the new task's data.
+
+Trained: the job's adapter and the head. Remembered: a frozen copy of both, as they were before the
+task. With an adapter the teacher shares the backbone, so it costs no second model. Differs from the
+paper: one head over all classes instead of one per task; the new task's cross-entropy sees its own
+classes only, as the paper's does; no warm-up of the new head.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from lamina.adapters.model import HEAD, MAIN, AdaptedModel
+from lamina.core import Batch, StepOutput, Summary, Task
+from lamina.losses import cross_entropy, distillation
+from lamina.memory.memory import Replay
+from lamina.registry import InputError
+from lamina.strategies.base import Strategy
+
+TEACHER = "teacher"
+TEACHER_HEAD = "teacher_head"
+
+
+@dataclass
+class LwF(Strategy):
+    """Cross-entropy on the new classes and distillation on the old ones."""
+
+    strength: float = 1.0
+    """lambda_o, the weight of the distillation (1 in the paper)."""
+    temperature: float = 2.0
+    """T, the softening of both models' outputs."""
+
+    family = "regularisation"
+    paper = "Learning without Forgetting"
+    year = 2016
+
+    def __post_init__(self) -> None:
+        if self.strength < 0:
+            raise InputError(f"strategy.strength: {self.strength} is negative")
+        if self.temperature <= 0:
+            raise InputError(f"strategy.temperature: {self.temperature} is not positive")
+
+    def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
+        """Keep the model as it is: the teacher."""
+        if task.index == 0:
+            return
+        model.copy(HEAD, TEACHER_HEAD)
+        if MAIN in model.adapters:
+            model.copy(MAIN, TEACHER)
+
+    def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
+        """L = CE(new classes) + lambda_o T^2 KL(teacher || student over the old classes, softened).
+        """
+        logits = model(batch.inputs).logits
+        assert batch.task is not None
+        loss = cross_entropy(logits, batch.labels, classes=batch.task.classes)
+        if TEACHER_HEAD not in model.adapters:
+            return StepOutput(loss)
+        known = self.state["num_known"]
+        with torch.no_grad():
+            adapters = [TEACHER] if TEACHER in model.adapters else []
+            teacher = model(batch.inputs, adapters=adapters, head=TEACHER_HEAD).logits
+        kept = distillation(logits[:, :known], teacher[:, :known], self.temperature)
+        return StepOutput(loss + self.strength * kept, {"distillation": kept.detach()})
+
+    def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
+        """Remember how many classes the teacher of the next task will know."""
+        self.state["num_known"] = model.num_classes()

@@ -1,0 +1,62 @@
+"""Checkpoints as bytes: nested tensors and plain values in one safetensors file, never pickle."""
+
+import json
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from lamina.registry import InputError
+
+_TENSOR = "__tensor__"
+_STRUCTURE = "structure"
+
+
+def pack(state: Any) -> bytes:
+    """Dicts (with string keys), lists, tensors, numbers, strings, booleans and None, as safetensors
+    bytes.
+
+    Raises TypeError for anything else.
+    """
+    tensors: dict[str, Tensor] = {}
+    structure = json.dumps(_without_tensors(state, tensors))
+    blob = torch.frombuffer(bytearray(structure.encode()), dtype=torch.uint8)
+    return save({**tensors, _STRUCTURE: blob})
+
+
+def unpack(data: bytes) -> Any:
+    """What was packed, on the CPU. Raises InputError for bytes that are no checkpoint."""
+    try:
+        tensors = load(data)
+        structure = json.loads(bytes(tensors.pop(_STRUCTURE).numpy()))
+        return _with_tensors(structure, tensors)
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(f"not a checkpoint: {error}") from error
+
+
+def _without_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {_TENSOR: name}
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) and key != _TENSOR for key in value):
+            raise TypeError(f"a checkpoint's keys are strings, not {list(value)}")
+        return {key: _without_tensors(each, tensors) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_tensors(each, tensors) for each in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")
+
+
+def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {_TENSOR}:
+            return tensors[value[_TENSOR]]
+        return {key: _with_tensors(each, tensors) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_tensors(each, tensors) for each in value]
+    return value

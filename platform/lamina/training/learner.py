@@ -1,0 +1,256 @@
+"""A learner: one trial on one stream, task by task. The loop that every strategy is written for."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from lamina.adapters.base import AdapterKind
+from lamina.adapters.model import AdaptedModel
+from lamina.adapters.peft_format import export_adapter
+from lamina.backbones.backbone import Backbone
+from lamina.core import Batch, Experience, Part, Stream, Summary, Task, generator_of
+from lamina.evaluation.accuracy_matrix import AccuracyMatrix
+from lamina.memory.base import Policy
+from lamina.memory.memory import Memory, Replay
+from lamina.strategies.base import Strategy
+from lamina.training.evaluate import accuracy_row, by_length
+from lamina.training.report import TaskReport
+from lamina.training.rows import Rows
+from lamina.training.settings import TrainingSettings, make_optimizer, make_schedule
+
+
+class Learner:
+    """Everything that one trial owns: a strategy, an adapted model on a shared backbone, a memory,
+    two accuracy matrices.
+
+    Its result depends on its arguments and on nothing else: every draw is seeded by name, so it is
+    the same alone, on any host, and after `load_state_dict` at any task boundary.
+    """
+
+    def __init__(
+        self,
+        *,
+        strategy: Strategy,
+        adapter: AdapterKind | None,
+        memory: Policy | None,
+        training: TrainingSettings,
+        seed: int,
+        stream: Stream[Batch],
+        backbone: Backbone,
+    ) -> None:
+        self.strategy = strategy
+        self.training = training
+        self.seed = seed
+        self.stream = stream
+        self.model = AdaptedModel(backbone, adapter, seed)
+        self.memory = Memory(memory, seed) if memory is not None else None
+        parts: tuple[Part, ...] = ("validation", "test")
+        self.matrices = {
+            part: AccuracyMatrix([len(each.part(part)) for each in stream.experiences])
+            for part in parts
+        }
+        self.next_task = 0
+        self.num_steps = 0
+        self.num_trained = 0
+        self.seconds = {"train": 0.0, "evaluation": 0.0}
+        self._rows = Rows(stream)
+        self.strategy.setup(self.model)
+
+    def learn(self) -> Iterator[TaskReport]:
+        """Train the tasks that are left, one for each report."""
+        if self.strategy.data == "all":
+            self._wait_for_last_task()
+        while self.next_task < len(self.stream):
+            experience = self.stream.experiences[self.next_task]
+            with self._timed("train"):
+                loss = self._train(experience)
+            with self._timed("evaluation"):
+                self._evaluate()
+            self.next_task += 1
+            yield self._report(experience, loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on as if nothing had happened; at a task boundary."""
+        return {
+            "next_task": self.next_task,
+            "num_steps": self.num_steps,
+            "num_trained": self.num_trained,
+            "seconds": dict(self.seconds),
+            "model": self.model.state_dict(),
+            "strategy": self.strategy.state,
+            "memory": self.memory.state_dict() if self.memory is not None else None,
+            "matrices": {part: matrix.rows for part, matrix in self.matrices.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.next_task = state["next_task"]
+        self.num_steps = state["num_steps"]
+        self.num_trained = state["num_trained"]
+        self.seconds = dict(state["seconds"])
+        self.model.load_state_dict(state["model"])
+        self.strategy.state = _placed(state["strategy"], self.model.backbone.device)
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"])
+        for part, rows in state["matrices"].items():
+            self.matrices[part].rows = [list(row) for row in rows]
+
+    def save_adapters(self, folder: Path) -> None:
+        """Every adapter in PEFT's format, one sub-folder each; heads and free tensors as
+        safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, adapter in self.model.adapters.items():
+            if adapter.kind is not None:
+                export_adapter(adapter.kind, adapter.tensors, self.model.backbone, folder / name)
+            else:
+                tensors = {key: each.detach().cpu() for key, each in adapter.tensors.items()}
+                save_file(tensors, folder / f"{name}.safetensors")
+
+    def _train(self, experience: Experience[Batch]) -> float | None:
+        """One task, from its preview to the memory. Returns the mean loss of its last epoch, where
+        there was one."""
+        data = experience.train
+        if self.strategy.data == "all":
+            data = Batch.cat([each.train for each in self.stream.experiences])
+        self.model.grow_head(max(max(each.task.classes) for each in self._so_far()) + 1)
+        strategy, task = self.strategy, experience.task
+        strategy.begin_task(self.model, task, self._summed(strategy.preview, data))
+        loss = self._descend(data) if self._takes_steps(task) else None
+        strategy.end_task(self.model, task, self._summed(strategy.review, data))
+        if self.memory is not None:
+            self.memory.offer(data)
+        return loss
+
+    def _descend(self, data: Batch) -> float:
+        """Gradient steps over the task. Returns the mean loss of the last epoch."""
+        settings, model, task = self.training, self.model, self.next_task
+        parameters = list(model.parameters().values())
+        self.num_trained = max(self.num_trained, sum(each.numel() for each in parameters))
+        steps_per_epoch = -(-len(data) // settings.batch_size)
+        optimizer = make_optimizer(settings, parameters)
+        schedule = make_schedule(settings, optimizer, settings.epochs * steps_per_epoch)
+        mean_loss = 0.0
+        with model.dropping(generator_of(self.seed, "dropout", task)):
+            for epoch in range(settings.epochs):
+                shuffle = generator_of(self.seed, "order", task, epoch)
+                order = torch.randperm(len(data), generator=shuffle)
+                total = torch.zeros((), device=model.backbone.device)
+                for rows in order.split(settings.batch_size):
+                    batch = data[rows].trimmed().to(model.backbone.device)
+                    replay = Replay(self.memory, self._rows, self.num_steps, model.backbone.device)
+                    output = self.strategy.step(model, batch, replay)
+                    optimizer.zero_grad()
+                    output.loss.backward()
+                    if settings.max_grad_norm is not None:
+                        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+                    optimizer.step()
+                    schedule.step()
+                    self.strategy.after_step(model)
+                    self.num_steps += 1
+                    total += output.loss.detach() * len(rows)
+                mean_loss = float(total) / len(data)
+        return mean_loss
+
+    def _takes_steps(self, task: Task) -> bool:
+        strategy = self.strategy
+        if not strategy.takes_gradient_steps(has_adapter=self.model.kind is not None):
+            return False
+        return strategy.trained_tasks == "all" or task.index == 0
+
+    def _so_far(self) -> tuple[Experience[Batch], ...]:
+        """The experiences up to the one under way."""
+        return self.stream.experiences[: self.next_task + 1]
+
+    def _wait_for_last_task(self) -> None:
+        """Leave the rows of the tasks before the last undefined."""
+        while self.next_task < len(self.stream) - 1:
+            for matrix in self.matrices.values():
+                matrix.add([None] * len(self.stream))
+            self.next_task += 1
+
+    @torch.no_grad()
+    def _summed(
+        self, look: Callable[[AdaptedModel, Batch], Summary | None], data: Batch
+    ) -> Summary | None:
+        """What a strategy sees in each batch, summed over the data."""
+        total = None
+        for batch in by_length(data).chunks(self.training.batch_size):
+            summary = look(self.model, batch.to(self.model.backbone.device))
+            if summary is None:
+                return None
+            total = summary if total is None else total + summary
+        return total
+
+    def _evaluate(self) -> None:
+        size = self.training.evaluation_batch_size
+        for part, matrix in self.matrices.items():
+            matrix.add(accuracy_row(self.strategy, self.model, self.stream, part, size))
+
+    def _report(self, experience: Experience[Batch], loss: float | None) -> TaskReport:
+        chance = 1.0 / max(self.model.num_classes(), 1)
+        metrics = {
+            f"{part}/{name}": value
+            for part, matrix in self.matrices.items()
+            for name, value in matrix.summaries(chance).items()
+        }
+        if loss is not None:
+            metrics["train/loss"] = loss
+        metrics.update(self._costs())
+        return TaskReport(
+            task=experience.task.index,
+            task_name=experience.task.name,
+            num_tasks=len(self.stream),
+            validation=self.matrices["validation"].rows[-1],
+            test=self.matrices["test"].rows[-1],
+            metrics=metrics,
+            done=self.next_task == len(self.stream),
+        )
+
+    def _costs(self) -> dict[str, float]:
+        """The most numbers trained in one task; numbers and bytes stored; seconds so far."""
+        return {
+            "cost/trainable_parameters": float(self.num_trained),
+            "cost/stored_parameters": float(
+                sum(each.num_parameters() for each in self.model.adapters.values())
+                + _num_stored(self.strategy.state)
+            ),
+            "cost/memory_exemplars": float(len(self.memory) if self.memory is not None else 0),
+            "cost/memory_bytes": float(
+                self.memory.num_bytes(self._rows) if self.memory is not None else 0
+            ),
+            "cost/train_seconds": self.seconds["train"],
+            "cost/evaluation_seconds": self.seconds["evaluation"],
+        }
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - start
+
+
+def _num_stored(state: Any) -> int:
+    """Numbers in the tensors of a strategy's state."""
+    if isinstance(state, torch.Tensor):
+        return state.numel()
+    if isinstance(state, Mapping):
+        return sum(_num_stored(each) for each in state.values())
+    if isinstance(state, list):
+        return sum(_num_stored(each) for each in state)
+    return 0
+
+
+def _placed(state: Any, device: torch.device) -> Any:
+    """The same state on a device."""
+    if isinstance(state, torch.Tensor):
+        return state.to(device)
+    if isinstance(state, Mapping):
+        return {key: _placed(each, device) for key, each in state.items()}
+    if isinstance(state, list):
+        return [_placed(each, device) for each in state]
+    return state

@@ -1,0 +1,73 @@
+"""How a task is trained: passes, batches, optimiser."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from lamina.registry import InputError
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The same for every task; the optimiser starts anew with each, as the field's code does."""
+
+    epochs: int = 1
+    """Passes over a task's training part."""
+    batch_size: int = 32
+    """Rows of a step, exemplars not counted."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """PyTorch's; `sgd` with momentum."""
+    learning_rate: float = 1e-3
+    """At the start of each task."""
+    weight_decay: float = 0.0
+    """PyTorch's, decoupled for `adamw`."""
+    momentum: float = 0.9
+    """Of `sgd`."""
+    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    """How the learning rate falls to zero over a task's steps."""
+    max_grad_norm: float | None = None
+    """Gradients are scaled down to this norm, over all trained tensors together. Default: never."""
+    evaluation_batch_size: int = 256
+    """Rows of a forward without gradient. It changes no result."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "evaluation_batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"training.{name}: {getattr(self, name)} is not positive")
+        if self.learning_rate <= 0:
+            raise InputError(f"training.learning_rate: {self.learning_rate} is not positive")
+        if self.weight_decay < 0:
+            raise InputError(f"training.weight_decay: {self.weight_decay} is negative")
+        if not 0 <= self.momentum < 1:
+            raise InputError(f"training.momentum: {self.momentum} is not in [0, 1)")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise InputError(f"training.max_grad_norm: {self.max_grad_norm} is not positive")
+
+
+def make_optimizer(
+    settings: TrainingSettings, parameters: Iterable[Tensor]
+) -> torch.optim.Optimizer:
+    """A new optimiser over the given tensors."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, rate, settings.momentum, weight_decay=decay)
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(parameters, rate, weight_decay=decay)
+    return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+
+
+def make_schedule(
+    settings: TrainingSettings, optimizer: torch.optim.Optimizer, num_steps: int
+) -> LambdaLR:
+    """The learning rate of each of `num_steps` steps, as a factor of the first."""
+    factors = {
+        "constant": lambda step: 1.0,  # noqa: ARG005
+        "linear": lambda step: 1.0 - step / num_steps,
+        "cosine": lambda step: (1.0 + math.cos(math.pi * step / num_steps)) / 2.0,
+    }
+    return LambdaLR(optimizer, factors[settings.schedule])

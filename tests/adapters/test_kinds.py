@@ -1,0 +1,270 @@
+"""Every adapter kind against a naive version, against PEFT, and packed against alone."""
+
+import json
+
+import peft
+import pytest
+import torch
+import torch.nn.functional as F
+from lamina.adapters import kind_class, kind_names
+from lamina.adapters.kinds.lora import concatenate
+from lamina.adapters.peft_format import export_adapter, import_adapter
+from lamina.backbones.backbone import BackboneSettings, load_backbone
+from lamina.core import generator_of
+from lamina.registry import InputError
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
+
+PEFT_KINDS = ["lora", "prefix", "prompt"]
+
+
+def perturbed(kind, backbone, seed=0):
+    """Tensors of a kind, none of them zero."""
+    tensors = kind.initialise(backbone, generator_of(seed, "test"))
+    generator = generator_of(seed, "noise")
+    return {
+        name: tensor + 0.3 * torch.randn(tensor.shape, generator=generator)
+        for name, tensor in tensors.items()
+    }
+
+
+def test_the_kinds_are_there():
+    assert {"bottleneck", "lora", "prefix", "prompt"} <= set(kind_names())
+
+
+@pytest.mark.parametrize("name", ["lora", "bottleneck"])
+@pytest.mark.parametrize("which", ["tiny_bert", "tiny_vit"])
+def test_a_new_additive_adapter_changes_nothing(name, which, request, inputs_of):
+    backbone = request.getfixturevalue(which)
+    kind = kind_class(name)()
+    tensors = kind.initialise(backbone, generator_of(0, "test"))
+    inputs = inputs_of(backbone)
+    plain = backbone(inputs).features
+    assert torch.equal(backbone(inputs, kind.overlay(tensors, backbone)).features, plain)
+
+
+@pytest.mark.parametrize("name", kind_names())
+@pytest.mark.parametrize("which", ["tiny_bert", "tiny_vit"])
+def test_every_tensor_reaches_the_features_and_gets_a_gradient(name, which, request, inputs_of):
+    backbone = request.getfixturevalue(which)
+    kind = kind_class(name)()
+    tensors = {k: t.requires_grad_() for k, t in perturbed(kind, backbone).items()}
+    inputs = inputs_of(backbone)
+    features = backbone(inputs, kind.overlay(tensors, backbone)).features
+    assert (features - backbone(inputs).features).abs().max() > 1e-3
+    features.square().sum().backward()
+    for tensor in tensors.values():
+        assert tensor.grad is not None
+        assert tensor.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", kind_names())
+@pytest.mark.parametrize("which", ["tiny_bert", "tiny_vit"])
+def test_groups_of_rows_see_their_own_slice(name, which, request, inputs_of):
+    backbone = request.getfixturevalue(which)
+    kind = kind_class(name)()
+    several = [perturbed(kind, backbone, seed) for seed in range(3)]
+    packed = {key: torch.stack([each[key] for each in several]) for key in several[0]}
+    inputs = inputs_of(backbone)
+    together = backbone(inputs, kind.overlay(packed, backbone)).features
+    for k, tensors in enumerate(several):
+        rows = slice(2 * k, 2 * k + 2)
+        own = {key: value[rows] for key, value in inputs.items()}
+        alone = backbone(own, kind.overlay(tensors, backbone)).features
+        torch.testing.assert_close(together[rows], alone, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", kind_names())
+def test_nothing_of_an_overlay_stays_on_the_backbone(name, tiny_bert, sentences):
+    kind = kind_class(name)()
+    before = tiny_bert(sentences.inputs).features
+    digest = tiny_bert.digest
+    tiny_bert(sentences.inputs, kind.overlay(perturbed(kind, tiny_bert), tiny_bert))
+    assert torch.equal(tiny_bert(sentences.inputs).features, before)
+    del tiny_bert.__dict__["digest"]
+    assert tiny_bert.digest == digest
+
+
+def test_lora_equals_merging_its_product_into_the_weights(tiny_bert, tiny_bert_folder, sentences):
+    kind = kind_class("lora")(rank=4, alpha=6.0, targets=("query", "output.dense"))
+    tensors = perturbed(kind, tiny_bert)
+    merged = load_backbone(BackboneSettings(str(tiny_bert_folder)))
+    for name in tensors:
+        if name.endswith("lora_A.weight"):
+            module = name.removesuffix(".lora_A.weight")
+            update = tensors[f"{module}.lora_B.weight"] @ tensors[name] * 6.0 / 4
+            merged.model.get_submodule(module).weight.data += update
+    laid_over = tiny_bert(sentences.inputs, kind.overlay(tensors, tiny_bert)).features
+    torch.testing.assert_close(laid_over, merged(sentences.inputs).features, atol=1e-5, rtol=0)
+
+
+def test_a_bottleneck_adds_its_narrow_mlp_beside_the_layers_own(tiny_bert, sentences):
+    kind = kind_class("bottleneck")(width=8, scale=0.5, layers=(-1,))
+    tensors = perturbed(kind, tiny_bert)
+    assert {name.split(".")[0] for name in tensors} == {"1"}
+    seen = {}
+    layer = tiny_bert.model.encoder.layer[1]
+    hooks = [
+        layer.intermediate.dense.register_forward_pre_hook(lambda m, a: seen.update(x=a[0])),
+        layer.output.dense.register_forward_hook(lambda m, a, y: seen.update(plain=y)),
+        layer.output.dropout.register_forward_hook(lambda m, a, y: seen.update(patched=a[0])),
+    ]
+    tiny_bert(sentences.inputs, kind.overlay(tensors, tiny_bert))
+    for hook in hooks:
+        hook.remove()
+    inner = F.linear(seen["x"], tensors["1.down.weight"], tensors["1.down.bias"]).relu()
+    naive = seen["plain"] + 0.5 * F.linear(inner, tensors["1.up.weight"], tensors["1.up.bias"])
+    torch.testing.assert_close(seen["patched"], naive, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", PEFT_KINDS)
+@pytest.mark.parametrize("which", ["tiny_bert", "minilm"])
+def test_peft_loads_an_exported_adapter_and_gives_equal_features(name, which, request, tmp_path):
+    backbone = request.getfixturevalue(which)
+    kind = kind_class(name)()
+    tensors = perturbed(kind, backbone)
+    export_adapter(kind, tensors, backbone, tmp_path)
+    inputs = dict(request.getfixturevalue("sentences").inputs)
+    inputs.pop("token_type_ids")
+    ours = backbone(inputs, kind.overlay(tensors, backbone)).features
+    base = AutoModel.from_pretrained(backbone.model.config._name_or_path).eval()
+    theirs = peft.PeftModel.from_pretrained(base, tmp_path).eval()
+    with torch.no_grad():
+        tokens = theirs(**inputs).last_hidden_state
+    num_prompts = tokens.shape[1] - inputs["input_ids"].shape[1]
+    mask = inputs["attention_mask"][:, :, None]
+    pooled = (tokens[:, num_prompts:] * mask).sum(1) / mask.sum(1)
+    torch.testing.assert_close(ours, pooled, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PEFT_KINDS)
+def test_an_adapter_that_peft_saved_is_imported_and_gives_equal_features(
+    name, tiny_bert, tiny_bert_folder, sentences, tmp_path
+):
+    torch.manual_seed(1)
+    config = {
+        "lora": peft.LoraConfig(
+            task_type="FEATURE_EXTRACTION", r=4, lora_alpha=8, init_lora_weights=False
+        ),
+        "prefix": peft.PrefixTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=4),
+        "prompt": peft.PromptTuningConfig(task_type="FEATURE_EXTRACTION", num_virtual_tokens=4),
+    }[name]
+    theirs = peft.get_peft_model(AutoModel.from_pretrained(tiny_bert_folder), config).eval()
+    theirs.save_pretrained(tmp_path)
+    kind = kind_class(name)(**({"rank": 4, "alpha": 8.0} if name == "lora" else {"length": 4}))
+    tensors = import_adapter(kind, tiny_bert, tmp_path)
+    inputs = dict(sentences.inputs)
+    inputs.pop("token_type_ids")
+    with torch.no_grad():
+        tokens = theirs(**inputs).last_hidden_state
+    tokens = tokens[:, tokens.shape[1] - inputs["input_ids"].shape[1] :]
+    mask = inputs["attention_mask"][:, :, None]
+    ours = tiny_bert(inputs, kind.overlay(tensors, tiny_bert)).features
+    torch.testing.assert_close(ours, (tokens * mask).sum(1) / mask.sum(1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", kind_names())
+@pytest.mark.parametrize("which", ["tiny_bert", "tiny_vit"])
+def test_an_adapter_survives_its_own_folder(name, which, request, tmp_path):
+    backbone = request.getfixturevalue(which)
+    kind = kind_class(name)()
+    tensors = perturbed(kind, backbone)
+    export_adapter(kind, tensors, backbone, tmp_path)
+    back = import_adapter(kind, backbone, tmp_path)
+    assert back.keys() == tensors.keys()
+    assert all(torch.equal(back[key], tensors[key]) for key in tensors)
+
+
+def test_concatenated_loras_are_exported_with_their_scale(tiny_bert, tmp_path):
+    kind = kind_class("lora")(rank=4, alpha=8.0)
+    both = concatenate(perturbed(kind, tiny_bert, 0), perturbed(kind, tiny_bert, 1))
+    export_adapter(kind, both, tiny_bert, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert config["r"] == 8
+    assert config["lora_alpha"] / config["r"] == 8.0 / 4
+
+
+def test_summed_loras_equal_one_concatenated_lora(tiny_bert, sentences):
+    kind = kind_class("lora")(rank=4)
+    first, second = perturbed(kind, tiny_bert, 0), perturbed(kind, tiny_bert, 1)
+    overlay = kind.overlay(first, tiny_bert) | kind.overlay(second, tiny_bert)
+    summed = tiny_bert(sentences.inputs, overlay).features
+    one = tiny_bert(sentences.inputs, kind.overlay(concatenate(first, second), tiny_bert)).features
+    torch.testing.assert_close(summed, one, atol=1e-5, rtol=0)
+
+
+def test_dropout_is_drawn_from_its_generator_and_only_in_training(tiny_bert, sentences):
+    kind = kind_class("lora")(dropout=0.5)
+    tensors = perturbed(kind, tiny_bert)
+
+    def features(*seed):
+        generator = generator_of(seed[0], "dropout") if seed else None
+        return tiny_bert(sentences.inputs, kind.overlay(tensors, tiny_bert, generator)).features
+
+    assert torch.equal(features(1), features(1))
+    assert not torch.equal(features(1), features(2))
+    plain = kind_class("lora")()
+    assert torch.equal(
+        features(), tiny_bert(sentences.inputs, plain.overlay(tensors, tiny_bert)).features
+    )
+
+
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "xlm-roberta"])
+def test_default_targets_are_those_of_peft(model_type):
+    from lamina.backbones.architecture import read_architecture
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    config = AutoConfig.for_model(
+        model_type,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        vocab_size=100,
+    )
+    architecture = read_architecture(AutoModel.from_config(config))
+    expected = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING[model_type]
+    assert list(architecture.query_and_value) == expected
+    assert len(architecture.sites(None, None)) == 4
+
+
+def test_a_target_or_layer_that_is_not_there_is_named_with_the_nearest_match(tiny_bert):
+    with pytest.raises(InputError, match=r"adapter.targets: 'qurey' .* did you mean 'query'"):
+        kind_class("lora")(targets=("qurey",)).initialise(tiny_bert, generator_of(0))
+    with pytest.raises(InputError, match=r"adapter.layers: there is no layer 7 \(allowed: 0 to 1"):
+        kind_class("lora")(layers=(7,)).initialise(tiny_bert, generator_of(0))
+
+
+def test_a_broken_adapter_is_refused_with_the_reason(tiny_bert, tmp_path):
+    kind = kind_class("lora")()
+    with pytest.raises(InputError, match="not an adapter's folder"):
+        import_adapter(kind, tiny_bert, tmp_path / "nowhere")
+    export_adapter(kind, perturbed(kind, tiny_bert), tiny_bert, tmp_path)
+    state = load_file(tmp_path / "adapter_model.safetensors")
+    name = next(iter(state))
+
+    def saved(changed):
+        save_file(changed, tmp_path / "adapter_model.safetensors")
+        return pytest.raises(InputError, match=str(tmp_path))
+
+    with saved({key: value for key, value in state.items() if key != name}) as error:
+        import_adapter(kind, tiny_bert, tmp_path)
+    assert "1 tensors are missing" in str(error.value)
+    with saved({**state, name: state[name][:, 1:].contiguous()}) as error:
+        import_adapter(kind, tiny_bert, tmp_path)
+    assert "expected (8, 32)" in str(error.value)
+    with saved({**state, name: state[name] / 0}) as error:
+        import_adapter(kind, tiny_bert, tmp_path)
+    assert "not finite" in str(error.value)
+
+
+@pytest.fixture
+def inputs_of(sentences):
+    """Six inputs for a backbone of either modality."""
+
+    def inputs(backbone):
+        if backbone.modality == "text":
+            return dict(sentences.inputs)
+        return {"pixel_values": torch.randn(6, 3, 32, 32, generator=generator_of(0, "images"))}
+
+    return inputs

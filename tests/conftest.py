@@ -1,0 +1,105 @@
+"""What several tests need: MiniLM, tiny random backbones, small streams."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from pathlib import Path
+
+import pytest
+import torch
+from lamina.backbones.backbone import Backbone, BackboneSettings, load_backbone
+from lamina.backbones.locate import locate
+from lamina.core import Batch, Stream
+from lamina.streams import ScenarioSettings, build_stream, source_class
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Backbone:
+    """The real MiniLM."""
+    return load_backbone(BackboneSettings("minilm"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert_folder(tmp_path_factory) -> Path:
+    """A random BERT of two layers with MiniLM's tokenizer, as a folder."""
+    folder = tmp_path_factory.mktemp("tiny_bert")
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(locate("minilm")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tiny_bert_folder) -> Backbone:
+    """A random BERT of two layers."""
+    return load_backbone(BackboneSettings(str(tiny_bert_folder)))
+
+
+@pytest.fixture(scope="session")
+def tiny_vit_folder(tmp_path_factory) -> Path:
+    """A random vision transformer of two layers for 32-pixel images, as a folder."""
+    folder = tmp_path_factory.mktemp("tiny_vit")
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        image_size=32,
+        patch_size=8,
+    )
+    ViTModel(config).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_vit(tiny_vit_folder) -> Backbone:
+    """A random vision transformer of two layers."""
+    return load_backbone(BackboneSettings(str(tiny_vit_folder)))
+
+
+@pytest.fixture(scope="session")
+def sentences(tiny_bert) -> Batch:
+    """Six sentences of different lengths, as BERT takes them."""
+    texts = [
+        "turn on the light",
+        "is the door open",
+        "set a timer for five minutes please",
+        "stop",
+        "what is the temperature in the living room right now",
+        "play some music",
+    ]
+    from lamina.core import Samples
+
+    return tiny_bert.encode(Samples(texts, torch.tensor([0, 1, 2, 0, 1, 2]), torch.arange(6)))
+
+
+def small_assistant(
+    backbone: Backbone, limit: int = 6, num_tasks: int | None = None
+) -> Stream[Batch]:
+    """A small class-incremental stream of voice commands."""
+    source = source_class("assistant")()
+    settings = ScenarioSettings("class_incremental", num_tasks=num_tasks, limit_per_class=limit)
+    return backbone.encode_stream(build_stream(source, settings, seed=0))
+
+
+@pytest.fixture(scope="session")
+def commands(minilm) -> Stream[Batch]:
+    """A small class-incremental stream for MiniLM: about 200 training sentences in six tasks."""
+    return small_assistant(minilm)
