@@ -1,0 +1,1 @@
+"""Sweeps on Ray: the store, the hosts, the thin trials. The only folder that imports ray."""

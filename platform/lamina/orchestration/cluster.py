@@ -1,0 +1,122 @@
+"""Ray itself: joining the cluster that the environment names, or starting one on this machine."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+from lamina.config import HostSettings
+from lamina.registry import InputError
+
+_SETTINGS = {
+    # Ray's own tables, loggers and files: the store is what knows, and the command line is what
+    # shows.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # A metric that is undefined after the first task (forgetting, say) is absent, not an error.
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    # Ctrl-C is a KeyboardInterrupt like in any program.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # Relative paths in a job mean the same on a host as in the shell.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # A watcher per host costs a process, and a host loses no more than one task anyway.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    # Seconds until a host's death or end is noticed (Ray's default is 2).
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """Ray, for the time of a sweep.
+
+    A Ray that this process is connected to is used and left alone. Otherwise `RAY_ADDRESS` (which
+    `ray job submit` sets) says which cluster to join, and without it one is started on this machine
+    and stopped at the end.
+
+    Raises InputError when the named cluster cannot be joined.
+    """
+    for key, value in _SETTINGS.items():
+        os.environ.setdefault(key, value)
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            _join(address)
+        else:
+            _start()
+        for name in ("ray", "ray.tune", "ray.train"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    """Connect to a cluster. Its runtime environment (see jobs/runtime_env.yaml) brings Lamina to
+    its workers."""
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"RAY_ADDRESS: cannot join the Ray cluster at {address!r}: {reason} "
+            "(one with tokens needs RAY_AUTH_MODE=token and its token; see clusters/README.md)"
+        ) from error
+
+
+def _start() -> None:
+    """Start Ray on this machine. Its processes inherit PYTHONPATH, so that they find Lamina even if
+    it is not installed."""
+    source = str(Path(__file__).parents[2])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([source, *([before] if before else [])])
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+@dataclass(frozen=True)
+class Device:
+    """What one host takes."""
+
+    is_gpu: bool
+    threads: int
+    """CPU cores."""
+
+
+def choose_devices(hosts: HostSettings) -> list[Device]:
+    """One device per host: a GPU or CPU cores, as the job says and the cluster has.
+
+    Raises InputError for GPUs where there are none.
+    """
+    found = ray.cluster_resources()
+    num_gpus, num_cpus = int(found.get("GPU", 0)), int(found.get("CPU", 1))
+    if hosts.device == "cuda" and num_gpus == 0 and hosts.count is None:
+        raise InputError("hosts.device: 'cuda' is not there (allowed: auto, cpu)")
+    is_gpu = hosts.device == "cuda" or (hosts.device == "auto" and num_gpus > 0)
+    count = hosts.count or (num_gpus if is_gpu else max(num_cpus // hosts.threads, 1))
+    return [Device(is_gpu, hosts.threads)] * count
+
+
+def own_node_resource() -> str:
+    """The resource that only this process's node has, and has one of."""
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = [each for each in ray.nodes() if each["NodeID"] == here]
+    return f"node:{node['NodeManagerAddress']}"

@@ -1,0 +1,147 @@
+"""The host: a Ray Train worker that holds frozen backbones and trains one claimed trial after
+another on them."""
+
+import os
+import platform
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray.exceptions import ObjectLostError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from lamina.core import Samples, Stream
+from lamina.orchestration.store import Claim
+from lamina.orchestration.store_client import StoreClient
+from lamina.registry import InputError
+
+MOST_FAILURES = 3
+"""So often in a row may a host die without having learned a task in between."""
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """What a host is given when it starts. It travels to the worker."""
+
+    name: str
+    """Lasting: a host that died comes back under the same name and goes on with the same trial."""
+    store: StoreClient
+    use_gpu: bool
+    threads: int
+    """CPU cores it takes, and threads that torch uses."""
+
+
+def run_host(settings: HostSpec, folder: Path) -> None:
+    """Keep one host running until the store dismisses it. Blocks; meant for a thread of the driver.
+
+    Ray Train starts the worker again when it dies. A host that gets nowhere is given up: then this
+    raises Ray Train's error.
+    """
+    scaling = ScalingConfig(
+        num_workers=1,
+        use_gpu=settings.use_gpu,
+        resources_per_worker={"CPU": settings.threads, "GPU": int(settings.use_gpu)},
+    )
+    while True:
+        before = settings.store.progress(settings.name)
+        trainer = TorchTrainer(
+            host_loop,
+            train_loop_config={"settings": settings},
+            scaling_config=scaling,
+            run_config=RunConfig(
+                name=settings.name,
+                storage_path=str(folder),
+                failure_config=FailureConfig(max_failures=MOST_FAILURES),
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError:
+            if settings.store.progress(settings.name) == before:
+                raise
+        else:
+            return
+
+
+def host_loop(config: dict[str, Any]) -> None:
+    """What the Ray Train worker does: claim, train, hand over, until there is nothing left to
+    claim."""
+    # Only here, on the host, are torch and what is built on it needed.
+    import torch
+    from ray.train.torch import get_device
+
+    from lamina.orchestration.workshop import Workshop
+
+    settings: HostSpec = config["settings"]
+    torch.set_num_threads(settings.threads)
+    device = get_device()
+    store, incarnation = settings.store, uuid4().hex
+    workshop = Workshop(device, lambda digest, build: _find_stream(store, digest, build))
+    where = f"{device} of {platform.node()}, process {os.getpid()}"
+    store.arrive(settings.name, where)
+    while (claim := store.claim(settings.name, incarnation)) is not None:
+        try:
+            train(claim, settings.name, store, workshop.learner)
+        except ray.exceptions.RayError:
+            # Not the trial's fault: let Ray Train start this host again.
+            raise
+        except InputError as error:
+            store.fail(claim.trial, str(error))
+        except Exception:
+            store.fail(claim.trial, traceback.format_exc())
+
+
+def train(claim: Claim, host: str, store: StoreClient, learner_of: Callable[..., Any]) -> None:
+    """Train a claimed trial from where it stands to its end, or to the boundary where the store
+    says stop."""
+    from lamina.training.checkpoint import pack, unpack
+
+    learner = learner_of(claim.mapping)
+    if claim.start is not None:
+        parts = store.parts(claim.start)
+        state: dict[str, Any] = {}
+        for content in parts.values():
+            state.update(unpack(content))
+        learner.load_state_dict(state)
+    for report in learner.learn():
+        parts = {name: pack(part) for name, part in split(learner.state_dict()).items()}
+        if not store.report(claim.trial, host, asdict(report), parts):
+            return
+    with TemporaryDirectory(prefix="lamina-adapters-") as name:
+        folder = Path(name)
+        learner.save_adapters(folder)
+        files = {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+    store.finish(claim.trial, files)
+
+
+def split(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The parts that the store keeps one by one: each nested entry of a learner's state, and the
+    rest as one."""
+    nested = {key: {key: value} for key, value in state.items() if isinstance(value, dict | list)}
+    rest = {key: value for key, value in state.items() if key not in nested}
+    return {**nested, **({"rest": rest} if rest else {})}
+
+
+def _find_stream(
+    store: StoreClient, digest: str, build: Callable[[], Stream[Samples]]
+) -> Stream[Samples]:
+    """The raw stream from the object store; built here and offered to the other hosts if it is not
+    there any more."""
+    for reference in store.stream(digest):
+        try:
+            return ray.get(reference)
+        except ObjectLostError:
+            break  # Its owner, another host, has died.
+    stream = build()
+    store.offer_stream(digest, [ray.put(stream)])
+    return stream

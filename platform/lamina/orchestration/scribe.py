@@ -1,0 +1,92 @@
+"""Tells a tracker what happened in the store: events become runs, metrics, matrices, pictures."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lamina.orchestration.store import Report
+from lamina.tracking.base import CompositeTracker, Tracker
+from lamina.tracking.json_lines import JsonLinesTracker
+from lamina.tracking.matrix import matrix_document
+from lamina.tracking.mlflow_tracker import MlflowTracker
+from lamina.tracking.plots import draw_matrix
+
+
+class Scribe:
+    """Turns events of the store into calls of a tracker. To be told everything twice does no
+    harm."""
+
+    def __init__(self, tracker: Tracker, folder: Path) -> None:
+        """`folder` is where each trial gets a folder for its files."""
+        self._tracker = tracker
+        self._folder = folder
+
+    def record(self, event: Mapping[str, Any], reports: Sequence[Report]) -> None:
+        """Take down `event`; `reports` are those of its trial when it ends."""
+        trial = event["trial"]
+        match event["event"]:
+            case "sweep_started":
+                self._tracker.start_sweep(event["name"], event["params"])
+            case "submitted":
+                self._tracker.start_trial(trial, event["mapping"], event["name"])
+            case "reported":
+                report = event["report"]
+                self._tracker.log(trial, metrics_of(report), step=report["task"])
+            case "finished" | "failed" | "stopped" as status:
+                for path in write_matrix(self._folder / trial, reports, trial):
+                    self._tracker.artifact(trial, path)
+                if adapters := event.get("artifacts"):
+                    self._tracker.artifact(trial, Path(adapters), folder="adapters")
+                self._tracker.finish_trial(trial, status)
+            case "sweep_finished":
+                self._tracker.finish_sweep(event["status"])
+
+    def close(self) -> None:
+        """Return when everything is written. Raises TrackingError."""
+        self._tracker.close()
+
+
+def metrics_of(report: Report) -> dict[str, float]:
+    """What is tracked of a report: its metrics and the accuracy on each task, as far as they are
+    defined."""
+    accuracies = {
+        f"{part}/accuracy_task_{task:02d}": value
+        for part in ("validation", "test")
+        for task, value in enumerate(report[part])
+        if value is not None
+    }
+    return {**report["metrics"], **accuracies}
+
+
+def write_matrix(folder: Path, reports: Sequence[Report], name: str) -> list[Path]:
+    """The accuracy matrix of a trial as JSON and as pictures in `folder`; nothing if it learned no
+    task."""
+    if not reports:
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    learned = [each["task_name"] for each in reports]
+    tasks = [
+        *learned,
+        *(f"task {each + 1}" for each in range(len(learned), reports[-1]["num_tasks"])),
+    ]
+    rows = {part: [each[part] for each in reports] for part in ("validation", "test")}
+    paths = [folder / "accuracy_matrix.json"]
+    document = matrix_document(tasks, rows["validation"], rows["test"])
+    paths[0].write_text(json.dumps(document, indent=1), encoding="utf-8")
+    for part, accuracy in rows.items():
+        paths.append(folder / f"accuracy_matrix_{part}.png")
+        draw_matrix(paths[-1], tasks=tasks, accuracy=accuracy, part=part, name=name)
+    return paths
+
+
+def make_tracker(
+    output_dir: Path, enabled: bool, uri: str | None, experiment: str, source: str, run: str
+) -> Tracker:
+    """The tracker of a sweep: lines of JSON always, MLflow unless it is switched off."""
+    trackers: list[Tracker] = [JsonLinesTracker(output_dir)]
+    if enabled:
+        trackers.append(
+            MlflowTracker(output_dir, run=run, experiment=experiment, uri=uri, source=source)
+        )
+    return CompositeTracker(trackers)

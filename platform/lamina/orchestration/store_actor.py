@@ -1,0 +1,331 @@
+"""The one named actor of a sweep: a `SharedStore` that many processes can wait on, and the one
+writer to the tracker.
+
+Nobody polls: a host waits for a trial, a thin trial for a report, the driver for events, each in
+one call that returns when there is something. The actor may be killed at any time: Ray starts it
+again, it reads its state from disk, and the calls that were under way are made again.
+"""
+
+import asyncio
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from lamina.orchestration.digest import digest_of
+from lamina.orchestration.scribe import Scribe
+from lamina.orchestration.store import Boundary, Claim, Report, SharedStore
+from lamina.orchestration.store_client import StoreClient
+from lamina.registry import InputError
+from lamina.tracking.base import Status, Tracker, TrackingError
+
+T = TypeVar("T")
+MakeTracker = Callable[[str], Tracker]
+"""Builds the tracker for a lasting run key, inside the actor."""
+
+NAMESPACE = "lamina"
+_DECISION_SECONDS = 5.0
+"""How long a host waits, after a task, to be told whether the scheduler wants another. A paused
+trial says nothing."""
+
+
+def start_store(
+    output_dir: Path, session: str, scheduled: bool, make_tracker: MakeTracker
+) -> StoreClient:
+    """Start the store of `output_dir` on this node, where its disk is.
+
+    `scheduled`: a scheduler looks at every report before the trial may go on, and may fork trials.
+
+    Raises InputError when another sweep is using the folder.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor = (
+        ray.remote(StoreActor)
+        .options(
+            name=f"store-{session}",
+            namespace=NAMESPACE,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=-1,
+            max_concurrency=10_000,
+            scheduling_strategy=here,
+        )
+        .remote(output_dir.resolve(), session, scheduled, make_tracker)
+    )
+    client = StoreClient(actor)
+    if refusal := client.refusal():
+        client.kill()
+        raise InputError(refusal)
+    return client
+
+
+class StoreActor:
+    """The actor's class. Every method may be called again with the same arguments."""
+
+    def __init__(
+        self, output_dir: Path, session: str, scheduled: bool, make_tracker: MakeTracker
+    ) -> None:
+        self._output_dir = output_dir
+        self._scheduled = scheduled
+        self._streams: dict[str, list[Any]] = {}
+        self._waiting: Counter[tuple[str, int]] = Counter()
+        self._closing = False
+        self._abandoned: str | None = None
+        self._changed = asyncio.Event()
+        self._scribe_thread = ThreadPoolExecutor(1, "scribe")
+        self._telling: asyncio.Task[None] | None = None
+        self._refusal: str | None = None
+        try:
+            self._store = SharedStore(output_dir / "store", session, keep_boundaries=scheduled)
+        except InputError as error:
+            # Ray would wrap what __init__ raises beyond recognition.
+            self._refusal = str(error)
+            return
+        run = self._store.fact("run") or uuid4().hex
+        self._store.set_fact("run", run)
+        self._told = int(self._store.fact("told") or 0)
+        self._scribe = Scribe(make_tracker(run), output_dir / "trials")
+
+    async def refusal(self) -> str | None:
+        """Why this store cannot be used."""
+        return self._refusal
+
+    # Thin trials
+
+    async def submit(self, config: str, fork: Boundary | None) -> str:
+        """Queue what the driver has described for a Tune configuration. Returns the name of the
+        trial.
+
+        Raises RuntimeError when the configuration is no job.
+        """
+        described = await self._until(lambda: self._store.fact(f"config/{config}"))
+        job = json.loads(described)
+        if "error" in job:
+            raise RuntimeError(job["error"])
+        trial = f"{job['name']}-{digest_of([job['mapping'], fork and [fork.trial, fork.task]])}"
+        self._store.submit(trial, job["name"], job["mapping"], fork)
+        if self._abandoned:
+            self._store.fail_all(self._abandoned)
+        self._change()
+        return trial
+
+    async def wait(self, trial: str, task: int) -> Report:
+        """The report of `task`, when it is there. Waiting for a stopped trial queues it again.
+
+        Raises RuntimeError with the trial's own error when it has failed.
+        """
+        self._waiting[trial, task] += 1
+        try:
+            self._change()
+            return await self._until(lambda: self._report_of(trial, task))
+        finally:
+            self._waiting[trial, task] -= 1
+
+    def _report_of(self, trial: str, task: int) -> Report | None:
+        if (report := self._store.report_of(trial, task)) is not None:
+            return report
+        state = self._store.state(trial)
+        if state == "failed":
+            raise RuntimeError(self._store.error(trial))
+        assert state != "finished", f"{trial} has finished without a report of task {task}"
+        if state == "stopped" and not self._closing:
+            self._store.submit(trial, self._store.name(trial), self._store.mapping(trial))
+            self._change()
+        return None
+
+    async def stop(self, trial: str) -> None:
+        """Its host leaves `trial` at the next boundary, unless somebody else waits for it."""
+        if not any(count for (each, _), count in self._waiting.items() if each == trial):
+            self._store.stop(trial)
+            self._change()
+
+    # Hosts
+
+    async def arrive(self, host: str, where: str) -> None:
+        """`host` is up, on the device and machine that `where` says."""
+        self._store.add_event("host_ready", host=host, where=where)
+        self._change()
+
+    async def claim(self, host: str, incarnation: str) -> Claim | None:
+        """The next trial for `host`, when there is one; None when the sweep is over."""
+
+        def ready() -> tuple[Claim | None] | None:
+            claim = self._store.claim(host, incarnation, only_trained=self._closing)
+            return (claim,) if claim is not None or self._closing else None
+
+        (claim,) = await self._until(ready)
+        self._change()
+        return claim
+
+    async def parts(self, boundary: Boundary) -> dict[str, bytes]:
+        """The checkpoint at `boundary`, in named parts."""
+        return await asyncio.to_thread(self._store.parts, boundary)
+
+    async def report(
+        self, trial: str, host: str, report: Report, parts: Mapping[str, bytes]
+    ) -> bool:
+        """`host` has learned a task of `trial`. Returns whether to go on: under a scheduler, when
+        that is known."""
+        self._store.report(trial, host, report, parts)
+        self._change()
+        wanted = (trial, int(report["task"]) + 1)
+
+        def decided() -> bool | None:
+            over = self._closing or not self._store.is_running(trial, host)
+            return True if over or report["done"] or self._waiting[wanted] else None
+
+        if self._scheduled:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._until(decided), _DECISION_SECONDS)
+        return self._store.is_running(trial, host) and (report["done"] or not self._closing)
+
+    async def finish(self, trial: str, files: Mapping[str, bytes]) -> None:
+        """`trial` has learned its last task; `files` are its trained adapters, by path below its
+        folder."""
+        folder = self._output_dir / "trials" / trial / "adapters"
+        await asyncio.to_thread(_write_folder, folder, files)
+        self._store.finish(trial, str(folder) if files else None)
+        self._change()
+
+    async def fail(self, trial: str, error: str) -> None:
+        """`trial` raised `error`."""
+        self._store.fail(trial, error)
+        self._change()
+
+    async def offer_stream(self, digest: str, reference: list[Any]) -> None:
+        """A raw stream that is in the object store, as a list of one reference."""
+        self._streams.setdefault(digest, reference)
+
+    async def stream(self, digest: str) -> list[Any]:
+        """The reference that was offered for `digest`, or nothing. Not durable: nor is the object
+        store."""
+        return self._streams.get(digest, [])
+
+    # The driver
+
+    async def describe(self, config: str, name: str, mapping: Mapping[str, Any]) -> None:
+        """A Tune configuration stands for this job, called `name`."""
+        self._store.set_fact(f"config/{config}", json.dumps({"name": name, "mapping": mapping}))
+        self._change()
+
+    async def refuse(self, config: str, error: str) -> None:
+        """A Tune configuration is no job, and why."""
+        self._store.set_fact(f"config/{config}", json.dumps({"error": error}))
+        self._change()
+
+    async def lose(self, host: str, error: str, last: bool) -> None:
+        """`host` will not come back; if it was the `last`, nor will what waits for one."""
+        self._store.release(host)
+        self._store.add_event("host_lost", host=host, error=error)
+        if last:
+            self._abandoned = f"no host is left: {error}"
+            self._store.fail_all(self._abandoned)
+        self._change()
+
+    async def progress(self, host: str) -> int:
+        """How many events `host` has caused: whether it got anywhere since it was started."""
+        events = self._store.events(0)
+        return sum(
+            event.get("host") == host and event["event"] == "reported" for _, event in events
+        )
+
+    async def start_sweep(self, name: str, params: Mapping[str, Any]) -> int:
+        """Open the sweep's run. Returns the number of the last event before it."""
+        before = int(self._store.fact("session_start") or 0)
+        self._store.add_event("sweep_started", name=name, params=params)
+        self._change()
+        return before
+
+    async def events(self, after: int) -> list[tuple[int, dict[str, Any]]]:
+        """What happened after event number `after`, when there is something."""
+        return await self._until(lambda: self._store.events(after) or None)
+
+    async def results(self) -> list[dict[str, Any]]:
+        """What is known of every trial ever submitted: its id, name, mapping, state, error and
+        reports."""
+        store = self._store
+        return [
+            {
+                "trial": trial,
+                "name": store.name(trial),
+                "mapping": store.mapping(trial),
+                "status": store.state(trial),
+                "error": store.error(trial),
+                "reports": store.reports(trial),
+            }
+            for trial in store.trials()
+        ]
+
+    async def dismiss(self) -> None:
+        """No more trials: hosts hand over what is learned and leave."""
+        self._closing = True
+        self._change()
+
+    async def close(self, status: Status) -> str | None:
+        """Close every run of the tracker and let go of the folder. Returns what the tracker could
+        not write."""
+        self._closing = True
+        if self._store.fact("status") != status:
+            self._store.set_fact("status", status)
+            self._store.add_event("sweep_finished", status=status)
+        self._change()
+        await self._until(lambda: True if self._telling is None else None)
+        missing = None
+        try:
+            await asyncio.get_running_loop().run_in_executor(
+                self._scribe_thread, self._scribe.close
+            )
+            self._store.set_fact("told", str(self._told))
+        except TrackingError as error:
+            missing = str(error)
+        self._store.tidy()
+        return missing
+
+    # Inside
+
+    async def _until(self, ready: Callable[[], T | None]) -> T:
+        """What `ready` returns as soon as that is not None; it is asked after every change."""
+        while (value := ready()) is None:
+            await self._changed.wait()
+        return value
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+        if self._telling is None:
+            self._telling = asyncio.get_running_loop().create_task(self._tell())
+
+    async def _tell(self) -> None:
+        """Give the scribe every event that it has not seen; in its own thread, because it draws
+        pictures."""
+        loop = asyncio.get_running_loop()
+        while news := self._store.events(self._told):
+            for place, event in news:
+                ends = event["event"] in ("finished", "failed", "stopped")
+                reports = self._store.reports(event["trial"]) if ends else []
+                await loop.run_in_executor(self._scribe_thread, self._scribe.record, event, reports)
+                self._told = place
+        self._telling = None
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files` so that the folder is there complete, or as it was."""
+    part = folder.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    for name, content in files.items():
+        path = part / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    if files:
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)

@@ -1,0 +1,91 @@
+"""The store as all other processes see it: calls that return when there is something to return."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from lamina.orchestration.store import Boundary, Claim, Report
+from lamina.tracking.base import Status
+
+
+@dataclass(frozen=True)
+class StoreClient:
+    """A handle on a running `StoreActor`, whose methods have the docstrings. It travels between
+    processes.
+
+    Each call is made again by Ray when the actor dies under it.
+    """
+
+    actor: Any
+
+    def submit(self, config: str, fork: Boundary | None) -> str:
+        return self._call("submit", config, fork)
+
+    def wait(self, trial: str, task: int) -> Report:
+        return self._call("wait", trial, task)
+
+    def stop(self, trial: str) -> None:
+        self._call("stop", trial)
+
+    def arrive(self, host: str, where: str) -> None:
+        self._call("arrive", host, where)
+
+    def claim(self, host: str, incarnation: str) -> Claim | None:
+        return self._call("claim", host, incarnation)
+
+    def parts(self, boundary: Boundary) -> dict[str, bytes]:
+        return self._call("parts", boundary)
+
+    def report(self, trial: str, host: str, report: Report, parts: Mapping[str, bytes]) -> bool:
+        return self._call("report", trial, host, report, parts)
+
+    def finish(self, trial: str, files: Mapping[str, bytes]) -> None:
+        self._call("finish", trial, files)
+
+    def fail(self, trial: str, error: str) -> None:
+        self._call("fail", trial, error)
+
+    def offer_stream(self, digest: str, reference: list[Any]) -> None:
+        self._call("offer_stream", digest, reference)
+
+    def stream(self, digest: str) -> list[Any]:
+        return self._call("stream", digest)
+
+    def refusal(self) -> str | None:
+        return self._call("refusal")
+
+    def describe(self, config: str, name: str, mapping: Mapping[str, Any]) -> None:
+        self._call("describe", config, name, mapping)
+
+    def refuse(self, config: str, error: str) -> None:
+        self._call("refuse", config, error)
+
+    def start_sweep(self, name: str, params: Mapping[str, Any]) -> int:
+        return self._call("start_sweep", name, params)
+
+    def lose(self, host: str, error: str, last: bool) -> None:
+        self._call("lose", host, error, last)
+
+    def progress(self, host: str) -> int:
+        return self._call("progress", host)
+
+    def events(self, after: int) -> list[tuple[int, dict[str, Any]]]:
+        return self._call("events", after)
+
+    def results(self) -> list[dict[str, Any]]:
+        return self._call("results")
+
+    def dismiss(self) -> None:
+        self._call("dismiss")
+
+    def close(self, status: Status) -> str | None:
+        return self._call("close", status)
+
+    def kill(self) -> None:
+        """End the actor for good."""
+        ray.kill(self.actor)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(self.actor, method).remote(*arguments))

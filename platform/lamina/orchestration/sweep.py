@@ -1,0 +1,273 @@
+"""A sweep: the store, the hosts and the Tuner, started together and ended together."""
+
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import TrialScheduler
+
+from lamina.config import ConfigError, Job, SweepPlan, SweepSettings, expand
+from lamina.core import Samples, Stream
+from lamina.orchestration.cluster import Device, choose_devices, cluster, own_node_resource
+from lamina.orchestration.digest import digest_of
+from lamina.orchestration.host import HostSpec, run_host
+from lamina.orchestration.scribe import make_tracker
+from lamina.orchestration.search import POINT, make_scheduler, make_searcher, param_space, trial_of
+from lamina.orchestration.store_actor import start_store
+from lamina.orchestration.store_client import StoreClient
+from lamina.orchestration.trial import ThinTrial
+from lamina.orchestration.workshop import stream_digest, stream_of
+from lamina.tracking.base import Status
+
+Event = Mapping[str, Any]
+"""What happened: `event`, `trial`, and what goes with it (see `run_sweep`)."""
+Streams = dict[str, Stream[Samples]]
+
+_TRIAL_SHARE = 0.001
+"""The share of the driver's node that a thin trial takes: Ray wants some resource, and hosts take
+every core."""
+
+
+def run_sweep(job: Job, on_event: Callable[[Event], None]) -> list[dict[str, Any]]:
+    """Train every trial of a job's sweep on Ray, and return what is known of each.
+
+    A row has `trial`, `name`, `settings`, `mapping`, `status` (finished, failed or stopped),
+    `error` and `reports`. What an earlier sweep in the same folder finished is not trained again;
+    what it left unfinished goes on from its last boundary.
+
+    `on_event` is called from a thread of its own, with mappings whose `event` is: `sweep_started`;
+    `host_ready` (`host`, `where`), `host_lost` (`host`, `error`); for a `trial`: `submitted`
+    (`name`), `known` (finished before: `name`, `reports`), `started` (`host`), `reported`
+    (`report`), `finished`, `stopped`, `failed` (`error`); then `sweep_finished` (`status`), and `tracking_incomplete` (`error`) if need be.
+
+    Raises InputError, before Ray is started where possible, for what is wrong with the job.
+    """
+    plan = expand(job)
+    settings = job.sweep or SweepSettings()
+    scheduler = make_scheduler(settings)
+    make_searcher(settings, job.seed, 1)
+    streams = _check(plan)
+    with cluster(), TemporaryDirectory(prefix="lamina-ray-") as scratch:
+        devices = choose_devices(job.hosts)
+        return _Sweep(plan, devices, scheduler, streams, Path(scratch), on_event).run()
+
+
+def _check(plan: SweepPlan) -> Streams:
+    """Build the first stream of each source and scenario, so that it fails before Ray is started if
+    it does.
+
+    Returns the streams by digest.
+    """
+    streams = {}
+    seen = []
+    for job in [point.trial.job for point in plan.points]:
+        made_of = (job.stream, job.scenario)
+        if made_of not in seen:
+            seen.append(made_of)
+            streams[stream_digest(job.mapping)] = stream_of(job)
+    return streams
+
+
+class _Sweep:
+    """One sweep on a running Ray."""
+
+    def __init__(
+        self,
+        plan: SweepPlan,
+        devices: list[Device],
+        scheduler: TrialScheduler | None,
+        streams: Streams,
+        scratch: Path,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._plan = plan
+        self._settings = plan.job.sweep or SweepSettings()
+        self._devices = devices
+        self._scheduler = scheduler
+        self._streams = streams
+        self._scratch = scratch
+        self._on_event = on_event
+        self._over = threading.Event()
+
+    def run(self) -> list[dict[str, Any]]:
+        """Train, and leave nothing behind but the output folder."""
+        job = self._plan.job
+        tracking = job.tracking
+        store = start_store(
+            job.output_dir,
+            session=uuid4().hex,
+            scheduled=self._scheduler is not None,
+            make_tracker=partial(
+                make_tracker,
+                job.output_dir.resolve(),
+                tracking.enabled,
+                tracking.mlflow_uri,
+                tracking.experiment or job.name,
+                job.name,
+            ),
+        )
+        status: Status = "failed"
+        try:
+            first = store.start_sweep(job.name, job.mapping)
+            feed = _start_thread("feed", partial(self._feed, store, first))
+            hosts = _Hosts(store, self._devices, self._scratch / "hosts", self._over)
+            # This process owns them, so they are there as long as the sweep is.
+            references = {digest: ray.put(stream) for digest, stream in self._streams.items()}
+            for digest, reference in references.items():
+                store.offer_stream(digest, [reference])
+            watcher = self._tune(store)
+            store.dismiss()
+            hosts.join()
+            status = "finished" if hosts.num_left else "failed"
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
+        finally:
+            self._over.set()
+            missing = store.close(status)
+            results = store.results()
+            store.kill()
+        feed.join()
+        if missing:
+            self._on_event({"event": "tracking_incomplete", "trial": None, "error": missing})
+        return watcher.rows(results)
+
+    def _tune(self, store: StoreClient) -> "_Watcher":
+        """Run the Tuner to its end."""
+        settings = self._settings
+        concurrent = settings.max_concurrent or len(self._devices) + 1
+        searcher = make_searcher(settings, self._plan.job.seed, concurrent)
+        watcher = _Watcher(store, self._plan)
+        trainable = tune.with_resources(
+            tune.with_parameters(ThinTrial, store=store), {own_node_resource(): _TRIAL_SHARE}
+        )
+        tuner = tune.Tuner(
+            trainable,
+            param_space=param_space(self._plan, searching=settings.searcher is not None),
+            tune_config=tune.TuneConfig(
+                metric=settings.metric,
+                mode=settings.mode,
+                search_alg=searcher,
+                scheduler=self._scheduler,
+                num_samples=settings.num_samples,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=str(self._scratch), callbacks=[watcher], verbose=0
+            ),
+        )
+        tuner.fit()
+        return watcher
+
+    def _feed(self, store: StoreClient, after: int) -> None:
+        """Hand events on until the last one."""
+        while True:
+            try:
+                news = store.events(after)
+            except Exception:
+                if self._over.is_set():
+                    return
+                raise
+            for after, event in news:  # noqa: B007
+                self._on_event(event)
+                if event["event"] == "sweep_finished":
+                    return
+
+
+class _Watcher(tune.Callback):
+    """Stands between the Tuner and the store on the driver, where torch is at hand and
+    configurations can be read."""
+
+    def __init__(self, store: StoreClient, plan: SweepPlan) -> None:
+        self._store = store
+        self._plan = plan
+        self._settings: dict[str, dict[str, Any]] = {}
+        self._refused: list[dict[str, Any]] = []
+
+    def on_trial_start(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        """Tell the store what the configuration stands for."""
+        config = digest_of(trial.config)
+        try:
+            planned = trial_of(self._plan, trial.config)
+        except ConfigError as error:
+            self._store.refuse(config, str(error))
+            self._refused.append(
+                {
+                    "trial": config,
+                    "name": "refused",
+                    "settings": {key: value for key, value in trial.config.items() if key != POINT},
+                    "mapping": {},
+                    "status": "failed",
+                    "error": str(error),
+                    "reports": [],
+                }
+            )
+            return
+        self._store.describe(config, planned.name, planned.job.mapping)
+        self._settings[digest_of(planned.job.mapping)] = planned.settings
+
+    def on_trial_complete(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
+    ) -> None:
+        """Free the host of a trial that the scheduler has stopped. (A reused actor may be told of
+        it much later.)"""
+        result = trial.last_result
+        if result["task"] < result["num_tasks"]:
+            self._store.stop(result["trial"])
+
+    def rows(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The trials of this sweep out of all that the store knows, each with its settings."""
+        own = [
+            {**row, "settings": self._settings[digest_of(row["mapping"])]}
+            for row in results
+            if digest_of(row["mapping"]) in self._settings
+        ]
+        return [*own, *self._refused]
+
+
+class _Hosts:
+    """The hosts of a sweep, each kept running by a thread."""
+
+    def __init__(
+        self, store: StoreClient, devices: list[Device], folder: Path, over: threading.Event
+    ) -> None:
+        self.num_left = len(devices)
+        """How many are not given up."""
+        self._store = store
+        self._over = over
+        self._lock = threading.Lock()
+        self._threads = [
+            _start_thread(f"host-{number}", partial(self._keep, f"host-{number}", device, folder))
+            for number, device in enumerate(devices)
+        ]
+
+    def join(self) -> None:
+        """Return when every host has left."""
+        for thread in self._threads:
+            thread.join()
+
+    def _keep(self, name: str, device: Device, folder: Path) -> None:
+        try:
+            run_host(HostSpec(name, self._store, device.is_gpu, device.threads), folder)
+        except Exception as error:
+            if self._over.is_set():
+                return  # The sweep was interrupted and Ray is going away.
+            reason = str(error).strip().splitlines()[-1]
+            with self._lock:
+                self.num_left -= 1
+                self._store.lose(name, reason, last=self.num_left == 0)
+
+
+def _start_thread(name: str, target: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread.start()
+    return thread

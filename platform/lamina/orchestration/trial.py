@@ -1,0 +1,76 @@
+"""The thin trial: what Ray Tune sees of a trial. It submits a configuration, and relays one report
+per task. No torch here."""
+
+from typing import Any
+
+from ray import tune
+
+from lamina.orchestration.digest import digest_of
+from lamina.orchestration.store import Boundary
+from lamina.orchestration.store_client import StoreClient
+
+
+class ThinTrial(tune.Trainable):
+    """One Tune trial; the actor around it is reused for the next.
+
+    Every result has the metrics of the task's report, `trial` (the store's name for it), and
+    `task`: how many tasks are learned, from 1 on, so that a scheduler's `grace_period: 2` means two
+    tasks. Nothing is submitted before the first step: only then is it known whether a scheduler
+    (population based training, say) makes this a fork of another trial.
+    """
+
+    _store: StoreClient
+    _config: str
+    """The digest of the configuration that Tune gave: the driver tells the store what it means."""
+    _fork: Boundary | None
+    _trial: str | None
+    """The store's name for it, once submitted."""
+    _task: int
+    """The next one to be reported."""
+    _done: bool
+
+    def setup(self, config: dict[str, Any], store: StoreClient) -> None:
+        self._store = store
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._leave()
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if self._trial is None:
+            self._trial = self._store.submit(self._config, self._fork)
+        report = self._store.wait(self._trial, self._task)
+        self._task += 1
+        self._done = report["done"]
+        place = {"task": self._task, "num_tasks": report["num_tasks"], "trial": self._trial}
+        return {**report["metrics"], **place, "done": self._done}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Where this trial stands. The weights are in the store."""
+        return {"trial": self._trial, "task": self._task, "config": self._config}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Go on from a boundary: this trial's own after a pause, or another one's, which makes this
+        a fork."""
+        assert checkpoint is not None, "save_checkpoint always says something"
+        self._task = checkpoint["task"]
+        if self._task > 0 and checkpoint["config"] == self._config:
+            self._trial = checkpoint["trial"]
+        elif self._task > 0:
+            self._fork = Boundary(checkpoint["trial"], self._task - 1)
+
+    def cleanup(self) -> None:
+        self._leave()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._config = digest_of(config)
+        self._fork = None
+        self._trial = None
+        self._task = 0
+        self._done = False
+
+    def _leave(self) -> None:
+        if self._trial is not None and not self._done:
+            self._store.stop(self._trial)
