@@ -49,9 +49,11 @@ class Memory:
         self._keep_best()
 
     def draw(self, number: int, rows_of: RowsOf, step: int, name: str = "") -> Batch | None:
-        """At most `number` exemplars without repetition, the same ones for the same (seed, step,
-        name); None if empty."""
-        if len(self) == 0:
+        """At most `number` exemplars without repetition, the same for the same (seed, step, name).
+
+        None where that would be no rows at all.
+        """
+        if min(number, len(self)) == 0:
             return None
         generator = generator_of(self.seed, "replay", name, step)
         chosen = torch.randperm(len(self), generator=generator)[:number]

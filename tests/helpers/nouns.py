@@ -1,0 +1,60 @@
+"""A stream small enough to run a strategy on it in a second, and learners on it."""
+
+import torch
+from lamina.adapters import kind_class
+from lamina.core import Batch, Experience, Samples, Stream, Task
+from lamina.memory import policy_class
+from lamina.strategies import strategy_class
+from lamina.strategies.base import NO_ADAPTER
+from lamina.training.learner import Learner
+from lamina.training.settings import TrainingSettings
+
+NOUNS = ["light", "door", "timer", "song", "shutter", "fan"]
+PHRASES = [
+    "turn on the {}",
+    "{} please",
+    "what about the {}",
+    "stop the {} now",
+    "is there a {} in the kitchen",
+    "start my {}",
+    "I want the {}",
+    "check the {} in the living room please",
+]
+
+
+def nouns_stream(backbone) -> Stream[Batch]:
+    """Three tasks of two classes; a sentence's class is its noun."""
+    experiences = []
+    for index in range(3):
+        classes = (2 * index, 2 * index + 1)
+        task = Task(index, f"task {index}", classes)
+        texts = [(phrase.format(NOUNS[c]), c) for phrase in PHRASES for c in classes]
+        ids = torch.arange(len(texts)) + 100 * index
+        labels = torch.tensor([label for _, label in texts])
+        samples = Samples([text for text, _ in texts], labels, ids)
+        train = slice(0, 10), slice(10, 12), slice(12, 16)
+        parts = [
+            Samples(samples.values[rows], labels[rows], ids[rows])  # type: ignore[arg-type]
+            for rows in train
+        ]
+        experiences.append(Experience(task, *parts))
+    raw = Stream("nouns", "class_incremental", "text", tuple(NOUNS), tuple(experiences))
+    return backbone.encode_stream(raw)
+
+
+def make_learner(name, stream, backbone, *, adapter="lora", seed=0, training=None, **settings):
+    """A learner with what the strategy declares that it needs."""
+    cls = strategy_class(name)
+    if cls.adapters is not None and adapter not in cls.adapters:
+        adapter = None if NO_ADAPTER in cls.adapters else cls.adapters[0]
+    if name == "ranpac":
+        settings.setdefault("projection", 64)
+    return Learner(
+        strategy=cls(**settings),
+        adapter=kind_class(adapter)() if adapter else None,
+        memory=policy_class("class_balanced")(8) if cls.needs_memory else None,
+        training=training or TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-2),
+        seed=seed,
+        stream=stream,
+        backbone=backbone,
+    )
