@@ -8,6 +8,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from lamina.registry import InputError
+from lamina.tracking.mlflow_views import LEADERBOARD
 
 _SERVERS = ("http", "https")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -40,11 +41,24 @@ def check_uri(uri: str) -> None:
 
 def ui_command(store: Path | str) -> str:
     """The shell command that shows the runs of `store`, a job's `output_dir` or `mlflow_uri`."""
+    if _is_server(store):
+        return f"{_program(sys.executable)} -m webbrowser {shlex.quote(ui_page(store))}"
     uri = str(store) if "://" in str(store) else embedded_uri(_near(Path(store)))
-    if uri.partition(":")[0] in _SERVERS:
-        return f"{_program(sys.executable)} -m webbrowser {shlex.quote(uri)}"
     mlflow = Path(sys.executable).with_name("mlflow")
     return f"{_program(mlflow)} ui --workers 1 --backend-store-uri {shlex.quote(uri)}"
+
+
+def ui_page(store: Path | str) -> str:
+    """The page to open then: the trials ranked, or on a server the list of experiments."""
+    if _is_server(store):
+        return f"{str(store).rstrip('/')}/#/experiments?workflowType=machine_learning"
+    view = f"workflowType=machine_learning&viewStateShareKey={LEADERBOARD}"
+    # 0 is MLflow's own experiment "Default"; an embedded store has one more.
+    return f"http://127.0.0.1:5000/#/experiments/1/runs?{view}"
+
+
+def _is_server(store: Path | str) -> bool:
+    return str(store).partition(":")[0] in _SERVERS
 
 
 def _program(path: Path | str) -> str:

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from lamina.tracking.backlog import Backlog, Point, Points
 from lamina.tracking.base import Status, TrackingError
 from lamina.tracking.mlflow_store import embedded_uri
+from lamina.tracking.mlflow_views import saved_views
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -44,7 +45,10 @@ _STATUSES: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "
 _RUN_TAG = "lamina.run"
 _TRIAL_TAG = "lamina.trial"
 _SWEEP = ""
-"""What `lamina.trial` is on the sweep's own run."""
+"""The label of the sweep's own run, which has no `lamina.trial` tag."""
+_EXPERIMENT_NOTE = (
+    "Sweeps by Lamina. The menu *Views* on the right has a leaderboard of their trials."
+)
 _METRICS_NOTE = (
     "A metric has one value per task of the stream: step 0 is what the first task left behind. "
     "`validation/` metrics choose and rank; `test/` metrics are only reported."
@@ -81,7 +85,7 @@ class MlflowTracker:
             run: The lasting key of this sweep or lone trial: unique in the store, without quotes.
             experiment: The name of MLflow's experiment.
             source: What made the runs, as a person reads it: the job file.
-            patience: Seconds that `close` waits for what is not written yet.
+            patience: Seconds that `close` waits for a store that does not answer.
         """
         output_dir = output_dir.resolve()
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -91,6 +95,8 @@ class MlflowTracker:
         self._patience = patience
         self._backlog: Backlog[_Action] = Backlog()
         self._give_up = Event()
+        self._failing = False
+        self._written = 0
         self._lost: list[str] = []
         self._copies = TemporaryDirectory(prefix="lamina-artifacts-")
         self._copy_numbers = count()
@@ -99,14 +105,16 @@ class MlflowTracker:
         self._writer.start()
 
     def start_sweep(self, name: str, params: Mapping[str, object]) -> None:
+        now = _milliseconds()
         flat = dict(flatten(params))
         note = f"Sweep **{name}**: its child runs are the trials. {_METRICS_NOTE}"
-        self._backlog.put_action(None, lambda runs: runs.start(None, name, flat, note))
+        self._backlog.put_action(None, lambda runs: runs.start(None, name, flat, note, now))
 
     def start_trial(self, trial: str, params: Mapping[str, object], name: str) -> None:
+        now = _milliseconds()
         flat = dict(flatten(params))
         note = f"Trial `{trial}`. {_METRICS_NOTE}"
-        self._backlog.put_action(trial, lambda runs: runs.start(trial, name, flat, note))
+        self._backlog.put_action(trial, lambda runs: runs.start(trial, name, flat, note, now))
 
     def log(self, trial: str | None, metrics: Mapping[str, float], step: int) -> None:
         now = _milliseconds()
@@ -128,21 +136,23 @@ class MlflowTracker:
 
     def finish_sweep(self, status: Status) -> None:
         now = _milliseconds()
-        self._backlog.put_action(None, lambda runs: runs.finish_all(status, now))
+        self._backlog.put_action(None, lambda runs: runs.finish_sweep(status, now))
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
         now = _milliseconds()
-        self._backlog.put_action(None, lambda runs: runs.finish_all("stopped", now))
+        self._backlog.put_action(None, lambda runs: runs.finish_rest(now))
         self._backlog.close()
-        self._writer.join(self._patience)
-        if self._writer.is_alive():
-            self._give_up.set()
-            self._lost.append(f"{len(self._backlog) + 1} events that nobody took")
-        else:
-            self._copies.cleanup()
+        while self._writer.is_alive():
+            written = self._written
+            self._writer.join(self._patience)
+            if self._failing and self._written == written:
+                self._give_up.set()
+                self._lost.append(f"{len(self._backlog) + 1} events that nobody took")
+                break
+        self._copies.cleanup()
         if self._lost:
             missing = "; ".join(self._lost)
             raise TrackingError(f"tracking.mlflow_uri: {self._uri} is incomplete: {missing}")
@@ -161,10 +171,24 @@ class MlflowTracker:
                         _log.warning("MLflow at %s refused an event: %s", self._uri, _line(error))
                         self._lost.append(_line(error))
                         break
+                    self._failing = True
                     if attempt == TRIES:
                         _log.warning("MLflow at %s: events wait: %s", self._uri, _line(error))
                     if self._give_up.wait(min(2.0 ** (attempt - 1), LONGEST_WAIT)):
                         return
+            self._failing = False
+            self._written += 1
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A run as an earlier tracker left it."""
+
+    params: Mapping[str, str]
+    metrics: frozenset[str]
+    """Their keys."""
+    status: str
+    end_time: int | None
 
 
 @dataclass
@@ -177,14 +201,15 @@ class _Runs:
     tags: Mapping[str, str]
     """What is said of every run."""
     ids: dict[str, str] = field(default_factory=dict)
-    """MLflow's id of each run, by its `lamina.trial` tag."""
+    """MLflow's id of each run, by its label: its `lamina.trial` tag, or _SWEEP."""
     open: set[str] = field(default_factory=set)
-    """The tags of those not finished."""
-    found_params: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    """What a run that was found, not made, came with."""
-    found_metrics: dict[str, frozenset[str]] = field(default_factory=dict)
-    found_steps: dict[tuple[str, str], frozenset[int]] = field(default_factory=dict)
-    """The steps at which a metric of a run that was found has a value; asked for when needed."""
+    """The labels of those not finished."""
+    found: dict[str, _Found] = field(default_factory=dict)
+    """Of the runs that were not made here, what they came with."""
+    steps: dict[tuple[str, str], set[int]] = field(default_factory=dict)
+    """The steps at which a metric of a run has a value; asked for where the run was found."""
+    changed: set[str] = field(default_factory=set)
+    """The labels of those that have a point that is new."""
 
     @staticmethod
     def connect(uri: str, artifacts: str | None, experiment: str, run: str, source: str) -> "_Runs":
@@ -202,14 +227,15 @@ class _Runs:
         if found is None:
             # Without a kind, the UI asks everybody what the experiment is for.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            experiment_id = client.create_experiment(experiment, artifacts, kind)
+            about = {"mlflow.note.content": _EXPERIMENT_NOTE, **saved_views(_milliseconds())}
+            experiment_id = client.create_experiment(experiment, artifacts, kind | about)
         else:
             experiment_id = found.experiment_id
             if found.lifecycle_stage == "deleted":
                 client.restore_experiment(experiment_id)
         tags = {
             _RUN_TAG: run,
-            "mlflow.user": getuser(),
+            "mlflow.user": _user(),
             "mlflow.source.name": source,
             "mlflow.source.type": "LOCAL",
             **_git_commit(),
@@ -233,11 +259,15 @@ class _Runs:
             wanted = f"tags.`{_RUN_TAG}` = '{self.run}'"
             page = self.client.search_runs([self.experiment_id], wanted, page_token=token)
             for each in page:
-                label = each.data.tags[_TRIAL_TAG]
+                label = each.data.tags.get(_TRIAL_TAG, _SWEEP)
                 if label not in self.ids:
                     self.ids[label] = each.info.run_id
-                    self.found_params[label] = each.data.params
-                    self.found_metrics[label] = frozenset(each.data.metrics)
+                    self.found[label] = _Found(
+                        each.data.params,
+                        frozenset(each.data.metrics),
+                        each.info.status,
+                        each.info.end_time,
+                    )
                     if each.info.status == "RUNNING":
                         self.open.add(label)
             token = page.token
@@ -250,20 +280,22 @@ class _Runs:
         else:
             item(self)
 
-    def start(self, trial: str | None, name: str, params: Mapping[str, str], note: str) -> None:
+    def start(
+        self, trial: str | None, name: str, params: Mapping[str, str], note: str, when: int
+    ) -> None:
         from mlflow.entities import Param
 
         label = trial or _SWEEP
+        found = self.found.get(label)
         if label not in self.ids:
             try:
-                self._create(label, name, note)
+                self._create(label, name, note, when)
             except Exception:
                 self.find()
                 raise
-        elif label not in self.open:
-            self.client.update_run(self.ids[label], status="RUNNING")
-        self.open.add(label)
-        there = self.found_params.get(label, {})
+        elif label == _SWEEP or found is None or found.status != "FINISHED":
+            self._reopen(label)
+        there = found.params if found else {}
         new = [Param(key, value) for key, value in params.items() if key not in there]
         for start in range(0, len(new), PARAMS_PER_CALL):
             self.client.log_batch(self.ids[label], params=new[start : start + PARAMS_PER_CALL])
@@ -271,32 +303,46 @@ class _Runs:
         if changed:
             _log.warning("MLflow keeps the first params of run %s, not: %s", name, changed)
 
-    def _create(self, label: str, name: str, note: str) -> None:
-        tags = {**self.tags, _TRIAL_TAG: label, "mlflow.note.content": note}
-        if label != _SWEEP and _SWEEP in self.ids:
-            tags["mlflow.parentRunId"] = self.ids[_SWEEP]
-        created = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
+    def _create(self, label: str, name: str, note: str, when: int) -> None:
+        tags = {**self.tags, "mlflow.note.content": note}
+        if label != _SWEEP:
+            tags[_TRIAL_TAG] = label
+            if _SWEEP in self.ids:
+                tags["mlflow.parentRunId"] = self.ids[_SWEEP]
+        created = self.client.create_run(self.experiment_id, when, tags, run_name=name)
         self.ids[label] = created.info.run_id
+        self.open.add(label)
+
+    def _reopen(self, label: str) -> None:
+        if label not in self.open:
+            self.client.update_run(self.ids[label], status="RUNNING")
+            self.open.add(label)
 
     def log(self, trial: str | None, points: Sequence[Point]) -> None:
         from mlflow.entities import Metric
 
         label = trial or _SWEEP
-        new = [
-            Metric(point.key, point.value, point.time, point.step)
-            for point in points
-            if point.step not in self._found_steps(label, point.key)
-        ]
+        first = {
+            (point.key, point.step): point
+            for point in reversed(points)
+            if point.step not in self._steps(label, point.key)
+        }
+        if not first:
+            return
+        self._reopen(label)
+        self.changed.add(label)
+        new = [Metric(each.key, each.value, each.time, each.step) for each in first.values()]
         for start in range(0, len(new), METRICS_PER_CALL):
             self.client.log_batch(self.ids[label], metrics=new[start : start + METRICS_PER_CALL])
+        for key, step in first:
+            self._steps(label, key).add(step)
 
-    def _found_steps(self, label: str, key: str) -> frozenset[int]:
-        if key not in self.found_metrics.get(label, ()):
-            return frozenset()
-        if (label, key) not in self.found_steps:
-            history = self.client.get_metric_history(self.ids[label], key)
-            self.found_steps[label, key] = frozenset(point.step for point in history)
-        return self.found_steps[label, key]
+    def _steps(self, label: str, key: str) -> set[int]:
+        if (label, key) not in self.steps:
+            there = label in self.found and key in self.found[label].metrics
+            history = self.client.get_metric_history(self.ids[label], key) if there else []
+            self.steps[label, key] = {point.step for point in history}
+        return self.steps[label, key]
 
     def artifact(self, trial: str | None, copy: Path, folder: str) -> None:
         run_id = self.ids[trial or _SWEEP]
@@ -308,15 +354,22 @@ class _Runs:
 
     def finish(self, trial: str | None, status: Status, when: int) -> None:
         label = trial or _SWEEP
-        self.client.set_terminated(self.ids[label], _STATUSES[status], end_time=when)
+        found = self.found.get(label)
+        if found and found.status == _STATUSES[status] and label not in self.changed:
+            when = found.end_time or when  # It is only said again.
+        self.client.set_terminated(self.ids[label], _STATUSES[status], when)
         self.open.discard(label)
 
-    def finish_all(self, status: Status, when: int) -> None:
-        """Close what is open: the trials as stopped, then the sweep as `status`."""
+    def finish_sweep(self, status: Status, when: int) -> None:
+        """Close the trials that are open as stopped, then the sweep as `status`."""
         for label in sorted(self.open - {_SWEEP}):
             self.finish(label, "stopped", when)
-        if _SWEEP in self.open:
-            self.finish(None, status, when)
+        self.finish(None, status, when)
+
+    def finish_rest(self, when: int) -> None:
+        """Close as stopped what is open still."""
+        for label in sorted(self.open, reverse=True):
+            self.finish(label or None, "stopped", when)
 
 
 _Action: TypeAlias = Callable[[_Runs], None]
@@ -345,6 +398,13 @@ def _milliseconds() -> int:
 def _line(error: Exception) -> str:
     first = next(iter(str(error).strip().splitlines()), "")
     return f"{type(error).__name__}: {first}"
+
+
+def _user() -> str:
+    try:
+        return getuser()
+    except (KeyError, OSError):  # A container may run as a number that has no name.
+        return str(os.getuid())
 
 
 def _git_commit() -> dict[str, str]:
