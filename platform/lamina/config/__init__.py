@@ -1,0 +1,35 @@
+"""A job file, checked: YAML -> Job; overrides; the search space; what a job is built from.
+
+Everything that can be wrong with a job is found here, before anything is loaded or started.
+"""
+
+from lamina.config.build import build_learner, check_parts
+from lamina.config.fields import ConfigError
+from lamina.config.job import (
+    HostSettings,
+    Job,
+    SweepSettings,
+    TrackingSettings,
+    load_job,
+    parse_job,
+)
+from lamina.config.plan import Point, SweepPlan, Trial, expand, lone_trial
+from lamina.config.space import Domain
+
+__all__ = [
+    "ConfigError",
+    "Domain",
+    "HostSettings",
+    "Job",
+    "Point",
+    "SweepPlan",
+    "SweepSettings",
+    "TrackingSettings",
+    "Trial",
+    "build_learner",
+    "check_parts",
+    "expand",
+    "load_job",
+    "lone_trial",
+    "parse_job",
+]

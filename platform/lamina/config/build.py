@@ -1,0 +1,113 @@
+"""What a job is built from, and whether it can be built at all, found out cheaply."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from accelerate import init_empty_weights
+from transformers import AutoModel
+
+from lamina.adapters.model import AdaptedModel
+from lamina.backbones.attention import NAME as ATTENTION
+from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.encoding import load_encoder
+from lamina.backbones.locate import config_of, locate
+from lamina.config.fields import ConfigError
+from lamina.config.job import Job
+from lamina.core import Batch, Samples, Stream
+from lamina.registry import InputError
+from lamina.streams import build_stream
+from lamina.tracking.mlflow_store import check_uri
+from lamina.training.learner import Learner
+
+
+def build_learner(job: Job, stream: Stream[Batch], backbone: Backbone) -> Learner:
+    """The learner that a job asks for, at its beginning. Others may share stream and backbone.
+
+    Raises InputError where the backbone has no place for the adapter.
+    """
+    return Learner(
+        # A new instance, so that the job's own never has a state.
+        strategy=replace(job.strategy),
+        adapter=job.adapter,
+        memory=job.memory,
+        training=job.training,
+        seed=job.seed,
+        stream=stream,
+        backbone=backbone,
+    )
+
+
+def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
+    """Whether the streams, backbones, adapters and tracking stores of all `jobs` are there and go
+    together, without loading a weight.
+
+    Returns the raw stream of each job. Streams that differ in their seed only are built once, so
+    all but the first such job get one that is as long as theirs. Raises ConfigError with a line for
+    every problem.
+    """
+    problems: dict[str, None] = {}
+    found = []
+    uris: set[str] = set()
+    streams: dict[str, Stream[Samples] | None] = {}
+    outlines: dict[BackboneSettings, Backbone | None] = {}
+    for job in jobs:
+        uri = job.tracking.mlflow_uri
+        if job.tracking.enabled and uri is not None and uri not in uris:
+            uris.add(uri)
+            with _taking_down(problems):
+                check_uri(uri)
+        stream_key = repr((job.stream, job.scenario))
+        with _taking_down(problems):
+            if stream_key not in streams:
+                streams[stream_key] = None
+                streams[stream_key] = build_stream(job.stream, job.scenario, job.seed)
+        with _taking_down(problems):
+            if job.backbone not in outlines:
+                outlines[job.backbone] = None
+                outlines[job.backbone] = _outline(job.backbone)
+        stream, backbone = streams[stream_key], outlines[job.backbone]
+        if stream is not None:
+            found.append(stream)
+        if stream is not None and backbone is not None:
+            with _taking_down(problems):
+                _check_modality(job, stream, backbone)
+                replace(job.strategy).setup(AdaptedModel(backbone, job.adapter, job.seed))
+    if problems:
+        raise ConfigError(*problems)
+    return found
+
+
+@contextmanager
+def _taking_down(problems: dict[str, None]) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        problems[str(error)] = None
+
+
+def _outline(settings: BackboneSettings) -> Backbone:
+    """The backbone with its modules and without their numbers."""
+    location = locate(settings.name)
+    encoder = load_encoder(location, settings.max_length)
+    with init_empty_weights():
+        model = AutoModel.from_config(config_of(location))
+    if model._supports_attention_backend:
+        model.set_attn_implementation(ATTENTION)
+    return Backbone(model, encoder, settings, settings.pooling or encoder.pooling)
+
+
+def _check_modality(job: Job, stream: Stream[Samples], backbone: Backbone) -> None:
+    """Everybody has to read what the stream is of."""
+    readers = [
+        (f"backbone.name: {job.backbone.name!r}", (backbone.modality,)),
+        (f"strategy.name: {job.strategy_name!r}", job.strategy.modalities),
+    ]
+    if job.adapter is not None:
+        readers.append((f"adapter.kind: {job.adapter.name!r}", job.adapter.modalities))
+    for reader, modalities in readers:
+        if stream.modality not in modalities:
+            raise InputError(
+                f"{reader} reads {' or '.join(f'{each}s' for each in modalities)}, but the stream "
+                f"{stream.name!r} is of {stream.modality}s"
+            )
