@@ -1,9 +1,17 @@
 """Sweeps that are watched, and what their trials give alone."""
 
+import pytest
 import torch
 from lamina.config import parse_job
 from lamina.orchestration.sweep import run_sweep
 from lamina.orchestration.workshop import Workshop
+
+RAY = [
+    pytest.mark.ray,
+    # Ray 2.60 copies a context of its own, attribute by deprecated attribute.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context"),
+]
+"""The marks of a test that runs a sweep."""
 
 
 def matrix(reports):

@@ -26,13 +26,15 @@ _SETTINGS = {
     # A watcher per host costs a process, and a host loses no more than one task anyway.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    # An autoscaler may take minutes to bring the machine that a host waits for.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     # Seconds until a host's death or end is noticed (Ray's default is 2).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
 
 
 @contextmanager
-def cluster() -> Iterator[None]:
+def cluster(num_cpus: int | None = None) -> Iterator[None]:
     """Ray, for the time of a sweep.
 
     A Ray that this process is connected to is used and left alone. Otherwise `RAY_ADDRESS` (which
@@ -51,9 +53,10 @@ def cluster() -> Iterator[None]:
         if address:
             _join(address)
         else:
-            _start()
-        for name in ("ray", "ray.tune", "ray.train"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            _start(num_cpus)
+        # Tune's summaries of failed trials are errors to it; the store tells of each trial.
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         yield
     finally:
         ray.shutdown()
@@ -72,7 +75,7 @@ def _join(address: str) -> None:
         ) from error
 
 
-def _start() -> None:
+def _start(num_cpus: int | None) -> None:
     """Start Ray on this machine. Its processes inherit PYTHONPATH, so that they find Lamina even if
     it is not installed."""
     source = str(Path(__file__).parents[2])
@@ -81,6 +84,7 @@ def _start() -> None:
     try:
         ray.init(
             address="local",
+            num_cpus=num_cpus,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

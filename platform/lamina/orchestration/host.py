@@ -83,8 +83,7 @@ def host_loop(config: dict[str, Any]) -> None:
     device = get_device()
     store, incarnation = settings.store, uuid4().hex
     workshop = Workshop(device, lambda digest, build: _find_stream(store, digest, build))
-    where = f"{device} of {platform.node()}, process {os.getpid()}"
-    store.arrive(settings.name, where)
+    store.arrive(settings.name, f"{device} of {platform.node()}", os.getpid())
     while (claim := store.claim(settings.name, incarnation)) is not None:
         try:
             train(claim, settings.name, store, workshop.learner)

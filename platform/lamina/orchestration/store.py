@@ -107,8 +107,9 @@ class SharedStore:
                 fork_trial, fork_task = (fork.trial, fork.task) if fork else (None, None)
                 database.execute(
                     "INSERT INTO trials "
-                    "(trial, name, mapping, fork_trial, fork_task, place, state) VALUES (?, ?, ?, ?, ?, "
-                    "(SELECT COALESCE(MAX(place), 0) + 1 FROM trials), 'queued')",
+                    "(trial, name, mapping, fork_trial, fork_task, state, place) "
+                    "VALUES (?, ?, ?, ?, ?, 'queued', "
+                    "(SELECT COALESCE(MAX(place), 0) + 1 FROM trials))",
                     (trial, name, json.dumps(mapping), fork_trial, fork_task),
                 )
             elif found == "stopped":

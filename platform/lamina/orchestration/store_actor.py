@@ -8,9 +8,10 @@ again, it reads its state from disk, and the calls that were under way are made 
 
 import asyncio
 import json
+import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,8 @@ MakeTracker = Callable[[str], Tracker]
 """Builds the tracker for a lasting run key, inside the actor."""
 
 NAMESPACE = "lamina"
+_NOT_RESULT = ("name", "hosts", "tracking", "output_dir")
+"""Sections of a trial's job that say where it runs and what it leaves, not what it computes."""
 _DECISION_SECONDS = 5.0
 """How long a host waits, after a task, to be told whether the scheduler wants another. A paused
 trial says nothing."""
@@ -110,7 +113,7 @@ class StoreActor:
         job = json.loads(described)
         if "error" in job:
             raise RuntimeError(job["error"])
-        trial = f"{job['name']}-{digest_of([job['mapping'], fork and [fork.trial, fork.task]])}"
+        trial = _trial_id(job["mapping"], fork)
         self._store.submit(trial, job["name"], job["mapping"], fork)
         if self._abandoned:
             self._store.fail_all(self._abandoned)
@@ -149,9 +152,9 @@ class StoreActor:
 
     # Hosts
 
-    async def arrive(self, host: str, where: str) -> None:
-        """`host` is up, on the device and machine that `where` says."""
-        self._store.add_event("host_ready", host=host, where=where)
+    async def arrive(self, host: str, where: str, process: int) -> None:
+        """`host` is up, on the device and machine that `where` names."""
+        self._store.add_event("host_ready", host=host, where=where, process=process)
         self._change()
 
     async def claim(self, host: str, incarnation: str) -> Claim | None:
@@ -167,7 +170,7 @@ class StoreActor:
 
     async def parts(self, boundary: Boundary) -> dict[str, bytes]:
         """The checkpoint at `boundary`, in named parts."""
-        return await asyncio.to_thread(self._store.parts, boundary)
+        return self._store.parts(boundary)
 
     async def report(
         self, trial: str, host: str, report: Report, parts: Mapping[str, bytes]
@@ -221,6 +224,11 @@ class StoreActor:
         self._store.set_fact(f"config/{config}", json.dumps({"error": error}))
         self._change()
 
+    async def count_unfinished(self, mappings: Sequence[Mapping[str, Any]]) -> int:
+        """How many of these jobs are still to be trained."""
+        trials = [_trial_id(mapping, None) for mapping in mappings]
+        return sum(self._store.state(trial) != "finished" for trial in trials)
+
     async def lose(self, host: str, error: str, last: bool) -> None:
         """`host` will not come back; if it was the `last`, nor will what waits for one."""
         self._store.release(host)
@@ -238,9 +246,9 @@ class StoreActor:
         )
 
     async def start_sweep(self, name: str, params: Mapping[str, Any]) -> int:
-        """Open the sweep's run. Returns the number of the last event before it."""
+        """Open the sweep's run. Returns the number of the last event before this session."""
         before = int(self._store.fact("session_start") or 0)
-        self._store.add_event("sweep_started", name=name, params=params)
+        self._store.add_event("sweep_started", name=name, params=params, process=os.getpid())
         self._change()
         return before
 
@@ -316,6 +324,13 @@ class StoreActor:
         self._telling = None
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _trial_id(mapping: Mapping[str, Any], fork: Boundary | None) -> str:
+    """What makes a trial of a resumed sweep the same: what its result depends on."""
+    result = {key: value for key, value in mapping.items() if key not in _NOT_RESULT}
+    digest = digest_of([result, fork and [fork.trial, fork.task]])
+    return f"{mapping['strategy']['name']}-{digest}"
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

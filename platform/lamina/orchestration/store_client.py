@@ -1,6 +1,6 @@
 """The store as all other processes see it: calls that return when there is something to return."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +29,8 @@ class StoreClient:
     def stop(self, trial: str) -> None:
         self._call("stop", trial)
 
-    def arrive(self, host: str, where: str) -> None:
-        self._call("arrive", host, where)
+    def arrive(self, host: str, where: str, process: int) -> None:
+        self._call("arrive", host, where, process)
 
     def claim(self, host: str, incarnation: str) -> Claim | None:
         return self._call("claim", host, incarnation)
@@ -64,6 +64,9 @@ class StoreClient:
 
     def start_sweep(self, name: str, params: Mapping[str, Any]) -> int:
         return self._call("start_sweep", name, params)
+
+    def count_unfinished(self, mappings: Sequence[Mapping[str, Any]]) -> int:
+        return self._call("count_unfinished", mappings)
 
     def lose(self, host: str, error: str, last: bool) -> None:
         self._call("lose", host, error, last)

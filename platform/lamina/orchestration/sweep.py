@@ -43,9 +43,10 @@ def run_sweep(job: Job, on_event: Callable[[Event], None]) -> list[dict[str, Any
     what it left unfinished goes on from its last boundary.
 
     `on_event` is called from a thread of its own, with mappings whose `event` is: `sweep_started`;
-    `host_ready` (`host`, `where`), `host_lost` (`host`, `error`); for a `trial`: `submitted`
-    (`name`), `known` (finished before: `name`, `reports`), `started` (`host`), `reported`
-    (`report`), `finished`, `stopped`, `failed` (`error`); then `sweep_finished` (`status`), and `tracking_incomplete` (`error`) if need be.
+    `host_ready` (`host`, `where`, `process`), `host_lost` (`host`, `error`); for a
+    `trial`: `submitted` (`name`), `known` (finished before: `name`, `reports`), `started` (`host`),
+    `reported` (`report`), `finished`, `stopped`, `failed` (`error`); then `sweep_finished`
+    (`status`), and `tracking_incomplete` (`error`) if the tracker could not write everything.
 
     Raises InputError, before Ray is started where possible, for what is wrong with the job.
     """
@@ -117,7 +118,7 @@ class _Sweep:
         try:
             first = store.start_sweep(job.name, job.mapping)
             feed = _start_thread("feed", partial(self._feed, store, first))
-            hosts = _Hosts(store, self._devices, self._scratch / "hosts", self._over)
+            hosts = _Hosts(store, self._used(store), self._scratch / "hosts", self._over)
             # This process owns them, so they are there as long as the sweep is.
             references = {digest: ray.put(stream) for digest, stream in self._streams.items()}
             for digest, reference in references.items():
@@ -125,7 +126,7 @@ class _Sweep:
             watcher = self._tune(store)
             store.dismiss()
             hosts.join()
-            status = "finished" if hosts.num_left else "failed"
+            status = "failed" if hosts.all_lost else "finished"
         except KeyboardInterrupt:
             status = "stopped"
             raise
@@ -138,6 +139,14 @@ class _Sweep:
         if missing:
             self._on_event({"event": "tracking_incomplete", "trial": None, "error": missing})
         return watcher.rows(results)
+
+    def _used(self, store: StoreClient) -> list[Device]:
+        """The devices that have something to do: no more than there are trials left to train."""
+        points = self._plan.points
+        if any(point.domains for point in points):
+            return self._devices
+        left = store.count_unfinished([point.trial.job.mapping for point in points])
+        return self._devices[:left]
 
     def _tune(self, store: StoreClient) -> "_Watcher":
         """Run the Tuner to its end."""
@@ -188,7 +197,8 @@ class _Watcher(tune.Callback):
     def __init__(self, store: StoreClient, plan: SweepPlan) -> None:
         self._store = store
         self._plan = plan
-        self._settings: dict[str, dict[str, Any]] = {}
+        self._planned: dict[str, dict[str, Any]] = {}
+        """The name and the settings of each trial, by the digest of its job."""
         self._refused: list[dict[str, Any]] = []
 
     def on_trial_start(
@@ -200,12 +210,13 @@ class _Watcher(tune.Callback):
             planned = trial_of(self._plan, trial.config)
         except ConfigError as error:
             self._store.refuse(config, str(error))
+            point = self._plan.points[trial.config[POINT]].trial
             self._refused.append(
                 {
-                    "trial": config,
-                    "name": "refused",
+                    "trial": f"{point.name}-{config}",
+                    "name": point.name,
                     "settings": {key: value for key, value in trial.config.items() if key != POINT},
-                    "mapping": {},
+                    "mapping": point.job.mapping,
                     "status": "failed",
                     "error": str(error),
                     "reports": [],
@@ -213,7 +224,8 @@ class _Watcher(tune.Callback):
             )
             return
         self._store.describe(config, planned.name, planned.job.mapping)
-        self._settings[digest_of(planned.job.mapping)] = planned.settings
+        shown = {"name": planned.name, "settings": planned.settings}
+        self._planned[digest_of(planned.job.mapping)] = shown
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
@@ -227,9 +239,9 @@ class _Watcher(tune.Callback):
     def rows(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The trials of this sweep out of all that the store knows, each with its settings."""
         own = [
-            {**row, "settings": self._settings[digest_of(row["mapping"])]}
+            {**row, **planned}
             for row in results
-            if digest_of(row["mapping"]) in self._settings
+            if (planned := self._planned.get(digest_of(row["mapping"])))
         ]
         return [*own, *self._refused]
 
@@ -240,8 +252,9 @@ class _Hosts:
     def __init__(
         self, store: StoreClient, devices: list[Device], folder: Path, over: threading.Event
     ) -> None:
-        self.num_left = len(devices)
-        """How many are not given up."""
+        self.all_lost = False
+        """Whether there were hosts and every one is given up."""
+        self._num_left = len(devices)
         self._store = store
         self._over = over
         self._lock = threading.Lock()
@@ -263,8 +276,9 @@ class _Hosts:
                 return  # The sweep was interrupted and Ray is going away.
             reason = str(error).strip().splitlines()[-1]
             with self._lock:
-                self.num_left -= 1
-                self._store.lose(name, reason, last=self.num_left == 0)
+                self._num_left -= 1
+                self.all_lost = self._num_left == 0
+                self._store.lose(name, reason, last=self.all_lost)
 
 
 def _start_thread(name: str, target: Callable[[], None]) -> threading.Thread:

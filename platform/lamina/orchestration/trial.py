@@ -29,7 +29,8 @@ class ThinTrial(tune.Trainable):
     """The next one to be reported."""
     _done: bool
 
-    def setup(self, config: dict[str, Any], store: StoreClient) -> None:
+    # tune.with_parameters adds the keyword.
+    def setup(self, config: dict[str, Any], store: StoreClient) -> None:  # type: ignore[override]
         self._store = store
         self._begin(config)
 

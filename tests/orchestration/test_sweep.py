@@ -1,0 +1,81 @@
+"""A sweep on real Ray, with its host and its store killed on the way."""
+
+import os
+import signal
+
+import pytest
+from watched import RAY, Watched, matrix, matrix_alone
+
+pytestmark = RAY
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("sweep")
+
+
+class Killer:
+    """Kills a host after the first task of ER, and the store after the second task of anything."""
+
+    def __init__(self):
+        self.processes = {}
+        self.killed = []
+
+    def __call__(self, event):
+        match event:
+            case {"event": "sweep_started", "process": process}:
+                self.processes["store"] = process
+            case {"event": "host_ready", "host": host, "process": process}:
+                self.processes[host] = process
+            case {"event": "reported", "host": host, "trial": trial, "report": {"task": 0}}:
+                if trial.startswith("er-") and "host" not in self.killed:
+                    self.killed.append("host")
+                    os.kill(self.processes[host], signal.SIGKILL)
+            case {"event": "reported", "report": {"task": 1}} if "store" not in self.killed:
+                self.killed.append("store")
+                os.kill(self.processes["store"], signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def battered(ray_cluster, make_job, folder):
+    """A sweep that lost a host in the middle of a trial, and its store."""
+    killer = Killer()
+    sweep = Watched(make_job(folder / "out"), killer)
+    assert sorted(killer.killed) == ["host", "store"], [row["error"] for row in sweep.rows]
+    return sweep
+
+
+def test_every_trial_finishes_although_a_host_and_the_store_were_killed(battered):
+    assert sorted((row["name"], row["status"], row["error"]) for row in battered.rows) == [
+        ("er-lora", "finished", None),
+        ("simplecil", "finished", None),
+    ]
+
+
+def test_the_trial_of_the_killed_host_goes_on_where_it_was(battered):
+    (row,) = [row for row in battered.rows if row["name"] == "er-lora"]
+    assert len(battered.of("started", trial=row["trial"])) == 2
+    assert len(battered.of("reported", trial=row["trial"])) == len(row["reports"])
+
+
+def test_the_results_are_those_of_a_trial_alone_to_the_last_bit(battered):
+    for row in battered.rows:
+        assert matrix(row["reports"]) == matrix_alone(row["mapping"])
+
+
+def test_each_trial_leaves_its_matrix_its_pictures_and_its_adapters(battered, folder):
+    for row in battered.rows:
+        left = folder / "out" / "trials" / row["trial"]
+        assert (left / "accuracy_matrix.json").stat().st_size > 0
+        assert (left / "accuracy_matrix_validation.png").stat().st_size > 0
+    (er,) = [row for row in battered.rows if row["name"] == "er-lora"]
+    adapters = folder / "out" / "trials" / er["trial"] / "adapters"
+    assert list(adapters.rglob("adapter_model.safetensors"))
+
+
+def test_the_same_sweep_again_trains_nothing(battered, ray_cluster, make_job, folder):
+    again = Watched(make_job(folder / "out"))
+    assert not again.of("started")
+    assert len(again.of("known")) == 2
+    key = lambda row: row["trial"]  # noqa: E731
+    assert sorted(again.rows, key=key) == sorted(battered.rows, key=key)
