@@ -1,0 +1,78 @@
+"""What a source of data is, and the plain table of labelled rows that it gives."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from lamina.core import Modality, Part
+from lamina.registry import InputError
+
+
+@dataclass(frozen=True)
+class Table:
+    """N labelled rows of a source, before any scenario; a row is known by its place here."""
+
+    modality: Modality
+    """Whether the values are texts or images."""
+    values: Sequence[Any]
+    """N texts, or N images as uint8 tensors [height, width, 3]."""
+    labels: Sequence[str]
+    """N label names."""
+    classes: Sequence[str]
+    """Every label that occurs, once, in the source's natural order."""
+    groups: Sequence[str] | None = None
+    """N names of the natural task (a topic, a domain) of each row, if the source has such."""
+    parts: Sequence[Part] | None = None
+    """N official parts; None where the source has no split of its own."""
+    templates: Sequence[str] | None = None
+    """N keys; rows with the same key are variants of each other, which no carved part divides."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Source(ABC):
+    """Where labelled rows come from.
+
+    A member is a module of `lamina.streams.sources`; its fields are its keys in the job's `stream`.
+    """
+
+    @abstractmethod
+    def load(self, seed: int) -> Table:
+        """Its rows: the same ones for the same fields and seed.
+
+        Raises InputError, naming the job's key, where they cannot be had.
+        """
+
+    @property
+    def name(self) -> str:
+        """What the job calls it."""
+        return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Its part of the job, as plain values."""
+        return {"name": self.name, **asdict(self)}
+
+
+def demo_module(module: str, source: str) -> ModuleType:
+    """A module of a package that only the demonstration streams need.
+
+    Raises InputError with the command that installs it.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise missing_package(error.name or module, source) from error
+
+
+def missing_package(package: str, source: str) -> InputError:
+    """What to say when a demonstration stream lacks its package."""
+    return InputError(
+        f"stream.name: {source!r} needs {package}, which is not installed "
+        '(pip install "lamina[demo]")'
+    )

@@ -1,0 +1,1 @@
+"""The sources that `stream.name` may name, a module each, imported only when named."""
