@@ -156,6 +156,10 @@ def test_a_whole_number_is_a_number_and_so_is_1e_3(small):
             r"sweep\.metric: 'test/average_accuracy' .* mean 'validation/average_accuracy'\?",
         ),
         (
+            {"sweep": {"metric": "average_accuracy"}},
+            r"sweep\.metric: 'average_accuracy' is unknown; did you mean 'validation/average_acc.*",
+        ),
+        (
             {"sweep": {"variants": ["er"]}},
             r"sweep\.variants: \['er'\] is not allowed \(allowed: a list of mappings\)",
         ),

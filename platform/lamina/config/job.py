@@ -13,14 +13,16 @@ from lamina.config.overrides import NAMED_BY, SPACE, dotted, laid_over, nested
 from lamina.config.reading import Plain, read_job_file, read_overrides, shown
 from lamina.config.sections import read_member, stays
 from lamina.config.space import Domain, read_domain
+from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.memory import policy_names
 from lamina.memory.base import Policy
-from lamina.registry import InputError
+from lamina.registry import InputError, unknown
 from lamina.strategies.base import NO_ADAPTER, Strategy
 from lamina.streams import ScenarioSettings, Source
 from lamina.training.settings import TrainingSettings
 
-DEFAULT_METRIC = "validation/average_accuracy"
+_SUMMARIES = AccuracyMatrix([1, 1], [[1.0, 1.0], [1.0, 1.0]]).summaries(chance=0.5)
+"""By its name, each summary of R that is defined once two tasks are learned."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class SweepSettings:
     its arguments}."""
     num_samples: int = 1
     """How often what is drawn at random is drawn; a grid is tried in full each time."""
-    metric: str = DEFAULT_METRIC
+    metric: str = "validation/average_accuracy"
     """What schedulers, searchers and the leaderboard go by. Never of the test part."""
     mode: Literal["max", "min"] = "max"
     """Whether more or less of it is better."""
@@ -47,6 +49,9 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         _check_positive("sweep", num_samples=self.num_samples, max_concurrent=self.max_concurrent)
+        known = [f"validation/{name}" for name in _SUMMARIES]
+        if not self.metric.startswith(("test/", "train/", "cost/")) and self.metric not in known:
+            raise unknown("sweep.metric", self.metric, known)
         if self.metric.startswith("test/"):
             raise InputError(
                 f"sweep.metric: {self.metric!r} is not allowed, as nothing may be chosen on the "

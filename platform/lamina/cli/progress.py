@@ -1,0 +1,121 @@
+"""How far a run or a sweep is: a bar with the time left on a terminal, plain lines in a log."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Display:
+    """Lines that stay, and below them on a terminal one bar that counts learned tasks."""
+
+    def __init__(self, console: Console, progress: Progress | None, num_tasks: int) -> None:
+        self._console = console
+        self._progress = progress
+        self._bar = progress.add_task("tasks", total=num_tasks) if progress else None
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, soft_wrap=True, markup=False)
+
+    def count(self, num_tasks: int) -> None:
+        """So many tasks are learned, or will not be."""
+        if self._progress is not None and self._bar is not None:
+            self._progress.update(self._bar, completed=num_tasks)
+
+
+@contextmanager
+def display(console: Console, num_tasks: int) -> Iterator[Display]:
+    """A display for `num_tasks` tasks, over all trials together."""
+    if not console.is_terminal:
+        yield Display(console, None, num_tasks)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Display(console, progress, num_tasks)
+
+
+@dataclass
+class _Trial:
+    """What is known of a trial."""
+
+    name: str
+    num_tasks: int
+    learned: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    ended: bool = False
+
+
+class SweepProgress:
+    """Tells a display what a sweep says of itself (the events of `run_sweep`)."""
+
+    def __init__(self, shown: Display, num_trials: int, num_tasks: int) -> None:
+        """`num_tasks` of one trial, as long as it has not said so itself."""
+        self._display = shown
+        self._num_trials = num_trials
+        self._num_tasks = num_tasks
+        self._trials: dict[str, _Trial] = {}
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show what happened."""
+        match event:
+            case {"event": "host_ready", "host": host, "where": where}:
+                self._display.line(f"{host} is ready on {where}")
+            case {"event": "host_lost", "host": host, "error": error}:
+                self._display.line(f"{host} is lost: {error}")
+            case {"event": "tracking_incomplete", "error": error}:
+                self._display.line(f"tracking: {error}")
+            case {"event": "submitted", "trial": trial, "name": name}:
+                self._trials.setdefault(trial, _Trial(name, self._num_tasks)).ended = False
+            case {"event": "known", "trial": trial, "name": name, "reports": reports}:
+                metrics = reports[-1]["metrics"] if reports else {}
+                self._trials[trial] = _Trial(name, len(reports), len(reports), metrics)
+                self._end(trial, "was finished before")
+            case {"event": "reported", "trial": trial, "report": report}:
+                known = self._trials[trial]
+                known.learned, known.num_tasks = report["task"] + 1, report["num_tasks"]
+                known.metrics = report["metrics"]
+            case {"event": "finished", "trial": trial}:
+                self._end(trial, "finished")
+            case {"event": "stopped", "trial": trial}:
+                known = self._trials[trial]
+                self._end(trial, f"stopped after {known.learned} of {known.num_tasks} tasks")
+            case {"event": "failed", "trial": trial, "error": error}:
+                self._end(trial, f"failed: {str(error).strip().splitlines()[-1]}")
+        trials = self._trials.values()
+        self._display.count(sum(each.num_tasks if each.ended else each.learned for each in trials))
+
+    def _end(self, trial: str, how: str) -> None:
+        known = self._trials[trial]
+        known.ended = True
+        num_ended = sum(each.ended for each in self._trials.values())
+        place = f"[{num_ended:>{len(str(self._num_trials))}}/{self._num_trials}]"
+        self._display.line(f"{place} {known.name} {how}{numbers(known.metrics)}")
+
+
+def numbers(metrics: Mapping[str, float]) -> str:
+    """The numbers of a trial that a person waits for, as the end of a line."""
+    words = {
+        "validation/average_accuracy": "validation",
+        "test/average_accuracy": "test",
+        "test/forgetting": "forgetting",
+    }
+    found = [f"{word} {metrics[key]:.3f}" for key, word in words.items() if key in metrics]
+    return f": {', '.join(found)}" if found else ""

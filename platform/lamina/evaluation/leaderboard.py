@@ -1,0 +1,101 @@
+"""Who did best: the results of trials in one order, which anybody gets from the same results.
+
+A result is what a sweep says of a trial, as plain JSON: `trial`, `name`, `settings` (what tells it
+from others), `mapping` (its whole job), `status`, `error` and `reports`, one for each task learned.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite
+from typing import Any, Literal
+
+Result = Mapping[str, Any]
+Row = dict[str, Any]
+
+_STATUS_ORDER = {"finished": 0, "stopped": 1, "failed": 2}
+
+
+def leaderboard(
+    results: Iterable[Result],
+    metric: str = "validation/average_accuracy",
+    mode: Literal["max", "min"] = "max",
+) -> list[Row]:
+    """A row for each result, ranked from 1 by `metric`; what is undefined is None.
+
+    Trials that ended by themselves come first, because an average over fewer tasks is a different,
+    easier number; then stopped ones, those that got further before the others; then failed ones.
+    Where the metric is undefined a trial comes after its like. Ties go to fewer trainable
+    parameters, then to the names. No number of the test part orders anything.
+    """
+
+    def order(row: Row) -> tuple[Any, ...]:
+        score = row["score"]
+        return (
+            _STATUS_ORDER.get(row["status"], len(_STATUS_ORDER)),
+            -row["tasks_done"],
+            score is None,
+            0.0 if score is None else (-score if mode == "max" else score),
+            row["trainable_parameters"] is None,
+            row["trainable_parameters"] or 0,
+            row["strategy"],
+            row["adapter"] or "",
+            json.dumps(row["settings"], sort_keys=True),
+            row["trial"],
+        )
+
+    rows = sorted((_row(result, metric) for result in results), key=order)
+    return [{"rank": place, **row} for place, row in enumerate(rows, start=1)]
+
+
+def _row(result: Result, metric: str) -> Row:
+    mapping, reports = result["mapping"], result["reports"]
+    tracking = mapping["tracking"]
+    metrics = reports[-1]["metrics"] if reports else {}
+
+    def of(key: str) -> float | None:
+        value = metrics.get(key)
+        return value if value is not None and isfinite(value) else None
+
+    return {
+        "strategy": mapping["strategy"]["name"],
+        "adapter": (mapping.get("adapter") or {}).get("kind"),
+        "settings": dict(result["settings"]),
+        "scenario": mapping["scenario"]["kind"],
+        "average_accuracy": of("test/average_accuracy"),
+        "forgetting": of("test/forgetting"),
+        "validation_average_accuracy": of("validation/average_accuracy"),
+        "trainable_parameters": _most(reports, "cost/trainable_parameters"),
+        "stored_parameters": _whole(of("cost/stored_parameters")),
+        "memory_bytes": _whole(of("cost/memory_bytes")),
+        "seconds": _sum(of("cost/train_seconds"), of("cost/evaluation_seconds")),
+        "pooled_accuracy": of("test/pooled_accuracy"),
+        "average_incremental_accuracy": of("test/average_incremental_accuracy"),
+        "backward_transfer": of("test/backward_transfer"),
+        "forward_transfer": of("test/forward_transfer"),
+        "learning_accuracy": of("test/learning_accuracy"),
+        "metric": metric,
+        "score": of(metric),
+        "stream": mapping["stream"]["name"],
+        "backbone": mapping["backbone"]["name"],
+        "tasks_done": len(reports),
+        "num_tasks": reports[-1]["num_tasks"] if reports else None,
+        "status": result["status"],
+        "error": result["error"],
+        "trial": result["trial"],
+        "name": result["name"],
+        "mlflow_uri": tracking["mlflow_uri"] if tracking["enabled"] else None,
+    }
+
+
+def _most(reports: Sequence[Mapping[str, Any]], key: str) -> int | None:
+    """The largest value that any task reports: a method may train on its first task only."""
+    values = [report["metrics"][key] for report in reports if key in report["metrics"]]
+    return int(max(values)) if values else None
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else int(value)
+
+
+def _sum(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first + second

@@ -1,0 +1,106 @@
+"""The commands, for real."""
+
+import json
+
+import pytest
+
+from lamina.strategies import strategy_names
+from watched import RAY
+
+
+def test_strategies_prints_the_card_of_each(lamina):
+    shown = lamina("strategies")
+    assert shown.exit_code == 0
+    cards = json.loads(lamina("strategies", "--json").stdout)
+    assert [card["name"] for card in cards] == strategy_names()
+    for card in cards:
+        assert card["summary"] in shown.stdout
+        assert card["summary"].endswith(".")
+        assert card["paper"] in shown.stdout
+        assert card["year"] > 1980
+        assert card["scenarios"]
+    er = next(card for card in cards if card["name"] == "er")
+    assert er["needs_memory"]
+    assert er["settings"] == {"replay_size": 32}
+
+
+@pytest.fixture
+def only_run(tmp_path):
+    """The folder of the one run that was made."""
+
+    def find():
+        (folder,) = (tmp_path / "out" / "run").iterdir()
+        return folder
+
+    return find
+
+
+def test_a_run_prints_its_tasks_and_leaves_its_results(lamina, job, only_run, tmp_path):
+    done = lamina("run", job, "strategy.name=lwf", "seed=3")
+    assert done.exit_code == 0, done.output
+    out = done.stdout.splitlines()
+    assert "memory changes nothing: strategy 'lwf' replays nothing" in out
+    assert "lwf-lora-seed3: class_incremental on digits, 2 tasks" in out
+    assert [line.split(":")[0] for line in out if line.startswith("task ") and ":" in line] == [
+        "task 1/2 task 1",
+        "task 2/2 task 2",
+    ]
+    folder = only_run()
+    assert folder.name.startswith("lwf-lora-seed3-")
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["strategy"], result["adapter"]) == ("lwf", "lora")
+    assert result["settings"] == {"seed": 3}
+    assert result["scenario"] == "class_incremental"
+    assert 0 <= result["average_accuracy"] <= 1
+    assert (folder / "adapters" / "main" / "adapter_model.safetensors").is_file()
+    assert f"{result['average_accuracy']:.3f}" in done.stdout
+    again = lamina("report", tmp_path / "out")
+    assert again.exit_code == 0
+    assert f"{result['average_accuracy']:.3f}" in again.stdout
+    assert "class_incremental" in again.stdout
+
+
+def test_the_same_run_twice_is_the_same_matrix_to_the_last_bit(lamina, job, only_run):
+    matrices = []
+    for _ in range(2):
+        assert lamina("run", job, "seed=3", "adapter.dropout=0.1").exit_code == 0
+        matrices.append((only_run() / "accuracy_matrix.json").read_bytes())
+    assert matrices[0] == matrices[1]
+    assert lamina("run", job, "seed=4").exit_code == 0
+
+
+def test_a_run_that_breaks_off_leaves_no_run_open(lamina, job, only_run, monkeypatch):
+    from lamina.training.learner import Learner
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    # A person's Ctrl-C, at a moment of our choosing.
+    monkeypatch.setattr(Learner, "_evaluate", interrupted)
+    assert lamina("run", job).exit_code == 1
+    events = [json.loads(line) for line in (only_run() / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["start_trial", "finish_trial"]
+    assert events[-1]["status"] == "stopped"
+
+
+@RAY[0]
+@RAY[1]
+def test_a_sweep_ranks_its_trials_and_report_shows_them_again(lamina, job, tmp_path):
+    done = lamina("sweep", job, "hosts.count=1")
+    assert done.exit_code == 0, done.output
+    rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
+    assert sorted(row["name"] for row in rows) == [
+        "er-lora-lr0.001",
+        "er-lora-lr0.01",
+        "simplecil",
+    ]
+    scores = [row["validation_average_accuracy"] for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert all(row["status"] == "finished" for row in rows)
+    assert "training.learning_rate does not vary for simplecil" in done.stdout
+    assert "[3/3]" in done.stdout
+    assert "class_incremental on digits" in done.stdout
+    table = [line for line in done.stdout.splitlines() if line.startswith(("1", "2", "3"))]
+    assert [line.split()[1] for line in table] == [row["strategy"] for row in rows]
+    again = lamina("report", tmp_path / "out").stdout
+    assert all(line in again for line in table)
