@@ -9,10 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lamina.backbones.backbone import Backbone, BackboneSettings, load_backbone
-from lamina.backbones.locate import locate
-from lamina.core import Batch, Stream
-from lamina.streams import ScenarioSettings, build_stream, source_class
 from transformers import (
     AutoTokenizer,
     BertConfig,
@@ -21,6 +17,11 @@ from transformers import (
     ViTImageProcessorPil,
     ViTModel,
 )
+
+from lamina.backbones.backbone import Backbone, BackboneSettings, load_backbone
+from lamina.backbones.locate import locate
+from lamina.core import Batch, Stream
+from lamina.streams import ScenarioSettings, build_stream, source_class
 
 torch.set_num_threads(1)
 

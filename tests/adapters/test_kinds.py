@@ -6,14 +6,15 @@ import peft
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel
+
 from lamina.adapters import kind_class, kind_names
 from lamina.adapters.kinds.lora import concatenate
 from lamina.adapters.peft_format import export_adapter, import_adapter
 from lamina.backbones.backbone import BackboneSettings, load_backbone
 from lamina.core import generator_of
 from lamina.registry import InputError
-from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModel
 
 PEFT_KINDS = ["lora", "prefix", "prompt"]
 
@@ -211,8 +212,9 @@ def test_dropout_is_drawn_from_its_generator_and_only_in_training(tiny_bert, sen
 
 @pytest.mark.parametrize("model_type", ["bert", "roberta", "electra", "xlm-roberta"])
 def test_default_targets_are_those_of_peft(model_type):
-    from lamina.backbones.architecture import read_architecture
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+
+    from lamina.backbones.architecture import read_architecture
 
     config = AutoConfig.for_model(
         model_type,

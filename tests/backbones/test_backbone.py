@@ -1,11 +1,12 @@
 import pytest
 import torch
+from transformers import AutoModel, AutoTokenizer
+
 from lamina.backbones.backbone import BackboneSettings, load_backbone
 from lamina.backbones.locate import locate
 from lamina.backbones.overlay import Overlay
 from lamina.core import Batch, Experience, Samples, Stream, Task
 from lamina.registry import InputError
-from transformers import AutoModel, AutoTokenizer
 
 TEXTS = ["turn on the light", "what is the weather like in the north of the country today"]
 
@@ -139,7 +140,7 @@ def test_an_encoded_stream_knows_its_tasks(tiny_bert):
     ],
 )
 def test_a_backbone_that_is_not_there_is_one_clear_line(name, message):
-    with pytest.raises(InputError, match="backbone.name") as error:
+    with pytest.raises(InputError, match=r"backbone\.name") as error:
         locate(name)
     assert message in str(error.value)
     assert "\n" not in str(error.value)

@@ -1,4 +1,5 @@
 import pytest
+
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 
 ROWS = [

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from lamina.core import Batch
 from lamina.memory import policy_class, policy_names
 from lamina.memory.memory import Memory, Replay

@@ -1,6 +1,7 @@
 """The small stream of nouns for two backbones."""
 
 import pytest
+
 from nouns import nouns_stream
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from lamina import strategies
 from lamina.strategies import strategy_class, strategy_names
 from lamina.training.checkpoint import pack, unpack

@@ -4,6 +4,8 @@ equations."""
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import Ridge
+
 from lamina.adapters.model import HEAD, MAIN
 from lamina.core import Batch, generator_of
 from lamina.memory.memory import Replay
@@ -12,7 +14,6 @@ from lamina.strategies.olora import PAST
 from lamina.strategies.ranpac import ridge_solution, squared_error
 from lamina.training.settings import TrainingSettings
 from nouns import make_learner
-from sklearn.linear_model import Ridge
 
 NO_REPLAY = Replay(None, None, 0, "cpu")
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from lamina.registry import InputError
 from lamina.training.checkpoint import pack, unpack
 

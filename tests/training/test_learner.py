@@ -3,6 +3,8 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from lamina.adapters.model import MAIN, per_sample_gradients
 from lamina.adapters.peft_format import import_adapter
 from lamina.losses import cross_entropy
@@ -10,7 +12,6 @@ from lamina.registry import InputError
 from lamina.training.evaluate import accuracy, accuracy_row
 from lamina.training.settings import TrainingSettings, make_optimizer, make_schedule
 from nouns import make_learner, nouns_stream
-from safetensors.torch import load_file
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from lamina.core import Batch, Experience, Stream, Task
 from lamina.training.rows import Rows
 
