@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from lamina.config import parse_job
 from lamina.orchestration.sweep import run_sweep
 from lamina.orchestration.workshop import Workshop

@@ -2,6 +2,7 @@
 Ray."""
 
 import pytest
+
 from lamina.orchestration.cluster import cluster
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from lamina.orchestration.payloads import Payloads
 from lamina.orchestration.store import MOST_DEATHS, Boundary, SharedStore
 from lamina.registry import InputError

@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+
 from watched import RAY, Watched, matrix, matrix_alone
 
 pytestmark = RAY

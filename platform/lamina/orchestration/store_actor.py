@@ -21,7 +21,7 @@ from uuid import uuid4
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from lamina.orchestration.digest import digest_of
+from lamina.orchestration.identity import trial_id
 from lamina.orchestration.scribe import Scribe
 from lamina.orchestration.store import Boundary, Claim, Report, SharedStore
 from lamina.orchestration.store_client import StoreClient
@@ -33,8 +33,6 @@ MakeTracker = Callable[[str], Tracker]
 """Builds the tracker for a lasting run key, inside the actor."""
 
 NAMESPACE = "lamina"
-_NOT_RESULT = ("name", "hosts", "tracking", "output_dir")
-"""Sections of a trial's job that say where it runs and what it leaves, not what it computes."""
 _DECISION_SECONDS = 5.0
 """How long a host waits, after a task, to be told whether the scheduler wants another. A paused
 trial says nothing."""
@@ -113,7 +111,7 @@ class StoreActor:
         job = json.loads(described)
         if "error" in job:
             raise RuntimeError(job["error"])
-        trial = _trial_id(job["mapping"], fork)
+        trial = trial_id(job["mapping"], fork)
         self._store.submit(trial, job["name"], job["mapping"], fork)
         if self._abandoned:
             self._store.fail_all(self._abandoned)
@@ -226,7 +224,7 @@ class StoreActor:
 
     async def count_unfinished(self, mappings: Sequence[Mapping[str, Any]]) -> int:
         """How many of these jobs are still to be trained."""
-        trials = [_trial_id(mapping, None) for mapping in mappings]
+        trials = [trial_id(mapping, None) for mapping in mappings]
         return sum(self._store.state(trial) != "finished" for trial in trials)
 
     async def lose(self, host: str, error: str, last: bool) -> None:
@@ -324,13 +322,6 @@ class StoreActor:
         self._telling = None
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-def _trial_id(mapping: Mapping[str, Any], fork: Boundary | None) -> str:
-    """What makes a trial of a resumed sweep the same: what its result depends on."""
-    result = {key: value for key, value in mapping.items() if key not in _NOT_RESULT}
-    digest = digest_of([result, fork and [fork.trial, fork.task]])
-    return f"{mapping['strategy']['name']}-{digest}"
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -16,14 +16,15 @@ from ray.tune.schedulers import TrialScheduler
 from lamina.config import ConfigError, Job, SweepPlan, SweepSettings, expand
 from lamina.core import Samples, Stream
 from lamina.orchestration.cluster import Device, choose_devices, cluster, own_node_resource
-from lamina.orchestration.digest import digest_of
 from lamina.orchestration.host import HostSpec, run_host
+from lamina.orchestration.identity import digest_of, trial_id
 from lamina.orchestration.scribe import make_tracker
 from lamina.orchestration.search import POINT, make_scheduler, make_searcher, param_space, trial_of
 from lamina.orchestration.store_actor import start_store
 from lamina.orchestration.store_client import StoreClient
 from lamina.orchestration.trial import ThinTrial
 from lamina.orchestration.workshop import stream_digest, stream_of
+from lamina.registry import InputError
 from lamina.tracking.base import Status
 
 Event = Mapping[str, Any]
@@ -50,6 +51,7 @@ def run_sweep(job: Job, on_event: Callable[[Event], None]) -> list[dict[str, Any
 
     Raises InputError, before Ray is started where possible, for what is wrong with the job.
     """
+    _check_output_dir(job.output_dir)
     plan = expand(job)
     settings = job.sweep or SweepSettings()
     scheduler = make_scheduler(settings)
@@ -58,6 +60,15 @@ def run_sweep(job: Job, on_event: Callable[[Event], None]) -> list[dict[str, Any
     with cluster(), TemporaryDirectory(prefix="lamina-ray-") as scratch:
         devices = choose_devices(job.hosts)
         return _Sweep(plan, devices, scheduler, streams, Path(scratch), on_event).run()
+
+
+def _check_output_dir(output_dir: Path) -> None:
+    """A submitted job works in a folder that Ray makes for it and deletes."""
+    if "working_dir_files" in Path.cwd().parts and not output_dir.is_absolute():
+        raise InputError(
+            f"output_dir: {str(output_dir)!r} would be deleted with the working directory of this "
+            "submitted job (allowed: an absolute path)"
+        )
 
 
 def _check(plan: SweepPlan) -> Streams:
@@ -198,7 +209,7 @@ class _Watcher(tune.Callback):
         self._store = store
         self._plan = plan
         self._planned: dict[str, dict[str, Any]] = {}
-        """The name and the settings of each trial, by the digest of its job."""
+        """What the plan says of each trial, by the id that it has if it is no fork."""
         self._refused: list[dict[str, Any]] = []
 
     def on_trial_start(
@@ -224,8 +235,11 @@ class _Watcher(tune.Callback):
             )
             return
         self._store.describe(config, planned.name, planned.job.mapping)
-        shown = {"name": planned.name, "settings": planned.settings}
-        self._planned[digest_of(planned.job.mapping)] = shown
+        self._planned[trial_id(planned.job.mapping)] = {
+            "name": planned.name,
+            "settings": planned.settings,
+            "mapping": planned.job.mapping,
+        }
 
     def on_trial_complete(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
@@ -241,7 +255,7 @@ class _Watcher(tune.Callback):
         own = [
             {**row, **planned}
             for row in results
-            if (planned := self._planned.get(digest_of(row["mapping"])))
+            if (planned := self._planned.get(trial_id(row["mapping"])))
         ]
         return [*own, *self._refused]
 

@@ -8,7 +8,7 @@ import torch
 from lamina.backbones.backbone import Backbone, BackboneSettings, load_backbone
 from lamina.config import Job, build_learner, parse_job
 from lamina.core import Batch, Samples, Stream
-from lamina.orchestration.digest import digest_of
+from lamina.orchestration.identity import digest_of
 from lamina.streams import build_stream
 from lamina.training.learner import Learner
 

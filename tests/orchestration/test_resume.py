@@ -1,0 +1,43 @@
+"""A sweep whose driver was killed goes on where it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import ray
+
+from watched import RAY, Watched, matrix, matrix_alone
+
+pytestmark = RAY
+
+DRIVER = """
+import json, sys
+from lamina.config import parse_job
+from lamina.orchestration.sweep import run_sweep
+run_sweep(parse_job(json.loads(sys.argv[1])), lambda event: print(json.dumps(event), flush=True))
+"""
+
+
+def test_kill_9_of_the_driver_costs_no_task_that_was_reported(ray_cluster, make_job, tmp_path):
+    job = make_job(tmp_path / "out")
+    job["hosts"] = {"count": 1}
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_AUTH_MODE": "token",
+        "PYTHONPATH": "platform",
+    }
+    command = [sys.executable, "-c", DRIVER, json.dumps(job)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as driver:
+        lines = (json.loads(line) for line in driver.stdout if line.startswith("{"))
+        reports = (event for event in lines if event["event"] == "reported")
+        reported = next(reports)
+        driver.send_signal(signal.SIGKILL)
+    sweep = Watched(job)
+    assert [row["status"] for row in sweep.rows] == ["finished", "finished"]
+    again = [event["report"]["task"] for event in sweep.of("reported", trial=reported["trial"])]
+    assert reported["report"]["task"] not in again
+    for row in sweep.rows:
+        assert matrix(row["reports"]) == matrix_alone(row["mapping"])
