@@ -1,10 +1,10 @@
 """What a job left behind, shown: the leaderboard, and where everything is."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -39,44 +39,34 @@ def write_leaderboard(rows: Sequence[Row], output_dir: Path) -> Path:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    """The leaderboard for a person."""
-    table = Table(header_style="bold", box=None, pad_edge=False)
-    scenarios = {row["scenario"] for row in rows}
-    for heading, right in _headings(len(scenarios) > 1):
-        table.add_column(heading, justify="right" if right else "left", no_wrap=right)
+    """The leaderboard for a person, narrow enough for 80 columns."""
+    # One space between columns; a name is never cut, the settings may take several lines.
+    table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    several_scenarios = len({row["scenario"] for row in rows}) > 1
+    all_finished = all(row["status"] == "finished" for row in rows)
+    columns: dict[str, tuple[bool, Callable[[Row], str]]] = {
+        "#": (True, lambda row: str(row["rank"])),
+        "strategy": (False, lambda row: row["strategy"]),
+        "adapter": (False, lambda row: row["adapter"] or "-"),
+        "settings": (False, lambda row: _settings(row["settings"])),
+        **({"scenario": (False, lambda row: row["scenario"])} if several_scenarios else {}),
+        "accuracy": (True, lambda row: _number(row["average_accuracy"])),
+        "forgetting": (True, lambda row: _number(row["forgetting"])),
+        "validation": (True, lambda row: _number(row["validation_average_accuracy"])),
+        "trained": (True, lambda row: _count(row["trainable_parameters"])),
+        "seconds": (True, lambda row: _seconds(row["seconds"])),
+        **({} if all_finished else {"": (False, _status)}),
+    }
+    for heading, (is_number, _) in columns.items():
+        justify: Literal["right", "left"] = "right" if is_number else "left"
+        if heading == "settings":
+            table.add_column(heading, min_width=len(heading), overflow="fold")
+        else:
+            table.add_column(heading, justify=justify, no_wrap=True)
     for row in rows:
-        cells = [
-            str(row["rank"]),
-            row["strategy"],
-            row["adapter"] or "-",
-            _settings(row["settings"]),
-            _number(row["average_accuracy"]),
-            _number(row["forgetting"]),
-            _number(row["validation_average_accuracy"]),
-            _count(row["trainable_parameters"]),
-            _seconds(row["seconds"]),
-        ]
-        if len(scenarios) > 1:
-            cells.insert(4, row["scenario"])
-        table.add_row(*cells, _status(row), style="bold" if row["rank"] == 1 else None)
+        cells = [cell(row) for _, cell in columns.values()]
+        table.add_row(*cells, style="bold" if row["rank"] == 1 else None)
     return table
-
-
-def _headings(with_scenario: bool) -> list[tuple[str, bool]]:
-    scenario = [("scenario", False)] if with_scenario else []
-    return [
-        ("#", True),
-        ("strategy", False),
-        ("adapter", False),
-        ("settings", False),
-        *scenario,
-        ("accuracy", True),
-        ("forgetting", True),
-        ("validation", True),
-        ("trained parameters", True),
-        ("seconds", True),
-        ("", False),
-    ]
 
 
 def _title(rows: Sequence[Row], name: str) -> str:
@@ -86,7 +76,8 @@ def _title(rows: Sequence[Row], name: str) -> str:
     tasks = f", {first['num_tasks']} tasks" if first["num_tasks"] else ""
     return (
         f"{name}: {scenarios} on {first['stream']}{tasks}, {Path(first['backbone']).name}. "
-        f"Average accuracy and forgetting are of the test part; ranked by {first['metric']}."
+        "Average accuracy and forgetting are of the test part, trained counts parameters; "
+        f"ranked by {first['metric']}."
     )
 
 
@@ -166,7 +157,7 @@ def _settings(settings: dict[str, Any]) -> str:
     shown = []
     for key, value in settings.items():
         last = key.rpartition(".")[2].replace("learning_rate", "lr")
-        shown.append(f"{last} {value:.4g}" if isinstance(value, float) else f"{last} {value}")
+        shown.append(f"{last} {value:.3g}" if isinstance(value, float) else f"{last} {value}")
     return ", ".join(shown)
 
 

@@ -28,15 +28,12 @@ from lamina.config import (
 from lamina.config.reading import read_overrides
 from lamina.core import Samples, Stream
 from lamina.evaluation.leaderboard import leaderboard
-from lamina.orchestration.identity import digest_of
+from lamina.orchestration.identity import trial_id
 from lamina.orchestration.scribe import Scribe
 from lamina.registry import InputError
 from lamina.tracking.base import CompositeTracker, Tracker, TrackingError
 from lamina.tracking.json_lines import JsonLinesTracker
 from lamina.training.learner import Learner
-
-_NOT_RESULT = ("name", "output_dir", "hosts", "tracking")
-"""What changes nothing that is computed."""
 
 Report = dict[str, Any]
 
@@ -54,8 +51,7 @@ def run_job(path: Path, overrides: Sequence[str]) -> None:
     learner = _learner(trial.job, raw)
     for section, why in job.unused.items():
         console.print(f"{section} changes nothing: {why}", markup=False)
-    result = {key: each for key, each in trial.job.mapping.items() if key not in _NOT_RESULT}
-    identity = f"{trial.name}-{digest_of(result)}"
+    identity = trial_id(trial.job.mapping)
     folder = job.output_dir / RUNS / identity
     shutil.rmtree(folder, ignore_errors=True)
     scribe = Scribe(_tracker(job, folder, str(path)), folder.parent)
