@@ -17,6 +17,7 @@ from itertools import count
 from json import dumps
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 from threading import Event, Thread
 from time import time
 from typing import TYPE_CHECKING, TypeAlias
@@ -95,7 +96,7 @@ class MlflowTracker:
         self._patience = patience
         self._backlog: Backlog[_Action] = Backlog()
         self._give_up = Event()
-        self._failing = False
+        self._failure: str | None = None
         self._written = 0
         self._lost: list[str] = []
         self._copies = TemporaryDirectory(prefix="lamina-artifacts-")
@@ -148,9 +149,9 @@ class MlflowTracker:
         while self._writer.is_alive():
             written = self._written
             self._writer.join(self._patience)
-            if self._failing and self._written == written:
+            if self._failure and self._written == written:
                 self._give_up.set()
-                self._lost.append(f"{len(self._backlog) + 1} events that nobody took")
+                self._lost.append(f"the last {len(self._backlog) + 1} events ({self._failure})")
                 break
         self._copies.cleanup()
         if self._lost:
@@ -171,12 +172,12 @@ class MlflowTracker:
                         _log.warning("MLflow at %s refused an event: %s", self._uri, _line(error))
                         self._lost.append(_line(error))
                         break
-                    self._failing = True
+                    self._failure = _line(error)
                     if attempt == TRIES:
-                        _log.warning("MLflow at %s: events wait: %s", self._uri, _line(error))
+                        _log.warning("MLflow at %s fails, events wait: %s", self._uri, _line(error))
                     if self._give_up.wait(min(2.0 ** (attempt - 1), LONGEST_WAIT)):
                         return
-            self._failing = False
+            self._failure = None
             self._written += 1
 
 
@@ -217,7 +218,7 @@ class _Runs:
         # Lamina reports to nobody, prints its own lines, and waits in a way that can be ended.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         from mlflow import MlflowClient
 
         for name in ("mlflow.store.db.utils", "alembic"):
@@ -396,8 +397,7 @@ def _milliseconds() -> int:
 
 
 def _line(error: Exception) -> str:
-    first = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {first}"
+    return shorten(f"{type(error).__name__}: {error}", 300)
 
 
 def _user() -> str:

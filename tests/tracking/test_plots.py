@@ -1,0 +1,74 @@
+"""Pictures. What they say is looked at by people; here: that they are drawn, and not empty."""
+
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from lamina.tracking.plots import _apart, draw_curves, draw_matrix
+
+TASKS = ["lights and switches", "climate", "media playback"]
+YELLOW, PURPLE, GREY = (0.99, 0.91, 0.14), (0.27, 0.0, 0.33), (0.894, 0.894, 0.894)
+"""The ends of the colour scale, and what is undefined."""
+
+
+def share(path, colour) -> float:
+    """How much of a picture has a colour, more or less."""
+    pixels = imread(path)[..., :3]
+    return float((np.abs(pixels - np.array(colour)).max(axis=-1) < 0.02).mean())
+
+
+def test_a_heat_map_has_the_fixed_scale_and_grey_where_r_is_undefined(tmp_path):
+    path = tmp_path / "matrix.png"
+    accuracy = [[1.0, None, None], [0.0, 1.0, None]]
+    draw_matrix(path, tasks=TASKS, accuracy=accuracy, part="validation", name="er")
+
+    cell = share(path, PURPLE)
+    assert cell > 0.02
+    assert share(path, YELLOW) == pytest.approx(2 * cell, rel=0.2)
+    assert share(path, GREY) == pytest.approx(6 * cell, rel=0.2)
+
+
+def test_the_scale_does_not_follow_the_values(tmp_path):
+    path = tmp_path / "matrix.png"
+    draw_matrix(path, tasks=TASKS, accuracy=[[0.5, 0.5, 0.5]], part="test", name="er")
+
+    teal = (0.13, 0.57, 0.55)
+    assert share(path, teal) > 0.06
+    assert share(path, PURPLE) < 0.01
+
+
+def test_curves_of_many_trials_of_different_lengths_are_drawn(tmp_path):
+    path = tmp_path / "curves.png"
+    curves = {f"trial {number}": [1.0, 0.9, number / 40][: 1 + number % 3] for number in range(30)}
+    draw_curves(path, tasks=TASKS, curves={**curves, "queued": []}, part="test", name="sweep")
+
+    assert share(path, (0.0, 0.447, 0.698)) > 0.0005
+    assert imread(path).shape[1] > 1000
+
+
+def test_labels_that_are_too_close_are_spread_around_their_place():
+    heights = [0.9, 0.52, 0.5, 0.48, 0.1]
+
+    apart = _apart(heights, gap=0.05, top=1.0)
+
+    assert np.diff(apart).max() <= -0.05 + 1e-9
+    assert apart[0] == pytest.approx(0.9)
+    assert apart[1:4] == pytest.approx([0.55, 0.5, 0.45])
+    assert apart[4] == pytest.approx(0.1)
+
+
+def test_labels_stay_inside_the_picture():
+    apart = _apart([0.99] * 5 + [0.0] * 5, gap=0.05, top=1.0)
+
+    assert max(apart) <= 1.0
+    assert min(apart) >= 0.0
+    assert np.diff(apart).max() <= -0.05 + 1e-9
+
+
+def test_drawing_needs_no_global_state_of_pyplot(tmp_path):
+    before = "matplotlib.pyplot" in sys.modules
+    draw_matrix(tmp_path / "m.png", tasks=["a"], accuracy=[[0.5]], part="test", name="er")
+
+    assert ("matplotlib.pyplot" in sys.modules) == before
