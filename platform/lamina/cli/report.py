@@ -112,9 +112,9 @@ def show_mlflow(console: Console, output_dir: Path, mlflow_uri: str | None) -> N
     """The one command that opens the MLflow UI, if MLflow was written."""
     store = mlflow_uri or (output_dir if (output_dir / "mlflow.db").is_file() else None)
     if store is not None:
-        console.print("\nThe runs in MLflow:", soft_wrap=True)
-        console.print(f"  {ui_command(store)}", soft_wrap=True)
-        console.print(f"  and open {ui_page(store)}", soft_wrap=True)
+        # The command is the last line, where it is easy to copy.
+        console.print(f"\nMLflow shows the runs at {ui_page(store)} after", soft_wrap=True)
+        console.print(ui_command(store), soft_wrap=True)
 
 
 def show_report(run: Path) -> None:
