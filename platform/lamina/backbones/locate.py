@@ -4,7 +4,9 @@ the Hugging Face hub."""
 from importlib.util import find_spec
 from pathlib import Path
 
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from transformers import AutoConfig, PretrainedConfig
+from transformers.utils import CONFIG_NAME
 
 from lamina.registry import InputError, unknown
 
@@ -31,20 +33,28 @@ def locate(name: str) -> str:
 
 
 def config_of(location: str) -> PretrainedConfig:
-    """The model's configuration, from a folder or the hub. Raises InputError when there is none."""
+    """The model's configuration, from a folder, the hub's cache or the hub.
+
+    Raises InputError when there is none.
+    """
     try:
-        return AutoConfig.from_pretrained(location)
+        return AutoConfig.from_pretrained(location, local_files_only=True)
     except (OSError, ValueError) as error:
         if Path(location).is_dir():
             raise InputError(
                 f"backbone.name: the folder {location!r} holds no model that transformers can load "
                 f"({_first_line(error)})"
             ) from error
+    try:
+        # transformers would ask a hub that it cannot reach six times, and say so each time.
+        get_hf_file_metadata(hf_hub_url(location, CONFIG_NAME))
+        return AutoConfig.from_pretrained(location)
+    except Exception as error:  # Whatever the network raises, the hub does not have it.
         named = unknown("backbone.name", location, NAMED)
-        reason = (
-            "it is also neither a folder that exists nor on the Hugging Face hub as seen from here"
-        )
-        raise InputError(f"{named}; {reason}") from error
+        raise InputError(
+            f"{named}; it is also neither a folder that exists nor on the Hugging Face hub as seen "
+            f"from here ({_first_line(error)})"
+        ) from error
 
 
 def _shipped_folder(name: str) -> Path:
