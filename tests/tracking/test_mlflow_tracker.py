@@ -2,7 +2,10 @@
 
 import logging
 import os
+import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from threading import Thread
 
@@ -207,6 +210,49 @@ def test_a_sweep_that_goes_on_finds_its_runs_and_repeats_nothing(track, runs, cl
     for name in ("er-lora-t0", "er-lora-t1"):
         points = history(client, after[name], "test/average_accuracy")
         assert points == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3)]
+
+
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+from mlflow import MlflowClient
+from lamina.tracking.mlflow_store import embedded_uri
+from lamina.tracking.mlflow_tracker import MlflowTracker
+
+output_dir, run = Path(sys.argv[1]), sys.argv[2]
+tracker = MlflowTracker(output_dir, run=run, experiment="tests")
+tracker.start_sweep("sweep", {})
+tracker.start_trial("t0", {}, "er-lora")
+tracker.log("t0", {"train/loss": 1.0}, step=0)
+client = MlflowClient(embedded_uri(output_dir))
+experiment_id = client.get_experiment_by_name("tests").experiment_id
+wanted = f"tags.`lamina.run` = '{run}' and metrics.`train/loss` = 1"
+while not client.search_runs([experiment_id], wanted):
+    pass
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_open_is_found_and_closed(
+    track, runs, client, output_dir, request
+):
+    track(run="makes the experiment").close()
+    killed = subprocess.run([sys.executable, "-c", CRASH, output_dir, request.node.name])
+    assert killed.returncode == -signal.SIGKILL
+    assert {run.info.status for run in runs().values()} == {"RUNNING"}
+
+    tracker = track()
+    tracker.start_sweep("sweep", {})
+    tracker.start_trial("t0", {}, "er-lora")
+    tracker.log("t0", {"train/loss": 1.0}, step=0)
+    tracker.log("t0", {"train/loss": 0.5}, step=1)
+    tracker.finish_trial("t0", "finished")
+    tracker.finish_sweep("finished")
+    tracker.close()
+
+    found = runs()
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert history(client, found["er-lora"], "train/loss") == [(0, 1.0), (1, 0.5)]
 
 
 def test_a_trial_may_go_on_without_being_started_again(track, runs, client):
