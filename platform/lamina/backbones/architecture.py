@@ -7,12 +7,15 @@ Found by structure and by the names in use, not listed per model: `bert` calls a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from lamina.backbones.overlay import Site
 from lamina.registry import InputError, unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 QUERY_AND_VALUE = [
     ("query", "value"),
@@ -75,7 +78,7 @@ class Architecture:
         return sorted({layer % self.num_layers for layer in layers})
 
 
-def read_architecture(model: PreTrainedModel) -> Architecture:
+def read_architecture(model: "PreTrainedModel") -> Architecture:
     """Find the parts of `model`. Raises InputError where its structure is not that of a known
     transformer."""
     config = model.config
@@ -108,14 +111,14 @@ def _ends_in(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def _layer_stack(model: PreTrainedModel, num_layers: int) -> tuple[str, nn.ModuleList]:
+def _layer_stack(model: "PreTrainedModel", num_layers: int) -> tuple[str, nn.ModuleList]:
     for name, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == num_layers:
             return name, module
     raise InputError(f"backbone.name: no stack of {num_layers} layers in a {type(model).__name__}")
 
 
-def _mlps(model: PreTrainedModel, linears: dict[str, int], width: int) -> tuple[Site, ...]:
+def _mlps(model: "PreTrainedModel", linears: dict[str, int], width: int) -> tuple[Site, ...]:
     """Per layer, the last pair of linear modules width -> wider -> width."""
     found: dict[int, Site] = {}
     widening: dict[int, tuple[str, int]] = {}

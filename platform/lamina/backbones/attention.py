@@ -6,15 +6,15 @@ BERT-like encoders and vision transformers take prefixes alike (vision transform
 `past_key_values` to carry them).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from lamina.backbones.overlay import rows_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NAME = "lamina"
 PREFIXES = "lamina_prefixes"
@@ -30,6 +30,8 @@ def attention_with_prefix(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Every query [N, heads, S, d] attends to the prefixes of this layer and to its own S keys."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     for prefix_key, prefix_value in getattr(module, PREFIXES, ()):
         key = torch.cat([_per_head(prefix_key, key), key], dim=2)
         value = torch.cat([_per_head(prefix_value, value), value], dim=2)
@@ -50,5 +52,14 @@ def _per_head(prefix: Tensor, like: Tensor) -> Tensor:
     return rows.unflatten(2, (heads, dim)).transpose(1, 2).to(like.dtype)
 
 
-AttentionInterface.register(NAME, attention_with_prefix)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+def attend_with_prefixes(model: "PreTrainedModel") -> bool:
+    """Let a model attend through `attention_with_prefix`; False where its code has no such seam."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    if not model._supports_attention_backend:
+        return False
+    AttentionInterface.register(NAME, attention_with_prefix)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
+    return True

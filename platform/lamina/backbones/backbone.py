@@ -7,21 +7,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
 
 from lamina.backbones.architecture import read_architecture
-from lamina.backbones.attention import NAME as ATTENTION
-from lamina.backbones.attention import PREFIXES
+from lamina.backbones.attention import PREFIXES, attend_with_prefixes
 from lamina.backbones.encoding import Encoder, load_encoder
 from lamina.backbones.locate import config_of, locate
 from lamina.backbones.overlay import Overlay, Patch, Site, rows_of
 from lamina.core import Batch, Experience, Modality, Samples, Stream
 from lamina.registry import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Pooling = Literal["mean", "first"]
 POSITIONS_COUNT_A_PREFIX = ("bert", "electra")
@@ -70,12 +70,18 @@ class Backbone:
     is ever trained."""
 
     def __init__(
-        self, model: PreTrainedModel, encoder: Encoder, settings: BackboneSettings, pooling: Pooling
+        self,
+        model: "PreTrainedModel",
+        encoder: Encoder,
+        settings: BackboneSettings,
+        pooling: Pooling,
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.encoder = encoder
         self.settings = settings
         self.pooling = pooling
+        self.takes_prefixes = attend_with_prefixes(model)
+        """Whether its attention can see keys and values put before its own."""
         self.architecture = read_architecture(model)
         self.device = model.device
         self._modules = {name: model.get_submodule(name) for name in self.architecture.linears}
@@ -104,11 +110,6 @@ class Backbone:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
-
-    @property
-    def takes_prefixes(self) -> bool:
-        """Whether its attention can see keys and values put before its own."""
-        return bool(self.model.config._attn_implementation == ATTENTION)
 
     def num_parameters(self) -> int:
         """How many frozen numbers it holds."""
@@ -242,6 +243,9 @@ def load_backbone(settings: BackboneSettings, device: torch.device | str = "cpu"
 
     Raises InputError when its files are not there or transformers cannot build it.
     """
+    from transformers import AutoModel
+    from transformers.utils.logging import disable_progress_bar
+
     location = locate(settings.name)
     encoder = load_encoder(location, settings.max_length)
     arguments = _placement(location, settings, torch.device(device))
@@ -251,9 +255,17 @@ def load_backbone(settings: BackboneSettings, device: torch.device | str = "cpu"
         model = AutoModel.from_pretrained(location, dtype=dtype, **arguments)
     except (OSError, ValueError) as error:
         raise InputError(f"backbone.name: {settings.name!r} does not load: {error}") from error
-    if model._supports_attention_backend:
-        model.set_attn_implementation(ATTENTION)
     return Backbone(model, encoder, settings, settings.pooling or encoder.pooling)
+
+
+def outline_backbone(settings: BackboneSettings) -> Backbone:
+    """The backbone with its modules and without their numbers: enough to see whether things fit.
+
+    Raises InputError as `load_backbone` does.
+    """
+    location = locate(settings.name)
+    encoder = load_encoder(location, settings.max_length)
+    return Backbone(_empty_model(location), encoder, settings, settings.pooling or encoder.pooling)
 
 
 def _placement(location: str, settings: BackboneSettings, device: torch.device) -> dict[str, Any]:
@@ -282,8 +294,12 @@ def _host_memory() -> int:
 
 
 def _size_in_bytes(location: str, dtype: str) -> int:
+    return _empty_model(location).num_parameters() * int(getattr(torch, dtype).itemsize)
+
+
+def _empty_model(location: str) -> "PreTrainedModel":
     from accelerate import init_empty_weights
+    from transformers import AutoModel
 
     with init_empty_weights():
-        model = AutoModel.from_config(config_of(location))
-    return sum(each.numel() for each in model.parameters()) * getattr(torch, dtype).itemsize
+        return AutoModel.from_config(config_of(location))

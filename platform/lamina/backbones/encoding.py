@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoTokenizer
 
 from lamina.backbones.locate import config_of
 from lamina.core import Modality
@@ -74,10 +73,12 @@ class ImageEncoder:
 
 def load_encoder(location: str, max_length: int | None) -> Encoder:
     """The encoder that belongs to the model at `location`. Raises InputError when it has none."""
+    from transformers import AutoImageProcessor, AutoTokenizer
+
     config = config_of(location)
     if getattr(config, "vocab_size", None) is None:
-        return ImageEncoder(_loaded(AutoImageProcessor, location, backend="pil"))
-    tokenizer = _loaded(AutoTokenizer, location)
+        return ImageEncoder(_loaded("image processor", AutoImageProcessor, location, backend="pil"))
+    tokenizer = _loaded("tokenizer", AutoTokenizer, location)
     trained = _sentence_transformers(location, "sentence_bert_config.json").get("max_seq_length")
     known = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", LONGEST_TEXT)]
     longest = min([*known, trained or LONGEST_TEXT])
@@ -89,12 +90,11 @@ def load_encoder(location: str, max_length: int | None) -> Encoder:
     )
 
 
-def _loaded(factory: Any, location: str, **arguments: Any) -> Any:
+def _loaded(what: str, factory: Any, location: str, **arguments: Any) -> Any:
     try:
         return factory.from_pretrained(location, **arguments)
     except (OSError, ValueError) as error:
-        kind = "tokenizer" if factory is AutoTokenizer else "image processor"
-        raise InputError(f"backbone.name: {location!r} has no {kind}: {error}") from error
+        raise InputError(f"backbone.name: {location!r} has no {what}: {error}") from error
 
 
 def _sentence_transformers(location: str, file: str) -> dict[str, Any]:

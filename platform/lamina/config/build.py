@@ -4,14 +4,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from accelerate import init_empty_weights
-from transformers import AutoModel
-
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.attention import NAME as ATTENTION
-from lamina.backbones.backbone import Backbone, BackboneSettings
-from lamina.backbones.encoding import load_encoder
-from lamina.backbones.locate import config_of, locate
+from lamina.backbones.backbone import Backbone, BackboneSettings, outline_backbone
 from lamina.config.fields import ConfigError
 from lamina.config.job import Job
 from lamina.core import Batch, Samples, Stream
@@ -65,7 +59,7 @@ def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
         with _taking_down(problems):
             if job.backbone not in outlines:
                 outlines[job.backbone] = None
-                outlines[job.backbone] = _outline(job.backbone)
+                outlines[job.backbone] = outline_backbone(job.backbone)
         stream, backbone = streams[stream_key], outlines[job.backbone]
         if stream is not None:
             found.append(stream)
@@ -84,17 +78,6 @@ def _taking_down(problems: dict[str, None]) -> Iterator[None]:
         yield
     except InputError as error:
         problems[str(error)] = None
-
-
-def _outline(settings: BackboneSettings) -> Backbone:
-    """The backbone with its modules and without their numbers."""
-    location = locate(settings.name)
-    encoder = load_encoder(location, settings.max_length)
-    with init_empty_weights():
-        model = AutoModel.from_config(config_of(location))
-    if model._supports_attention_backend:
-        model.set_attn_implementation(ATTENTION)
-    return Backbone(model, encoder, settings, settings.pooling or encoder.pooling)
 
 
 def _check_modality(job: Job, stream: Stream[Samples], backbone: Backbone) -> None:
