@@ -9,8 +9,9 @@ from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
 from ray.tune.search import SEARCH_ALG_IMPORT, BasicVariantGenerator, SearchAlgorithm, Searcher
 
 from lamina.config import Domain, SweepPlan, SweepSettings
+from lamina.config.fields import unknown_key
 from lamina.config.plan import Trial
-from lamina.config.space import read_domain
+from lamina.config.space import FUNCTIONS, read_domain
 from lamina.registry import InputError, unknown
 
 _SCHEDULERS: dict[str, Any] = {
@@ -101,7 +102,7 @@ def _named(
     allowed = [each for each in inspect.signature(made).parameters if each not in _GIVEN]
     for each in given:
         if each not in allowed:
-            raise unknown(key, each, allowed)
+            raise InputError(unknown_key(f"{key}.{each}", allowed))
     return made, given
 
 
@@ -113,16 +114,20 @@ def _made(key: str, made: Callable[..., Any], given: Mapping[str, Any]) -> Any:
         raise InputError(f"{key}: {reason}") from error
 
 
-def _mutations(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Population based training's mutations: a list of values, or a domain as in the space."""
-    problems: list[str] = []
-    mutations = {}
+def _mutations(given: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Population based training's mutations, by dotted key: a list of values each, or a domain as
+    in the space. (A job's reader has opened dotted keys.)"""
+    mutations: dict[str, Any] = {}
     for key, value in given.items():
-        if isinstance(value, Mapping):
-            domain = read_domain(f"sweep.scheduler.hyperparam_mutations.{key}", value, problems)
-            mutations[key] = as_tune(domain) if domain else None
+        path = f"{above}{key}"
+        if not isinstance(value, Mapping):
+            mutations[path] = value
+        elif len(value) == 1 and set(value) <= set(FUNCTIONS):
+            problems: list[str] = []
+            domain = read_domain(f"sweep.scheduler.hyperparam_mutations.{path}", value, problems)
+            if domain is None:
+                raise InputError(problems[0])
+            mutations[path] = as_tune(domain)
         else:
-            mutations[key] = value
-    if problems:
-        raise InputError(problems[0])
+            mutations.update(_mutations(value, f"{path}."))
     return mutations
