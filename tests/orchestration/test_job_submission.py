@@ -4,6 +4,7 @@ no Lamina."""
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from lamina.config import load_job
+from lamina.orchestration.sweep import run_sweep
+from lamina.registry import InputError
 
 pytestmark = pytest.mark.ray
 
@@ -30,7 +35,10 @@ def cluster(tmp_path):
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
     }
-    environment.pop("PYTHONPATH", None)
+    # Whatever Lamina may be installed here, a job that finds any but its own fails.
+    decoy = tmp_path / "decoy" / "lamina"
+    decoy.mkdir(parents=True)
+    (decoy / "__init__.py").write_text("raise ImportError('not the Lamina that was uploaded')")
     ports = free_ports(3)
     # A socket's path has at most 107 characters, so Ray's folder cannot be below pytest's.
     folder = Path("/tmp", f"lamina-{secrets.token_hex(4)}")
@@ -40,16 +48,20 @@ def cluster(tmp_path):
         *(f"--dashboard-agent-listen-port={ports[2]}", f"--temp-dir={folder}"),
     ]
     with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, text=True, cwd=tmp_path
+        command,
+        env={**environment, "PYTHONPATH": str(decoy.parent)},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as head:
         try:
             assert any("Ray runtime started" in line for line in head.stdout)
             yield f"http://127.0.0.1:{ports[1]}", environment
         finally:
-            # Ray ends everything that it has started.
-            head.send_signal(signal.SIGTERM)
-            head.communicate(timeout=60)
-            subprocess.run(["rm", "-rf", str(folder)], check=True)
+            # All that it has started; a polite end takes Ray half a minute.
+            os.killpg(head.pid, signal.SIGKILL)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_ports(count):
@@ -63,43 +75,28 @@ def free_ports(count):
     return ports
 
 
-def submit(cluster, *command):
-    """What `ray job submit` says of a Python command, and its exit code."""
-    address, environment = cluster
-    done = subprocess.run(
-        [
-            *(RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT)),
-            *("--runtime-env", str(ROOT / "jobs" / "runtime_env.yaml"), "--"),
-            *("python", *command),
-        ],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout
-
-
-SWEEP = ("-m", "lamina.cli", "sweep", "jobs/quickstart.yaml")
-
-
 def test_a_sweep_runs_on_a_cluster_that_was_started_by_hand(cluster, tmp_path):
-    code, said = submit(cluster, "-c", "import lamina; print(lamina.__file__)")
-    assert code == 0, said
-    assert "working_dir_files" in said, "the uploaded Lamina comes before any other"
-    code, said = submit(cluster, *SWEEP)
-    assert code == 1
-    assert "output_dir: 'runs/quickstart' would be deleted" in said
-    code, said = submit(
-        cluster,
-        *SWEEP,
+    address, environment = cluster
+    submit = [
+        *(RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT)),
+        *("--runtime-env", str(ROOT / "jobs" / "runtime_env.yaml"), "--"),
+        *("python", "-m", "lamina.cli", "sweep", "jobs/quickstart.yaml"),
         f"output_dir={tmp_path}/out",
         "sweep.variants=[{strategy: {name: simplecil}}]",
         "sweep.space={}",
         "stream.sentences_per_intent=20",
         "hosts.count=1",
-    )
-    assert code == 0, said
+    ]
+    done = subprocess.run(submit, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     (row,) = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
     assert (row["strategy"], row["status"]) == ("simplecil", "finished")
+
+
+def test_a_submitted_job_may_not_leave_its_results_where_ray_deletes_them(tmp_path, monkeypatch):
+    folder = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg"
+    folder.mkdir(parents=True)
+    job = load_job(ROOT / "jobs" / "quickstart.yaml")
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match="output_dir: 'runs/quickstart' would be deleted"):
+        run_sweep(job, lambda event: None)

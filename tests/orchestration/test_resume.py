@@ -23,6 +23,7 @@ run_sweep(parse_job(json.loads(sys.argv[1])), lambda event: print(json.dumps(eve
 def test_kill_9_of_the_driver_costs_no_task_that_was_reported(ray_cluster, make_job, tmp_path):
     job = make_job(tmp_path / "out")
     job["hosts"] = {"count": 1}
+    del job["sweep"]
     environment = {
         **os.environ,
         "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
@@ -36,8 +37,9 @@ def test_kill_9_of_the_driver_costs_no_task_that_was_reported(ray_cluster, make_
         reported = next(reports)
         driver.send_signal(signal.SIGKILL)
     sweep = Watched(job)
-    assert [row["status"] for row in sweep.rows] == ["finished", "finished"]
-    again = [event["report"]["task"] for event in sweep.of("reported", trial=reported["trial"])]
-    assert reported["report"]["task"] not in again
-    for row in sweep.rows:
-        assert matrix(row["reports"]) == matrix_alone(row["mapping"])
+    (row,) = sweep.rows
+    assert (row["trial"], row["status"]) == (reported["trial"], "finished")
+    assert reported["report"]["task"] not in [
+        event["report"]["task"] for event in sweep.of("reported")
+    ]
+    assert matrix(row["reports"]) == matrix_alone(row["mapping"])
