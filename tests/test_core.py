@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from lamina.core import IGNORED, Batch, Summary, generator_of, seed_of
 
 

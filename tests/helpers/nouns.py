@@ -1,6 +1,7 @@
 """A stream small enough to run a strategy on it in a second, and learners on it."""
 
 import torch
+
 from lamina.adapters import kind_class
 from lamina.core import Batch, Experience, Samples, Stream, Task
 from lamina.memory import policy_class
