@@ -9,6 +9,7 @@ until it ends.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 
@@ -18,6 +19,9 @@ from lamina.losses import cross_entropy, quadratic_penalty
 from lamina.memory.memory import Replay
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
+
+SAMPLES_AT_ONCE = 32
+"""Each sample's gradient is held by itself for a moment: this many copies of what is trained."""
 
 
 @dataclass
@@ -56,6 +60,10 @@ class EWC(Strategy):
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
         """Sums over samples of (d log p(y | x) / d phi)^2, and how many there were."""
+        parts = [self._squared_gradients(model, part) for part in batch.chunks(SAMPLES_AT_ONCE)]
+        return reduce(Summary.__add__, parts)
+
+    def _squared_gradients(self, model: AdaptedModel, batch: Batch) -> Summary:
         gradients = per_sample_gradients(
             model,
             batch.inputs,

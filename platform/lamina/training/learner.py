@@ -179,7 +179,7 @@ class Learner:
     ) -> Summary | None:
         """What a strategy sees in each batch, summed over the data."""
         total = None
-        for batch in by_length(data).chunks(self.training.batch_size):
+        for batch in by_length(data).chunks(self.training.evaluation_batch_size):
             summary = look(self.model, batch.to(self.model.backbone.device))
             if summary is None:
                 return None

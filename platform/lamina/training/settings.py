@@ -33,7 +33,8 @@ class TrainingSettings:
     max_grad_norm: float | None = None
     """Gradients are scaled down to this norm, over all trained tensors together. Default: never."""
     evaluation_batch_size: int = 256
-    """Rows of a forward without gradient. It changes no result."""
+    """Rows of a forward without gradient: in evaluation, previews and reviews. It changes no
+    result."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "evaluation_batch_size"):
