@@ -53,6 +53,10 @@ def test_every_trial_finishes_although_a_host_and_the_store_were_killed(battered
     ]
 
 
+def test_hosts_take_every_core_and_thin_trials_still_run(battered):
+    assert {event["host"] for event in battered.of("started")} == {"host-0", "host-1"}
+
+
 def test_the_trial_of_the_killed_host_goes_on_where_it_was(battered):
     (row,) = [row for row in battered.rows if row["name"] == "er-lora"]
     assert len(battered.of("started", trial=row["trial"])) == 2

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ _SETTINGS = {
     # Seconds until a host's death or end is noticed (Ray's default is 2).
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
+
+_ANSWER_SECONDS = 10.0
 
 
 @contextmanager
@@ -65,6 +68,7 @@ def cluster(num_cpus: int | None = None) -> Iterator[None]:
 def _join(address: str) -> None:
     """Connect to a cluster. Its runtime environment (see jobs/runtime_env.yaml) brings Lamina to
     its workers."""
+    check_address(address)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -73,6 +77,24 @@ def _join(address: str) -> None:
             f"RAY_ADDRESS: cannot join the Ray cluster at {address!r}: {reason} "
             "(one with tokens needs RAY_AUTH_MODE=token and its token; see clusters/README.md)"
         ) from error
+
+
+def check_address(address: str) -> None:
+    """Raises InputError when nobody answers at `host:port`, for which Ray itself would try for many
+    minutes, or when the address is of another kind than a driver needs."""
+    if address.startswith("ray://"):
+        raise InputError(
+            f"RAY_ADDRESS: {address!r} is for Ray's client (allowed: host:port on a machine of the "
+            "cluster; from elsewhere, `ray job submit`)"
+        )
+    host, _, port = address.rpartition(":")
+    if port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
+        except OSError as error:
+            raise InputError(
+                f"RAY_ADDRESS: no Ray cluster answers at {address!r}: {error}"
+            ) from error
 
 
 def _start(num_cpus: int | None) -> None:

@@ -80,10 +80,11 @@ class SharedStore:
     def __init__(self, folder: Path, session: str, keep_boundaries: bool = False) -> None:
         """`keep_boundaries` keeps every checkpoint, not only the last, so that trials can be forked
         anywhere."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._database = _open(folder / "ledger.sqlite")
         self._payloads = Payloads(folder / "payloads")
         self._keep_boundaries = keep_boundaries
         self._known: set[str] = set()
-        self._database = _open(folder / "ledger.sqlite")
         with self._transaction() as database:
             if self.fact("session") != session:
                 database.execute(
@@ -215,10 +216,15 @@ class SharedStore:
     def fail_all(self, error: str) -> None:
         """Nobody is left to train: whatever is queued or running has failed."""
         with self._transaction():
-            for trial in self._column(
-                "SELECT trial FROM trials WHERE state IN ('queued', 'running')"
-            ):
+            for trial in self._unfinished():
                 self._fail(trial, error)
+
+    def stop_all(self) -> None:
+        """The sweep is over: what is queued or running has stopped."""
+        with self._transaction():
+            for trial in self._unfinished():
+                self._set_state(trial, "stopped")
+                self._add_event("stopped", trial)
 
     # What is known
 
@@ -327,6 +333,9 @@ class SharedStore:
         self._database.close()
 
     # Inside a transaction
+
+    def _unfinished(self) -> list[str]:
+        return self._column("SELECT trial FROM trials WHERE state IN ('queued', 'running')")
 
     def _claim_of(self, trial: str) -> Claim:
         last = self.last_report(trial)

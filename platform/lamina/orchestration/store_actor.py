@@ -78,8 +78,7 @@ class StoreActor:
         self._scheduled = scheduled
         self._streams: dict[str, list[Any]] = {}
         self._waiting: Counter[tuple[str, int]] = Counter()
-        self._closing = False
-        self._abandoned: str | None = None
+        self._session = session
         self._changed = asyncio.Event()
         self._scribe_thread = ThreadPoolExecutor(1, "scribe")
         self._telling: asyncio.Task[None] | None = None
@@ -93,7 +92,19 @@ class StoreActor:
         run = self._store.fact("run") or uuid4().hex
         self._store.set_fact("run", run)
         self._told = int(self._store.fact("told") or 0)
+        self._untold: list[str] = []
+        """What the scribe could not take down."""
         self._scribe = Scribe(make_tracker(run), output_dir / "trials")
+
+    # What must survive the actor, but not the session.
+
+    @property
+    def _closing(self) -> bool:
+        return self._store.fact(f"closing/{self._session}") is not None
+
+    @property
+    def _abandoned(self) -> str | None:
+        return self._store.fact(f"abandoned/{self._session}")
 
     async def refusal(self) -> str | None:
         """Why this store cannot be used."""
@@ -137,7 +148,9 @@ class StoreActor:
         if state == "failed":
             raise RuntimeError(self._store.error(trial))
         assert state != "finished", f"{trial} has finished without a report of task {task}"
-        if state == "stopped" and not self._closing:
+        if state == "stopped" and self._closing:
+            raise RuntimeError("the sweep is over")
+        if state == "stopped":
             self._store.submit(trial, self._store.name(trial), self._store.mapping(trial))
             self._change()
         return None
@@ -232,8 +245,9 @@ class StoreActor:
         self._store.release(host)
         self._store.add_event("host_lost", host=host, error=error)
         if last:
-            self._abandoned = f"no host is left: {error}"
-            self._store.fail_all(self._abandoned)
+            reason = f"no host is left: {error}"
+            self._store.set_fact(f"abandoned/{self._session}", reason)
+            self._store.fail_all(reason)
         self._change()
 
     async def progress(self, host: str) -> int:
@@ -272,28 +286,29 @@ class StoreActor:
 
     async def dismiss(self) -> None:
         """No more trials: hosts hand over what is learned and leave."""
-        self._closing = True
+        self._store.set_fact(f"closing/{self._session}", "yes")
         self._change()
 
     async def close(self, status: Status) -> str | None:
         """Close every run of the tracker and let go of the folder. Returns what the tracker could
         not write."""
-        self._closing = True
-        if self._store.fact("status") != status:
-            self._store.set_fact("status", status)
+        self._store.set_fact(f"closing/{self._session}", "yes")
+        self._store.stop_all()
+        if self._store.fact(f"status/{self._session}") is None:
+            self._store.set_fact(f"status/{self._session}", status)
             self._store.add_event("sweep_finished", status=status)
         self._change()
         await self._until(lambda: True if self._telling is None else None)
-        missing = None
+        missing = [*self._untold]
         try:
             await asyncio.get_running_loop().run_in_executor(
                 self._scribe_thread, self._scribe.close
             )
             self._store.set_fact("told", str(self._told))
         except TrackingError as error:
-            missing = str(error)
+            missing.append(str(error))
         self._store.tidy()
-        return missing
+        return "; ".join(missing) or None
 
     # Inside
 
@@ -317,7 +332,13 @@ class StoreActor:
             for place, event in news:
                 ends = event["event"] in ("finished", "failed", "stopped")
                 reports = self._store.reports(event["trial"]) if ends else []
-                await loop.run_in_executor(self._scribe_thread, self._scribe.record, event, reports)
+                try:
+                    await loop.run_in_executor(
+                        self._scribe_thread, self._scribe.record, event, reports
+                    )
+                except Exception as error:
+                    # A full disk, say. Training is worth more than its diary.
+                    self._untold.append(f"{event['event']} of {event['trial']}: {error}")
                 self._told = place
         self._telling = None
         self._changed.set()

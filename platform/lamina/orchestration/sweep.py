@@ -57,9 +57,11 @@ def run_sweep(job: Job, on_event: Callable[[Event], None]) -> list[dict[str, Any
     scheduler = make_scheduler(settings)
     make_searcher(settings, job.seed, 1)
     streams = _check(plan)
-    with cluster(), TemporaryDirectory(prefix="lamina-ray-") as scratch:
+    # Ray may still be writing there when it is told to stop.
+    scratch = TemporaryDirectory(prefix="lamina-ray-", ignore_cleanup_errors=True)
+    with scratch, cluster():
         devices = choose_devices(job.hosts)
-        return _Sweep(plan, devices, scheduler, streams, Path(scratch), on_event).run()
+        return _Sweep(plan, devices, scheduler, streams, Path(scratch.name), on_event).run()
 
 
 def _check_output_dir(output_dir: Path) -> None:
