@@ -1,6 +1,7 @@
 """What a job says of searching, as Ray Tune's own objects: spaces, schedulers, searchers."""
 
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,6 +81,8 @@ def make_searcher(
         if key in inspect.signature(made).parameters:
             given.setdefault(key, seed)
     searcher = _made("sweep.searcher", made, given)
+    # Optuna would say on stderr what the sweep says anyway.
+    logging.getLogger("optuna").setLevel(logging.WARNING)
     return tune.search.ConcurrencyLimiter(searcher, max_concurrent=max_concurrent)
 
 

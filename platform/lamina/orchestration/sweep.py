@@ -157,7 +157,7 @@ class _Sweep:
         """The devices that have something to do: no more than there are trials left to train."""
         points = self._plan.points
         if any(point.domains for point in points):
-            return self._devices
+            return self._devices[: self._plan.num_trials]
         left = store.count_unfinished([point.trial.job.mapping for point in points])
         return self._devices[:left]
 
