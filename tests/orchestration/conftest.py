@@ -1,6 +1,10 @@
 """A Ray cluster for all tests here, a job that takes seconds, and what its trials give without
 Ray."""
 
+import gc
+import warnings
+from contextlib import ExitStack
+
 import pytest
 
 from lamina.orchestration.cluster import cluster
@@ -9,8 +13,14 @@ from lamina.orchestration.cluster import cluster
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Ray on this machine, with two cores."""
-    with cluster(num_cpus=2):
+    with ExitStack() as stack:
+        stack.enter_context(cluster(num_cpus=2))
         yield
+        with warnings.catch_warnings():
+            # Ray does not wait for every process that it has ended.
+            warnings.filterwarnings("ignore", "subprocess .* is still running", ResourceWarning)
+            stack.close()
+            gc.collect()
 
 
 @pytest.fixture(scope="session")
