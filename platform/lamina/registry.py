@@ -18,7 +18,9 @@ class InputError(ValueError):
 
 
 def unknown(key: str, given: object, allowed: Collection[str]) -> InputError:
-    """The one way to say that `given` is not among `allowed`: names the key and the nearest match."""
+    """The one way to say that `given` is not among `allowed`: names the key and the
+    nearest match.
+    """
     near = get_close_matches(str(given), list(allowed), n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return InputError(f"{key}: {given!r} is unknown{hint} (allowed: {', '.join(sorted(allowed))})")

@@ -101,7 +101,9 @@ class AdaptedModel:
                 tensor.requires_grad_(False)
 
     def grow_head(self, num_classes: int, name: str = HEAD) -> None:
-        """Make a head at least `num_classes` wide. Old rows stay; new ones start as in nn.Linear."""
+        """Make a head at least `num_classes` wide. Old rows stay; new ones start as in
+        nn.Linear.
+        """
         old = self.adapters[name].tensors if name in self.adapters else self._empty_head()
         missing = num_classes - len(old["bias"])
         if missing < 0 or (missing == 0 and name in self.adapters):

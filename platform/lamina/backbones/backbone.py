@@ -147,7 +147,10 @@ class Backbone:
         return replace(encoded, experiences=experiences)
 
     def __call__(self, inputs: Mapping[str, Tensor], overlay: Overlay | None = None) -> Hidden:
-        """Run the model on N inputs under an overlay. The gradient reaches the overlay's tensors."""
+        """Run the model on N inputs under an overlay.
+
+        The gradient reaches the overlay's tensors.
+        """
         overlay = overlay or Overlay()
         first = next(iter(inputs.values()))
         prompts = [rows_of(prompt, len(first)) for prompt in overlay.prompts]
@@ -178,7 +181,9 @@ class Backbone:
         return arguments
 
     def _pooled(self, tokens: Tensor, mask: Tensor | None, num_prompts: int) -> Hidden:
-        """Prompts come first in a text; in an image they follow the first token, which is the CLS."""
+        """Prompts come first in a text; in an image they follow the first token, which
+        is the CLS.
+        """
         tokens = tokens.float()
         start = 0 if self.modality == "text" else 1
         prompts = tokens[:, start : start + num_prompts].mean(dim=1) if num_prompts else None

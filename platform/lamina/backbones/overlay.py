@@ -34,13 +34,17 @@ class Patch(Protocol):
     """A function at a site."""
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """The new output, from the site's input x [N, S, d_in] and frozen output y [N, S, d_out]."""
+        """The new output, from the site's input x [N, S, d_in] and frozen output y [N,
+        S, d_out].
+        """
         ...
 
 
 @dataclass
 class Overlay:
-    """Patches at sites, keys and values before a layer's own, tokens before (or among) the input's."""
+    """Patches at sites, keys and values before a layer's own, tokens before (or among)
+    the input's.
+    """
 
     patches: Mapping[Site, Sequence[Patch]] = field(default_factory=dict)
     """Applied in order at each site."""

@@ -100,7 +100,9 @@ class AccuracyMatrix:
         return _mean([_minus(value, chance) for value in ahead])
 
     def learning_accuracy(self) -> float | None:
-        """Mean accuracy on each task right after it was learned, (1/T) sum_i R[i, i]: plasticity."""
+        """Mean accuracy on each task right after it was learned, (1/T) sum_i R[i, i]:
+        plasticity.
+        """
         return _mean([self.rows[i][i] for i in range(len(self.rows))])
 
     def _seen(self, after: int) -> Row:

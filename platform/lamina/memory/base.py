@@ -1,4 +1,6 @@
-"""Which rows of the past are kept: policies are pure functions of labels, random keys and arrival."""
+"""Which rows of the past are kept: policies are pure functions of labels, random keys
+and arrival.
+"""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -98,7 +98,9 @@ class Memory:
 
 
 class Replay:
-    """The memory as one training step sees it: a strategy draws from it, and can do nothing else."""
+    """The memory as one training step sees it: a strategy draws from it, and can do
+    nothing else.
+    """
 
     def __init__(self, memory: Memory | None, rows_of: RowsOf, step: int, device: Any) -> None:
         self._memory = memory

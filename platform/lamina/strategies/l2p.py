@@ -29,7 +29,9 @@ POOL = "pool"
 
 @dataclass
 class L2P(Strategy):
-    """Cross-entropy over the task's classes, and a pull of the picked keys towards their queries."""
+    """Cross-entropy over the task's classes, and a pull of the picked keys towards their
+    queries.
+    """
 
     pool_size: int = 10
     """M, prompts in the pool."""

@@ -50,7 +50,9 @@ class LwF(Strategy):
             model.copy(MAIN, TEACHER)
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
-        """L = CE(new classes) + lambda_o T^2 KL(teacher || student over the old classes, softened)."""
+        """L = CE(new classes) + lambda_o T^2 KL(teacher || student over the old classes,
+        softened).
+        """
         logits = model(batch.inputs).logits
         assert batch.task is not None
         loss = cross_entropy(logits, batch.labels, classes=batch.task.classes)

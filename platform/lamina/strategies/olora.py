@@ -25,7 +25,9 @@ PAST = "past"
 
 @dataclass
 class OLoRA(Strategy):
-    """Cross-entropy over the task's classes, with penalties on overlap with the past and on size."""
+    """Cross-entropy over the task's classes, with penalties on overlap with the past and
+    on size.
+    """
 
     orthogonality: float = 0.5
     """lambda_1, the weight of the overlap of the rows of A with those of earlier tasks."""
@@ -58,7 +60,9 @@ class OLoRA(Strategy):
         model.add(self.state["current"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
-        """L = CE(task's classes) + lambda_1 sum_l sum |A_past A_t^T| + lambda_2 sum ||theta_t||_2."""
+        """L = CE(task's classes) + lambda_1 sum_l sum |A_past A_t^T| + lambda_2 sum
+        ||theta_t||_2.
+        """
         assert batch.task is not None
         loss = cross_entropy(model(batch.inputs).logits, batch.labels, batch.task.classes)
         current = model.adapters[self.state["current"]].tensors

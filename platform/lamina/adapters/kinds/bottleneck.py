@@ -73,7 +73,9 @@ class Bottleneck(AdapterKind):
 
 @dataclass(frozen=True)
 class BottleneckPatch:
-    """y + s * W_up ReLU(W_down x + b_down) + s * b_up at one layer; every tensor may lead with K."""
+    """y + s * W_up ReLU(W_down x + b_down) + s * b_up at one layer; every tensor may
+    lead with K.
+    """
 
     down: Tensor
     down_bias: Tensor
