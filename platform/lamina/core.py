@@ -15,7 +15,9 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import Tensor
 
-Scenario = Literal["class_incremental", "task_incremental", "domain_incremental", "joint"]
+Scenario = Literal[
+    "class_incremental", "task_incremental", "domain_incremental", "joint", "task_free"
+]
 Modality = Literal["text", "image"]
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
@@ -233,6 +235,11 @@ class StepOutput:
     """A scalar with a gradient."""
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
     """Scalars without a gradient: the parts of the loss, say."""
+    references: Sequence[Tensor] = ()
+    """Other losses, scalars with a gradient, whose gradients `Strategy.adjust` compares the step's
+    own with."""
+    seen: "Summary | None" = None
+    """What `Strategy.after_step` must know of this batch, summed over data-parallel workers."""
 
 
 @dataclass(frozen=True)
@@ -244,13 +251,20 @@ class Summary:
     """
 
     sums: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
+    """What cannot be had from sums (the features that k-means clusters, say): values of every row,
+    [n, ...], that are put one after the other. They say more of the rows than a sum does, so what
+    needs them cannot be federated."""
 
     def __add__(self, other: "Summary") -> "Summary":
         if self.sums.keys() != other.sums.keys():
             raise ValueError(
                 f"summaries of {sorted(self.sums)} and {sorted(other.sums)} do not add"
             )
-        return Summary({name: value + other.sums[name] for name, value in self.sums.items()})
+        return Summary(
+            {name: value + other.sums[name] for name, value in self.sums.items()},
+            {name: torch.cat([value, other.rows[name]]) for name, value in self.rows.items()},
+        )
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.sums[name]
+        return self.sums[name] if name in self.sums else self.rows[name]

@@ -3,7 +3,7 @@
 import torch
 
 from lamina.adapters import kind_class
-from lamina.core import Batch, Experience, Samples, Stream, Task
+from lamina.core import Batch, Experience, Samples, Stream, Task, generator_of
 from lamina.memory import policy_class
 from lamina.strategies import strategy_class
 from lamina.strategies.base import NO_ADAPTER
@@ -40,6 +40,30 @@ def nouns_stream(backbone) -> Stream[Batch]:
         ]
         experiences.append(Experience(task, *parts))
     raw = Stream("nouns", "class_incremental", "text", tuple(NOUNS), tuple(experiences))
+    return backbone.encode_stream(raw)
+
+
+def shapes_stream(backbone) -> Stream[Batch]:
+    """Three tasks of two classes for a vision transformer; a picture's class is where it is
+    bright."""
+    experiences = []
+    for index in range(3):
+        classes = (2 * index, 2 * index + 1)
+        labels = torch.tensor(classes * len(PHRASES))
+        ids = torch.arange(len(labels)) + 100 * index
+        pictures = torch.randint(
+            0, 60, (len(labels), 32, 32, 3), generator=generator_of(index), dtype=torch.uint8
+        )
+        for picture, label in zip(pictures, labels.tolist(), strict=True):
+            row, column = divmod(label, 3)
+            picture[16 * row : 16 * row + 16, 10 * column : 10 * column + 10] += 180
+        parts = [
+            Samples(list(pictures[rows]), labels[rows], ids[rows])
+            for rows in (slice(0, 10), slice(10, 12), slice(12, 16))
+        ]
+        experiences.append(Experience(Task(index, f"task {index}", classes), *parts))
+    names = tuple(f"shape {number}" for number in range(6))
+    raw = Stream("shapes", "class_incremental", "image", names, tuple(experiences))
     return backbone.encode_stream(raw)
 
 

@@ -78,9 +78,30 @@ def test_a_draw_never_repeats_a_row_and_never_exceeds_what_is_there():
 def test_what_was_stored_with_an_exemplar_comes_back_with_it():
     memory = Memory(policy_class("reservoir")(5), seed=0)
     ids = torch.arange(20)
-    memory.offer(rows(ids, ids % 2, logits=ids[:, None] * 10.0))
+    memory.offer(rows(ids, ids % 2), lambda batch: {"logits": batch.ids[:, None] * 10.0})
     draw = memory.draw(3, rows_of, step=0)
     assert torch.equal(draw.extras["logits"][:, 0], draw.ids * 10.0)
+
+
+def test_notes_are_taken_of_new_exemplars_only_and_widened_with_nan():
+    memory = Memory(policy_class("class_balanced")(8), seed=0)
+    asked = []
+
+    def note(width):
+        def take(batch):
+            asked.append(batch.ids.tolist())
+            return {"logits": batch.ids[:, None].repeat(1, width).float()}
+
+        return take
+
+    memory.offer(rows(torch.arange(20), torch.zeros(20, dtype=torch.int64)), note(1))
+    assert asked == [memory.ids.tolist()]
+    memory.offer(rows(torch.arange(20, 40), torch.ones(20, dtype=torch.int64)), note(2))
+    old = memory.ids < 20
+    assert old.sum() == 4
+    assert asked[1] == memory.ids[~old].tolist()
+    assert torch.equal(memory.extras["logits"][:, 0], memory.ids.float())
+    assert torch.equal(memory.extras["logits"][:, 1].isnan(), old)
 
 
 def test_a_restored_memory_goes_on_as_if_it_had_never_stopped():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from nouns import nouns_stream
+from nouns import nouns_stream, shapes_stream
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +15,9 @@ def nouns(tiny_bert):
 def minilm_nouns(minilm):
     """The small stream for MiniLM."""
     return nouns_stream(minilm)
+
+
+@pytest.fixture(scope="session")
+def shapes(tiny_vit):
+    """The small stream of pictures for the tiny vision transformer."""
+    return shapes_stream(tiny_vit)

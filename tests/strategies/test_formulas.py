@@ -176,7 +176,7 @@ def test_lwf_teacher_stays_and_its_strength_holds_the_old_outputs(minilm_nouns, 
     def run(strength):
         learner, data = after(1, "lwf", minilm_nouns, minilm, strength=strength, training=training)
         before = logits_of(learner, data)[:, :2].detach()
-        learner._descend(data)
+        learner._descend(learner.stream.experiences[learner.next_task].task, data)
         assert not learner.model.adapters["teacher"].trainable
         return (logits_of(learner, data)[:, :2].softmax(1) - before.softmax(1)).abs().mean()
 
@@ -205,7 +205,7 @@ def test_l2p_picks_the_nearest_keys_of_each_input_and_pulls_them(nouns, tiny_ber
 def test_l2p_pull_draws_keys_to_their_queries(nouns, tiny_bert):
     def similarity(pull):
         learner, data = after(0, "l2p", nouns, tiny_bert, pull=pull)
-        learner._descend(data)
+        learner._descend(learner.stream.experiences[learner.next_task].task, data)
         return learner.strategy.pick(learner.model, data.inputs)[1].mean()
 
     assert similarity(5.0) > similarity(0.0) + 0.05
@@ -253,14 +253,14 @@ def test_olora_keeps_the_sum_of_all_updates_and_trains_only_the_last(nouns, tiny
     past = {k: v.clone() for k, v in model.adapters[PAST].tensors.items()}
     before = model(data.inputs).features.detach()
     torch.testing.assert_close(model(data.inputs, adapters=[PAST]).features, before)
-    learner._descend(data)
+    learner._descend(learner.stream.experiences[learner.next_task].task, data)
     assert all(torch.equal(past[k], v) for k, v in model.adapters[PAST].tensors.items())
 
 
 def test_olora_weight_turns_the_new_subspace_away_from_the_past(nouns, tiny_bert):
     def overlap(weight):
         learner, data = after(1, "olora", nouns, tiny_bert, orthogonality=weight)
-        learner._descend(data)
+        learner._descend(learner.stream.experiences[learner.next_task].task, data)
         step = learner.strategy.step(learner.model, data, NO_REPLAY)
         return step.metrics["overlap"]
 

@@ -157,7 +157,7 @@ def test_every_training_setting_moves_the_result(settings, change, nouns, tiny_b
 def test_schedules_fall_to_zero_over_the_steps():
     for name, half in (("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)):
         settings = TrainingSettings(learning_rate=2.0, schedule=name)
-        optimizer = make_optimizer(settings, [torch.zeros(1, requires_grad=True)])
+        optimizer = make_optimizer(settings, [{"params": [torch.zeros(1, requires_grad=True)]}])
         schedule = make_schedule(settings, optimizer, 10)
         rates = []
         for _ in range(10):

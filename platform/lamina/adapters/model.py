@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lamina.adapters.base import AdapterKind, Tensors, grouped_linear, uniform
 from lamina.backbones.backbone import Backbone
-from lamina.backbones.overlay import Overlay
+from lamina.backbones.overlay import Overlay, Patch, Site
 from lamina.core import generator_of
 
 HEAD = "head"
@@ -96,9 +96,17 @@ class AdaptedModel:
 
     def freeze(self, *names: str) -> None:
         """Train these no more."""
-        for name in names:
-            for tensor in self.adapters[name].tensors.values():
-                tensor.requires_grad_(False)
+        self._train(names, wanted=False)
+
+    def unfreeze(self, *names: str) -> None:
+        """Train these (again)."""
+        self._train(names, wanted=True)
+
+    def remove(self, name: str) -> Adapter:
+        """Take an adapter away, and return it."""
+        if name in self.active:
+            self.active.remove(name)
+        return self.adapters.pop(name)
 
     def grow_head(self, num_classes: int, name: str = HEAD) -> None:
         """Make a head at least `num_classes` wide. Old rows stay; new ones start as in
@@ -142,6 +150,15 @@ class AdaptedModel:
         `parameters` stands in for tensors of the same names, shaped alike or with a leading K (see
         AdapterKind).
         """
+        features = self.backbone(inputs, self.overlay(adapters, parameters)).features
+        return Output(features, self.logits(features, head, parameters))
+
+    def overlay(
+        self,
+        adapters: Sequence[str] | None = None,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> Overlay:
+        """What the given adapters (default: the active ones) lay over the backbone."""
         overlay = Overlay()
         for name in self.active if adapters is None else adapters:
             kind = self.adapters[name].kind
@@ -151,8 +168,7 @@ class AdaptedModel:
             overlay = overlay | kind.overlay(
                 self._tensors(name, parameters), self.backbone, self._dropout
             )
-        features = self.backbone(inputs, overlay).features
-        return Output(features, self.logits(features, head, parameters))
+        return overlay
 
     def logits(
         self, features: Tensor, head: str = HEAD, parameters: Mapping[str, Tensor] | None = None
@@ -165,6 +181,29 @@ class AdaptedModel:
     def frozen_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Features [N, dim] of the backbone alone: what a prompt pool is queried with."""
         return self.backbone(inputs).features
+
+    @torch.no_grad()
+    def inputs_at(
+        self,
+        inputs: Mapping[str, Tensor],
+        modules: Sequence[str],
+        adapters: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
+        """What each of the named linear modules reads for N inputs, float32 [tokens, d_in]; padding
+        left out, prompts included."""
+        seen: dict[str, Tensor] = {}
+
+        def reader(name: str) -> Patch:
+            def read(x: Tensor, y: Tensor) -> Tensor:
+                seen[name] = x
+                return y
+
+            return read
+
+        reading = Overlay(patches={Site(name, name): [reader(name)] for name in modules})
+        self.backbone(inputs, self.overlay(adapters) | reading)
+        mask = inputs.get("attention_mask")
+        return {name: _own_tokens(x, mask).float() for name, x in seen.items()}
 
     @contextmanager
     def dropping(self, generator: torch.Generator) -> Iterator[None]:
@@ -199,6 +238,11 @@ class AdaptedModel:
             self._put(name, kind, saved["tensors"], trainable=saved["trainable"])
         self.active = list(state["active"])
 
+    def _train(self, names: Sequence[str], *, wanted: bool) -> None:
+        for name in names:
+            for tensor in self.adapters[name].tensors.values():
+                tensor.requires_grad_(wanted)
+
     def _tensors(self, name: str, parameters: Mapping[str, Tensor] | None) -> Tensors:
         tensors = self.adapters[name].tensors
         if parameters is None:
@@ -217,6 +261,15 @@ class AdaptedModel:
 
     def _empty_head(self) -> dict[str, Tensor]:
         return {"weight": torch.zeros(0, self.backbone.dim), "bias": torch.zeros(0)}
+
+
+def _own_tokens(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Tokens [N, S, d] as rows [tokens, d], without padding; prompts stand before the masked
+    tokens."""
+    if mask is None:
+        return x.flatten(0, 1)
+    shown = torch.nn.functional.pad(mask.bool(), (x.shape[1] - mask.shape[1], 0), value=True)
+    return x[shown]
 
 
 def per_sample_gradients(

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from math import nan
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lamina.core import Batch, generator_of
@@ -12,6 +14,12 @@ from lamina.memory.base import Policy
 
 RowsOf = Callable[[Tensor], Batch]
 """Rows of the stream by their ids, in the given order."""
+Note = Callable[[Batch], Mapping[str, Tensor]]
+"""What is kept beside some rows."""
+
+
+def _nothing(_: Batch) -> Mapping[str, Tensor]:
+    return {}
 
 
 class Memory:
@@ -31,22 +39,33 @@ class Memory:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def offer(self, batch: Batch) -> None:
+    def offer(self, batch: Batch, note: Note = _nothing) -> None:
         """Show every row of a batch once; the policy decides what stays. `batch.labels` are class
-        numbers [n]."""
-        number = len(batch)
-        generator = generator_of(self.seed, "memory", self.num_offered)
+        numbers [n].
+
+        `note` says what is kept beside the rows that stay, each [n, ...]. A matrix of fewer columns
+        than another gets NaN on the right.
+        """
+        before, number = self.num_offered, len(batch)
+        generator = generator_of(self.seed, "memory", before)
         keys = torch.rand(number, generator=generator, dtype=torch.float64)
-        arrival = torch.arange(self.num_offered, self.num_offered + number)
         self.num_offered += number
         self.ids = torch.cat([self.ids, batch.ids])
         self.labels = torch.cat([self.labels, batch.labels.cpu()])
         self.keys = torch.cat([self.keys, keys])
-        self.arrival = torch.cat([self.arrival, arrival])
-        if batch.extras:
-            kept = self.extras or {name: value[:0].cpu() for name, value in batch.extras.items()}
-            self.extras = {name: torch.cat([kept[name], batch.extras[name].cpu()]) for name in kept}
-        self._keep_best()
+        self.arrival = torch.cat([self.arrival, torch.arange(before, self.num_offered)])
+        best = self._best()
+        self.ids, self.labels = self.ids[best], self.labels[best]
+        self.keys, self.arrival = self.keys[best], self.arrival[best]
+        is_new = self.arrival >= before
+        kept = {name: value[best[~is_new]] for name, value in self.extras.items()}
+        if is_new.any():
+            noted = note(batch[self.arrival[is_new] - before])
+            kept = {
+                name: _stacked(kept.get(name, value[:0]), value.cpu())
+                for name, value in noted.items()
+            }
+        self.extras = kept
 
     def draw(self, number: int, rows_of: RowsOf, step: int, name: str = "") -> Batch | None:
         """At most `number` exemplars without repetition, the same for the same (seed, step, name).
@@ -89,12 +108,19 @@ class Memory:
         self.keys, self.arrival = state["keys"], state["arrival"]
         self.extras = dict(state["extras"])
 
-    def _keep_best(self) -> None:
+    def _best(self) -> Tensor:
+        """The rows that the policy keeps, in order."""
         priority = self.policy.priority(self.labels, self.keys, self.arrival)
-        best = torch.argsort(priority, stable=True)[: self.policy.size].sort().values
-        self.ids, self.labels = self.ids[best], self.labels[best]
-        self.keys, self.arrival = self.keys[best], self.arrival[best]
-        self.extras = {name: value[best] for name, value in self.extras.items()}
+        return torch.argsort(priority, stable=True)[: self.policy.size].sort().values
+
+
+def _stacked(first: Tensor, second: Tensor) -> Tensor:
+    """Rows of both; the narrower matrix gets NaN on the right."""
+    if first.dim() != 2:
+        return torch.cat([first.cpu(), second])
+    width = max(first.shape[1], second.shape[1])
+    padded = [F.pad(each, (0, width - each.shape[1]), value=nan) for each in (first.cpu(), second)]
+    return torch.cat(padded)
 
 
 class Replay:
@@ -102,11 +128,19 @@ class Replay:
     nothing else.
     """
 
-    def __init__(self, memory: Memory | None, rows_of: RowsOf, step: int, device: Any) -> None:
+    def __init__(
+        self,
+        memory: Memory | None,
+        rows_of: RowsOf,
+        step: int,
+        device: torch.device | str,
+        share: Callable[[Batch], Batch] = lambda batch: batch,
+    ) -> None:
         self._memory = memory
         self._rows_of = rows_of
         self._step = step
         self._device = device
+        self._share = share
 
     def draw(self, number: int, name: str = "") -> Batch | None:
         """At most `number` exemplars; None while the memory is empty. Draws of other names are
@@ -114,4 +148,4 @@ class Replay:
         if self._memory is None:
             return None
         batch = self._memory.draw(number, self._rows_of, self._step, name)
-        return None if batch is None else batch.to(self._device)
+        return None if batch is None else self._share(batch).to(self._device)

@@ -1,32 +1,41 @@
 """What a strategy is. The loop that calls it, in full:
 
-    strategy.setup(model)                                   # once
+    strategy.setup(model)                                        # once
     for task in stream:
-        model.grow_head(...)                                # classes of the task appear
-        strategy.begin_task(model, task, preview)           # preview = sum of
-        strategy.preview(model, batch)
-        for epoch in range(epochs):                         # where strategy.trained_tasks says so
-            for batch in task.train:
-                output = strategy.step(model, batch, replay)
-                output.loss.backward(); optimiser.step()
-                strategy.after_step(model)
-        strategy.end_task(model, task, review)              # review = sum of strategy.review(model,
-        batch)
-        memory.offer(task.train)
-        evaluate(strategy.predict)
+        model.grow_head(...)                                     # the task's new classes appear
+        strategy.begin_task(model, task, preview)                # preview: strategy.preview(model,
+        for phase, share in enumerate(strategy.phases(task)):    #   batch) summed over task.train
+            strategy.begin_phase(model, task, phase)
+            optimiser = ...                                      # anew, over model.parameters()
+            for epoch in range(share * epochs):                  # where strategy.trained_tasks says
+            so
+                for batch in task.train:
+                    output = strategy.step(model, batch, replay)
+                    gradients = d output.loss; references = [d each for each in output.references]
+                    optimiser.step(strategy.adjust(model, gradients, references))
+                    strategy.after_step(model, output.seen)
+        strategy.end_task(model, task, review)                   # review: as preview
+        memory.offer(task.train)                                 # kept with strategy.annotate(...)
+        evaluate(strategy.predict, strategy.route)
+
+A task-free stream has no boundary: there, `setup`, `step`, `adjust`, `after_step`, `annotate` and
+`predict` are all that is called, `batch.task` is None, the head has a row for every class from the
+start, the optimiser lives as long as the stream, and exemplars are offered after each step.
 
 A strategy returns a loss and does nothing else with it: it never calls backward, steps an
 optimiser, logs, moves a device, knows a rank or touches a file. So the same code runs alone, packed
-with other trials, data parallel or federated.
+with other trials, data parallel or federated. (Small problems on tensors that are already in hand,
+as refitting a head on Gaussian features when a task ends, are `lamina.descent`'s.)
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
+from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
 from lamina.core import Batch, Modality, Scenario, StepOutput, Summary, Task
 from lamina.memory.memory import Replay
@@ -59,7 +68,7 @@ class Strategy(ABC):
         "domain_incremental",
         "joint",
     )
-    """Where it can be used."""
+    """Where it can be used. `task_free` is for those that need no task boundary."""
     adapters: ClassVar[tuple[str, ...] | None] = None
     """Adapter kinds it can train (`none`: without any). None: every kind, and none."""
     modalities: ClassVar[tuple[Modality, ...]] = ("text", "image")
@@ -72,6 +81,9 @@ class Strategy(ABC):
     data: ClassVar[Literal["current", "all"]] = "current"
     """What a task's training sees. `all` is the bound that continual learning is measured against,
     and no method."""
+
+    routes: ClassVar[bool] = False
+    """Whether it decides for each input which task's module answers: `route` tells which."""
 
     state: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """All that it remembers between tasks: tensors, numbers, and lists and dicts of them."""
@@ -95,12 +107,39 @@ class Strategy(ABC):
         """Before a task: add an adapter, freeze the old, keep a teacher. Default: nothing."""
         return
 
+    def phases(self, task: Task) -> tuple[float, ...]:
+        """The passes over a task that differ in what is trained, as shares of the job's epochs,
+        each with an optimiser of its own. Default: one phase of all epochs.
+        """
+        return (1.0,)
+
+    def begin_phase(self, model: AdaptedModel, task: Task, phase: int) -> None:
+        """Before a phase: freeze and unfreeze. Default: nothing."""
+        return
+
+    def rate(self, name: str) -> float:
+        """A factor on the job's learning rate for a trained tensor, by its name in
+        `model.parameters()` (`main.encoder...`, `head.weight`). Default: 1."""
+        return 1.0
+
     @abstractmethod
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """The loss of the paper on one batch."""
 
-    def after_step(self, model: AdaptedModel) -> None:
-        """After each step of the optimiser: a moving average, a projection. Default: nothing."""
+    def adjust(
+        self, model: AdaptedModel, gradients: Tensors, references: Sequence[Tensors]
+    ) -> Tensors:
+        """The gradients that the optimiser takes, by the names of `model.parameters()`: a
+        projection.
+
+        `references` are the gradients of the step's reference losses, in order. Default: as they
+        are.
+        """
+        return gradients
+
+    def after_step(self, model: AdaptedModel, seen: Summary | None) -> None:
+        """After each step of the optimiser: a moving average, a running statistic. Default:
+        nothing."""
         return
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary | None:
@@ -111,6 +150,16 @@ class Strategy(ABC):
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
         """After a task: solve, merge, consolidate. Default: nothing."""
         return
+
+    def annotate(self, model: AdaptedModel, batch: Batch) -> Mapping[str, Tensor]:
+        """What is kept beside these new exemplars, each [n, ...] (their logits now, say); they come
+        back as `extras` of a draw. Where widths differ, the narrower get NaN on the right. Default:
+        nothing."""
+        return {}
+
+    def route(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+        """The index of the task whose module answers each input, int64 [N]; where `routes`."""
+        raise NotImplementedError(f"{type(self).__name__} does not route")
 
     def predict(
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None

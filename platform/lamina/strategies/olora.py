@@ -50,8 +50,7 @@ class OLoRA(Strategy):
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Stack the last task's LoRA on the past, freeze it, and attach a new one."""
         if task.index > 0:
-            last = model.adapters.pop(self.state["current"])
-            model.active.remove(self.state["current"])
+            last = model.remove(self.state["current"])
             tensors = last.tensors
             if PAST in model.adapters:
                 tensors = concatenate(model.adapters[PAST].tensors, tensors)

@@ -3,11 +3,14 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from lamina.adapters.base import AdapterKind
 from lamina.adapters.model import AdaptedModel
@@ -21,7 +24,9 @@ from lamina.strategies.base import Strategy
 from lamina.training.evaluate import accuracy_row, by_length
 from lamina.training.report import TaskReport
 from lamina.training.rows import Rows
-from lamina.training.settings import TrainingSettings, make_optimizer, make_schedule
+from lamina.training.settings import TrainingSettings
+from lamina.training.stepper import Stepper
+from lamina.training.workers import Alone, Workers, added, share_of
 
 
 class Learner:
@@ -42,6 +47,7 @@ class Learner:
         seed: int,
         stream: Stream[Batch],
         backbone: Backbone,
+        workers: Workers | None = None,
     ) -> None:
         self.strategy = strategy
         self.training = training
@@ -54,12 +60,17 @@ class Learner:
             part: AccuracyMatrix([len(each.part(part)) for each in stream.experiences])
             for part in parts
         }
+        self.workers = workers or Alone()
         self.next_task = 0
         self.num_steps = 0
         self.num_trained = 0
         self.seconds = {"train": 0.0, "evaluation": 0.0}
         self._rows = Rows(stream)
+        self._is_task_free = stream.scenario == "task_free"
+        if self._is_task_free:
+            self.model.grow_head(len(stream.class_names))
         self.strategy.setup(self.model)
+        self._stepper: Stepper | None = None
 
     def learn(self) -> Iterator[TaskReport]:
         """Train the tasks that are left, one for each report."""
@@ -85,6 +96,7 @@ class Learner:
             "strategy": self.strategy.state,
             "memory": self.memory.state_dict() if self.memory is not None else None,
             "matrices": {part: matrix.rows for part, matrix in self.matrices.items()},
+            "stepper": self._stepper.state_dict() if self._stepper is not None else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -99,6 +111,9 @@ class Learner:
             self.memory.load_state_dict(state["memory"])
         for part, rows in state["matrices"].items():
             self.matrices[part].rows = [list(row) for row in rows]
+        if state["stepper"] is not None:
+            self._stepper = self._new_stepper(self._num_steps_of_stream())
+            self._stepper.load_state_dict(_placed(state["stepper"], self.model.backbone.device))
 
     def save_adapters(self, folder: Path) -> None:
         """Every adapter in PEFT's format, one sub-folder each; heads and free tensors as
@@ -114,47 +129,88 @@ class Learner:
     def _train(self, experience: Experience[Batch]) -> float | None:
         """One task, from its preview to the memory. Returns the mean loss of its last epoch, where
         there was one."""
+        if self._is_task_free:
+            return self._stream_through(experience.train)
         data = experience.train
         if self.strategy.data == "all":
             data = Batch.cat([each.train for each in self.stream.experiences])
         self.model.grow_head(max(max(each.task.classes) for each in self._so_far()) + 1)
         strategy, task = self.strategy, experience.task
         strategy.begin_task(self.model, task, self._summed(strategy.preview, data))
-        loss = self._descend(data) if self._takes_steps(task) else None
+        loss = self._descend(task, data) if self._takes_steps(task) else None
         strategy.end_task(self.model, task, self._summed(strategy.review, data))
-        if self.memory is not None:
-            self.memory.offer(data)
+        self._offer(data)
         return loss
 
-    def _descend(self, data: Batch) -> float:
-        """Gradient steps over the task. Returns the mean loss of the last epoch."""
-        settings, model, task = self.training, self.model, self.next_task
-        parameters = list(model.parameters().values())
-        self.num_trained = max(self.num_trained, sum(each.numel() for each in parameters))
+    def _descend(self, task: Task, data: Batch) -> float:
+        """The phases of a task. Returns the mean loss of the last epoch."""
+        settings = self.training
         steps_per_epoch = -(-len(data) // settings.batch_size)
-        optimizer = make_optimizer(settings, parameters)
-        schedule = make_schedule(settings, optimizer, settings.epochs * steps_per_epoch)
-        mean_loss = 0.0
-        with model.dropping(generator_of(self.seed, "dropout", task)):
-            for epoch in range(settings.epochs):
-                shuffle = generator_of(self.seed, "order", task, epoch)
-                order = torch.randperm(len(data), generator=shuffle)
-                total = torch.zeros((), device=model.backbone.device)
-                for rows in order.split(settings.batch_size):
-                    batch = data[rows].trimmed().to(model.backbone.device)
-                    replay = Replay(self.memory, self._rows, self.num_steps, model.backbone.device)
-                    output = self.strategy.step(model, batch, replay)
-                    optimizer.zero_grad()
-                    output.loss.backward()
-                    if settings.max_grad_norm is not None:
-                        torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
-                    optimizer.step()
-                    schedule.step()
-                    self.strategy.after_step(model)
-                    self.num_steps += 1
-                    total += output.loss.detach() * len(rows)
-                mean_loss = float(total) / len(data)
-        return mean_loss
+        loss, epoch = 0.0, 0
+        with self.model.dropping(generator_of(self.seed, "dropout", task.index)):
+            for phase, share in enumerate(self.strategy.phases(task)):
+                self.strategy.begin_phase(self.model, task, phase)
+                epochs = max(1, round(share * settings.epochs))
+                stepper = self._new_stepper(epochs * steps_per_epoch)
+                for epoch in range(epoch, epoch + epochs):  # noqa: B020
+                    shuffle = generator_of(self.seed, "order", task.index, epoch)
+                    order = torch.randperm(len(data), generator=shuffle)
+                    loss = self._pass_over(data, order, stepper)
+                epoch += 1
+        return loss
+
+    def _stream_through(self, data: Batch) -> float:
+        """The rows of a task-free stream in the order in which they come, once; nothing says where
+        a task ends. Returns their mean loss."""
+        anonymous = replace(data, task=None)
+        if self._stepper is None:
+            self._stepper = self._new_stepper(self._num_steps_of_stream())
+        with self.model.dropping(generator_of(self.seed, "dropout", self.next_task)):
+            return self._pass_over(anonymous, torch.arange(len(data)), self._stepper)
+
+    def _num_steps_of_stream(self) -> int:
+        """Of one pass."""
+        sizes = [len(each.train) for each in self.stream.experiences]
+        return sum(-(-size // self.training.batch_size) for size in sizes)
+
+    def _new_stepper(self, num_steps: int) -> Stepper:
+        stepper = Stepper(self.strategy, self.model, self.training, num_steps, self.workers)
+        trained = sum(each.numel() for each in stepper.parameters.values())
+        self.num_trained = max(self.num_trained, trained)
+        return stepper
+
+    def _pass_over(self, data: Batch, order: Tensor, stepper: Stepper) -> float:
+        """A step for each batch of rows in this order. Returns the mean loss."""
+        device = self.model.backbone.device
+        total = torch.zeros((), device=device)
+        for rows in order.split(self.training.batch_size):
+            batch = data[rows]
+            replay = Replay(
+                self.memory,
+                self._rows,
+                self.num_steps,
+                device,
+                partial(share_of, workers=self.workers),
+            )
+            total += stepper.step(batch, replay) * len(rows)
+            self.num_steps += 1
+            if self._is_task_free:
+                self._offer(batch)
+        return float(total) / len(data)
+
+    @torch.no_grad()
+    def _offer(self, data: Batch) -> None:
+        """Let the memory keep what its policy wants of these rows, with the strategy's notes."""
+        if self.memory is None:
+            return
+
+        def note(rows: Batch) -> Mapping[str, Tensor]:
+            chunks = rows.chunks(self.training.evaluation_batch_size)
+            device = self.model.backbone.device
+            notes = [self.strategy.annotate(self.model, each.to(device)) for each in chunks]
+            return {name: torch.cat([each[name] for each in notes]) for name in notes[0]}
+
+        self.memory.offer(data, note)
 
     def _takes_steps(self, task: Task) -> bool:
         strategy = self.strategy
@@ -179,12 +235,13 @@ class Learner:
     ) -> Summary | None:
         """What a strategy sees in each batch, summed over the data."""
         total = None
-        for batch in by_length(data).chunks(self.training.evaluation_batch_size):
+        share = share_of(by_length(data), self.workers)
+        for batch in share.chunks(self.training.evaluation_batch_size):
             summary = look(self.model, batch.to(self.model.backbone.device))
             if summary is None:
                 return None
             total = summary if total is None else total + summary
-        return total
+        return None if total is None else added(total, self.workers)
 
     def _evaluate(self) -> None:
         size = self.training.evaluation_batch_size

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from lamina.registry import InputError
@@ -51,15 +50,15 @@ class TrainingSettings:
 
 
 def make_optimizer(
-    settings: TrainingSettings, parameters: Iterable[Tensor]
+    settings: TrainingSettings, groups: Iterable[dict[str, Any]]
 ) -> torch.optim.Optimizer:
-    """A new optimiser over the given tensors."""
+    """A new optimiser over the given groups of tensors, as PyTorch takes them."""
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, rate, settings.momentum, weight_decay=decay)
+        return torch.optim.SGD(groups, rate, settings.momentum, weight_decay=decay)
     if settings.optimizer == "adam":
-        return torch.optim.Adam(parameters, rate, weight_decay=decay)
-    return torch.optim.AdamW(parameters, rate, weight_decay=decay)
+        return torch.optim.Adam(groups, rate, weight_decay=decay)
+    return torch.optim.AdamW(groups, rate, weight_decay=decay)
 
 
 def make_schedule(
@@ -71,4 +70,4 @@ def make_schedule(
         "linear": lambda step: 1.0 - step / num_steps,
         "cosine": lambda step: (1.0 + math.cos(math.pi * step / num_steps)) / 2.0,
     }
-    return LambdaLR(optimizer, factors[settings.schedule])
+    return LambdaLR(optimizer, [factors[settings.schedule]] * len(optimizer.param_groups))

@@ -1,0 +1,102 @@
+"""A stepper: the optimiser over what a model trains at the moment, and one step of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.base import Tensors
+from lamina.adapters.model import AdaptedModel
+from lamina.core import Batch
+from lamina.memory.memory import Replay
+from lamina.strategies.base import Strategy
+from lamina.training.settings import TrainingSettings, make_optimizer, make_schedule
+from lamina.training.workers import Workers, added, share_of, weight_of
+
+
+class Stepper:
+    """Lives as long as a phase of a task (in a task-free stream, as long as the stream)."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        model: AdaptedModel,
+        settings: TrainingSettings,
+        num_steps: int,
+        workers: Workers,
+    ) -> None:
+        self.strategy = strategy
+        self.model = model
+        self.settings = settings
+        self.workers = workers
+        self.parameters = model.parameters()
+        groups: dict[float, list[Tensor]] = {}
+        for name, tensor in self.parameters.items():
+            groups.setdefault(strategy.rate(name), []).append(tensor)
+        self.optimizer = make_optimizer(
+            settings,
+            [
+                {"params": tensors, "lr": settings.learning_rate * rate}
+                for rate, tensors in groups.items()
+            ],
+        )
+        self.schedule = make_schedule(settings, self.optimizer, num_steps)
+
+    def step(self, batch: Batch, replay: Replay) -> Tensor:
+        """Descend once on a batch, of which this worker takes its share. Returns the detached mean
+        loss over all workers' rows."""
+        share = share_of(batch, self.workers)
+        weight = weight_of(share, batch, self.workers)
+        output = self.strategy.step(
+            self.model, share.trimmed().to(self.model.backbone.device), replay
+        )
+        references = [self._gradients(each, weight, keep=True) for each in output.references]
+        gradients = self._gradients(output.loss, weight, keep=False)
+        gradients = dict(self.strategy.adjust(self.model, gradients, references))
+        for name, tensor in self.parameters.items():
+            tensor.grad = gradients.get(name)
+        if self.settings.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        seen = None if output.seen is None else added(output.seen, self.workers)
+        self.strategy.after_step(self.model, seen)
+        return self.workers.add([output.loss.detach() * weight])[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the optimiser remembers of each tensor, by the tensor's name."""
+        return {
+            "optimizer": {
+                name: dict(self.optimizer.state[tensor])
+                for name, tensor in self.parameters.items()
+                if tensor in self.optimizer.state
+            },
+            "steps": self.schedule.last_epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        for name, remembered in state["optimizer"].items():
+            self.optimizer.state[self.parameters[name]] = dict(remembered)
+        self.schedule.last_epoch = state["steps"]
+        for group, factor in zip(
+            self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = group["initial_lr"] * factor(state["steps"])
+
+    def _gradients(self, loss: Tensor, weight: float, *, keep: bool) -> Tensors:
+        """The gradient of a loss by the names of what is trained, summed over workers by their
+        shares; without those that it does not depend on."""
+        found = torch.autograd.grad(
+            loss, list(self.parameters.values()), allow_unused=True, retain_graph=keep
+        )
+        present = {
+            name: gradient
+            for name, gradient in zip(self.parameters, found, strict=True)
+            if gradient is not None
+        }
+        if self.workers.size == 1:
+            return present
+        summed = self.workers.add([gradient * weight for gradient in present.values()])
+        return dict(zip(present, summed, strict=True))

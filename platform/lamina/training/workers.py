@@ -1,0 +1,93 @@
+"""Who trains a trial together: one process, or several that each take a share of every batch."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from lamina.core import Batch, Summary
+
+
+class Workers(Protocol):
+    """Data-parallel processes that hold the same model. What they agree on is added up over all."""
+
+    rank: int
+    """Which of them this is, from 0."""
+    size: int
+    """How many there are."""
+
+    def add(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Each tensor summed over all workers; they have one shape everywhere."""
+        ...
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The rows of all workers, [n, ...], those of rank 0 first; n may differ."""
+        ...
+
+
+class Alone:
+    """One process."""
+
+    rank = 0
+    size = 1
+
+    def add(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """As they are."""
+        return list(tensors)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """As it is."""
+        return tensor
+
+
+class ProcessGroup:
+    """The default group of torch.distributed, which must have been initialised (Ray Train does)."""
+
+    def __init__(self) -> None:
+        self.rank = torch.distributed.get_rank()
+        self.size = torch.distributed.get_world_size()
+
+    def add(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """One all-reduce of all tensors, laid end to end."""
+        if not tensors:
+            return []
+        flat = torch.cat([each.detach().to(torch.float64).flatten() for each in tensors])
+        torch.distributed.all_reduce(flat)
+        parts = flat.split([each.numel() for each in tensors])
+        return [
+            part.reshape(each.shape).to(each.dtype)
+            for part, each in zip(parts, tensors, strict=True)
+        ]
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """All-gather of as many rows as the longest worker has, then cut to what each has."""
+        lengths = torch.zeros(self.size, dtype=torch.int64, device=tensor.device)
+        lengths[self.rank] = len(tensor)
+        torch.distributed.all_reduce(lengths)
+        padded = tensor.new_zeros(int(lengths.max()), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        everybodys = [torch.empty_like(padded) for _ in range(self.size)]
+        torch.distributed.all_gather(everybodys, padded)
+        return torch.cat([each[:n] for each, n in zip(everybodys, lengths.tolist(), strict=True)])
+
+
+def share_of(batch: Batch, workers: Workers) -> Batch:
+    """Every size-th row, from the worker's rank on; all rows where there are fewer than workers."""
+    if workers.size == 1 or len(batch) < workers.size:
+        return batch
+    return batch[slice(workers.rank, None, workers.size)]
+
+
+def weight_of(share: Batch, whole: Batch, workers: Workers) -> float:
+    """What the mean over a worker's share counts in the mean over all workers' rows."""
+    return len(share) / len(whole) if len(whole) >= workers.size else 1 / workers.size
+
+
+def added(summary: Summary, workers: Workers) -> Summary:
+    """A summary of all workers' rows."""
+    if workers.size == 1:
+        return summary
+    sums = workers.add(list(summary.sums.values()))
+    rows = {name: workers.gather(value) for name, value in summary.rows.items()}
+    return Summary(dict(zip(summary.sums, sums, strict=True)), rows)
