@@ -5,6 +5,7 @@ import torch
 from lamina.adapters import kind_class
 from lamina.core import Batch, Experience, Samples, Stream, Task, generator_of
 from lamina.memory import policy_class
+from lamina.memory.memory import Replay
 from lamina.strategies import strategy_class
 from lamina.strategies.base import NO_ADAPTER
 from lamina.training.learner import Learner
@@ -21,6 +22,14 @@ PHRASES = [
     "I want the {}",
     "check the {} in the living room please",
 ]
+
+NO_REPLAY = Replay(None, None, 0, "cpu")
+"""What a step draws from where there is no memory."""
+
+SMALL = {
+    "ranpac": {"projection": 64},
+}
+"""Settings that make a strategy small enough for a tiny backbone."""
 
 
 def nouns_stream(backbone) -> Stream[Batch]:
@@ -72,10 +81,8 @@ def make_learner(name, stream, backbone, *, adapter="lora", seed=0, training=Non
     cls = strategy_class(name)
     if cls.adapters is not None and adapter not in cls.adapters:
         adapter = None if NO_ADAPTER in cls.adapters else cls.adapters[0]
-    if name == "ranpac":
-        settings.setdefault("projection", 64)
     return Learner(
-        strategy=cls(**settings),
+        strategy=cls(**{**SMALL.get(name, {}), **settings}),
         adapter=kind_class(adapter)() if adapter else None,
         memory=policy_class("class_balanced")(8) if cls.needs_memory else None,
         training=training or TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-2),
@@ -83,3 +90,27 @@ def make_learner(name, stream, backbone, *, adapter="lora", seed=0, training=Non
         stream=stream,
         backbone=backbone,
     )
+
+
+def after(num_tasks, name, stream, backbone, **settings):
+    """A learner that has learned `num_tasks` tasks and has begun the next."""
+    learner = make_learner(name, stream, backbone, **settings)
+    reports = learner.learn()
+    for _ in range(num_tasks):
+        next(reports)
+    experience = stream.experiences[num_tasks]
+    learner.model.grow_head(max(experience.task.classes) + 1)
+    preview = learner._summed(learner.strategy.preview, experience.train)
+    learner.strategy.begin_task(learner.model, experience.task, preview)
+    return learner, experience.train
+
+
+def logits_of(learner, data):
+    """Of the active adapters and the shared head."""
+    return learner.model(data.inputs).logits
+
+
+def drift(learner, before):
+    """How far the trained tensors moved."""
+    now = learner.model.parameters()
+    return sum((now[k][: len(v)] - v).abs().sum().item() for k, v in before.items())

@@ -13,33 +13,7 @@ from lamina.strategies.l2p import POOL
 from lamina.strategies.olora import PAST
 from lamina.strategies.ranpac import ridge_solution, squared_error
 from lamina.training.settings import TrainingSettings
-from nouns import make_learner
-
-NO_REPLAY = Replay(None, None, 0, "cpu")
-
-
-def after(num_tasks, name, stream, backbone, **settings):
-    """A learner that has learned `num_tasks` tasks and has begun the next."""
-    learner = make_learner(name, stream, backbone, **settings)
-    reports = learner.learn()
-    for _ in range(num_tasks):
-        next(reports)
-    experience = stream.experiences[num_tasks]
-    learner.model.grow_head(max(experience.task.classes) + 1)
-    preview = learner._summed(learner.strategy.preview, experience.train)
-    learner.strategy.begin_task(learner.model, experience.task, preview)
-    return learner, experience.train
-
-
-def logits_of(learner, data):
-    return learner.model(data.inputs).logits
-
-
-def drift(learner, before):
-    """How far the trained tensors moved."""
-    now = learner.model.parameters()
-    return sum((now[k][: len(v)] - v).abs().sum().item() for k, v in before.items())
-
+from nouns import NO_REPLAY, after, drift, logits_of, make_learner
 
 # finetune
 
