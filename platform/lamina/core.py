@@ -206,7 +206,9 @@ class Stream(Generic[D]):
     """The label of each class number, in the order of first appearance."""
     experiences: tuple[Experience[D], ...]
     record: Mapping[str, Any] = field(default_factory=dict)
-    """What made it: settings, seed, class order, sizes, a digest of its rows. Plain JSON."""
+    """What made it: settings, seed, schedule, sizes, a digest of its rows. Plain JSON."""
+    one_pass: bool = False
+    """Whether every row is trained on once, as it comes: an online stream."""
 
     def __len__(self) -> int:
         return len(self.experiences)
@@ -223,7 +225,13 @@ class Stream(Generic[D]):
             for each in self.experiences
         )
         return Stream(
-            self.name, self.scenario, self.modality, self.class_names, experiences, self.record
+            self.name,
+            self.scenario,
+            self.modality,
+            self.class_names,
+            experiences,
+            self.record,
+            self.one_pass,
         )
 
 

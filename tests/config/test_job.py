@@ -300,3 +300,20 @@ def test_naming_another_scheduler_drops_the_arguments_of_the_old_one(small, tmp_
     assert load_job(path, ["sweep.scheduler.name=fifo"]).sweep.scheduler == {"name": "fifo"}
     kept = load_job(path, ["sweep.scheduler.grace_period=3"]).sweep.scheduler
     assert kept == {"name": "asha", "grace_period": 3}
+
+
+def test_what_goes_over_the_rows_of_an_online_stream_twice_is_refused(small):
+    online = {**small, "scenario": {**small["scenario"], "online": True}}
+    twice = {**online, "training": {"epochs": 2}}
+    assert parse_job(online).scenario.one_pass
+    assert problems_of(twice) == [
+        "training.epochs: 2 does not go with an online stream, whose rows are seen once "
+        "(allowed: 1)"
+    ]
+    assert parse_job({**twice, "strategy": {"name": "simplecil"}})
+
+
+def test_a_strategy_that_needs_a_boundary_is_refused_where_there_is_none(small):
+    free = {**small, "scenario": {"kind": "task_free"}, "strategy": {"name": "ewc"}}
+    (problem,) = problems_of(free)
+    assert problem.startswith("scenario.kind: 'task_free' does not go with strategy 'ewc' (allowed")

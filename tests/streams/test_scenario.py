@@ -130,6 +130,7 @@ def test_the_record_is_plain_json_and_says_what_the_stream_is():
         "name": "birds",
         "classes": ["owl"],
         "sizes": {"train": 8, "validation": 1, "test": 3},
+        "schedule": {"owl": 8},
     }
 
 

@@ -13,6 +13,7 @@ from lamina.config.overrides import NAMED_BY, SPACE, dotted, laid_over, nested
 from lamina.config.reading import Plain, read_job_file, read_overrides, shown
 from lamina.config.sections import read_member, stays
 from lamina.config.space import Domain, read_domain
+from lamina.core import Task
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.memory import policy_names
 from lamina.memory.base import Policy
@@ -279,6 +280,8 @@ def _fit_to_strategy(sections: Plain, given: Plain, problems: list[str]) -> None
             f"scenario.kind: {scenario.kind!r} does not go with strategy {name!r} "
             f"(allowed: {allowed})"
         )
+    if scenario is not None and scenario.one_pass and sections["training"] is not None:
+        problems.extend(_passes(sections, name))
     adapter = sections["adapter"]
     kind = NO_ADAPTER if adapter is None else adapter.name
     if cls.adapters is not None and kind not in cls.adapters and "adapter" not in broken:
@@ -290,6 +293,26 @@ def _fit_to_strategy(sections: Plain, given: Plain, problems: list[str]) -> None
             f"memory: missing, and strategy {name!r} draws from one "
             f"(allowed: a mapping with a size and a policy of {', '.join(policy_names())})"
         )
+
+
+def _passes(sections: Plain, name: str) -> list[str]:
+    """What goes over the rows of an online stream more than once."""
+    strategy = sections["strategy"]
+    problems: list[str] = []
+    if not strategy.takes_gradient_steps(sections["adapter"] is not None):
+        return problems
+    if sections["training"].epochs != 1:
+        problems.append(
+            f"training.epochs: {sections['training'].epochs} does not go with an online stream, "
+            "whose rows are seen once (allowed: 1)"
+        )
+    phases = len(strategy.phases(Task(0, "first", ())))
+    if phases > 1:
+        problems.append(
+            f"scenario: an online stream shows its rows once, and strategy {name!r} goes over a "
+            f"task in {phases} phases"
+        )
+    return problems
 
 
 def unused_by(name: str, cls: type[Strategy], has_adapter: bool) -> dict[str, str]:

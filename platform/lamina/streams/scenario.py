@@ -11,6 +11,7 @@ import torch
 from lamina.core import PARTS, Experience, Part, Samples, Scenario, Stream, Task, seed_of
 from lamina.registry import InputError, unknown
 from lamina.streams.base import Table
+from lamina.streams.schedule import blurred, recurring
 from lamina.streams.split import Shares, assign_parts
 
 
@@ -23,7 +24,9 @@ class ScenarioSettings:
 
     kind: Scenario
     """class_incremental, task_incremental: every class belongs to one task (in the latter the task
-    is known at prediction); domain_incremental: the tasks share classes; joint: one task of all."""
+    is known at prediction); domain_incremental: the tasks share classes; joint: one task of all;
+    task_free: as class_incremental, but nothing tells a learner where a task ends, and it is
+    online."""
     num_tasks: int | None = None
     """How many tasks the classes are dealt into, evenly; null takes the source's own groups."""
     shuffle: bool = False
@@ -34,6 +37,16 @@ class ScenarioSettings:
     """The share of all rows to report on, where the source has no test part."""
     limit_per_class: int | None = None
     """At most this many rows of a class in each part of a task, drawn at random; null keeps all."""
+    online: bool = False
+    """Whether every training row is seen once, as it comes; exemplars enter the memory as they
+    pass."""
+    recurrences: int = 1
+    """How often the sequence of tasks is gone through, each time with rows of its own."""
+    blurry: float = 0.0
+    """The share of the training rows of a class that come in other tasks, drawn at random (M of
+    Si-Blurry)."""
+    disjoint: float = 0.5
+    """The share of the classes that do not blur (N of Si-Blurry)."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Scenario):
@@ -44,7 +57,13 @@ class ScenarioSettings:
                 raise InputError(
                     f"scenario.{key}: {share!r} is no share (allowed: above 0, below 1)"
                 )
-        for key in ("num_tasks", "limit_per_class"):
+        if not 0 <= self.blurry < 1:
+            raise InputError(
+                f"scenario.blurry: {self.blurry!r} is no share (allowed: 0 or more, below 1)"
+            )
+        if not 0 <= self.disjoint <= 1:
+            raise InputError(f"scenario.disjoint: {self.disjoint!r} is no share (allowed: 0 to 1)")
+        for key in ("num_tasks", "limit_per_class", "recurrences"):
             count = getattr(self, key)
             if count is not None and count < 1:
                 raise InputError(f"scenario.{key}: {count!r} is too few (allowed: null, 1, 2, ...)")
@@ -52,11 +71,22 @@ class ScenarioSettings:
             raise InputError(
                 f"scenario.num_tasks: {self.num_tasks} does not fit kind 'joint' (allowed: null, 1)"
             )
+        if self.kind == "joint" and (self.blurry or self.recurrences > 1):
+            key = "blurry" if self.blurry else "recurrences"
+            raise InputError(
+                f"scenario.{key}: {getattr(self, key)} does not fit kind 'joint', "
+                "which has one task"
+            )
         if self.kind == "domain_incremental" and self.num_tasks is not None:
             raise InputError(
                 f"scenario.num_tasks: {self.num_tasks} does not fit kind 'domain_incremental', "
                 "whose tasks are the groups of the source (allowed: null)"
             )
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether a stream of these settings is online."""
+        return self.online or self.kind == "task_free"
 
 
 @dataclass(frozen=True)
@@ -94,17 +124,24 @@ def make_stream(
     if settings.limit_per_class is not None:
         parts = _limited(parts, cells, settings.limit_per_class, seed)
 
-    class_names = tuple(dict.fromkeys(label for plan in plans for label in plan.classes))
+    when = recurring(cells, parts, len(plans), settings.recurrences, seed)
+    when = blurred(when, cells, parts, settings.blurry, settings.disjoint, seed)
+
+    shown = _shown(table, plans, cells, when, settings)
+    class_names = tuple(dict.fromkeys(label for labels in shown for label in labels))
     number = {label: index for index, label in enumerate(class_names)}
+    coming: list[list[int]] = [[] for _ in shown]
+    for row in sorted(when):
+        coming[when[row]].append(row)
     experiences = tuple(
         Experience(
-            Task(index, plan.name, tuple(number[label] for label in plan.classes)),
+            Task(index, _name(plans, index), tuple(number[label] for label in labels)),
             **{
-                part: _samples(table, [row for row in plan.rows if parts.get(row) == part], number)
+                part: _samples(table, [row for row in coming[index] if parts[row] == part], number)
                 for part in PARTS
             },
         )
-        for index, plan in enumerate(plans)
+        for index, labels in enumerate(shown)
     )
     record = {
         "source": dict(origin or {"name": name}),
@@ -115,12 +152,48 @@ def make_stream(
                 "name": each.task.name,
                 "classes": [class_names[number] for number in each.task.classes],
                 "sizes": {part: len(each.part(part)) for part in PARTS},
+                "schedule": {
+                    class_names[number]: int((each.train.labels == number).sum())
+                    for number in each.task.classes
+                },
             }
             for each in experiences
         ],
         "digest": _digest(experiences),
     }
-    return Stream(name, settings.kind, table.modality, class_names, experiences, record)
+    return Stream(
+        name,
+        settings.kind,
+        table.modality,
+        class_names,
+        experiences,
+        record,
+        one_pass=settings.one_pass,
+    )
+
+
+def _shown(
+    table: Table,
+    plans: Sequence[_Plan],
+    cells: Mapping[int, tuple[int, str]],
+    when: Mapping[int, int],
+    settings: ScenarioSettings,
+) -> list[list[str]]:
+    """The classes that each task shows: its own in their order, then those that blur into it."""
+    occurring: list[set[str]] = [set() for _ in range(len(plans) * settings.recurrences)]
+    for row, task in when.items():
+        occurring[task].add(cells[row][1])
+    shown = []
+    for index, labels in enumerate(occurring):
+        own = list(plans[index % len(plans)].classes)
+        shown.append([*own, *(label for label in table.classes if label in labels.difference(own))])
+    return shown
+
+
+def _name(plans: Sequence[_Plan], index: int) -> str:
+    """A task that comes back says how often it has."""
+    round_, task = divmod(index, len(plans))
+    return plans[task].name if round_ == 0 else f"{plans[task].name} ({round_ + 1})"
 
 
 def _plan(table: Table, settings: ScenarioSettings, random: Random) -> list[_Plan]:

@@ -139,7 +139,8 @@ class Learner:
         strategy.begin_task(self.model, task, self._summed(strategy.preview, data))
         loss = self._descend(task, data) if self._takes_steps(task) else None
         strategy.end_task(self.model, task, self._summed(strategy.review, data))
-        self._offer(data)
+        if not self.stream.one_pass:
+            self._offer(data)
         return loss
 
     def _descend(self, task: Task, data: Batch) -> float:
@@ -163,10 +164,12 @@ class Learner:
         """The rows of a task-free stream in the order in which they come, once; nothing says where
         a task ends. Returns their mean loss."""
         anonymous = replace(data, task=None)
+        shuffle = generator_of(self.seed, "order", self.next_task, 0)
+        order = torch.randperm(len(data), generator=shuffle)
         if self._stepper is None:
             self._stepper = self._new_stepper(self._num_steps_of_stream())
         with self.model.dropping(generator_of(self.seed, "dropout", self.next_task)):
-            return self._pass_over(anonymous, torch.arange(len(data)), self._stepper)
+            return self._pass_over(anonymous, order, self._stepper)
 
     def _num_steps_of_stream(self) -> int:
         """Of one pass."""
@@ -194,7 +197,7 @@ class Learner:
             )
             total += stepper.step(batch, replay) * len(rows)
             self.num_steps += 1
-            if self._is_task_free:
+            if self.stream.one_pass:
                 self._offer(batch)
         return float(total) / len(data)
 
