@@ -32,6 +32,8 @@ type."""
 class Architecture:
     """The named parts of one transformer."""
 
+    stack: str
+    """The list of its layers."""
     linears: dict[str, int]
     """Every linear module inside a layer, in order, and the number of its layer."""
     attentions: tuple[str, ...]
@@ -100,6 +102,7 @@ def read_architecture(model: "PreTrainedModel") -> Architecture:
             f"projections ({', '.join(query for query, _ in QUERY_AND_VALUE)})"
         )
     return Architecture(
+        stack=stack_name,
         linears=linears,
         attentions=tuple(name.rsplit(".", 1)[0] for name in queries),
         query_and_value=(query, value),

@@ -16,7 +16,7 @@ from lamina.backbones.architecture import read_architecture
 from lamina.backbones.attention import PREFIXES, attend_with_prefixes
 from lamina.backbones.encoding import Encoder, load_encoder
 from lamina.backbones.locate import config_of, locate
-from lamina.backbones.overlay import Overlay, Patch, Site, rows_of
+from lamina.backbones.overlay import Overlay, Patch, Prefix, Site, rows_of
 from lamina.core import Batch, Experience, Modality, Samples, Stream
 from lamina.registry import InputError
 
@@ -86,6 +86,8 @@ class Backbone:
         self.device = model.device
         self._modules = {name: model.get_submodule(name) for name in self.architecture.linears}
         self._attentions = [model.get_submodule(name) for name in self.architecture.attentions]
+        stack = self.architecture.stack
+        self._layers = [model.get_submodule(f"{stack}.{i}") for i in range(len(self._attentions))]
 
     @property
     def modality(self) -> Modality:
@@ -208,8 +210,11 @@ class Backbone:
                 for handle in _patch_hooks(self._modules, site, patches):
                     stack.callback(handle.remove)
             for layer, prefixes in overlay.prefixes.items():
-                setattr(self._attentions[layer], PREFIXES, prefixes)
-                stack.callback(delattr, self._attentions[layer], PREFIXES)
+                attention = self._attentions[layer]
+                hook = _prefix_hook(attention, prefixes)
+                stack.callback(self._layers[layer].register_forward_pre_hook(hook).remove)
+                setattr(attention, PREFIXES, ())
+                stack.callback(delattr, attention, PREFIXES)
             if prompt is not None and self.modality == "image":
                 embeddings = self.model.get_submodule("embeddings")
                 stack.callback(embeddings.register_forward_hook(_insert_after_first(prompt)).remove)
@@ -232,6 +237,15 @@ def _patch_hooks(
 
     yield modules[site.read].register_forward_pre_hook(read)
     yield modules[site.write].register_forward_hook(write)
+
+
+def _prefix_hook(attention: nn.Module, prefixes: Sequence[Prefix]) -> Any:
+    def lay(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        tokens = arguments[0]
+        made = [each(tokens.float()) if callable(each) else each for each in prefixes]
+        setattr(attention, PREFIXES, made)
+
+    return lay
 
 
 def _insert_after_first(prompt: Tensor) -> Any:

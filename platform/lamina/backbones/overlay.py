@@ -5,7 +5,7 @@ call. Rows are grouped: a tensor of an overlay is either shared by all rows, or 
 dimension K that splits the rows into K equal groups.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -40,6 +40,13 @@ class Patch(Protocol):
         ...
 
 
+KeysAndValues = tuple[Tensor, Tensor]
+"""Each as `rows_of` takes them."""
+Prefix = KeysAndValues | Callable[[Tensor], KeysAndValues]
+"""Keys and values, or what computes them from the tokens [N, S, dim] that enter the layer, prompts
+included."""
+
+
 @dataclass
 class Overlay:
     """Patches at sites, keys and values before a layer's own, tokens before (or among)
@@ -48,8 +55,8 @@ class Overlay:
 
     patches: Mapping[Site, Sequence[Patch]] = field(default_factory=dict)
     """Applied in order at each site."""
-    prefixes: Mapping[int, Sequence[tuple[Tensor, Tensor]]] = field(default_factory=dict)
-    """Per layer: keys and values, each as `rows_of` takes them, that every token may attend to."""
+    prefixes: Mapping[int, Sequence[Prefix]] = field(default_factory=dict)
+    """Per layer: keys and values that every token may attend to."""
     prompts: Sequence[Tensor] = field(default_factory=list)
     """Input tokens, each as `rows_of` takes them."""
     position_shift: int = 0
