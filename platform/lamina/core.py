@@ -51,6 +51,8 @@ class Task:
     classes: tuple[int, ...]
     """The classes it shows, numbered by first appearance in the stream; empty where labels are
     token sequences."""
+    class_names: tuple[str, ...] = field(default=(), compare=False)
+    """What a person calls these classes, in the same order; an encoded stream's tasks know."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,12 @@ class Batch:
             for name, value in self.inputs.items()
         }
         return replace(self, inputs=inputs)
+
+    def by_length(self) -> "Batch":
+        """The same rows sorted by their number of tokens, where they are texts: consecutive rows
+        are then hardly padded."""
+        mask = self.inputs.get("attention_mask")
+        return self if mask is None else self[torch.argsort(mask.sum(dim=1), stable=True)]
 
     def chunks(self, size: int) -> Iterator["Batch"]:
         """Consecutive batches of at most `size` rows, each trimmed."""

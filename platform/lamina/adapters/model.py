@@ -206,13 +206,14 @@ class AdaptedModel:
         return {name: _own_tokens(x, mask).float() for name, x in seen.items()}
 
     @contextmanager
-    def dropping(self, generator: torch.Generator) -> Iterator[None]:
-        """Let dropout draw its masks from `generator`; outside, nothing is dropped."""
-        self._dropout = generator
+    def dropping(self, generator: torch.Generator | None) -> Iterator[None]:
+        """Let dropout draw its masks from `generator`; with None, and outside, nothing is
+        dropped."""
+        before, self._dropout = self._dropout, generator
         try:
             yield
         finally:
-            self._dropout = None
+            self._dropout = before
 
     def state_dict(self) -> dict[str, Any]:
         """All tensors, which of them train, and what is active."""

@@ -2,7 +2,7 @@
 by call."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from lamina.backbones.architecture import read_architecture
 from lamina.backbones.attention import PREFIXES, attend_with_prefixes
 from lamina.backbones.encoding import Encoder, load_encoder
 from lamina.backbones.locate import config_of, locate
-from lamina.backbones.overlay import Overlay, Patch, Prefix, Site, rows_of
+from lamina.backbones.overlay import InputPatch, Overlay, Patch, Prefix, Site, StandIn, rows_of
 from lamina.core import Batch, Experience, Modality, Samples, Stream
 from lamina.registry import InputError
 
@@ -84,10 +85,6 @@ class Backbone:
         """Whether its attention can see keys and values put before its own."""
         self.architecture = read_architecture(model)
         self.device = model.device
-        self._modules = {name: model.get_submodule(name) for name in self.architecture.linears}
-        self._attentions = [model.get_submodule(name) for name in self.architecture.attentions]
-        stack = self.architecture.stack
-        self._layers = [model.get_submodule(f"{stack}.{i}") for i in range(len(self._attentions))]
 
     @property
     def modality(self) -> Modality:
@@ -118,8 +115,10 @@ class Backbone:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def shape_of(self, name: str) -> tuple[int, int]:
-        """Input and output width of a linear module."""
-        module = self._modules[name]
+        """Input and output width of a linear module, or twice the width of a LayerNorm."""
+        module = self.model.get_submodule(name)
+        if isinstance(module, nn.LayerNorm):
+            return module.normalized_shape[0], module.normalized_shape[0]
         assert isinstance(module, nn.Linear)
         return module.in_features, module.out_features
 
@@ -128,25 +127,21 @@ class Backbone:
         return Batch(self.encoder(samples.values), samples.labels, samples.ids)
 
     def encode_stream(self, stream: Stream[Samples]) -> Stream[Batch]:
-        """The whole stream encoded; every batch knows its task. Raises InputError for the wrong
-        modality."""
+        """The whole stream encoded; every batch knows its task, and every task the names of its
+        classes. What is evaluated is sorted by length. Raises InputError for the wrong modality."""
         if stream.modality != self.modality:
             raise InputError(
                 f"backbone.name: {self.settings.name!r} reads {self.modality}s, "
                 f"but the stream {stream.name!r} is of {stream.modality}s"
             )
         encoded = stream.map(self.encode)
-        experiences = tuple(
-            Experience(
-                each.task,
-                *(
-                    replace(part, task=each.task)
-                    for part in (each.train, each.validation, each.test)
-                ),
-            )
-            for each in encoded.experiences
-        )
-        return replace(encoded, experiences=experiences)
+        experiences = []
+        for each in encoded.experiences:
+            names = tuple(stream.class_names[number] for number in each.task.classes)
+            task = replace(each.task, class_names=names)
+            parts = (each.train, each.validation.by_length(), each.test.by_length())
+            experiences.append(Experience(task, *(replace(part, task=task) for part in parts)))
+        return replace(encoded, experiences=tuple(experiences))
 
     def __call__(self, inputs: Mapping[str, Tensor], overlay: Overlay | None = None) -> Hidden:
         """Run the model on N inputs under an overlay.
@@ -161,10 +156,30 @@ class Backbone:
             arguments = dict(inputs)
             if self.modality == "text":
                 arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
-            tokens = self.model(**arguments).last_hidden_state
+            tokens = self._run(arguments, overlay.stand_in).last_hidden_state
         return self._pooled(
             tokens, inputs.get("attention_mask"), 0 if prompt is None else prompt.shape[1]
         )
+
+    @contextmanager
+    def counting_rows(self) -> Iterator[Callable[[], int]]:
+        """How many rows have gone through the model inside, by a call of what is given."""
+        rows = 0
+
+        def count(_: nn.Module, __: Any, tokens: Any) -> None:
+            nonlocal rows
+            rows += len(tokens.last_hidden_state)
+
+        handle = self.model.register_forward_hook(count)
+        try:
+            yield lambda: rows
+        finally:
+            handle.remove()
+
+    def _run(self, arguments: dict[str, Tensor], stand_in: StandIn | None) -> Any:
+        if stand_in is None:
+            return self.model(**arguments)
+        return functional_call(stand_in.module, dict(stand_in.tensors), kwargs=arguments)
 
     def _text_arguments(
         self, arguments: dict[str, Tensor], prompt: Tensor | None, position_shift: int
@@ -205,25 +220,39 @@ class Backbone:
     def _laid_over(self, overlay: Overlay, prompt: Tensor | None) -> Iterator[None]:
         """Hooks for the length of one forward, so that what an earlier call laid over can never
         leak into a later one."""
+        model = self.model if overlay.stand_in is None else overlay.stand_in.module
+        parts = self.architecture
         with ExitStack() as stack:
+            for name, input_patches in overlay.input_patches.items():
+                hook = _input_hook(input_patches)
+                stack.callback(model.get_submodule(name).register_forward_pre_hook(hook).remove)
             for site, patches in overlay.patches.items():
-                for handle in _patch_hooks(self._modules, site, patches):
+                for handle in _patch_hooks(model, site, patches):
                     stack.callback(handle.remove)
             for layer, prefixes in overlay.prefixes.items():
-                attention = self._attentions[layer]
+                attention = model.get_submodule(parts.attentions[layer])
                 hook = _prefix_hook(attention, prefixes)
-                stack.callback(self._layers[layer].register_forward_pre_hook(hook).remove)
+                entrance = model.get_submodule(f"{parts.stack}.{layer}")
+                stack.callback(entrance.register_forward_pre_hook(hook).remove)
                 setattr(attention, PREFIXES, ())
                 stack.callback(delattr, attention, PREFIXES)
             if prompt is not None and self.modality == "image":
-                embeddings = self.model.get_submodule("embeddings")
+                embeddings = model.get_submodule("embeddings")
                 stack.callback(embeddings.register_forward_hook(_insert_after_first(prompt)).remove)
             yield
 
 
-def _patch_hooks(
-    modules: Mapping[str, nn.Module], site: Site, patches: Sequence[Patch]
-) -> Iterator[Any]:
+def _input_hook(patches: Sequence[InputPatch]) -> Any:
+    def rewrite(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        x = arguments[0]
+        for patch in patches:
+            x = patch(x)
+        return (x, *arguments[1:])
+
+    return rewrite
+
+
+def _patch_hooks(model: nn.Module, site: Site, patches: Sequence[Patch]) -> Iterator[Any]:
     seen: dict[str, Tensor] = {}
 
     def read(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
@@ -235,8 +264,8 @@ def _patch_hooks(
             y = patch(x, y)
         return y
 
-    yield modules[site.read].register_forward_pre_hook(read)
-    yield modules[site.write].register_forward_hook(write)
+    yield model.get_submodule(site.read).register_forward_pre_hook(read)
+    yield model.get_submodule(site.write).register_forward_hook(write)
 
 
 def _prefix_hook(attention: nn.Module, prefixes: Sequence[Prefix]) -> Any:

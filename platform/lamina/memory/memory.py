@@ -142,6 +142,10 @@ class Replay:
         self._device = device
         self._share = share
 
+    def __len__(self) -> int:
+        """Exemplars there are."""
+        return 0 if self._memory is None else len(self._memory)
+
     def draw(self, number: int, name: str = "") -> Batch | None:
         """At most `number` exemplars; None while the memory is empty. Draws of other names are
         independent."""

@@ -1,10 +1,11 @@
 """Accuracy on the parts of a stream."""
 
+from statistics import fmean
+
 import torch
-from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
-from lamina.core import Batch, Experience, Part, Stream, Task
+from lamina.core import Batch, Part, Stream, Task
 from lamina.evaluation.accuracy_matrix import Row
 from lamina.strategies.base import Strategy
 
@@ -19,26 +20,26 @@ def accuracy_row(
     """Accuracy on every task's part; None where the head does not know all of the task's classes
     yet."""
     known = model.num_classes()
-    told = stream.scenario == "task_incremental"
     return [
-        accuracy(strategy, model, each.part(part), each.task if told else None, batch_size)
-        if _answerable(each, known)
+        accuracy(strategy, model, each.part(part), told(stream, each.task), batch_size)
+        if max(each.task.classes) < known
         else None
         for each in stream.experiences
     ]
+
+
+def told(stream: Stream[Batch], task: Task) -> Task | None:
+    """What a prediction may know of the task that a row comes from."""
+    return task if stream.scenario == "task_incremental" else None
 
 
 @torch.no_grad()
 def accuracy(
     strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
 ) -> float:
-    """Share of right rows. With a task, only its classes compete.
-
-    Rows are taken by length, so that short texts are not padded to the longest: predictions are
-    each row's own.
-    """
+    """Share of right rows. With a task, only its classes compete."""
     right = 0
-    for batch in by_length(data).chunks(batch_size):
+    for batch in data.chunks(batch_size):
         placed = batch.to(model.backbone.device)
         logits = strategy.predict(model, placed.inputs, task)
         if task is not None:
@@ -50,11 +51,34 @@ def accuracy(
     return right / len(data)
 
 
-def by_length(data: Batch) -> Batch:
-    """The rows sorted by number of tokens, where they are texts."""
-    mask: Tensor | None = data.inputs.get("attention_mask")
-    return data if mask is None else data[torch.argsort(mask.sum(dim=1), stable=True)]
+@torch.no_grad()
+def routing_accuracy(
+    strategy: Strategy,
+    model: AdaptedModel,
+    stream: Stream[Batch],
+    part: Part,
+    num_tasks: int,
+    batch_size: int,
+) -> float:
+    """Mean over the first `num_tasks` tasks of the share of rows that are sent to their own task's
+    module.
 
-
-def _answerable(experience: Experience[Batch], known: int) -> bool:
-    return max(experience.task.classes) < known
+    Where a task comes back with the same classes, the modules of all its times are its own; domains
+    share their classes, and each has its own.
+    """
+    tasks = [each.task for each in stream.experiences[:num_tasks]]
+    shares = []
+    for each in stream.experiences[:num_tasks]:
+        data = each.part(part)
+        own = [
+            other.index
+            for other in tasks
+            if other == each.task
+            or (stream.scenario != "domain_incremental" and other.classes == each.task.classes)
+        ]
+        routes = [
+            strategy.route(model, batch.to(model.backbone.device).inputs).cpu()
+            for batch in data.chunks(batch_size)
+        ]
+        shares.append(float(torch.isin(torch.cat(routes), torch.tensor(own)).float().mean()))
+    return fmean(shares)

@@ -1,8 +1,6 @@
 """A learner: one trial on one stream, task by task. The loop that every strategy is written for."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,15 +16,22 @@ from lamina.adapters.peft_format import export_adapter
 from lamina.backbones.backbone import Backbone
 from lamina.core import Batch, Experience, Part, Stream, Summary, Task, generator_of
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
+from lamina.evaluation.continual_score import continual_score, criteria
+from lamina.evaluation.operations import counted
 from lamina.memory.base import Policy
 from lamina.memory.memory import Memory, Replay
 from lamina.strategies.base import Strategy
-from lamina.training.evaluate import accuracy_row, by_length
+from lamina.training.costs import Costs
+from lamina.training.evaluate import accuracy, accuracy_row, routing_accuracy, told
+from lamina.training.probes import Probes
 from lamina.training.report import TaskReport
 from lamina.training.rows import Rows
 from lamina.training.settings import TrainingSettings
 from lamina.training.stepper import Stepper
 from lamina.training.workers import Alone, Workers, added, share_of
+
+FEW_ROWS = 4
+"""How many rows are looked at to know what one costs."""
 
 
 class Learner:
@@ -63,14 +68,16 @@ class Learner:
         self.workers = workers or Alone()
         self.next_task = 0
         self.num_steps = 0
-        self.num_trained = 0
-        self.seconds = {"train": 0.0, "evaluation": 0.0}
+        self.routing: dict[Part, float] = {}
+        self.costs = Costs()
+        self.probes = Probes(training)
         self._rows = Rows(stream)
         self._is_task_free = stream.scenario == "task_free"
         if self._is_task_free:
             self.model.grow_head(len(stream.class_names))
         self.strategy.setup(self.model)
         self._stepper: Stepper | None = None
+        self._stream_bytes = sum(_num_bytes(each.train) for each in stream.experiences)
 
     def learn(self) -> Iterator[TaskReport]:
         """Train the tasks that are left, one for each report."""
@@ -78,9 +85,10 @@ class Learner:
             self._wait_for_last_task()
         while self.next_task < len(self.stream):
             experience = self.stream.experiences[self.next_task]
-            with self._timed("train"):
+            with self.costs.timed("train"):
                 loss = self._train(experience)
-            with self._timed("evaluation"):
+                self._take_stock()
+            with self.costs.timed("evaluation"):
                 self._evaluate()
             self.next_task += 1
             yield self._report(experience, loss)
@@ -90,8 +98,8 @@ class Learner:
         return {
             "next_task": self.next_task,
             "num_steps": self.num_steps,
-            "num_trained": self.num_trained,
-            "seconds": dict(self.seconds),
+            "costs": self.costs.state_dict(),
+            "probes": self.probes.state_dict(),
             "model": self.model.state_dict(),
             "strategy": self.strategy.state,
             "memory": self.memory.state_dict() if self.memory is not None else None,
@@ -103,8 +111,8 @@ class Learner:
         """Take over what `state_dict` gave."""
         self.next_task = state["next_task"]
         self.num_steps = state["num_steps"]
-        self.num_trained = state["num_trained"]
-        self.seconds = dict(state["seconds"])
+        self.costs = Costs.from_state(state["costs"])
+        self.probes.load_state_dict(state["probes"])
         self.model.load_state_dict(state["model"])
         self.strategy.state = _placed(state["strategy"], self.model.backbone.device)
         if self.memory is not None:
@@ -129,6 +137,7 @@ class Learner:
     def _train(self, experience: Experience[Batch]) -> float | None:
         """One task, from its preview to the memory. Returns the mean loss of its last epoch, where
         there was one."""
+        self.costs.train_flops.append(0.0)
         if self._is_task_free:
             return self._stream_through(experience.train)
         data = experience.train
@@ -148,6 +157,7 @@ class Learner:
         settings = self.training
         steps_per_epoch = -(-len(data) // settings.batch_size)
         loss, epoch = 0.0, 0
+        self.probes.before_task(task.index, self._accuracy_now)
         with self.model.dropping(generator_of(self.seed, "dropout", task.index)):
             for phase, share in enumerate(self.strategy.phases(task)):
                 self.strategy.begin_phase(self.model, task, phase)
@@ -168,6 +178,7 @@ class Learner:
         order = torch.randperm(len(data), generator=shuffle)
         if self._stepper is None:
             self._stepper = self._new_stepper(self._num_steps_of_stream())
+        self.probes.before_task(self.next_task, self._accuracy_now)
         with self.model.dropping(generator_of(self.seed, "dropout", self.next_task)):
             return self._pass_over(anonymous, order, self._stepper)
 
@@ -179,13 +190,14 @@ class Learner:
     def _new_stepper(self, num_steps: int) -> Stepper:
         stepper = Stepper(self.strategy, self.model, self.training, num_steps, self.workers)
         trained = sum(each.numel() for each in stepper.parameters.values())
-        self.num_trained = max(self.num_trained, trained)
+        self.costs.trained_parameters = max(self.costs.trained_parameters, trained)
         return stepper
 
     def _pass_over(self, data: Batch, order: Tensor, stepper: Stepper) -> float:
         """A step for each batch of rows in this order. Returns the mean loss."""
         device = self.model.backbone.device
         total = torch.zeros((), device=device)
+        task = self.next_task
         for rows in order.split(self.training.batch_size):
             batch = data[rows]
             replay = Replay(
@@ -195,8 +207,12 @@ class Learner:
                 device,
                 partial(share_of, workers=self.workers),
             )
-            total += stepper.step(batch, replay) * len(rows)
+            step = partial(stepper.step, batch, replay)
+            total += self.costs.counting(f"replaying {len(replay) > 0}", len(rows), step) * len(
+                rows
+            )
             self.num_steps += 1
+            self.probes.after_step(task, len(rows), self._accuracy_now)
             if self.stream.one_pass:
                 self._offer(batch)
         return float(total) / len(data)
@@ -238,9 +254,12 @@ class Learner:
     ) -> Summary | None:
         """What a strategy sees in each batch, summed over the data."""
         total = None
-        share = share_of(by_length(data), self.workers)
+        share = share_of(data.by_length(), self.workers)
         for batch in share.chunks(self.training.evaluation_batch_size):
-            summary = look(self.model, batch.to(self.model.backbone.device))
+            placed = batch.to(self.model.backbone.device)
+            summary = self.costs.counting(
+                look.__name__, len(batch), partial(look, self.model, placed)
+            )
             if summary is None:
                 return None
             total = summary if total is None else total + summary
@@ -248,8 +267,57 @@ class Learner:
 
     def _evaluate(self) -> None:
         size = self.training.evaluation_batch_size
+        decides = self.strategy.routes and self.stream.scenario != "task_incremental"
         for part, matrix in self.matrices.items():
             matrix.add(accuracy_row(self.strategy, self.model, self.stream, part, size))
+            if decides:
+                self.routing[part] = routing_accuracy(
+                    self.strategy, self.model, self.stream, part, self.next_task + 1, size
+                )
+        self._price_a_prediction()
+
+    def _accuracy_now(self, part: Part, task: int) -> float:
+        """On a part of a task, in the middle of training."""
+        experience = self.stream.experiences[task]
+        size = self.training.evaluation_batch_size
+        with self.model.dropping(None), self.costs.timed("evaluation"):
+            return accuracy(
+                self.strategy,
+                self.model,
+                experience.part(part),
+                told(self.stream, experience.task),
+                size,
+            )
+
+    @torch.no_grad()
+    def _take_stock(self) -> None:
+        """What is kept now, and what the task would have cost in one pass."""
+        costs, data = self.costs, self.stream.experiences[self.next_task].train
+        stored = sum(each.num_parameters() for each in self.model.adapters.values())
+        costs.stored_parameters.append(stored + _num_stored(self.strategy.state))
+        costs.memory_bytes.append(self.memory.num_bytes(self._rows) if self.memory else 0)
+        if not costs.one_pass_flops:
+            few = self._few(data)
+            _, forward = counted(lambda: self.model.backbone(few.inputs))
+            # Frozen weights need no gradient, so a backward takes as much as a forward.
+            costs.flops_per_row["one pass"] = 2 * forward / len(few)
+        costs.one_pass_flops.append(costs.flops_per_row["one pass"] * len(data))
+
+    @torch.no_grad()
+    def _price_a_prediction(self) -> None:
+        """Forwards of the backbone that a row costs, and their operations if that has changed."""
+        experience = self.stream.experiences[self.next_task]
+        few, task = self._few(experience.test), told(self.stream, experience.task)
+        predict = partial(self.strategy.predict, self.model, few.inputs, task)
+        with self.model.backbone.counting_rows() as count:
+            predict()
+        passes = count() / len(few)
+        if passes != self.costs.inference_passes:
+            self.costs.inference_passes = passes
+            self.costs.inference_flops = counted(predict)[1] / len(few)
+
+    def _few(self, data: Batch) -> Batch:
+        return data[slice(0, FEW_ROWS)].trimmed().to(self.model.backbone.device)
 
     def _report(self, experience: Experience[Batch], loss: float | None) -> TaskReport:
         chance = 1.0 / max(self.model.num_classes(), 1)
@@ -258,9 +326,13 @@ class Learner:
             for part, matrix in self.matrices.items()
             for name, value in matrix.summaries(chance).items()
         }
+        metrics |= {f"{part}/routing_accuracy": share for part, share in self.routing.items()}
+        metrics |= self.probes.metrics()
         if loss is not None:
             metrics["train/loss"] = loss
-        metrics.update(self._costs())
+        metrics |= self.costs.metrics()
+        metrics["cost/memory_exemplars"] = float(len(self.memory) if self.memory else 0)
+        metrics |= self._continual_score()
         return TaskReport(
             task=experience.task.index,
             task_name=experience.task.name,
@@ -271,27 +343,27 @@ class Learner:
             done=self.next_task == len(self.stream),
         )
 
-    def _costs(self) -> dict[str, float]:
-        """The most numbers trained in one task; numbers and bytes stored; seconds so far."""
-        return {
-            "cost/trainable_parameters": float(self.num_trained),
-            "cost/stored_parameters": float(
-                sum(each.num_parameters() for each in self.model.adapters.values())
-                + _num_stored(self.strategy.state)
-            ),
-            "cost/memory_exemplars": float(len(self.memory) if self.memory is not None else 0),
-            "cost/memory_bytes": float(
-                self.memory.num_bytes(self._rows) if self.memory is not None else 0
-            ),
-            "cost/train_seconds": self.seconds["train"],
-            "cost/evaluation_seconds": self.seconds["evaluation"],
-        }
+    def _continual_score(self) -> dict[str, float]:
+        """The composite score and its criteria, for either part."""
+        found = {}
+        frozen = self.model.backbone.num_parameters()
+        for part, matrix in self.matrices.items():
+            each = criteria(
+                matrix.rows,
+                [frozen + stored for stored in self.costs.stored_parameters],
+                self.costs.memory_bytes,
+                self._stream_bytes,
+                self.costs.train_flops,
+                self.costs.one_pass_flops,
+            )
+            found[f"{part}/continual_score"] = continual_score(each)
+            found |= {f"{part}/criterion_{name}": value for name, value in each.items()}
+        return found
 
-    @contextmanager
-    def _timed(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] += time.perf_counter() - start
+
+def _num_bytes(data: Batch) -> int:
+    tensors = [*data.inputs.values(), data.labels]
+    return sum(each.numel() * each.element_size() for each in tensors)
 
 
 def _num_stored(state: Any) -> int:

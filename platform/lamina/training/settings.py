@@ -35,7 +35,20 @@ class TrainingSettings:
     """Rows of a forward without gradient: in evaluation, previews and reviews. It changes no
     result."""
 
+    anytime_every: int | None = None
+    """Training rows between two evaluations in the middle of the stream, for the anytime accuracy.
+    Default: none, as each costs as much as one at the end of a task."""
+    learning_curve_batches: int = 0
+    """b, batches at the start of a task after each of which the task is evaluated, for the learning
+    curve area LCA_b."""
+
     def __post_init__(self) -> None:
+        if self.learning_curve_batches < 0:
+            raise InputError(
+                f"training.learning_curve_batches: {self.learning_curve_batches} is negative"
+            )
+        if self.anytime_every is not None and self.anytime_every < 1:
+            raise InputError(f"training.anytime_every: {self.anytime_every} is not positive")
         for name in ("epochs", "batch_size", "evaluation_batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"training.{name}: {getattr(self, name)} is not positive")

@@ -1,0 +1,101 @@
+"""What a trial has spent so far: time, operations, memory, numbers kept."""
+
+import resource
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from lamina.evaluation.operations import counted
+
+Result = TypeVar("Result")
+
+
+@dataclass
+class Costs:
+    """Sums and, per task, what they grew by. Plain numbers: part of a trial's state."""
+
+    train_seconds: float = 0.0
+    """In training, previews and reviews included."""
+    evaluation_seconds: float = 0.0
+    """In evaluation."""
+    trained_parameters: int = 0
+    """The most that an optimiser has had at once."""
+    stored_parameters: list[int] = field(default_factory=list)
+    """Numbers kept after each task: adapters, heads, statistics."""
+    memory_bytes: list[int] = field(default_factory=list)
+    """What the exemplars would take by themselves, after each task."""
+    train_flops: list[float] = field(default_factory=list)
+    """Of each task, estimated from the first batch of each kind of work."""
+    one_pass_flops: list[float] = field(default_factory=list)
+    """Of one forward and one backward of the frozen backbone over each task's rows."""
+    inference_flops: float = 0.0
+    """Of the last prediction of one row."""
+    inference_passes: float = 0.0
+    """Forwards of the backbone in the last prediction of one row."""
+
+    flops_per_row: dict[str, float] = field(default_factory=dict)
+    """Of each kind of work, from its first batch."""
+
+    def counting(self, kind: str, num_rows: int, work: Callable[[], Result]) -> Result:
+        """What `work` on `num_rows` rows returns, its operations added to the task's.
+
+        Those of the first batch of a kind are counted and the others taken to need as many per
+        row: counting slows a batch down several times.
+        """
+        if kind in self.flops_per_row:
+            result = work()
+        else:
+            result, flops = counted(work)
+            self.flops_per_row[kind] = flops / num_rows
+        self.train_flops[-1] += self.flops_per_row[kind] * num_rows
+        return result
+
+    @contextmanager
+    def timed(self, name: Literal["train", "evaluation"]) -> Iterator[None]:
+        """Add the time of what happens inside."""
+        start = time.perf_counter()
+        yield
+        key = f"{name}_seconds"
+        setattr(self, key, getattr(self, key) + time.perf_counter() - start)
+
+    def metrics(self) -> dict[str, float]:
+        """The last numbers, by name."""
+        before = self.stored_parameters[-2] if len(self.stored_parameters) > 1 else 0
+        return {
+            "cost/trainable_parameters": float(self.trained_parameters),
+            "cost/stored_parameters": float(self.stored_parameters[-1]),
+            "cost/added_parameters": float(self.stored_parameters[-1] - before),
+            "cost/memory_bytes": float(self.memory_bytes[-1]),
+            "cost/peak_memory_bytes": peak_memory_bytes(),
+            "cost/train_flops": sum(self.train_flops),
+            "cost/inference_flops": self.inference_flops,
+            "cost/inference_passes": self.inference_passes,
+            "cost/train_seconds": self.train_seconds,
+            "cost/evaluation_seconds": self.evaluation_seconds,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return asdict(self)
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Costs":
+        """What `state_dict` gave."""
+        copied: dict[str, Any] = {
+            name: copy(value) if isinstance(value, list | dict) else value
+            for name, value in state.items()
+        }
+        return cls(**copied)
+
+
+def peak_memory_bytes() -> float:
+    """The most that the process has held: of the GPU's memory where it uses one, else of the
+    host's. Backbone, stream and other trials on the same host are in it."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return float(torch.cuda.max_memory_allocated())
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
