@@ -1,6 +1,6 @@
 """Losses as pure functions of tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -58,3 +58,32 @@ def quadratic_penalty(value: Tensor, anchor: Tensor, importance: Tensor) -> Tens
     A head grows by rows, so `value` may be longer than `anchor` in its first dimension.
     """
     return (importance * (value[: len(anchor)] - anchor).square()).sum()
+
+
+def quadratic_penalties(
+    values: Mapping[str, Tensor], anchors: Mapping[str, Tensor], importances: Mapping[str, Tensor]
+) -> Tensor:
+    """The sum of `quadratic_penalty` over named tensors: what EWC, SI and MAS add to their loss."""
+    penalties = [
+        quadratic_penalty(value, anchors[name], importances[name]) for name, value in values.items()
+    ]
+    return torch.stack(penalties).sum()
+
+
+def self_contrast(rows: Tensor, temperature: float) -> Tensor:
+    """Cross-entropy of telling each of n rows [n, d] from the others by inner product: mean of -log
+    softmax_j(r_i r_j / temperature) at j = i (HiDe-Prompt's contrastive regularisation)."""
+    similarity = rows @ rows.T / temperature
+    return F.cross_entropy(similarity, torch.arange(len(rows), device=rows.device))
+
+
+def energy_bounds(
+    inside: Tensor, outside: Tensor, inlier_energy: float, outlier_energy: float
+) -> Tensor:
+    """Huber loss of how far the energies -logsumexp of logits [n, C] of features are above
+    `inlier_energy`, and those of outliers [m, C] below `outlier_energy`; a mean of each (OVOR)."""
+    too_high = F.relu(-inside.logsumexp(dim=1) - inlier_energy)
+    too_low = F.relu(outlier_energy + outside.logsumexp(dim=1))
+    return F.huber_loss(too_high, torch.zeros_like(too_high)) + F.huber_loss(
+        too_low, torch.zeros_like(too_low)
+    )

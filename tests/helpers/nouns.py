@@ -27,7 +27,9 @@ NO_REPLAY = Replay(None, None, 0, "cpu")
 """What a step draws from where there is no memory."""
 
 SMALL = {
+    "hide_prompt": {"refit_epochs": 2},
     "ranpac": {"projection": 64},
+    "safe": {"projection": 64},
 }
 """Settings that make a strategy small enough for a tiny backbone."""
 

@@ -1,0 +1,57 @@
+"""What methods with prefixes of their own share: which layers carry them, and how they are laid
+over."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.overlay import Overlay
+from lamina.registry import InputError
+
+PAPER_DEPTH = 12
+"""Layers of the backbones that the papers number their layers in (ViT-B, BERT-base)."""
+
+
+def layers_in(
+    backbone: Backbone, chosen: Sequence[int] | None, paper: range, key: str
+) -> list[int]:
+    """The layers that carry a prefix: the chosen ones, or those that take the place of the
+    `paper`'s of twelve, at least one.
+
+    Raises InputError naming `strategy.key` for a layer that is not there, and for a backbone whose
+    attention takes no prefixes.
+    """
+    depth = backbone.architecture.num_layers
+    if not backbone.takes_prefixes:
+        raise InputError(
+            "strategy.name: its prefixes cannot reach the attention of a "
+            f"{backbone.model_type!r} backbone"
+        )
+    if chosen is None:
+        return list(
+            range(paper.start * depth // PAPER_DEPTH, -(-paper.stop * depth // PAPER_DEPTH))
+        )
+    for layer in chosen:
+        if not -depth <= layer < depth:
+            raise InputError(
+                f"strategy.{key}: there is no layer {layer} "
+                f"(allowed: 0 to {depth - 1}, or negative)"
+            )
+    return sorted({layer % depth for layer in chosen})
+
+
+def prefix_overlay(prefixes: Tensor, layers: Sequence[int]) -> Overlay:
+    """Keys and values before those of the layers, from prefixes [layers, 2, length, dim] for all
+    rows or [N, layers, 2, length, dim] for each its own.
+
+    As in the public code of these methods they stand behind the projections, and the input keeps
+    its positions.
+    """
+    parts = prefixes.unbind(-4)
+    return Overlay(
+        prefixes={
+            layer: [(part[..., 0, :, :], part[..., 1, :, :])]
+            for layer, part in zip(layers, parts, strict=True)
+        }
+    )

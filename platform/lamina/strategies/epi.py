@@ -1,0 +1,104 @@
+"""EPI (Wang et al., 2023): efficient parameter isolation, a private adapter for each task and
+Mahalanobis distance to tell the task of an input.
+
+Trained: an adapter of the job's kind (`prefix` is the paper's) and a head over the task's classes,
+new with each task. Remembered: all of them, frozen; the mean of each class's features on the frozen
+backbone, per task, and one covariance: the mean over tasks of the mean over a task's classes. All
+of it comes from sums. Differs from the paper: any adapter kind can be what is isolated.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.adapters.routing import among, answered_by
+from lamina.core import Batch, StepOutput, Summary, Task
+from lamina.losses import cross_entropy
+from lamina.memory.gaussian import Gaussians, moments
+from lamina.memory.memory import Replay
+from lamina.strategies.base import Strategy
+
+ISOLATED = "task_{}"
+ISOLATED_HEAD = "task_{}_head"
+
+
+@dataclass
+class EPI(Strategy):
+    """Plain cross-entropy on each task alone: nothing is shared, so nothing is forgotten."""
+
+    family = "prompt"
+    paper = "Rehearsal-free Continual Language Learning via Efficient Parameter Isolation"
+    year = 2023
+    routes = True
+
+    def setup(self, model: AdaptedModel) -> None:
+        """Nothing yet: every task brings its own."""
+        self.state.update(classes=[], means=[])
+
+    def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
+        """Freeze what is there; a new adapter and a new head."""
+        model.freeze(*model.adapters)
+        model.add(ISOLATED.format(task.index))
+        model.grow_head(len(task.classes), ISOLATED_HEAD.format(task.index))
+        self.state["classes"].append(list(task.classes))
+
+    def answer(self, model: AdaptedModel, index: int, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits [N, classes] of one task's adapter and head; impossible for classes it never
+        saw."""
+        name = ISOLATED.format(index)
+        adapters = [name] if name in model.adapters else []
+        logits = model(inputs, adapters=adapters, head=ISOLATED_HEAD.format(index)).logits
+        return among(logits, self.state["classes"][index], model.num_classes(HEAD))
+
+    def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
+        """L = CE over the task's classes."""
+        assert batch.task is not None
+        logits = self.answer(model, batch.task.index, batch.inputs)
+        return StepOutput(cross_entropy(logits, batch.labels))
+
+    def review(self, model: AdaptedModel, batch: Batch) -> Summary:
+        """Moments of the frozen features of each of the task's classes."""
+        classes = torch.tensor(self.state["classes"][-1], device=batch.labels.device)
+        place = (batch.labels[:, None] == classes).int().argmax(dim=1)
+        return Summary(moments(model.frozen_features(batch.inputs), place, len(classes)))
+
+    def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
+        """Keep mu_c of each class; Sigma is the mean of all tasks' mean class covariance."""
+        assert review is not None
+        gaussians = Gaussians.of(review.sums)
+        shown = gaussians.count > 0
+        self.state["means"].append(gaussians.mean[shown])
+        shared = gaussians.covariance[shown].mean(dim=0)
+        total = self.state.get("covariances", torch.zeros_like(shared)) + shared
+        self.state["covariances"] = total
+        self.state["precision"] = pseudo_inverse(total / len(self.state["means"]))
+
+    def route(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+        """argmin_t min_c (q - mu_c)^T Sigma^-1 (q - mu_c)."""
+        query = model.frozen_features(inputs)[:, None]
+        distances = []
+        for mean in self.state["means"]:
+            offset = query - mean
+            distance = ((offset @ self.state["precision"]) * offset).sum(dim=2)
+            distances.append(distance.amin(dim=1))
+        return torch.stack(distances, dim=1).argmin(dim=1)
+
+    def predict(
+        self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
+    ) -> Tensor:
+        """The answer of the task, or of the task of the nearest class."""
+        if task is not None and task.index < len(self.state["means"]):
+            return self.answer(model, task.index, inputs)
+        chosen = self.route(model, inputs)
+        return answered_by(chosen, inputs, lambda index, own: self.answer(model, index, own))
+
+
+def pseudo_inverse(covariance: Tensor) -> Tensor:
+    """Moore-Penrose inverse of a covariance [d, d] of float32 features: directions within their
+    rounding do not count."""
+    tolerance = covariance.shape[0] * torch.finfo(torch.float32).eps
+    inverse = torch.linalg.pinv(covariance.double(), rtol=tolerance, hermitian=True)
+    return inverse.to(covariance.dtype)
