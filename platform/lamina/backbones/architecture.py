@@ -17,15 +17,16 @@ from lamina.registry import InputError, unknown
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-QUERY_AND_VALUE = [
-    ("query", "value"),
-    ("q_proj", "v_proj"),
-    ("query_proj", "value_proj"),
-    ("q_lin", "v_lin"),
-    ("q", "v"),
+PROJECTIONS = [
+    ("query", "key", "value"),
+    ("q_proj", "k_proj", "v_proj"),
+    ("query_proj", "key_proj", "value_proj"),
+    ("q_lin", "k_lin", "v_lin"),
+    ("q", "k", "v"),
 ]
-"""How models call the two projections that LoRA adapts by default, as in PEFT's table per model
-type."""
+"""How models call the projections of their attention, as in PEFT's table per model type."""
+NORMS_BEFORE_ATTENTION = ("layernorm_before", "layer_norm1", "norm1", "attn_norm")
+"""How models call the LayerNorm of a layer that its attention reads through, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +37,15 @@ class Architecture:
     """The list of its layers."""
     linears: dict[str, int]
     """Every linear module inside a layer, in order, and the number of its layer."""
+    norms: dict[str, int | None]
+    """Every LayerNorm, in order, and the number of its layer where it is inside one."""
     attentions: tuple[str, ...]
     """The self-attention module of each layer."""
-    query_and_value: tuple[str, str]
-    """What the two projections are called in this model."""
+    projections: tuple[str, str, str]
+    """What query, key and value are called in this model."""
+    norms_before_attention: tuple[str | None, ...]
+    """Per layer, the LayerNorm through which its attention reads; None where it reads the layer's
+    input itself."""
     mlps: tuple[Site, ...]
     """From the input of each layer's MLP to its output."""
 
@@ -47,6 +53,11 @@ class Architecture:
     def num_layers(self) -> int:
         """How many layers there are."""
         return len(self.attentions)
+
+    @property
+    def query_and_value(self) -> tuple[str, str]:
+        """The two projections that LoRA adapts by default."""
+        return self.projections[0], self.projections[2]
 
     def sites(self, targets: Sequence[str] | None, layers: Sequence[int] | None) -> list[Site]:
         """Sites on the linear modules whose names end in one of `targets` (default: query and
@@ -92,26 +103,45 @@ def read_architecture(model: "PreTrainedModel") -> Architecture:
         for name, module in layer.named_modules()
         if isinstance(module, nn.Linear)
     }
-    for query, value in QUERY_AND_VALUE:
+    norms = {
+        name: _number_after(name, stack_name)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm)
+    }
+    for projections in PROJECTIONS:
+        query, _, value = projections
         queries = [name for name in linears if _ends_in(name, query)]
         if len(queries) == len(stack) and any(_ends_in(name, value) for name in linears):
             break
     else:
         raise InputError(
             f"backbone.name: the attention of a {config.model_type!r} model has none of the known "
-            f"projections ({', '.join(query for query, _ in QUERY_AND_VALUE)})"
+            f"projections ({', '.join(query for query, _, _ in PROJECTIONS)})"
         )
+    before = {
+        layer: name
+        for name, layer in norms.items()
+        if any(_ends_in(name, each) for each in NORMS_BEFORE_ATTENTION)
+    }
     return Architecture(
         stack=stack_name,
         linears=linears,
+        norms=norms,
         attentions=tuple(name.rsplit(".", 1)[0] for name in queries),
-        query_and_value=(query, value),
+        projections=projections,
+        norms_before_attention=tuple(before.get(layer) for layer in range(len(stack))),
         mlps=_mlps(model, linears, text.hidden_size),
     )
 
 
 def _ends_in(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
+
+
+def _number_after(name: str, stack: str) -> int | None:
+    """The number of the layer that a module is inside, if it is inside one."""
+    rest = name.removeprefix(f"{stack}.")
+    return int(rest.split(".", 1)[0]) if rest != name else None
 
 
 def _layer_stack(model: "PreTrainedModel", num_layers: int) -> tuple[str, nn.ModuleList]:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from lamina.registry import InputError
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -17,8 +19,8 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """A place where a patch attaches: it reads the input of one linear module and rewrites the
-    output of another.
+    """A place where a patch attaches: it reads the input of one module and rewrites the output of
+    another.
 
     LoRA reads and rewrites the same module; a bottleneck beside an MLP reads its first module and
     rewrites its last.
@@ -40,6 +42,24 @@ class Patch(Protocol):
         ...
 
 
+class InputPatch(Protocol):
+    """A function before a module."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The new input of a module, from its input x [N, S, d_in]."""
+        ...
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A module tree that runs in the backbone's place. It shares the frozen weights, and keeps the
+    names of the modules."""
+
+    module: nn.Module
+    tensors: Mapping[str, Tensor]
+    """What stands in for parameters of `module`, by their names."""
+
+
 KeysAndValues = tuple[Tensor, Tensor]
 """Each as `rows_of` takes them."""
 Prefix = KeysAndValues | Callable[[Tensor], KeysAndValues]
@@ -49,26 +69,36 @@ included."""
 
 @dataclass
 class Overlay:
-    """Patches at sites, keys and values before a layer's own, tokens before (or among)
-    the input's.
-    """
+    """Patches at sites and before modules, keys and values before a layer's own, tokens before (or
+    among) the input's."""
 
     patches: Mapping[Site, Sequence[Patch]] = field(default_factory=dict)
     """Applied in order at each site."""
+    input_patches: Mapping[str, Sequence[InputPatch]] = field(default_factory=dict)
+    """Applied in order to the input of each named module, before patches read it."""
     prefixes: Mapping[int, Sequence[Prefix]] = field(default_factory=dict)
     """Per layer: keys and values that every token may attend to."""
     prompts: Sequence[Tensor] = field(default_factory=list)
     """Input tokens, each as `rows_of` takes them."""
     position_shift: int = 0
     """How far the input's positions are moved, where the backbone counts a prefix as positions."""
+    stand_in: StandIn | None = None
+    """What runs in the backbone's place; everything else is laid over it."""
 
     def __or__(self, other: "Overlay") -> "Overlay":
-        """Both, this one first at every site."""
+        """Both, this one first at every site. Raises InputError where both bring a stand-in."""
+        if self.stand_in is not None and other.stand_in is not None:
+            raise InputError(
+                "adapter.kind: two adapters that each bring modules of their own ('peft') cannot "
+                "lie over a backbone at once"
+            )
         return Overlay(
             patches=_joined(self.patches, other.patches),
+            input_patches=_joined(self.input_patches, other.input_patches),
             prefixes=_joined(self.prefixes, other.prefixes),
             prompts=[*self.prompts, *other.prompts],
             position_shift=self.position_shift + other.position_shift,
+            stand_in=self.stand_in or other.stand_in,
         )
 
 
