@@ -1,0 +1,70 @@
+"""DARE (Yu et al., 2024): every task is learned from the same start; most of what it changed is
+dropped at random, the rest scaled up and summed over tasks.
+
+Trained: an adapter of the job's kind, anew from the same first values with each task, and the
+head's rows of the task's classes. Remembered: the start and the merged adapter. Differs from the
+paper: entries are dropped from the adapter's tensors (a LoRA's factors, as in PEFT's `dare_linear`)
+instead of from all weights. Dropping suits the small changes of fine-tuning; an adapter's are
+larger, so less of them can be dropped than the paper's 90 to 99 percent.
+"""
+
+from dataclasses import dataclass
+
+from lamina.adapters import kind_names
+from lamina.adapters.merging import added, dare, task_vector
+from lamina.adapters.model import MAIN, AdaptedModel
+from lamina.core import Batch, StepOutput, Summary, Task, generator_of
+from lamina.losses import cross_entropy
+from lamina.memory.memory import Replay
+from lamina.registry import InputError
+from lamina.strategies.base import Strategy
+
+ORIGIN = "origin"
+MERGED = "merged"
+
+
+@dataclass
+class DARE(Strategy):
+    """theta = theta_0 + lambda sum_t DARE(theta_t - theta_0)."""
+
+    drop_rate: float = 0.5
+    """p, the probability that an entry of a task's vector is dropped."""
+    weight: float = 0.4
+    """lambda, what each task's vector counts in the sum."""
+
+    family = "merging"
+    paper = "Language Models are Super Mario: Absorbing Abilities from Homologous Models"
+    year = 2024
+    adapters = tuple(kind_names())
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.drop_rate < 1:
+            raise InputError(f"strategy.drop_rate: {self.drop_rate} is not in [0, 1)")
+        if self.weight < 0:
+            raise InputError(f"strategy.weight: {self.weight} is negative")
+
+    def setup(self, model: AdaptedModel) -> None:
+        """theta_0, from which every task starts."""
+        model.add(ORIGIN)
+        model.freeze(ORIGIN)
+
+    def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
+        """theta_t starts at theta_0."""
+        model.copy(ORIGIN, MAIN)
+        model.unfreeze(MAIN)
+        model.active = [MAIN]
+
+    def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
+        """L = CE(task's classes)."""
+        assert batch.task is not None
+        logits = model(batch.inputs).logits
+        return StepOutput(cross_entropy(logits, batch.labels, batch.task.classes))
+
+    def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
+        """Add lambda DARE(tau_t) to the sum, and answer with it."""
+        trained, origin = model.adapters[MAIN], model.adapters[ORIGIN]
+        generator = generator_of(model.seed, "dare", task.index)
+        vector = dare(task_vector(trained.tensors, origin.tensors), self.drop_rate, generator)
+        so_far = model.adapters.get(MERGED, origin).tensors
+        model.keep(MERGED, trained.kind, added(so_far, vector, self.weight))
+        model.active = [MERGED]
