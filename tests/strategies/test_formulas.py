@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from sklearn.linear_model import Ridge
 
 from lamina.adapters.model import HEAD, MAIN
+from lamina.adapters.prompt_pool import POOL
 from lamina.core import Batch, generator_of
 from lamina.memory.memory import Replay
-from lamina.strategies.l2p import POOL
 from lamina.strategies.olora import PAST
 from lamina.strategies.ranpac import ridge_solution, squared_error
 from lamina.training.settings import TrainingSettings
@@ -36,7 +36,7 @@ def test_joint_trains_once_on_everything_and_only_the_last_row_is_defined(nouns,
     assert len(reports) == 1
     assert reports[0].done
     assert None not in reports[0].test
-    assert learner.matrices["test"].rows[:2] == [[None] * 3] * 2
+    assert learner.scores.matrices["test"].rows[:2] == [[None] * 3] * 2
     assert "test/forgetting" not in reports[0].metrics
     assert learner.num_steps == 2 * -(-30 // 4)
 
@@ -84,7 +84,8 @@ def test_ewc_fisher_is_the_mean_of_every_samples_squared_gradient(nouns, tiny_be
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         for name, gradient in zip(parameters, gradients, strict=True):
             naive[name] += gradient.square() / len(data)
-    for name, value in learner.strategy.state["fisher"].items():
+    (kept,) = learner.strategy.state["kept"]
+    for name, value in kept["fisher"].items():
         torch.testing.assert_close(value, naive[name], atol=1e-6, rtol=1e-3)
 
 
@@ -94,7 +95,8 @@ def test_ewc_pays_for_distance_from_the_anchor_weighted_by_fisher(nouns, tiny_be
         for value in learner.model.parameters().values():
             value += 0.01
     loss = learner.strategy.step(learner.model, data, NO_REPLAY).loss
-    penalty = sum((fisher * 0.01**2).sum() for fisher in learner.strategy.state["fisher"].values())
+    (kept,) = learner.strategy.state["kept"]
+    penalty = sum((fisher * 0.01**2).sum() for fisher in kept["fisher"].values())
     plain = F.cross_entropy(logits_of(learner, data), data.labels)
     torch.testing.assert_close(loss, plain + 7.0 * penalty, atol=1e-6, rtol=1e-4)
 
@@ -103,14 +105,40 @@ def test_ewc_adds_the_fisher_of_later_tasks_and_pads_new_head_rows(nouns, tiny_b
     learner = make_learner("ewc", nouns, tiny_bert, decay=0.5)
     reports = learner.learn()
     next(reports)
-    first = {name: value.clone() for name, value in learner.strategy.state["fisher"].items()}
+    first = learner.strategy.state["kept"][0]["fisher"]
     next(reports)
     second = learner._summed(learner.strategy.review, nouns.experiences[1].train)
-    for name, value in learner.strategy.state["fisher"].items():
+    (kept,) = learner.strategy.state["kept"]
+    for name, value in kept["fisher"].items():
         expected = second[name] / second["count"]
         expected[: len(first[name])] += 0.5 * first[name]
         torch.testing.assert_close(value, expected, atol=1e-6, rtol=1e-3)
-    assert len(learner.strategy.state["fisher"]["head.bias"]) == 4
+    assert len(kept["fisher"]["head.bias"]) == 4
+
+
+def test_ewc_offline_is_held_by_every_task_at_the_place_that_it_left(nouns, tiny_bert):
+    learner, data = after(2, "ewc", nouns, tiny_bert, strength=7.0, online=False)
+    first, second = learner.strategy.state["kept"]
+    parameters = learner.model.parameters()
+    naive = F.cross_entropy(logits_of(learner, data), data.labels)
+    for name, value in parameters.items():
+        for task in (first, second):
+            fisher, anchor = task["fisher"][name], task["anchor"][name]
+            naive = naive + 7.0 * (fisher * (value[: len(anchor)] - anchor) ** 2).sum()
+    loss = learner.strategy.step(learner.model, data, NO_REPLAY).loss
+    torch.testing.assert_close(loss, naive, atol=1e-6, rtol=1e-4)
+    assert (first["anchor"]["head.bias"] - second["anchor"]["head.bias"][:2]).abs().max() > 0
+
+
+def test_ewc_offline_is_online_until_there_is_a_second_task_to_remember(nouns, tiny_bert):
+    def losses(online):
+        learner, data = after(2, "ewc", nouns, tiny_bert, online=online)
+        step = learner.strategy.step(learner.model, data, NO_REPLAY)
+        return [row for row in learner.scores.matrices["test"].rows], step.metrics["penalty"]
+
+    (rows, alone), (offline_rows, every) = losses(True), losses(False)
+    assert rows == offline_rows
+    assert every > alone == 0
 
 
 def test_ewc_of_no_strength_is_finetune_and_of_great_strength_stays_where_it_was(nouns, tiny_bert):

@@ -14,24 +14,16 @@ from lamina.adapters.base import AdapterKind
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.peft_format import export_adapter
 from lamina.backbones.backbone import Backbone
-from lamina.core import Batch, Experience, Part, Stream, Summary, Task, generator_of
-from lamina.evaluation.accuracy_matrix import AccuracyMatrix
-from lamina.evaluation.continual_score import continual_score, criteria
-from lamina.evaluation.operations import counted
+from lamina.core import Batch, Experience, Stream, Summary, Task, generator_of
 from lamina.memory.base import Policy
 from lamina.memory.memory import Memory, Replay
 from lamina.strategies.base import Strategy
-from lamina.training.costs import Costs
-from lamina.training.evaluate import accuracy, accuracy_row, routing_accuracy, told
-from lamina.training.probes import Probes
 from lamina.training.report import TaskReport
 from lamina.training.rows import Rows
+from lamina.training.scorecard import Scorecard
 from lamina.training.settings import TrainingSettings
 from lamina.training.stepper import Stepper
 from lamina.training.workers import Alone, Workers, added, share_of
-
-FEW_ROWS = 4
-"""How many rows are looked at to know what one costs."""
 
 
 class Learner:
@@ -60,24 +52,16 @@ class Learner:
         self.stream = stream
         self.model = AdaptedModel(backbone, adapter, seed)
         self.memory = Memory(memory, seed) if memory is not None else None
-        parts: tuple[Part, ...] = ("validation", "test")
-        self.matrices = {
-            part: AccuracyMatrix([len(each.part(part)) for each in stream.experiences])
-            for part in parts
-        }
         self.workers = workers or Alone()
         self.next_task = 0
         self.num_steps = 0
-        self.routing: dict[Part, float] = {}
-        self.costs = Costs()
-        self.probes = Probes(training)
+        self.scores = Scorecard(strategy, self.model, stream, training)
         self._rows = Rows(stream)
         self._is_task_free = stream.scenario == "task_free"
         if self._is_task_free:
             self.model.grow_head(len(stream.class_names))
         self.strategy.setup(self.model)
         self._stepper: Stepper | None = None
-        self._stream_bytes = sum(_num_bytes(each.train) for each in stream.experiences)
 
     def learn(self) -> Iterator[TaskReport]:
         """Train the tasks that are left, one for each report."""
@@ -85,25 +69,24 @@ class Learner:
             self._wait_for_last_task()
         while self.next_task < len(self.stream):
             experience = self.stream.experiences[self.next_task]
-            with self.costs.timed("train"):
+            with self.scores.costs.timed("train"):
                 loss = self._train(experience)
-                self._take_stock()
-            with self.costs.timed("evaluation"):
-                self._evaluate()
+            kept = self.memory.num_bytes(self._rows) if self.memory else 0
+            self.scores.close_task(self.next_task, kept)
+            with self.scores.costs.timed("evaluation"):
+                self.scores.evaluate(self.next_task)
             self.next_task += 1
-            yield self._report(experience, loss)
+            yield self._report(experience.task, loss)
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened; at a task boundary."""
         return {
             "next_task": self.next_task,
             "num_steps": self.num_steps,
-            "costs": self.costs.state_dict(),
-            "probes": self.probes.state_dict(),
             "model": self.model.state_dict(),
             "strategy": self.strategy.state,
             "memory": self.memory.state_dict() if self.memory is not None else None,
-            "matrices": {part: matrix.rows for part, matrix in self.matrices.items()},
+            "scores": self.scores.state_dict(),
             "stepper": self._stepper.state_dict() if self._stepper is not None else None,
         }
 
@@ -111,14 +94,11 @@ class Learner:
         """Take over what `state_dict` gave."""
         self.next_task = state["next_task"]
         self.num_steps = state["num_steps"]
-        self.costs = Costs.from_state(state["costs"])
-        self.probes.load_state_dict(state["probes"])
         self.model.load_state_dict(state["model"])
         self.strategy.state = _placed(state["strategy"], self.model.backbone.device)
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
-        for part, rows in state["matrices"].items():
-            self.matrices[part].rows = [list(row) for row in rows]
+        self.scores.load_state_dict(state["scores"])
         if state["stepper"] is not None:
             self._stepper = self._new_stepper(self._num_steps_of_stream())
             self._stepper.load_state_dict(_placed(state["stepper"], self.model.backbone.device))
@@ -137,7 +117,7 @@ class Learner:
     def _train(self, experience: Experience[Batch]) -> float | None:
         """One task, from its preview to the memory. Returns the mean loss of its last epoch, where
         there was one."""
-        self.costs.train_flops.append(0.0)
+        self.scores.costs.train_flops.append(0.0)
         if self._is_task_free:
             return self._stream_through(experience.train)
         data = experience.train
@@ -157,7 +137,7 @@ class Learner:
         settings = self.training
         steps_per_epoch = -(-len(data) // settings.batch_size)
         loss, epoch = 0.0, 0
-        self.probes.before_task(task.index, self._accuracy_now)
+        self.scores.probes.before_task(task.index, self.scores.accuracy_now)
         with self.model.dropping(generator_of(self.seed, "dropout", task.index)):
             for phase, share in enumerate(self.strategy.phases(task)):
                 self.strategy.begin_phase(self.model, task, phase)
@@ -178,7 +158,7 @@ class Learner:
         order = torch.randperm(len(data), generator=shuffle)
         if self._stepper is None:
             self._stepper = self._new_stepper(self._num_steps_of_stream())
-        self.probes.before_task(self.next_task, self._accuracy_now)
+        self.scores.probes.before_task(self.next_task, self.scores.accuracy_now)
         with self.model.dropping(generator_of(self.seed, "dropout", self.next_task)):
             return self._pass_over(anonymous, order, self._stepper)
 
@@ -189,15 +169,16 @@ class Learner:
 
     def _new_stepper(self, num_steps: int) -> Stepper:
         stepper = Stepper(self.strategy, self.model, self.training, num_steps, self.workers)
+        costs = self.scores.costs
         trained = sum(each.numel() for each in stepper.parameters.values())
-        self.costs.trained_parameters = max(self.costs.trained_parameters, trained)
+        costs.trained_parameters = max(costs.trained_parameters, trained)
         return stepper
 
     def _pass_over(self, data: Batch, order: Tensor, stepper: Stepper) -> float:
         """A step for each batch of rows in this order. Returns the mean loss."""
         device = self.model.backbone.device
         total = torch.zeros((), device=device)
-        task = self.next_task
+        scores = self.scores
         for rows in order.split(self.training.batch_size):
             batch = data[rows]
             replay = Replay(
@@ -208,11 +189,10 @@ class Learner:
                 partial(share_of, workers=self.workers),
             )
             step = partial(stepper.step, batch, replay)
-            total += self.costs.counting(f"replaying {len(replay) > 0}", len(rows), step) * len(
-                rows
-            )
+            kind = "step with exemplars" if len(replay) > 0 else "step"
+            total += scores.costs.counting(kind, len(rows), step) * len(rows)
             self.num_steps += 1
-            self.probes.after_step(task, len(rows), self._accuracy_now)
+            scores.probes.after_step(self.next_task, len(rows), scores.accuracy_now)
             if self.stream.one_pass:
                 self._offer(batch)
         return float(total) / len(data)
@@ -244,8 +224,7 @@ class Learner:
     def _wait_for_last_task(self) -> None:
         """Leave the rows of the tasks before the last undefined."""
         while self.next_task < len(self.stream) - 1:
-            for matrix in self.matrices.values():
-                matrix.add([None] * len(self.stream))
+            self.scores.skip_task()
             self.next_task += 1
 
     @torch.no_grad()
@@ -257,7 +236,7 @@ class Learner:
         share = share_of(data.by_length(), self.workers)
         for batch in share.chunks(self.training.evaluation_batch_size):
             placed = batch.to(self.model.backbone.device)
-            summary = self.costs.counting(
+            summary = self.scores.costs.counting(
                 look.__name__, len(batch), partial(look, self.model, placed)
             )
             if summary is None:
@@ -265,116 +244,21 @@ class Learner:
             total = summary if total is None else total + summary
         return None if total is None else added(total, self.workers)
 
-    def _evaluate(self) -> None:
-        size = self.training.evaluation_batch_size
-        decides = self.strategy.routes and self.stream.scenario != "task_incremental"
-        for part, matrix in self.matrices.items():
-            matrix.add(accuracy_row(self.strategy, self.model, self.stream, part, size))
-            if decides:
-                self.routing[part] = routing_accuracy(
-                    self.strategy, self.model, self.stream, part, self.next_task + 1, size
-                )
-        self._price_a_prediction()
-
-    def _accuracy_now(self, part: Part, task: int) -> float:
-        """On a part of a task, in the middle of training."""
-        experience = self.stream.experiences[task]
-        size = self.training.evaluation_batch_size
-        with self.model.dropping(None), self.costs.timed("evaluation"):
-            return accuracy(
-                self.strategy,
-                self.model,
-                experience.part(part),
-                told(self.stream, experience.task),
-                size,
-            )
-
-    @torch.no_grad()
-    def _take_stock(self) -> None:
-        """What is kept now, and what the task would have cost in one pass."""
-        costs, data = self.costs, self.stream.experiences[self.next_task].train
-        stored = sum(each.num_parameters() for each in self.model.adapters.values())
-        costs.stored_parameters.append(stored + _num_stored(self.strategy.state))
-        costs.memory_bytes.append(self.memory.num_bytes(self._rows) if self.memory else 0)
-        if not costs.one_pass_flops:
-            few = self._few(data)
-            _, forward = counted(lambda: self.model.backbone(few.inputs))
-            # Frozen weights need no gradient, so a backward takes as much as a forward.
-            costs.flops_per_row["one pass"] = 2 * forward / len(few)
-        costs.one_pass_flops.append(costs.flops_per_row["one pass"] * len(data))
-
-    @torch.no_grad()
-    def _price_a_prediction(self) -> None:
-        """Forwards of the backbone that a row costs, and their operations if that has changed."""
-        experience = self.stream.experiences[self.next_task]
-        few, task = self._few(experience.test), told(self.stream, experience.task)
-        predict = partial(self.strategy.predict, self.model, few.inputs, task)
-        with self.model.backbone.counting_rows() as count:
-            predict()
-        passes = count() / len(few)
-        if passes != self.costs.inference_passes:
-            self.costs.inference_passes = passes
-            self.costs.inference_flops = counted(predict)[1] / len(few)
-
-    def _few(self, data: Batch) -> Batch:
-        return data[slice(0, FEW_ROWS)].trimmed().to(self.model.backbone.device)
-
-    def _report(self, experience: Experience[Batch], loss: float | None) -> TaskReport:
-        chance = 1.0 / max(self.model.num_classes(), 1)
-        metrics = {
-            f"{part}/{name}": value
-            for part, matrix in self.matrices.items()
-            for name, value in matrix.summaries(chance).items()
-        }
-        metrics |= {f"{part}/routing_accuracy": share for part, share in self.routing.items()}
-        metrics |= self.probes.metrics()
+    def _report(self, task: Task, loss: float | None) -> TaskReport:
+        metrics = self.scores.metrics()
         if loss is not None:
             metrics["train/loss"] = loss
-        metrics |= self.costs.metrics()
         metrics["cost/memory_exemplars"] = float(len(self.memory) if self.memory else 0)
-        metrics |= self._continual_score()
+        rows = {part: matrix.rows[-1] for part, matrix in self.scores.matrices.items()}
         return TaskReport(
-            task=experience.task.index,
-            task_name=experience.task.name,
+            task=task.index,
+            task_name=task.name,
             num_tasks=len(self.stream),
-            validation=self.matrices["validation"].rows[-1],
-            test=self.matrices["test"].rows[-1],
+            validation=rows["validation"],
+            test=rows["test"],
             metrics=metrics,
             done=self.next_task == len(self.stream),
         )
-
-    def _continual_score(self) -> dict[str, float]:
-        """The composite score and its criteria, for either part."""
-        found = {}
-        frozen = self.model.backbone.num_parameters()
-        for part, matrix in self.matrices.items():
-            each = criteria(
-                matrix.rows,
-                [frozen + stored for stored in self.costs.stored_parameters],
-                self.costs.memory_bytes,
-                self._stream_bytes,
-                self.costs.train_flops,
-                self.costs.one_pass_flops,
-            )
-            found[f"{part}/continual_score"] = continual_score(each)
-            found |= {f"{part}/criterion_{name}": value for name, value in each.items()}
-        return found
-
-
-def _num_bytes(data: Batch) -> int:
-    tensors = [*data.inputs.values(), data.labels]
-    return sum(each.numel() * each.element_size() for each in tensors)
-
-
-def _num_stored(state: Any) -> int:
-    """Numbers in the tensors of a strategy's state."""
-    if isinstance(state, torch.Tensor):
-        return state.numel()
-    if isinstance(state, Mapping):
-        return sum(_num_stored(each) for each in state.values())
-    if isinstance(state, list):
-        return sum(_num_stored(each) for each in state)
-    return 0
 
 
 def _placed(state: Any, device: torch.device) -> Any:
