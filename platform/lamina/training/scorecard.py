@@ -1,0 +1,158 @@
+"""The scorecard of a learner: its accuracy matrices and everything else that is measured of it."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from lamina.adapters.model import AdaptedModel
+from lamina.core import Batch, Part, Stream
+from lamina.evaluation.accuracy_matrix import AccuracyMatrix
+from lamina.evaluation.continual_score import continual_score, criteria
+from lamina.evaluation.operations import counted
+from lamina.strategies.base import Strategy
+from lamina.training.costs import Costs
+from lamina.training.evaluate import accuracy, accuracy_row, routing_accuracy, told
+from lamina.training.probes import Probes
+from lamina.training.settings import TrainingSettings
+
+FEW_ROWS = 4
+"""How many rows are looked at to know what one costs."""
+EVALUATED: tuple[Part, ...] = ("validation", "test")
+
+
+class Scorecard:
+    """Asks a strategy for predictions and writes down how good they were and what they cost."""
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        model: AdaptedModel,
+        stream: Stream[Batch],
+        training: TrainingSettings,
+    ) -> None:
+        self._strategy = strategy
+        self._model = model
+        self._stream = stream
+        self._batch_size = training.evaluation_batch_size
+        self._stream_bytes = sum(_num_bytes(each.train) for each in stream.experiences)
+        self.matrices = {
+            part: AccuracyMatrix([len(each.part(part)) for each in stream.experiences])
+            for part in EVALUATED
+        }
+        self.routing: dict[Part, float] = {}
+        self.costs = Costs()
+        self.probes = Probes(training)
+
+    def skip_task(self) -> None:
+        """Leave a task's row of R undefined."""
+        for matrix in self.matrices.values():
+            matrix.add([None] * len(self._stream))
+
+    def accuracy_now(self, part: Part, task: int) -> float:
+        """On a part of a task, in the middle of training."""
+        experience = self._stream.experiences[task]
+        known = told(self._stream, experience.task)
+        with self._model.dropping(None):
+            data = experience.part(part)
+            return accuracy(self._strategy, self._model, data, known, self._batch_size)
+
+    @torch.no_grad()
+    def close_task(self, task: int, memory_bytes: int) -> None:
+        """What is kept now that a task is learned, and what one pass over it would have cost."""
+        costs, data = self.costs, self._stream.experiences[task].train
+        kept = sum(each.num_parameters() for each in self._model.adapters.values())
+        costs.stored_parameters.append(kept + _num_stored(self._strategy.state))
+        costs.memory_bytes.append(memory_bytes)
+        if not costs.one_pass_flops:
+            few = self._few(data)
+            _, forward = counted(lambda: self._model.backbone(few.inputs))
+            # Frozen weights need no gradient, so a backward takes as much as a forward.
+            costs.flops_per_row["one pass"] = 2 * forward / len(few)
+        costs.one_pass_flops.append(costs.flops_per_row["one pass"] * len(data))
+
+    def evaluate(self, task: int) -> None:
+        """Add a row to each matrix."""
+        decides = self._strategy.routes and self._stream.scenario != "task_incremental"
+        for part, matrix in self.matrices.items():
+            asked = (self._strategy, self._model, self._stream, part)
+            matrix.add(accuracy_row(*asked, self._batch_size))
+            if decides:
+                self.routing[part] = routing_accuracy(*asked, task + 1, self._batch_size)
+        self._price_a_prediction(task)
+
+    def metrics(self) -> dict[str, float]:
+        """Every number that is defined, by name."""
+        chance = 1.0 / max(self._model.num_classes(), 1)
+        found = {
+            f"{part}/{name}": value
+            for part, matrix in self.matrices.items()
+            for name, value in matrix.summaries(chance).items()
+        }
+        found |= {f"{part}/routing_accuracy": share for part, share in self.routing.items()}
+        return found | self.probes.metrics() | self._composite() | self.costs.metrics()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {
+            "matrices": {part: matrix.rows for part, matrix in self.matrices.items()},
+            "costs": self.costs.state_dict(),
+            "probes": self.probes.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        for part, rows in state["matrices"].items():
+            self.matrices[part].rows = [list(row) for row in rows]
+        self.costs = Costs.from_state(state["costs"])
+        self.probes.load_state_dict(state["probes"])
+
+    @torch.no_grad()
+    def _price_a_prediction(self, task: int) -> None:
+        """Forwards of the backbone that a row costs, and their operations if that has changed."""
+        experience = self._stream.experiences[task]
+        few, known = self._few(experience.test), told(self._stream, experience.task)
+        predict = partial(self._strategy.predict, self._model, few.inputs, known)
+        with self._model.backbone.counting_rows() as count:
+            predict()
+        passes = count() / len(few)
+        if passes != self.costs.inference_passes:
+            self.costs.inference_passes = passes
+            self.costs.inference_flops = counted(predict)[1] / len(few)
+
+    def _composite(self) -> dict[str, float]:
+        """The continual score of either part, and its criteria."""
+        found = {}
+        frozen = self._model.backbone.num_parameters()
+        for part, matrix in self.matrices.items():
+            each = criteria(
+                matrix.rows,
+                [frozen + stored for stored in self.costs.stored_parameters],
+                self.costs.memory_bytes,
+                self._stream_bytes,
+                self.costs.train_flops,
+                self.costs.one_pass_flops,
+            )
+            found[f"{part}/continual_score"] = continual_score(each)
+            found |= {f"{part}/criterion_{name}": value for name, value in each.items()}
+        return found
+
+    def _few(self, data: Batch) -> Batch:
+        return data[slice(0, FEW_ROWS)].trimmed().to(self._model.backbone.device)
+
+
+def _num_bytes(data: Batch) -> int:
+    tensors = [*data.inputs.values(), data.labels]
+    return sum(each.numel() * each.element_size() for each in tensors)
+
+
+def _num_stored(state: Any) -> int:
+    """Numbers in the tensors of a strategy's state."""
+    if isinstance(state, torch.Tensor):
+        return state.numel()
+    if isinstance(state, Mapping):
+        return sum(_num_stored(each) for each in state.values())
+    if isinstance(state, list):
+        return sum(_num_stored(each) for each in state)
+    return 0
