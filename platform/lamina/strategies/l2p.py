@@ -12,19 +12,14 @@ in the paper, the mean in a sentence encoder).
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from lamina.adapters.base import uniform
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.overlay import Overlay
-from lamina.core import Batch, StepOutput, Task, generator_of
+from lamina.adapters.prompt_pool import add_pool, check_pool, pick, prompted
+from lamina.core import Batch, StepOutput, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import NO_ADAPTER, Strategy
-
-POOL = "pool"
 
 
 @dataclass
@@ -48,21 +43,11 @@ class L2P(Strategy):
     adapters = (NO_ADAPTER,)
 
     def __post_init__(self) -> None:
-        for name in ("pool_size", "length", "top_k"):
-            if getattr(self, name) < 1:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is not positive")
-        if self.top_k > self.pool_size:
-            raise InputError(
-                f"strategy.top_k: {self.top_k} is more than the pool holds ({self.pool_size})"
-            )
+        check_pool(self.pool_size, self.length, self.top_k)
 
     def setup(self, model: AdaptedModel) -> None:
-        """Keys and prompts from U(-1, 1), as in the PyTorch code."""
-        dim = model.backbone.dim
-        generator = generator_of(model.seed, "adapter", POOL)
-        keys = uniform((self.pool_size, dim), 1.0, generator)
-        prompts = uniform((self.pool_size, self.length, dim), 1.0, generator)
-        model.add_tensors(POOL, {"keys": keys, "prompts": prompts})
+        """The pool."""
+        add_pool(model, self.pool_size, self.length)
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(task's classes) - lambda * mean over inputs of the sum of cos(q(x), k) over the
@@ -77,15 +62,11 @@ class L2P(Strategy):
     def pick(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The top_k prompts of each input, int64 [N, top_k], and their keys' cosine similarities
         [N, top_k]."""
-        keys = model.adapters[POOL].tensors["keys"]
-        query = F.normalize(model.frozen_features(inputs), dim=1)
-        similarity, picked = (query @ F.normalize(keys, dim=1).T).topk(self.top_k, dim=1)
-        return picked, similarity
+        return pick(model, model.frozen_features(inputs), self.top_k)
 
     def logits(self, model: AdaptedModel, inputs: Mapping[str, Tensor], picked: Tensor) -> Tensor:
         """Logits [N, classes] with the picked prompts [N, top_k] before each input."""
-        prompts = model.adapters[POOL].tensors["prompts"][picked].flatten(1, 2)
-        hidden = model.backbone(inputs, Overlay(prompts=[prompts]))
+        hidden = prompted(model, inputs, picked)
         assert hidden.prompts is not None
         return model.logits(hidden.prompts)
 

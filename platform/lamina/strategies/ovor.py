@@ -1,0 +1,150 @@
+"""OVOR (Huang et al., 2024): one prompt for all tasks, and virtual outliers that keep a task's
+classes from claiming what is not theirs.
+
+Trained: the prefixes of OnePrompt (DualPrompt's places, without a pool, keys or query) with the
+head; then, prompt frozen, the task's rows of the head alone, on the task's features and on virtual
+outliers around the outermost of them. Remembered: nothing else; one forward answers. Differs from
+the authors' code: outliers surround the boundary features and neighbours are sought among
+normalised features, as the paper says (there the noise is never added to them); they are drawn once
+per task; the head descends by SGD with a learning rate of its own.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.adapters.prompting import layers_in, prefix_overlay
+from lamina.core import Batch, StepOutput, Summary, Task, generator_of
+from lamina.descent import descend
+from lamina.losses import cross_entropy, energy_bounds
+from lamina.memory.memory import Replay
+from lamina.memory.outliers import paired_batches, virtual_outliers
+from lamina.registry import InputError
+from lamina.strategies.base import NO_ADAPTER, Strategy
+
+PROMPT = "prompt"
+
+
+@dataclass
+class OVOR(Strategy):
+    """Cross-entropy over the task's classes; then energies apart for features and outliers."""
+
+    g_length: int = 10
+    """Tokens in the first sixth of the layers, half keys and half values."""
+    e_length: int = 40
+    """Tokens in the next quarter of the layers, likewise."""
+    regularisation: float = 0.1
+    """lambda, the weight of the virtual outlier regularisation."""
+    inlier_energy: float = -15.0
+    """tau_in: features should have less energy, -logsumexp of the task's logits."""
+    outlier_energy: float = -3.0
+    """tau_out: outliers should have more."""
+    neighbours: int = 50
+    """K: how far out a point is, is its distance to its K-th nearest feature."""
+    outliers_per_class: int = 40
+    """Outliers per class of the task: the outermost of 600 draws around each of the 50 outermost
+    features."""
+    deviation: float = 1.0
+    """Standard deviation of the draws."""
+    alignment_epochs: int = 10
+    """Passes over features and outliers."""
+    alignment_rate: float = 0.01
+    """Learning rate of these passes, by SGD with a cosine."""
+
+    family = "prompt"
+    paper = (
+        "OVOR: OnePrompt with Virtual Outlier Regularization for Rehearsal-Free "
+        "Class-Incremental Learning"
+    )
+    year = 2024
+    adapters = (NO_ADAPTER,)
+
+    def __post_init__(self) -> None:
+        for name in ("g_length", "e_length"):
+            if getattr(self, name) < 2 or getattr(self, name) % 2:
+                raise InputError(
+                    f"strategy.{name}: {getattr(self, name)} is not an even number of tokens"
+                )
+        for name in ("neighbours", "outliers_per_class"):
+            if getattr(self, name) < 1:
+                raise InputError(f"strategy.{name}: {getattr(self, name)} is not positive")
+        if self.regularisation < 0:
+            raise InputError(f"strategy.regularisation: {self.regularisation} is negative")
+
+    def setup(self, model: AdaptedModel) -> None:
+        """The prefixes, from U(0, 1)."""
+        generator = generator_of(model.seed, "adapter", PROMPT)
+        lengths = {"g": self.g_length // 2, "e": self.e_length // 2}
+        tensors = {
+            name: torch.rand(len(layers), 2, lengths[name], model.backbone.dim, generator=generator)
+            for name, layers in self.layers(model).items()
+        }
+        model.add_tensors(PROMPT, tensors)
+
+    def layers(self, model: AdaptedModel) -> dict[str, list[int]]:
+        """Where the two parts of the prompt are: 0 and 1, and 2 to 4 of twelve."""
+        places = {"g": range(0, 2), "e": range(2, 5)}
+        return {
+            name: layers_in(model.backbone, None, paper, f"{name}_length")
+            for name, paper in places.items()
+        }
+
+    def features(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Features [N, dim] under the prompt."""
+        tensors, layers = model.adapters[PROMPT].tensors, self.layers(model)
+        overlay = prefix_overlay(tensors["g"], layers["g"]) | prefix_overlay(
+            tensors["e"], layers["e"]
+        )
+        return model.backbone(inputs, overlay).features
+
+    def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
+        """L = CE(task's classes)."""
+        assert batch.task is not None
+        logits = self.predict(model, batch.inputs, None)
+        return StepOutput(cross_entropy(logits, batch.labels, classes=batch.task.classes))
+
+    def review(self, model: AdaptedModel, batch: Batch) -> Summary:
+        """Every row's feature: how far out it lies cannot be had from sums."""
+        features = self.features(model, batch.inputs)
+        return Summary({}, rows={"features": features, "labels": batch.labels})
+
+    def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
+        """Descend on the task's rows of the head: L = CE + lambda * VOR, each feature and outlier
+        once an epoch."""
+        assert review is not None
+        generator = generator_of(model.seed, "ovor", task.index)
+        features, classes = review["features"], list(task.classes)
+        outliers = virtual_outliers(
+            features,
+            self.outliers_per_class * len(classes),
+            generator,
+            self.neighbours,
+            self.deviation,
+        )
+        plan = paired_batches(len(features), len(outliers), self.alignment_epochs, generator)
+        head = model.adapters[HEAD].tensors
+        columns = (review["labels"][:, None] == features.new_tensor(classes)).int().argmax(dim=1)
+
+        def loss_of(rows: Mapping[str, Tensor], step: int) -> Tensor:
+            own, out = plan[step]
+            inside = F.linear(features[own], **rows)
+            outside = F.linear(outliers[out], **rows)
+            loss = cross_entropy(inside, columns[own])
+            apart = energy_bounds(inside, outside, self.inlier_energy, self.outlier_energy)
+            return loss + self.regularisation * apart
+
+        start = {name: tensor[classes] for name, tensor in head.items()}
+        rows = descend(start, loss_of, len(plan), self.alignment_rate)
+        with torch.no_grad():
+            for name, tensor in rows.items():
+                head[name][classes] = tensor
+
+    def predict(
+        self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
+    ) -> Tensor:
+        """Logits under the prompt."""
+        return model.logits(self.features(model, inputs))
