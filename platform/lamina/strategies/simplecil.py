@@ -1,4 +1,4 @@
-"""SimpleCIL (Zhou et al., 2023): the mean feature of each class on the frozen backbone, compared by
+"""SimpleCIL (Zhou et al., 2024): the mean feature of each class on the frozen backbone, compared by
 cosine.
 
 Trained: nothing. Remembered: one mean per class, as a sum and a count, so that domains of the same
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
 from lamina.core import Batch, StepOutput, Summary, Task
+from lamina.memory.gaussian import class_sums, plus_classes
 from lamina.memory.memory import Replay
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
@@ -22,8 +23,11 @@ class SimpleCIL(Strategy):
     """Nearest class mean in cosine similarity."""
 
     family = "prototype"
-    paper = "Revisiting Class-Incremental Learning with Pre-Trained Models"
-    year = 2023
+    paper = (
+        "Revisiting Class-Incremental Learning with Pre-Trained Models: "
+        "Generalizability and Adaptivity are All You Need"
+    )
+    year = 2024
     adapters = (NO_ADAPTER,)
     trained_tasks = "none"
 
@@ -32,25 +36,20 @@ class SimpleCIL(Strategy):
         raise AssertionError("SimpleCIL takes no gradient step")
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
-        """Sums of features [classes, dim] and counts [classes]."""
+        """Counts and sums of features per class."""
         features = model(batch.inputs).features
-        one_hot = F.one_hot(batch.labels, model.num_classes()).to(features.dtype)
-        return Summary({"sums": one_hot.T @ features, "counts": one_hot.sum(dim=0)})
+        return Summary(class_sums(features, batch.labels, model.num_classes()))
 
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
         """Add the task's sums to those of the past."""
         assert review is not None
-        for name, value in review.sums.items():
-            total = value.clone()
-            if name in self.state:
-                total[: len(self.state[name])] += self.state[name]
-            self.state[name] = total
+        self.state.update(plus_classes(review.sums, self.state))
 
     def predict(
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
     ) -> Tensor:
         """Cosine similarity of each feature to each class mean; minus infinity for a class never
         seen."""
-        means = F.normalize(self.state["sums"], dim=1)
+        means = F.normalize(self.state["total"], dim=1)
         similarity = F.normalize(model(inputs).features, dim=1) @ means.T
-        return similarity.masked_fill(self.state["counts"] == 0, float("-inf"))
+        return similarity.masked_fill(self.state["count"] == 0, float("-inf"))
