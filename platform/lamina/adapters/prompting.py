@@ -1,8 +1,9 @@
-"""What methods with prefixes of their own share: which layers carry them, and how they are laid
-over."""
+"""What methods with prefixes of their own share: which layers carry them, how they are laid
+over, and keys that start apart."""
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from lamina.backbones.backbone import Backbone
@@ -55,3 +56,12 @@ def prefix_overlay(prefixes: Tensor, layers: Sequence[int]) -> Overlay:
             for layer, part in zip(layers, parts, strict=True)
         }
     )
+
+
+def orthonormal(drawn: Tensor, past: Tensor) -> Tensor:
+    """Rows [m, d] of length one, orthogonal to each other and to the rows of `past` [n, d] while n
+    + m <= d."""
+    if len(past) + len(drawn) <= drawn.shape[1]:
+        basis = torch.linalg.qr(past.T).Q
+        drawn = drawn - (drawn @ basis) @ basis.T
+    return torch.linalg.qr(drawn.T).Q.T

@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.prompting import layers_in, prefix_overlay
+from lamina.adapters.prompting import layers_in, orthonormal, prefix_overlay
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
@@ -121,15 +121,6 @@ class CodaPrompt(Strategy):
         halves = prompts.unflatten(2, (2, self.length // 2))
         overlay = prefix_overlay(halves, self.layers_of(model))
         return model.logits(model.backbone(inputs, overlay).features)
-
-
-def orthonormal(drawn: Tensor, past: Tensor) -> Tensor:
-    """Rows [m, d] of length one, orthogonal to each other and to the rows of `past` [n, d] while n
-    + m <= d."""
-    if len(past) + len(drawn) <= drawn.shape[1]:
-        basis = torch.linalg.qr(past.T).Q
-        drawn = drawn - (drawn @ basis) @ basis.T
-    return torch.linalg.qr(drawn.T).Q.T
 
 
 def orthogonality_loss(rows: Tensor) -> Tensor:
