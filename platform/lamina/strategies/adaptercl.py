@@ -1,0 +1,132 @@
+"""AdapterCL (Madotto et al., 2021): one adapter for each task, and at test the one whose task finds
+the input least surprising.
+
+Trained: the current task's adapter and its own head. Remembered: all of them, and for each task a
+density of its inputs. Differs from the paper: there the adapters sit on a language model, and an
+input goes to the adapter under which its perplexity is lowest. An encoder has no perplexity, so
+here each task has a density model of the frozen backbone's features, probabilistic PCA (Tipping and
+Bishop, 1999), that is fitted from sums, and an input goes to the task that gives it the least
+negative log-likelihood. One forward finds the task, one adapter answers.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lamina.adapters import kind_names
+from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.adapters.routing import among, answered_by
+from lamina.core import Batch, StepOutput, Summary, Task
+from lamina.losses import cross_entropy
+from lamina.memory.gaussian import Gaussians, moments
+from lamina.memory.memory import Replay
+from lamina.registry import InputError
+from lamina.strategies.base import Strategy
+
+SMALLEST_VARIANCE = 1e-8
+
+
+@dataclass
+class AdapterCL(Strategy):
+    """Cross-entropy of the task's own head; routing by likelihood."""
+
+    components: int = 16
+    """Principal directions of a task's density."""
+
+    family = "adapter"
+    paper = "Continual Learning in Task-Oriented Dialogue Systems"
+    year = 2021
+    adapters = tuple(kind_names())
+    routes = True
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise InputError(f"strategy.components: {self.components} is not positive")
+
+    def setup(self, model: AdaptedModel) -> None:
+        """Nothing yet: every task brings its own."""
+        self.state.update(classes=[], densities=[])
+
+    def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
+        """Freeze the last adapter and head, and attach new ones. The common head is not used."""
+        if task.index > 0:
+            model.freeze(*modules(task.index - 1))
+        adapter, head = modules(task.index)
+        model.add(adapter)
+        model.grow_head(len(task.classes), name=head)
+        model.freeze(HEAD)
+        self.state["classes"].append(list(task.classes))
+
+    def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
+        """L = CE(f(x; A_t), y), classes counted within the task."""
+        assert batch.task is not None
+        adapter, head = modules(batch.task.index)
+        logits = model(batch.inputs, adapters=[adapter], head=head).logits
+        classes = torch.tensor(batch.task.classes, device=logits.device)
+        labels = (batch.labels[:, None] == classes).int().argmax(dim=1)
+        return StepOutput(cross_entropy(logits, labels))
+
+    def review(self, model: AdaptedModel, batch: Batch) -> Summary:
+        """Moments of the frozen features of the task's rows."""
+        features = model.frozen_features(batch.inputs)
+        return Summary(moments(features, torch.zeros_like(batch.labels), 1))
+
+    def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
+        """Fit the task's density."""
+        assert review is not None
+        gaussian = Gaussians.of(review.sums)
+        density = principal_density(gaussian.covariance[0], self.components)
+        self.state["densities"].append({"mean": gaussian.mean[0], **density})
+
+    def route(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> Tensor:
+        """argmin_t -log p_t(frozen features)."""
+        features = model.frozen_features(inputs)
+        surprise = [surprise_of(features, density) for density in self.state["densities"]]
+        return torch.stack(surprise, dim=1).argmin(dim=1)
+
+    def predict(
+        self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
+    ) -> Tensor:
+        """Logits of the routed task's classes, -inf for all others."""
+        if task is None:
+            chosen = self.route(model, inputs)
+        else:
+            chosen = torch.full((len(next(iter(inputs.values()))),), task.index)
+
+        def answer(index: int, rows: Mapping[str, Tensor]) -> Tensor:
+            adapter, head = modules(index)
+            logits = model(rows, adapters=[adapter], head=head).logits
+            return among(logits, self.state["classes"][index], model.num_classes())
+
+        return answered_by(chosen, inputs, answer)
+
+
+def modules(task: int) -> tuple[str, str]:
+    """The names of a task's adapter and head."""
+    return f"task_{task}", f"head_{task}"
+
+
+def principal_density(covariance: Tensor, components: int) -> dict[str, Tensor]:
+    """Probabilistic PCA of a covariance [d, d]: its largest `components` directions `basis` [d, q]
+    with their `variances` [q], and the mean variance `noise` of all others."""
+    values, vectors = torch.linalg.eigh(covariance.double())
+    values = values.clamp_min(SMALLEST_VARIANCE).float()
+    rest = len(values) - min(components, len(values) - 1)
+    return {
+        "basis": vectors[:, rest:].float(),
+        "variances": values[rest:],
+        "noise": values[:rest].mean(),
+    }
+
+
+def surprise_of(features: Tensor, density: Mapping[str, Tensor]) -> Tensor:
+    """-log p(features), [N], up to a constant that all tasks share."""
+    centred = features - density["mean"]
+    scores = centred @ density["basis"]
+    within = (scores.square() / density["variances"]).sum(dim=1)
+    beside = (centred.square().sum(dim=1) - scores.square().sum(dim=1)) / density["noise"]
+    num_others = features.shape[1] - len(density["variances"])
+    volume = density["variances"].log().sum() + num_others * density["noise"].log()
+    return (within + beside + volume) / 2

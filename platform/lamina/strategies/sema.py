@@ -1,0 +1,142 @@
+"""SEMA (Wang et al., 2025): self-expansion with a mixture of adapters, a layer gets a new adapter
+only when a task's inputs look like none that its adapters have learned.
+
+Trained: on the first task an adapter in every layer, later one in each layer that expands, with its
+column of the layer's router, which mixes the layer's adapters; after it, its representation
+descriptor, a linear autoencoder of the layer's mean token. The head always learns. Remembered: all
+of these, frozen, and each descriptor's mean error and its deviation. Differs from the paper: layers
+are scanned once, before a task, and may expand together; there a scan follows each expansion,
+shallow layers first, which may spare deeper ones. Errors are summed over the task's rows, not over
+the last 500 of training; padding is no token.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.mixture import (
+    adapted_layers,
+    add_expert,
+    descriptor_error,
+    descriptor_of,
+    mixed_features,
+)
+from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.core import Batch, StepOutput, Summary, Task
+from lamina.losses import cross_entropy
+from lamina.memory.memory import Replay
+from lamina.registry import InputError
+from lamina.strategies.base import Strategy
+
+
+@dataclass
+class SEMA(Strategy):
+    """Cross-entropy over the task's classes, then reconstruction. The paper's adapters have width
+    16 and scale 1."""
+
+    threshold: float = 2.0
+    """Mean |z-score| above which a descriptor does not know a task (1 for ImageNet-A)."""
+    descriptor_width: int = 128
+    """Code of a descriptor (of 768 features)."""
+    description: float = 1.0
+    """Length of the descriptors' training, as a share of a task's epochs (20 after 5 or 20)."""
+    growing: int | None = None
+    """How many of the last adapted layers may expand. Default: a quarter, as 3 of 12."""
+
+    family = "adapter"
+    paper = "Self-Expansion of Pre-trained Models with Mixture of Adapters for Continual Learning"
+    year = 2025
+    adapters = ("bottleneck",)
+
+    def __post_init__(self) -> None:
+        for name in ("threshold", "descriptor_width", "description", "growing"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise InputError(f"strategy.{name}: {getattr(self, name)} is not positive")
+
+    def setup(self, model: AdaptedModel) -> None:
+        """The layers that may expand, each with no expert, and no descriptor's errors."""
+        layers = adapted_layers(model)
+        count = self.growing or max(1, round(len(layers) / 4))
+        self.state["experts"] = {str(layer): [] for layer in layers[-count:]}
+        self.state["errors"] = {}
+
+    def preview(self, model: AdaptedModel, batch: Batch) -> Summary | None:
+        """Per layer, the sums [M] of every descriptor's |error - mean| / deviation."""
+        if not self.state["errors"]:
+            return None
+        _, means = mixed_features(model, batch.inputs, self.state["experts"])
+        sums = {"count": torch.tensor(float(len(batch)))}
+        for layer, experts in self.state["experts"].items():
+            usual = torch.stack([self.state["errors"][f"{layer}.{each}"] for each in experts])
+            errors = [descriptor_error(model, layer, each, means[layer]) for each in experts]
+            deviation = (torch.stack(errors, dim=1) - usual[:, 0]) / usual[:, 1]
+            sums[layer] = deviation.abs().sum(dim=0)
+        return Summary(sums)
+
+    def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
+        """Expand the layers where even the nearest descriptor is surprised."""
+        experts = self.state["experts"]
+        new, layers = list(experts), adapted_layers(model)
+        if preview is not None:
+            limit = self.threshold * float(preview["count"])
+            new = [layer for layer in experts if float(preview[layer].min()) > limit]
+            layers = [int(layer) for layer in new]
+        self.state["new"] = new
+        for layer in new:
+            experts[layer].append(task.index)
+        if new:
+            add_expert(model, task.index, layers, new, self.descriptor_width)
+
+    def phases(self, task: Task) -> tuple[float, ...]:
+        """Adapters, routers and head; then the descriptors of what is new."""
+        return (1.0, self.description) if self.state["new"] else (1.0,)
+
+    def begin_phase(self, model: AdaptedModel, task: Task, phase: int) -> None:
+        """Only what is new is trained, and the head beside the adapters."""
+        self.state["phase"] = phase
+        new, index = self.state["new"], task.index
+        functional = (f"adapter_{index}", f"router_{index}") if new else ()
+        descriptors = [descriptor_of(layer, index) for layer in new]
+        (model.freeze if phase == 1 else model.unfreeze)(HEAD, *functional)
+        (model.unfreeze if phase == 1 else model.freeze)(*descriptors)
+
+    def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
+        """L = CE(task's classes), or the sum over new descriptors of their mean error."""
+        assert batch.task is not None
+        features, means = mixed_features(model, batch.inputs, self.state["experts"])
+        if self.state["phase"] == 0:
+            logits = model.logits(features)
+            return StepOutput(cross_entropy(logits, batch.labels, classes=batch.task.classes))
+        index, new = batch.task.index, self.state["new"]
+        errors = [descriptor_error(model, layer, index, means[layer]).mean() for layer in new]
+        return StepOutput(torch.stack(errors).sum())
+
+    def review(self, model: AdaptedModel, batch: Batch) -> Summary | None:
+        """Sums of each new descriptor's errors and of their squares."""
+        assert batch.task is not None
+        if not self.state["new"]:
+            return None
+        _, means = mixed_features(model, batch.inputs, self.state["experts"])
+        sums = {"count": torch.tensor(float(len(batch)))}
+        for layer in self.state["new"]:
+            error = descriptor_error(model, layer, batch.task.index, means[layer]).double()
+            sums[layer] = torch.stack([error.sum(), error.square().sum()])
+        return Summary(sums)
+
+    def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
+        """Remember mean and deviation of the new descriptors' errors, and freeze them."""
+        for layer in self.state["new"]:
+            assert review is not None
+            model.freeze(descriptor_of(layer, task.index))
+            count, (total, squares) = float(review["count"]), review[layer]
+            variance = (squares - total.square() / count) / (count - 1)
+            usual = torch.stack([total / count, variance.clamp_min(1e-12).sqrt()]).float()
+            self.state["errors"][f"{layer}.{task.index}"] = usual
+
+    def predict(
+        self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
+    ) -> Tensor:
+        """Logits under the mixtures of all adapters."""
+        return model.logits(mixed_features(model, inputs, self.state["experts"])[0])
