@@ -87,3 +87,11 @@ def energy_bounds(
     return F.huber_loss(too_high, torch.zeros_like(too_high)) + F.huber_loss(
         too_low, torch.zeros_like(too_low)
     )
+
+
+def self_distillation(logits: Tensor, softened: Tensor, temperature: float) -> Tensor:
+    """Mean cross-entropy of softmax(logits [N, C]) with its own detached softmax, at `temperature`
+    in the rows that bool [N] says and at 1 in others (CPrompt's classifier consistency)."""
+    divisor = torch.where(softened, temperature, 1.0)[:, None]
+    target = (logits / divisor).softmax(dim=1).detach()
+    return -(target * logits.log_softmax(dim=1)).sum(dim=1).mean()
