@@ -1,9 +1,11 @@
 """A stream small enough to run a strategy on it in a second, and learners on it."""
 
+from dataclasses import replace
+
 import torch
 
 from lamina.adapters import kind_class
-from lamina.core import Batch, Experience, Samples, Stream, Task, generator_of
+from lamina.core import PARTS, Batch, Experience, Samples, Stream, Task, generator_of
 from lamina.memory import policy_class
 from lamina.memory.memory import Replay
 from lamina.strategies import strategy_class
@@ -27,6 +29,7 @@ NO_REPLAY = Replay(None, None, 0, "cpu")
 """What a step draws from where there is no memory."""
 
 SMALL = {
+    "ada": {"pool_size": 2},
     "hide_prompt": {"refit_epochs": 2},
     "ranpac": {"projection": 64},
     "safe": {"projection": 64},
@@ -78,7 +81,33 @@ def shapes_stream(backbone) -> Stream[Batch]:
     return backbone.encode_stream(raw)
 
 
-def make_learner(name, stream, backbone, *, adapter="lora", seed=0, training=None, **settings):
+def as_scenario(stream: Stream[Batch], kind) -> Stream[Batch]:
+    """The same tasks told otherwise; as domains, each shows the first one's two classes."""
+    if kind != "domain_incremental":
+        return replace(stream, scenario=kind, one_pass=kind == "task_free")
+    experiences = []
+    for each in stream.experiences:
+        task = Task(each.task.index, each.task.name, (0, 1), each.task.class_names)
+        parts = [
+            replace(each.part(part), labels=each.part(part).labels % 2, task=task) for part in PARTS
+        ]
+        experiences.append(Experience(task, *parts))
+    return replace(
+        stream, scenario=kind, class_names=stream.class_names[:2], experiences=tuple(experiences)
+    )
+
+
+def make_learner(
+    name,
+    stream,
+    backbone,
+    *,
+    adapter="lora",
+    seed=0,
+    training=None,
+    workers=None,
+    **settings,
+):
     """A learner with what the strategy declares that it needs."""
     cls = strategy_class(name)
     if cls.adapters is not None and adapter not in cls.adapters:
@@ -91,6 +120,7 @@ def make_learner(name, stream, backbone, *, adapter="lora", seed=0, training=Non
         seed=seed,
         stream=stream,
         backbone=backbone,
+        workers=workers,
     )
 
 

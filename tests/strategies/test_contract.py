@@ -1,5 +1,6 @@
 """What every strategy promises."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,15 +9,47 @@ import torch
 from lamina import strategies
 from lamina.strategies import strategy_class, strategy_names
 from lamina.training.checkpoint import pack, unpack
+from lamina.training.learner import Learner
+from lamina.training.report import TaskReport
 from lamina.training.settings import TrainingSettings
-from nouns import make_learner
+from nouns import as_scenario, make_learner
+from two_workers import digest, train_by_two
 
 EVERY = strategy_names()
+ONCE = TrainingSettings(epochs=1, batch_size=4, learning_rate=1e-2)
 
 
-def test_the_first_strategies_are_there():
-    wanted = "finetune joint er ewc lwf l2p olora simplecil ranpac"
-    assert set(wanted.split()) <= set(EVERY)
+@dataclass
+class Run:
+    """A strategy that has gone through the small stream."""
+
+    learner: Learner
+    reports: list[TaskReport]
+    after_first_task: bytes
+    """Its checkpoint."""
+    digest_after_first_task: str
+
+
+@pytest.fixture(scope="module")
+def run_of(nouns, tiny_bert):
+    """Each strategy's run, made once."""
+    runs: dict[str, Run] = {}
+
+    def run(name: str) -> Run:
+        if name not in runs:
+            learner = make_learner(name, _suited(name, nouns), tiny_bert)
+            learning = learner.learn()
+            reports = [next(learning)]
+            saved, known = pack(learner.state_dict()), digest(learner)
+            reports.extend(learning)
+            runs[name] = Run(learner, reports, saved, known)
+        return runs[name]
+
+    return run
+
+
+def test_there_are_fifty_at_least():
+    assert len(EVERY) >= 50
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -31,70 +64,123 @@ def test_its_file_is_short_and_opens_with_its_card(name):
     assert cls.paper
     assert 1990 <= cls.year <= 2026
     assert cls.family
+    assert cls.scenarios
+    assert cls.modalities
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_it_learns_the_first_task_above_chance(name, minilm_nouns, minilm):
+    stream = _suited(name, minilm_nouns)
     training = TrainingSettings(epochs=6, batch_size=4, learning_rate=5e-3)
-    learner = make_learner(name, minilm_nouns, minilm, training=training)
+    learner = make_learner(name, stream, minilm, training=training)
     first = next(iter(learner.learn()))
     seen = [value for value in first.test if value is not None]
     chance = 0.5 if len(seen) == 1 else 1 / 6
-    assert sum(seen) / len(seen) > chance + 0.2
+    assert seen[0] > chance + 0.2
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_backbone_is_bit_identical_after_it(name, nouns, tiny_bert):
-    before = {key: value.clone() for key, value in tiny_bert.model.state_dict().items()}
-    list(make_learner(name, nouns, tiny_bert).learn())
+def test_the_backbone_is_bit_identical_after_it(name, run_of, tiny_bert, tiny_bert_folder):
+    run_of(name)
+    from safetensors.torch import load_file
+
+    before = load_file(tiny_bert_folder / "model.safetensors")
     after = tiny_bert.model.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert not any(parameter.requires_grad for parameter in tiny_bert.model.parameters())
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_the_same_seed_gives_the_same_matrix_and_another_seed_another_model(name, nouns, tiny_bert):
-    reports = [list(make_learner(name, nouns, tiny_bert).learn()) for _ in range(2)]
-    assert [r.test for r in reports[0]] == [r.test for r in reports[1]]
-    assert reports[0][-1].metrics.get("train/loss") == reports[1][-1].metrics.get("train/loss")
+def test_the_same_seed_gives_the_same_learner(name, run_of, nouns, tiny_bert):
+    run = run_of(name)
+    again = make_learner(name, _suited(name, nouns), tiny_bert)
+    next(again.learn())
+    assert digest(again) == run.digest_after_first_task
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_checkpoint_restored_in_mid_stream_goes_on_bit_equal(name, nouns, tiny_bert):
-    straight = make_learner(name, nouns, tiny_bert)
-    straight_reports = []
-    saved = None
-    for report in straight.learn():
-        straight_reports.append(report)
-        if saved is None:
-            saved = pack(straight.state_dict())
-    resumed = make_learner(name, nouns, tiny_bert)
-    resumed.load_state_dict(unpack(saved))
-    resumed_reports = list(resumed.learn())
-    assert [r.test for r in resumed_reports] == [r.test for r in straight_reports[1:]]
-    first, second = straight.state_dict(), resumed.state_dict()
-    for each in (first, second):
-        for name in ("train_seconds", "evaluation_seconds"):
-            each["scores"]["costs"].pop(name)
-    assert pack(first) == pack(second)
+def test_a_checkpoint_restored_in_mid_stream_goes_on_bit_equal(name, run_of, nouns, tiny_bert):
+    run = run_of(name)
+    resumed = make_learner(name, _suited(name, nouns), tiny_bert)
+    resumed.load_state_dict(unpack(run.after_first_task))
+    reports = list(resumed.learn())
+    assert [each.test for each in reports] == [each.test for each in run.reports[1:]]
+    assert digest(resumed) == digest(run.learner)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_a_prediction_does_not_depend_on_the_rest_of_its_batch(name, nouns, tiny_bert):
-    learner = make_learner(name, nouns, tiny_bert)
-    list(learner.learn())
-    data = nouns.experiences[1].test
+def test_a_prediction_does_not_depend_on_the_rest_of_its_batch(name, run_of, nouns):
+    learner = run_of(name).learner
     strategy, model = learner.strategy, learner.model
+    experience = nouns.experiences[1]
+    data = experience.test
+    told = experience.task if learner.stream.scenario == "task_incremental" else None
     with torch.no_grad():
-        together = strategy.predict(model, data.inputs, None)
-        backwards = strategy.predict(model, data[torch.arange(len(data)).flip(0)].inputs, None)
-        alone = torch.cat([strategy.predict(model, one.inputs, None) for one in data.chunks(1)])
+        together = strategy.predict(model, data.inputs, told)
+        backwards = strategy.predict(model, data[torch.arange(len(data)).flip(0)].inputs, told)
+        alone = torch.cat([strategy.predict(model, one.inputs, told) for one in data.chunks(1)])
+    assert together.shape == (len(data), model.num_classes())
     torch.testing.assert_close(together, backwards.flip(0), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_its_state_is_tensors_and_plain_values(name, nouns, tiny_bert):
-    learner = make_learner(name, nouns, tiny_bert)
-    list(learner.learn())
-    unpack(pack(learner.strategy.state))
+def test_its_route_is_a_task_for_each_row_if_it_routes(name, run_of, nouns):
+    learner = run_of(name).learner
+    if not learner.strategy.routes:
+        with pytest.raises(NotImplementedError):
+            learner.strategy.route(learner.model, nouns.experiences[0].test.inputs)
+        return
+    data = nouns.experiences[1].test
+    with torch.no_grad():
+        routes = learner.strategy.route(learner.model, data.inputs)
+    assert routes.dtype == torch.int64
+    assert routes.shape == (len(data),)
+    assert set(routes.tolist()) <= {0, 1, 2}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_its_state_is_tensors_and_plain_values(name, run_of):
+    unpack(pack(run_of(name).learner.strategy.state))
+
+
+@pytest.mark.parametrize(
+    ("name", "scenario"),
+    [
+        (name, scenario)
+        for name in EVERY
+        for scenario in strategy_class(name).scenarios
+        if scenario not in ("class_incremental", "joint")
+    ],
+)
+def test_it_goes_through_every_scenario_that_it_declares(name, scenario, nouns, tiny_bert):
+    stream = as_scenario(nouns, scenario)
+    reports = list(make_learner(name, stream, tiny_bert, training=ONCE).learn())
+    assert None not in reports[-1].test
+    assert reports[-1].done
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in EVERY if "image" in strategy_class(name).modalities]
+)
+def test_it_goes_through_pictures(name, shapes, tiny_vit):
+    stream = _suited(name, shapes)
+    reports = list(make_learner(name, stream, tiny_vit, training=ONCE).learn())
+    assert None not in reports[-1].test
+
+
+@pytest.fixture(scope="module")
+def by_two(tiny_bert_folder, tmp_path_factory):
+    """What two data-parallel workers have after the small stream, by strategy."""
+    return train_by_two(EVERY, tiny_bert_folder, tmp_path_factory.mktemp("two_workers"))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_two_data_parallel_workers_stay_equal(name, by_two):
+    first, second = by_two[name]
+    assert first == second
+
+
+def _suited(name, stream):
+    """The stream as the first scenario that the strategy takes."""
+    return as_scenario(stream, strategy_class(name).scenarios[0])

@@ -1,0 +1,60 @@
+"""Strategies trained by two data-parallel processes that talk through gloo."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from lamina.backbones.backbone import BackboneSettings, load_backbone
+from lamina.strategies import strategy_class
+from lamina.training.checkpoint import pack
+from lamina.training.settings import TrainingSettings
+from lamina.training.workers import ProcessGroup
+from nouns import as_scenario, make_learner, nouns_stream
+
+
+def train_by_two(names, backbone_folder: Path, folder: Path) -> dict[str, list[dict]]:
+    """What each of two workers had after the stream, by strategy: a digest of what it learned, and
+    R of the test part."""
+    arguments = (list(names), str(backbone_folder), str(folder))
+    torch.multiprocessing.spawn(_train, arguments, nprocs=2)
+    found = [json.loads((folder / f"worker_{rank}.json").read_text()) for rank in range(2)]
+    return {name: [each[name] for each in found] for name in names}
+
+
+def _train(rank: int, names: list[str], backbone_folder: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    backbone = load_backbone(BackboneSettings(backbone_folder))
+    stream = nouns_stream(backbone)
+    found = {}
+    for name in names:
+        learner = make_learner(
+            name,
+            as_scenario(stream, strategy_class(name).scenarios[0]),
+            backbone,
+            training=TrainingSettings(epochs=1, batch_size=4, learning_rate=1e-2),
+            workers=ProcessGroup(),
+        )
+        last = list(learner.learn())[-1]
+        found[name] = {"learned": digest_of_learned(learner), "test": last.test}
+    Path(folder, f"worker_{rank}.json").write_text(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+def digest(learner) -> str:
+    """Of everything that a learner knows, but for the time it took."""
+    state = learner.state_dict()
+    for name in ("train_seconds", "evaluation_seconds"):
+        state["scores"]["costs"].pop(name)
+    return sha256(pack(state)).hexdigest()
+
+
+def digest_of_learned(learner) -> str:
+    """The same without its costs, which every worker counts on its own share of the rows."""
+    state = learner.state_dict()
+    state["scores"].pop("costs")
+    return sha256(pack(state)).hexdigest()
