@@ -12,15 +12,14 @@ from dataclasses import dataclass
 
 import torch
 
-from lamina.adapters.kinds.lora import concatenate, modules_of
+from lamina.adapters.kinds.lora import modules_of
 from lamina.adapters.model import AdaptedModel
+from lamina.adapters.succession import PAST, current, succeed
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy, orthogonality
 from lamina.memory.memory import Replay
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
-
-PAST = "past"
 
 
 @dataclass
@@ -49,14 +48,7 @@ class OLoRA(Strategy):
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Stack the last task's LoRA on the past, freeze it, and attach a new one."""
-        if task.index > 0:
-            last = model.remove(self.state["current"])
-            tensors = last.tensors
-            if PAST in model.adapters:
-                tensors = concatenate(model.adapters[PAST].tensors, tensors)
-            model.keep(PAST, last.kind, tensors)
-        self.state["current"] = f"task_{task.index}"
-        model.add(self.state["current"])
+        succeed(model, task.index)
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(task's classes) + lambda_1 sum_l sum |A_past A_t^T| + lambda_2 sum
@@ -64,16 +56,16 @@ class OLoRA(Strategy):
         """
         assert batch.task is not None
         loss = cross_entropy(model(batch.inputs).logits, batch.labels, batch.task.classes)
-        current = model.adapters[self.state["current"]].tensors
+        new = current(model).tensors
         if self.shrinkage > 0:
-            norms = torch.stack([tensor.norm() for tensor in current.values()])
+            norms = torch.stack([tensor.norm() for tensor in new.values()])
             loss = loss + self.shrinkage * norms.sum()
         if PAST not in model.adapters:
             return StepOutput(loss)
         past = model.adapters[PAST].tensors
         overlaps = [
-            orthogonality(past[f"{module}.lora_A.weight"], current[f"{module}.lora_A.weight"])
-            for module in modules_of(current)
+            orthogonality(past[f"{module}.lora_A.weight"], new[f"{module}.lora_A.weight"])
+            for module in modules_of(new)
         ]
         overlap = torch.stack(overlaps).sum()
         return StepOutput(loss + self.orthogonality * overlap, {"overlap": overlap.detach()})

@@ -1,5 +1,6 @@
 """LoRA (Hu et al., 2022): W0 x + (alpha / rank) B A x, with A [rank, d_in] and B [d_out, rank]."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,36 @@ def modules_of(tensors: Tensors) -> list[str]:
     return [
         name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")
     ]
+
+
+def downs(tensors: Tensors) -> dict[str, Tensor]:
+    """A [rank, d_in] of every module, by module."""
+    return {module: tensors[f"{module}.lora_A.weight"] for module in modules_of(tensors)}
+
+
+def set_orthonormal_downs(tensors: Tensors, generator: torch.Generator) -> None:
+    """Let every A have random orthonormal rows."""
+    for a in downs(tensors).values():
+        random = torch.rand(a.shape[1], a.shape[0], generator=generator)
+        a.data.copy_(torch.linalg.qr(random).Q.T)
+
+
+def freeze_downs(tensors: Tensors) -> None:
+    """Train B alone."""
+    for a in downs(tensors).values():
+        a.requires_grad_(False)
+
+
+def product(tensors: Tensors, module: str) -> Tensor:
+    """B A [d_out, d_in] of one module, before the scale alpha / rank."""
+    return tensors[f"{module}.lora_B.weight"] @ tensors[f"{module}.lora_A.weight"]
+
+
+def scaled(tensors: Tensors, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Every module's B by a weight of the module, a number or one per column, so that the update
+    is scaled: what stands in for the tensors `<prefix><module>.lora_B.weight`."""
+    names = {module: f"{module}.lora_B.weight" for module in weights}
+    return {prefix + name: weights[module] * tensors[name] for module, name in names.items()}
 
 
 def concatenate(first: Tensors, second: Tensors) -> dict[str, Tensor]:
