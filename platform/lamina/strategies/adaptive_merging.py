@@ -1,4 +1,4 @@
-"""Adaptive LoRA merging (Coleri et al., 2024): a LoRA for each task, and coefficients of their sum
+"""Adaptive LoRA merging (Coleman et al., 2024): a LoRA for each task, and coefficients of their sum
 that are learned on a few exemplars of all classes.
 
 Trained: the current task's LoRA and the head's rows of its classes; then, in a second phase, one
