@@ -14,19 +14,23 @@ from lamina.backbones.overlay import Overlay
 from lamina.core import Modality
 
 Tensors = Mapping[str, Tensor]
+PEFT_PREFIX = "base_model.model."
+"""What PEFT puts before a module's name."""
 
 
 @dataclass(frozen=True)
 class AdapterKind(ABC):
     """Settings of one kind of adapter. It holds no tensors, so many adapters of one kind share it.
 
-    Each of an adapter's tensors may get a leading dimension K: then the N rows of a forward are K
-    equal groups, and group k sees slice k. That is how trials are packed, and how the gradient of
-    every single sample is taken in one backward.
+    Each of an adapter's tensors may get a leading dimension K, if the kind `packs`: then the N rows
+    of a forward are K equal groups, and group k sees slice k. That is how trials are packed, and
+    how the gradient of every single sample is taken in one backward.
     """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("text", "image")
     """What a backbone that carries it may read."""
+    packs: ClassVar[bool] = True
+    """Whether its tensors may lead with K."""
 
     @property
     def name(self) -> str:
@@ -71,6 +75,15 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
     else:
         out = torch.baddbmm(bias[:, None], rows, weight.transpose(1, 2))
     return out.reshape(*x.shape[:-1], weight.shape[1])
+
+
+def grouped_rows(vector: Tensor, like: Tensor) -> Tensor:
+    """A vector [d] for every row of `like` [N, ..., d], or vectors [K, d] for K equal groups of its
+    rows: what broadcasts over `like`."""
+    if vector.dim() == 1:
+        return vector
+    rows = vector.repeat_interleave(len(like) // len(vector), dim=0)
+    return rows.view(len(like), *[1] * (like.dim() - 2), -1)
 
 
 def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> Tensor:

@@ -280,9 +280,12 @@ def per_sample_gradients(
     one backward.
 
     Every sample gets its own copy of the trainable tensors (K = N groups of one row), so the
-    gradient of the summed loss with respect to copy n is that of sample n. `loss_of` maps logits
-    [N, classes] to losses [N].
+    gradient of the summed loss with respect to copy n is that of sample n. Where a kind of adapter
+    does not pack, there are N backwards instead. `loss_of` maps logits [N, classes] to losses [N].
     """
+    kinds = [model.adapters[name].kind for name in model.active]
+    if not all(kind is None or kind.packs for kind in kinds):
+        return _row_by_row(model, inputs, loss_of)
     num_rows = len(next(iter(inputs.values())))
     copies = {
         name: tensor.detach().expand(num_rows, *tensor.shape).clone().requires_grad_()
@@ -294,4 +297,20 @@ def per_sample_gradients(
     return {
         name: torch.zeros_like(copy) if gradient is None else gradient
         for (name, copy), gradient in zip(copies.items(), gradients, strict=True)
+    }
+
+
+def _row_by_row(
+    model: AdaptedModel, inputs: Mapping[str, Tensor], loss_of: Any
+) -> dict[str, Tensor]:
+    trained = model.parameters()
+    with torch.enable_grad():
+        losses = loss_of(model(inputs).logits)
+        rows = [
+            torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)
+            for loss in losses
+        ]
+    return {
+        name: torch.stack([torch.zeros_like(tensor) if each is None else each for each in column])
+        for (name, tensor), column in zip(trained.items(), zip(*rows, strict=True), strict=True)
     }

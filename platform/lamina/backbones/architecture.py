@@ -27,6 +27,8 @@ PROJECTIONS = [
 """How models call the projections of their attention, as in PEFT's table per model type."""
 NORMS_BEFORE_ATTENTION = ("layernorm_before", "layer_norm1", "norm1", "attn_norm")
 """How models call the LayerNorm of a layer that its attention reads through, where there is one."""
+NORMS_AFTER_ATTENTION = ("attention.output.LayerNorm", "sa_layer_norm", "self_attn_layer_norm")
+"""How models call the LayerNorm after the attention, where there is none before."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Architecture:
     """The self-attention module of each layer."""
     projections: tuple[str, str, str]
     """What query, key and value are called in this model."""
-    norms_before_attention: tuple[str | None, ...]
-    """Per layer, the LayerNorm through which its attention reads; None where it reads the layer's
-    input itself."""
+    norms_before_attention: tuple[str, ...] | None
+    """The LayerNorm through which the attention of each layer reads; empty where the attention
+    reads the layer's input itself, None where neither is certain."""
     mlps: tuple[Site, ...]
     """From the input of each layer's MLP to its output."""
 
@@ -76,6 +78,20 @@ class Architecture:
             Site(name, name)
             for name, layer in self.linears.items()
             if layer in chosen and any(_ends_in(name, target) for target in wanted)
+        ]
+
+    def linears_in(self, layers: Sequence[int] | None) -> list[str]:
+        """The linear modules in `layers` (default: all)."""
+        chosen = self.layers(layers)
+        return [name for name, layer in self.linears.items() if layer in chosen]
+
+    def norms_in(self, layers: Sequence[int] | None) -> list[str]:
+        """The LayerNorms in `layers` (default: all, and those outside them)."""
+        chosen = self.layers(layers)
+        return [
+            name
+            for name, layer in self.norms.items()
+            if layer in chosen or (layer is None and layers is None)
         ]
 
     def layers(self, layers: Sequence[int] | None) -> list[int]:
@@ -118,24 +134,32 @@ def read_architecture(model: "PreTrainedModel") -> Architecture:
             f"backbone.name: the attention of a {config.model_type!r} model has none of the known "
             f"projections ({', '.join(query for query, _, _ in PROJECTIONS)})"
         )
-    before = {
-        layer: name
-        for name, layer in norms.items()
-        if any(_ends_in(name, each) for each in NORMS_BEFORE_ATTENTION)
-    }
     return Architecture(
         stack=stack_name,
         linears=linears,
         norms=norms,
         attentions=tuple(name.rsplit(".", 1)[0] for name in queries),
         projections=projections,
-        norms_before_attention=tuple(before.get(layer) for layer in range(len(stack))),
+        norms_before_attention=_norms_before_attention(norms, len(stack)),
         mlps=_mlps(model, linears, text.hidden_size),
     )
 
 
 def _ends_in(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
+
+
+def _norms_before_attention(
+    norms: dict[str, int | None], num_layers: int
+) -> tuple[str, ...] | None:
+    def found(endings: Sequence[str]) -> tuple[str, ...]:
+        inside = [name for name, layer in norms.items() if layer is not None]
+        return tuple(name for name in inside if any(_ends_in(name, each) for each in endings))
+
+    before = found(NORMS_BEFORE_ATTENTION)
+    if len(before) == num_layers:
+        return before
+    return () if len(found(NORMS_AFTER_ATTENTION)) == num_layers else None
 
 
 def _number_after(name: str, stack: str) -> int | None:

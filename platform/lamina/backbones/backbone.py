@@ -17,7 +17,16 @@ from lamina.backbones.architecture import read_architecture
 from lamina.backbones.attention import PREFIXES, attend_with_prefixes
 from lamina.backbones.encoding import Encoder, load_encoder
 from lamina.backbones.locate import config_of, locate
-from lamina.backbones.overlay import InputPatch, Overlay, Patch, Prefix, Site, StandIn, rows_of
+from lamina.backbones.overlay import (
+    InputPatch,
+    KeysAndValues,
+    Overlay,
+    Patch,
+    Prefix,
+    Site,
+    StandIn,
+    rows_of,
+)
 from lamina.core import Batch, Experience, Modality, Samples, Stream
 from lamina.registry import InputError
 
@@ -121,6 +130,21 @@ class Backbone:
             return module.normalized_shape[0], module.normalized_shape[0]
         assert isinstance(module, nn.Linear)
         return module.in_features, module.out_features
+
+    def keys_and_values(self, tokens: Tensor, layer: int) -> KeysAndValues:
+        """The frozen keys and values of a layer for tokens [..., length, dim] that enter it.
+
+        Raises InputError where it is not certain what the attention of this model reads.
+        """
+        parts = self.architecture
+        if parts.norms_before_attention is None:
+            raise InputError(
+                f"backbone.name: what the attention of a {self.model_type!r} model reads is unknown"
+            )
+        if parts.norms_before_attention:
+            tokens = self.model.get_submodule(parts.norms_before_attention[layer])(tokens)
+        _, key, value = (f"{parts.attentions[layer]}.{name}" for name in parts.projections)
+        return self.model.get_submodule(key)(tokens), self.model.get_submodule(value)(tokens)
 
     def encode(self, samples: Samples) -> Batch:
         """Texts or images as tensors that the model takes, padded to the longest."""

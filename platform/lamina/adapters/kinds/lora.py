@@ -7,12 +7,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lamina.adapters.base import AdapterKind, Tensors, grouped_linear, kept, uniform
+from lamina.adapters.base import (
+    PEFT_PREFIX,
+    AdapterKind,
+    Tensors,
+    grouped_linear,
+    kept,
+    uniform,
+)
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.overlay import Overlay, Site
 from lamina.registry import InputError
-
-PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
