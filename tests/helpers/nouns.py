@@ -131,6 +131,7 @@ def after(num_tasks, name, stream, backbone, **settings):
     for _ in range(num_tasks):
         next(reports)
     experience = stream.experiences[num_tasks]
+    learner.scores.costs.train_flops.append(0.0)
     learner.model.grow_head(max(experience.task.classes) + 1)
     preview = learner._summed(learner.strategy.preview, experience.train)
     learner.strategy.begin_task(learner.model, experience.task, preview)
