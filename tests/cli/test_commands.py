@@ -8,20 +8,34 @@ from lamina.strategies import strategy_names
 from watched import RAY
 
 
-def test_strategies_prints_the_card_of_each(lamina):
+def test_strategies_lists_each_on_a_line_with_what_goes_with_it(lamina):
     shown = lamina("strategies")
     assert shown.exit_code == 0
+    lines = shown.stdout.splitlines()
     cards = json.loads(lamina("strategies", "--json").stdout)
     assert [card["name"] for card in cards] == strategy_names()
     for card in cards:
-        assert card["summary"] in shown.stdout
+        (line,) = [each for each in lines if each.split()[:1] == [card["name"]]]
+        assert str(card["year"]) in line
+        assert line.endswith(card["summary"].partition("): ")[2])
         assert card["summary"].endswith(".")
-        assert card["paper"] in shown.stdout
-        assert card["year"] > 1980
+        assert card["paper"]
         assert card["scenarios"]
     er = next(card for card in cards if card["name"] == "er")
     assert er["needs_memory"]
     assert er["settings"] == {"replay_size": 32}
+    (line,) = [each for each in lines if each.split()[:1] == ["er"]]
+    assert "any or none | text,image +memory" in line
+
+
+def test_a_strategys_card_is_its_files_and_what_a_job_may_say(lamina):
+    shown = lamina("strategies", "ewc").stdout
+    assert shown.startswith("EWC (Kirkpatrick et al., 2017")
+    assert "Overcoming catastrophic forgetting in neural networks (2017)" in shown
+    assert "strength=1000.0" in shown
+    wrong = lamina("strategies", "ewv")
+    assert wrong.exit_code == 2
+    assert "did you mean 'ewc'?" in wrong.output
 
 
 @pytest.fixture

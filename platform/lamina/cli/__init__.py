@@ -62,12 +62,13 @@ def sweep(job: Path, overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="As a JSON list.")
-def strategies(as_json: bool) -> None:
-    """List the strategies and what goes with them."""
+def strategies(name: str | None, as_json: bool) -> None:
+    """List the strategies and what goes with them; with NAME, show one's card."""
     from lamina.cli.strategies import show_strategies
 
-    show_strategies(as_json)
+    show_strategies(name, as_json)
 
 
 @main.command()

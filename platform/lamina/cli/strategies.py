@@ -1,19 +1,33 @@
-"""`lamina strategies`: each method's card, from its own file."""
+"""`lamina strategies`: the methods, one line each; each one's card in full, from its own file."""
 
 import json
 import sys
 from dataclasses import MISSING, fields
+from itertools import groupby
 from typing import Any
 
 import click
 
+from lamina.adapters import kind_names
+from lamina.registry import unknown
 from lamina.strategies import strategy_class, strategy_names
+
+SHORT = {
+    "class_incremental": "class",
+    "task_incremental": "task",
+    "domain_incremental": "domain",
+    "task_free": "free",
+}
+"""Scenarios as the one-line list names them; every strategy takes one task of all (`joint`)."""
 
 
 def card(name: str) -> dict[str, Any]:
-    """What a strategy says of itself, as plain JSON."""
+    """What a strategy says of itself, as plain JSON. Raises InputError for one that is not there.
+    """
+    if name not in strategy_names():
+        raise unknown("strategy", name, strategy_names())
     cls = strategy_class(name)
-    sign = (sys.modules[cls.__module__].__doc__ or "").strip().partition("\n\n")[0]
+    sign = (sys.modules[cls.__module__].__doc__ or "").strip()
     defaults = {
         each.name: None if each.default is MISSING else each.default
         for each in fields(cls)
@@ -21,7 +35,8 @@ def card(name: str) -> dict[str, Any]:
     }
     return {
         "name": name,
-        "summary": " ".join(sign.split()),
+        "summary": " ".join(sign.partition("\n\n")[0].split()),
+        "card": sign,
         "family": cls.family,
         "paper": cls.paper,
         "year": cls.year,
@@ -29,38 +44,66 @@ def card(name: str) -> dict[str, Any]:
         "adapters": None if cls.adapters is None else list(cls.adapters),
         "modalities": list(cls.modalities),
         "needs_memory": cls.needs_memory,
+        "routes": cls.routes,
         "trained_tasks": cls.trained_tasks,
         "data": cls.data,
         "settings": defaults,
     }
 
 
-def show_strategies(as_json: bool) -> None:
-    """Print all cards: for people, or as a JSON list."""
-    cards = [card(name) for name in strategy_names()]
+def show_strategies(name: str | None, as_json: bool) -> None:
+    """Print every strategy on a line, or one's card: for people, or as JSON."""
+    cards = [card(each) for each in ([name] if name else strategy_names())]
     if as_json:
         click.echo(json.dumps(cards, indent=1))
-        return
+    elif name:
+        click.echo("\n".join(_in_full(cards[0])))
+    else:
+        _show_list(cards)
+
+
+def _show_list(cards: list[dict[str, Any]]) -> None:
     width = max(len(each["name"]) for each in cards) + 2
-    for each in cards:
-        click.echo(f"{each['name']:<{width}}{each['summary']}")
-        for line in _lines(each):
-            click.echo(f"{'':<{width}}{line}")
+    by_family = sorted(cards, key=lambda each: (each["family"], each["year"], each["name"]))
+    for family, members in groupby(by_family, key=lambda each: each["family"]):
+        click.echo(f"\n{family}")
+        for each in members:
+            method = each["summary"].partition("): ")[2]
+            click.echo(f"  {each['name']:<{width}}{each['year']}  {_fits(each):<50}  {method}")
     click.echo(
-        f"\n{len(cards)} strategies; `strategy: {{name: {cards[0]['name']}}}` in a job uses one."
+        f"\n{len(cards)} strategies: scenarios | adapters | modalities, needs | what it does. "
+        f"`lamina strategies {cards[0]['name']}` shows a card in full."
     )
 
 
-def _lines(each: dict[str, Any]) -> list[str]:
+def _fits(each: dict[str, Any]) -> str:
+    """What goes with a strategy, in a few words."""
+    scenarios = ",".join(SHORT[name] for name in each["scenarios"] if name in SHORT)
+    if each["adapters"] is None:
+        adapters = "any or none"
+    elif set(each["adapters"]) == set(kind_names()):
+        adapters = "any"
+    else:
+        adapters = ",".join(each["adapters"])
+    modalities = ",".join(each["modalities"])
+    needs = " +memory" if each["needs_memory"] else ""
+    return f"{scenarios} | {adapters} | {modalities}{needs}"
+
+
+def _in_full(each: dict[str, Any]) -> list[str]:
     kinds = each["adapters"]
-    adapters = "any adapter kind, or none" if kinds is None else f"adapter: {' or '.join(kinds)}"
     trains = {"all": "every task", "first": "the first task only", "none": "nothing"}
     needs = ["a memory"] if each["needs_memory"] else []
     needs += ["all tasks' data at once"] if each["data"] == "all" else []
-    settings = ", ".join(f"{key}={json.dumps(value)}" for key, value in each["settings"].items())
-    lines = [
-        f"{each['family']}; {each['paper']!r} ({each['year']})",
-        f"{', '.join(each['scenarios'])}; {', '.join(each['modalities'])}; {adapters}",
-        f"trains {trains[each['trained_tasks']]}; needs {' and '.join(needs) or 'nothing else'}",
-    ]
-    return [*lines, *([f"settings: {settings}"] if settings else [])]
+    rows = {
+        "family": each["family"],
+        "paper": f"{each['paper']} ({each['year']})",
+        "scenarios": ", ".join(each["scenarios"]),
+        "adapters": "any kind, or none" if kinds is None else ", ".join(kinds),
+        "modalities": ", ".join(each["modalities"]),
+        "trains": trains[each["trained_tasks"]],
+        "needs": " and ".join(needs) or "nothing else",
+        "settings": ", ".join(f"{k}={json.dumps(v)}" for k, v in each["settings"].items()),
+    }
+    lines = [f"{key + ':':<12}{value}" for key, value in rows.items() if value]
+    return [each["card"], "", *lines, f"{'in a job:':<12}strategy: {{name: {each['name']}}}"]
