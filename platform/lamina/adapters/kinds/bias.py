@@ -1,0 +1,57 @@
+"""BitFit (Ben Zaken et al., 2022): only the biases are trained."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.base import AdapterKind, Tensors, grouped_rows
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.overlay import Overlay, Site
+
+SUFFIX = ".bias"
+
+
+@dataclass(frozen=True)
+class Bias(AdapterKind):
+    """What is added to the bias of each linear module and LayerNorm that has one. As differences
+    they start at zero, and several adapters add up."""
+
+    targets: tuple[str, ...] | None = None
+    """Names of the linear modules, as PEFT's `target_modules` (the paper's smaller variant:
+    `[query, intermediate.dense]`). Default: every linear module and LayerNorm."""
+    layers: tuple[int, ...] | None = None
+    """Layers that carry it; negative numbers count from the last. Default: all, and the LayerNorms
+    outside them."""
+
+    def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
+        """Zeros: the adapted model starts as the frozen one."""
+        parts = backbone.architecture
+        if self.targets is None:
+            modules = [*parts.linears_in(self.layers), *parts.norms_in(self.layers)]
+        else:
+            modules = [site.write for site in parts.sites(self.targets, self.layers)]
+        return {
+            name + SUFFIX: torch.zeros(backbone.shape_of(name)[1])
+            for name in modules
+            if backbone.model.get_submodule(name).bias is not None
+        }
+
+    def overlay(
+        self, tensors: Tensors, backbone: Backbone, dropout: torch.Generator | None = None
+    ) -> Overlay:
+        """One patch per module."""
+        modules = {name.removesuffix(SUFFIX): tensor for name, tensor in tensors.items()}
+        return Overlay(
+            patches={Site(name, name): [Shift(tensor)] for name, tensor in modules.items()}
+        )
+
+
+@dataclass(frozen=True)
+class Shift:
+    """y + a vector, [d] or [K, d]."""
+
+    added: Tensor
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return (y + grouped_rows(self.added, y)).to(y.dtype)

@@ -1,0 +1,102 @@
+"""LayerNorm tuning (Qi et al., 2022; Zhao et al., 2024): only the weights and biases of the
+LayerNorms are trained."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from lamina.adapters.base import PEFT_PREFIX, AdapterKind, Tensors, grouped_rows
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.overlay import Overlay, Site
+
+WEIGHT, BIAS = ".weight", ".bias"
+PEFT_LAYER = ".ln_tuning_layers"
+
+
+@dataclass(frozen=True)
+class LayerNorm(AdapterKind):
+    """What is added to the weight and the bias of each LayerNorm. As differences they start at
+    zero, weight decay pulls them to the frozen model, and several adapters add up."""
+
+    layers: tuple[int, ...] | None = None
+    """Layers that carry it; negative numbers count from the last. Default: all, and the LayerNorms
+    outside them."""
+
+    def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
+        """Zeros: the adapted model starts as the frozen one."""
+        return {
+            name + part: torch.zeros(backbone.shape_of(name)[1])
+            for name in backbone.architecture.norms_in(self.layers)
+            for part in (WEIGHT, BIAS)
+        }
+
+    def overlay(
+        self, tensors: Tensors, backbone: Backbone, dropout: torch.Generator | None = None
+    ) -> Overlay:
+        """One patch per LayerNorm."""
+        return Overlay(
+            patches={
+                Site(name, name): [
+                    NormPatch(tensors[name + WEIGHT], tensors[name + BIAS], _eps(backbone, name))
+                ]
+                for name in _modules_of(tensors)
+            }
+        )
+
+    def to_peft(
+        self, tensors: Tensors, backbone: Backbone
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """PEFT's LN tuning, which holds the weights and biases themselves."""
+        config = {"peft_type": "LN_TUNING", "target_modules": _modules_of(tensors)}
+        frozen = _frozen(tensors, backbone)
+        return config, {
+            PEFT_PREFIX + _peft_name(name): frozen[name] + tensor.cpu()
+            for name, tensor in tensors.items()
+        }
+
+    def from_peft(self, state: Tensors, backbone: Backbone) -> dict[str, Tensor]:
+        """The differences to the frozen weights and biases, up to the rounding of a sum."""
+        own = {
+            name.removeprefix(PEFT_PREFIX).replace(PEFT_LAYER, ""): tensor
+            for name, tensor in state.items()
+        }
+        frozen = _frozen(own, backbone)
+        return {name: tensor - frozen[name] for name, tensor in own.items()}
+
+
+@dataclass(frozen=True)
+class NormPatch:
+    """y + dw * (x - mean) / deviation + db: a LayerNorm whose weight and bias are larger by dw and
+    db, each [d] or [K, d]."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        standard = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return (y + standard * grouped_rows(self.weight, y) + grouped_rows(self.bias, y)).to(
+            y.dtype
+        )
+
+
+def _eps(backbone: Backbone, name: str) -> float:
+    module = backbone.model.get_submodule(name)
+    assert isinstance(module, nn.LayerNorm)
+    return module.eps
+
+
+def _modules_of(tensors: Tensors) -> list[str]:
+    return [name.removesuffix(WEIGHT) for name in tensors if name.endswith(WEIGHT)]
+
+
+def _peft_name(name: str) -> str:
+    module, part = name.rsplit(".", 1)
+    return f"{module}{PEFT_LAYER}.{part}"
+
+
+def _frozen(names: Tensors, backbone: Backbone) -> dict[str, Tensor]:
+    return {name: backbone.model.get_parameter(name).detach().float().cpu() for name in names}

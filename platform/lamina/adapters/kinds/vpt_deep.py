@@ -1,0 +1,43 @@
+"""VPT-deep (Jia et al., 2022): fresh learned tokens enter every layer, and leave it again."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.base import Tensors, uniform
+from lamina.adapters.kinds._virtual_tokens import TENSOR, VirtualTokens
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.overlay import Overlay
+
+
+@dataclass(frozen=True)
+class VPTDeep(VirtualTokens):
+    """Tokens [layers, length, dim]. What a layer makes of them is dropped (Section 3.2), so all
+    that the input's tokens ever see of them is their keys and values: a prefix that the layer's
+    frozen projections compute, which is how they are laid over here.
+
+    An adapter on those projections that is active at once (LoRA) does not see these tokens.
+    """
+
+    def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
+        """Xavier uniform as between a patch of the image and a token, as in the authors' code; in a
+        text, between two tokens."""
+        self.refuse_without_prefixes(backbone)
+        parts, config = backbone.architecture, backbone.model.config
+        patch = getattr(config, "patch_size", None)
+        fan_in = backbone.dim if patch is None else config.num_channels * patch**2
+        shape = (parts.num_layers, self.length, backbone.dim)
+        return {TENSOR: uniform(shape, (6 / (fan_in + backbone.dim)) ** 0.5, generator)}
+
+    def overlay(
+        self, tensors: Tensors, backbone: Backbone, dropout: torch.Generator | None = None
+    ) -> Overlay:
+        """The keys and values of each layer's tokens."""
+        layers = tensors[TENSOR].unbind(-3)
+        return Overlay(
+            prefixes={
+                layer: [backbone.keys_and_values(tokens, layer)]
+                for layer, tokens in enumerate(layers)
+            }
+        )
