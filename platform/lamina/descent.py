@@ -1,8 +1,8 @@
 """A small descent: gradient steps on a few tensors whose loss needs no backbone, as refitting a
-head on Gaussian features.
+head on Gaussian features; and sums and products of gradients by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -35,3 +35,26 @@ def descend(
             optimizer.step()
             schedule.step()
     return {name: tensor.detach() for name, tensor in moving.items()}
+
+
+def inner(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Tensor:
+    """The inner product of two gradients given by name, float64; what is absent is zero."""
+    products = [
+        torch.dot(first[name].double().flatten(), second[name].double().flatten())
+        for name in first
+        if name in second
+    ]
+    return torch.stack(products).sum() if products else torch.zeros((), dtype=torch.float64)
+
+
+def plus(
+    gradients: Mapping[str, Tensor],
+    references: Sequence[Mapping[str, Tensor]],
+    weights: Sequence[float],
+) -> dict[str, Tensor]:
+    """g + sum_k w_k g_k of gradients given by name; what is absent is zero."""
+    total = dict(gradients)
+    for reference, weight in zip(references, weights, strict=True):
+        for name, value in reference.items():
+            total[name] = total[name] + weight * value if name in total else weight * value
+    return total

@@ -128,7 +128,16 @@ def test_an_encoded_stream_knows_its_tasks(tiny_bert):
     stream = Stream("texts", "joint", "text", ("a",), (Experience(task, part, part, part),))
     encoded = tiny_bert.encode_stream(stream).experiences[0]
     assert isinstance(encoded.train, Batch)
-    assert encoded.train.task == encoded.test.task == task
+    assert encoded.train.task == encoded.test.task == encoded.task == task
+
+
+def test_the_tasks_of_an_encoded_stream_know_what_their_classes_are_called(tiny_bert):
+    part = samples(TEXTS)
+    task = Task(1, "second", (2, 0))
+    names = ("weather", "music", "light")
+    stream = Stream("texts", "joint", "text", names, (Experience(task, part, part, part),))
+    encoded = tiny_bert.encode_stream(stream).experiences[0]
+    assert encoded.task.class_names == encoded.train.task.class_names == ("light", "weather")
 
 
 @pytest.mark.parametrize(

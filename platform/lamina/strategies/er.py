@@ -2,8 +2,8 @@
 tasks.
 
 Trained: the job's adapter and the head. Remembered: the exemplars of the job's memory. Differs from
-the paper: rows enter the memory when their task ends, not as they pass, so a task is never replayed
-to itself.
+the paper: where the stream has tasks, rows enter the memory when their task ends, so that a task is
+never replayed to itself; in a task-free stream they enter as they pass, as in the paper.
 """
 
 from dataclasses import dataclass
@@ -26,6 +26,13 @@ class ER(Strategy):
     family = "replay"
     paper = "On Tiny Episodic Memories in Continual Learning"
     year = 2019
+    scenarios = (
+        "class_incremental",
+        "task_incremental",
+        "domain_incremental",
+        "joint",
+        "task_free",
+    )
     needs_memory = True
 
     def __post_init__(self) -> None:

@@ -2,10 +2,10 @@
 earlier tasks are held.
 
 Trained: the job's adapter and the head. Remembered: one Fisher diagonal and one anchor of the
-trained tensors. The Fisher is the empirical one, squared gradients of the log-likelihood of the
-true labels, sample by sample: the square of a batch's mean gradient, which some public code takes
-instead, is another quantity. Differs from the papers: head rows that appear with a task are free
-until it ends.
+trained tensors (online), or one of each per task. The Fisher is the empirical one, squared
+gradients of the log-likelihood of the true labels, sample by sample: the square of a batch's mean
+gradient, which some public code takes instead, is another quantity. Differs from the papers: head
+rows that appear with a task are free until it ends; lambda stands where the papers write lambda/2.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ import torch
 
 from lamina.adapters.model import AdaptedModel, per_sample_gradients
 from lamina.core import Batch, StepOutput, Summary, Task
-from lamina.losses import cross_entropy, quadratic_penalty
+from lamina.losses import cross_entropy, quadratic_penalties
 from lamina.memory.memory import Replay
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
@@ -26,13 +26,16 @@ SAMPLES_AT_ONCE = 32
 
 @dataclass
 class EWC(Strategy):
-    """Cross-entropy with a quadratic pull towards the last task's solution, weighted by the Fisher
-    diagonal."""
+    """Cross-entropy with a quadratic pull towards the last task's solution (or every task's),
+    weighted by the Fisher diagonal."""
 
     strength: float = 1000.0
     """lambda, the weight of the penalty."""
+    online: bool = True
+    """One Fisher and the last anchor for all tasks together (Schwarz et al.); otherwise one of each
+    per task, which grows with their number (Kirkpatrick et al.)."""
     decay: float = 1.0
-    """gamma, what an earlier Fisher counts after another task; 1 sums over tasks."""
+    """gamma, what an earlier Fisher counts after another task, where online; 1 sums over tasks."""
 
     family = "regularisation"
     paper = "Overcoming catastrophic forgetting in neural networks"
@@ -45,15 +48,15 @@ class EWC(Strategy):
             raise InputError(f"strategy.decay: {self.decay} is not in [0, 1]")
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
-        """L = CE(f(x), y) + lambda * sum_j F_j (phi_j - phi*_j)^2."""
+        """L = CE(f(x), y) + lambda * sum_k sum_j F_kj (phi_j - phi*_kj)^2, k over what is kept."""
         loss = cross_entropy(model(batch.inputs).logits, batch.labels)
         if not self.state:
             return StepOutput(loss)
-        anchor, fisher = self.state["anchor"], self.state["fisher"]
+        parameters = model.parameters()
         penalty = torch.stack(
             [
-                quadratic_penalty(value, anchor[name], fisher[name])
-                for name, value in model.parameters().items()
+                quadratic_penalties(parameters, each["anchor"], each["fisher"])
+                for each in self.state["kept"]
             ]
         ).sum()
         return StepOutput(loss + self.strength * penalty, {"penalty": penalty.detach()})
@@ -73,11 +76,13 @@ class EWC(Strategy):
         return Summary({**sums, "count": torch.tensor(float(len(batch)))})
 
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
-        """F <- gamma F + mean over the task's samples, phi* <- phi."""
+        """F = mean over the task's samples, phi* <- phi; online F <- gamma F_old + F."""
         assert review is not None
         parameters = model.parameters()
         fisher = {name: review[name] / review["count"].item() for name in parameters}
-        for name, old in self.state.get("fisher", {}).items():
-            fisher[name][: len(old)] += self.decay * old
-        self.state["fisher"] = fisher
-        self.state["anchor"] = {name: value.detach().clone() for name, value in parameters.items()}
+        anchor = {name: value.detach().clone() for name, value in parameters.items()}
+        kept = self.state.get("kept", [])
+        if self.online and kept:
+            for name, old in kept.pop()["fisher"].items():
+                fisher[name][: len(old)] += self.decay * old
+        self.state["kept"] = [*kept, {"fisher": fisher, "anchor": anchor}]

@@ -1,6 +1,6 @@
 """Finetune (sequential fine-tuning): one shared adapter and head, trained on each task in turn.
 
-Trained: the job's adapter (SeqLoRA with `lora`; without an adapter, a linear probe) and the head.
+Trained: the job's adapter (SeqLoRA with `lora`; `linear_probe` has none) and the head.
 Remembered: nothing. The lower bound: whatever a method adds must beat it.
 """
 
@@ -22,6 +22,13 @@ class Finetune(Strategy):
         "An Empirical Investigation of Catastrophic Forgetting in Gradient-Based Neural Networks"
     )
     year = 2013
+    scenarios = (
+        "class_incremental",
+        "task_incremental",
+        "domain_incremental",
+        "joint",
+        "task_free",
+    )
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y)."""

@@ -27,7 +27,7 @@ class LwF(Strategy):
     """Cross-entropy on the new classes and distillation on the old ones."""
 
     strength: float = 1.0
-    """lambda_o, the weight of the distillation (1 in the paper)."""
+    """lambda_o / T^2, the weight of the distillation (1/4 in the paper)."""
     temperature: float = 2.0
     """T, the softening of both models' outputs."""
 

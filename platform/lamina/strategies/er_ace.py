@@ -1,0 +1,53 @@
+"""ER-ACE (Caccia et al., 2022): replay with an asymmetric cross-entropy, under which new rows do
+not push old classes away.
+
+Trained: the job's adapter and the head. Remembered: the exemplars of the job's memory. The batch's
+cross-entropy is over the classes that occur in it, the exemplars' over all classes. Differs from
+the paper: where the stream has tasks, rows enter the memory when their task ends and not as they
+pass, so that the last task's classes have never been weighed against the others (in a task-free
+stream they are, as in the paper).
+"""
+
+from dataclasses import dataclass
+
+from lamina.adapters.model import AdaptedModel
+from lamina.core import Batch, StepOutput
+from lamina.losses import cross_entropy
+from lamina.memory.memory import Replay
+from lamina.registry import InputError
+from lamina.strategies.base import Strategy
+
+
+@dataclass
+class ERACE(Strategy):
+    """Cross-entropy of the batch among its own classes, and of exemplars among all."""
+
+    replay_size: int = 32
+    """Exemplars drawn for each batch."""
+
+    family = "replay"
+    paper = "New Insights on Reducing Abrupt Representation Change in Online Continual Learning"
+    year = 2022
+    scenarios = (
+        "class_incremental",
+        "task_incremental",
+        "domain_incremental",
+        "joint",
+        "task_free",
+    )
+    needs_memory = True
+
+    def __post_init__(self) -> None:
+        if self.replay_size < 0:
+            raise InputError(f"strategy.replay_size: {self.replay_size} is negative")
+
+    def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
+        """L = CE(f(x), y; classes of the batch) + CE(f(x_m), y_m; all classes); until there are
+        exemplars, CE over all classes, as in the authors' code."""
+        logits = model(batch.inputs).logits
+        exemplars = replay.draw(self.replay_size)
+        if exemplars is None:
+            return StepOutput(cross_entropy(logits, batch.labels))
+        incoming = cross_entropy(logits, batch.labels, classes=batch.labels.unique().tolist())
+        replayed = cross_entropy(model(exemplars.inputs).logits, exemplars.labels)
+        return StepOutput(incoming + replayed, {"replayed": replayed.detach()})

@@ -1,0 +1,116 @@
+"""GEM (Lopez-Paz and Ranzato, 2017): a step may not raise the loss on any past task's exemplars, to
+first order.
+
+Trained: the job's adapter and the head. Remembered: the exemplars of the job's memory, each with
+its task. The gradient is projected before the optimiser takes it, so the promise holds for a step
+of SGD; an optimiser with momentum or per-element scaling only starts from the projected gradient.
+Differs from the paper: exemplars are drawn for each step where the memory is larger than
+`replay_size`, and are of the job's policy instead of each task's last rows. The margin is added to
+the solution, as the paper has it; the authors' code bounds the solution by it from below.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.base import Tensors
+from lamina.adapters.model import AdaptedModel
+from lamina.core import Batch, StepOutput, Summary, Task
+from lamina.descent import inner, plus
+from lamina.losses import cross_entropy
+from lamina.memory.memory import Replay
+from lamina.registry import InputError
+from lamina.strategies.base import Strategy
+
+
+@dataclass
+class GEM(Strategy):
+    """Cross-entropy on the batch; its gradient is moved to the nearest that no past task speaks
+    against."""
+
+    replay_size: int = 200
+    """Exemplars drawn for each step, of all past tasks together; a memory of this size or less is
+    used whole, as in the paper."""
+    margin: float = 0.5
+    """gamma, added to the weight of every past task's gradient: favours backward transfer."""
+
+    family = "replay"
+    paper = "Gradient Episodic Memory for Continual Learning"
+    year = 2017
+    needs_memory = True
+
+    def __post_init__(self) -> None:
+        if self.replay_size < 1:
+            raise InputError(f"strategy.replay_size: {self.replay_size} is not positive")
+        if self.margin < 0:
+            raise InputError(f"strategy.margin: {self.margin} is negative")
+
+    def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
+        """Every task before this one has a constraint."""
+        self.state["num_past"] = task.index
+
+    def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
+        """L = CE(f(x), y) on the batch; one reference per past task, the same loss on its
+        exemplars."""
+        loss = cross_entropy(model(batch.inputs).logits, batch.labels)
+        exemplars = replay.draw(self.replay_size)
+        if exemplars is None:
+            return StepOutput(loss)
+        losses = cross_entropy(model(exemplars.inputs).logits, exemplars.labels, reduction="none")
+        # A past task without a row in this draw keeps its place, with a gradient of zero.
+        references = []
+        for past in range(self.state["num_past"]):
+            mine = (exemplars.extras["task"] == past).to(losses.dtype)
+            references.append((losses * mine).sum() / mine.sum().clamp_min(1))
+        return StepOutput(loss, references=references)
+
+    def annotate(self, model: AdaptedModel, batch: Batch) -> Mapping[str, Tensor]:
+        """The index of the task that an exemplar comes from."""
+        assert batch.task is not None
+        return {"task": torch.full((len(batch),), batch.task.index)}
+
+    def adjust(
+        self, model: AdaptedModel, gradients: Tensors, references: Sequence[Tensors]
+    ) -> Tensors:
+        """Where some g . g_k < 0: g + sum_k (v_k + gamma) g_k, with v of the dual (eq. 11)."""
+        agreement = [inner(gradients, each) for each in references]
+        if all(each >= 0 for each in agreement):
+            return gradients
+        gram = torch.stack(
+            [torch.stack([inner(one, other) for other in references]) for one in references]
+        )
+        weights = nonnegative_minimum(gram, torch.stack(agreement)) + self.margin
+        return plus(gradients, references, weights.tolist())
+
+
+def nonnegative_minimum(p: Tensor, q: Tensor) -> Tensor:
+    """The v >= 0 that minimises v^T P v / 2 + q^T v, float64 [t]; P [t, t] is positive
+    semi-definite and q in its range.
+
+    Exact after finitely many steps: the active-set method of Lawson and Hanson (1974). Variables
+    become free one by one, the most promising first; the minimum over the free ones is approached
+    until one of them meets its bound.
+    """
+    v = torch.zeros_like(q)
+    free = torch.zeros(len(q), dtype=torch.bool)
+    tolerance = 1e-10 * max(float(q.abs().max()), float(p.abs().max()), 1e-300)
+    for _ in range(3 * len(q)):
+        slope = -(p @ v + q)
+        slope[free] = -torch.inf
+        if slope.max() <= tolerance:
+            break
+        free[slope.argmax()] = True
+        while True:
+            target = torch.zeros_like(v)
+            target[free] = torch.linalg.pinv(p[free][:, free], hermitian=True) @ -q[free]
+            blocking = free & (target < 0)
+            if not blocking.any():
+                break
+            reach = torch.where(blocking, v / (v - target), torch.inf)
+            v = v + reach.min() * (target - v)
+            free &= reach > reach.min()
+            v[~free] = 0.0
+        v = target
+    return v

@@ -1,0 +1,70 @@
+"""Per-task oracle (Rebuffi et al., 2017): an adapter and a head for each task alone, picked by the
+task that the test gives away.
+
+Trained: the current task's adapter and head, from new. Remembered: those of every earlier task,
+frozen. Nothing is shared, so nothing is forgotten and nothing transferred: what single-task
+training reaches, which task-incremental learning is measured against. It needs to be told the task,
+so it is for task-incremental streams only; where it is asked without one, every task's module
+answers for its own classes, and nothing weighs them against each other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.core import Batch, StepOutput, Summary, Task
+from lamina.losses import cross_entropy
+from lamina.memory.memory import Replay
+from lamina.strategies.base import Strategy
+
+
+@dataclass
+class Oracle(Strategy):
+    """Cross-entropy over the task's classes, under the task's own adapter and head."""
+
+    family = "baseline"
+    paper = "Learning multiple visual domains with residual adapters"
+    year = 2017
+    scenarios = ("task_incremental",)
+
+    def setup(self, model: AdaptedModel) -> None:
+        """Nothing yet: every task brings its own."""
+
+    def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
+        """A new adapter and head; all others stay as they are."""
+        model.freeze(*model.adapters)
+        model.add(f"task_{task.index}")
+        model.grow_head(len(task.classes), name=_head(task.index))
+        self.state[str(task.index)] = list(task.classes)
+
+    def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
+        """L = CE over the task's classes."""
+        assert batch.task is not None
+        classes = torch.tensor(batch.task.classes, device=batch.labels.device)
+        places = (batch.labels[:, None] == classes).int().argmax(dim=1)
+        logits = self._of_task(model, batch.inputs, batch.task.index)
+        return StepOutput(cross_entropy(logits, places))
+
+    def _of_task(self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: int) -> Tensor:
+        """Logits [N, classes of the task] of the task's own module."""
+        own = [name for name in model.active if name == f"task_{task}"]
+        return model(inputs, adapters=own, head=_head(task)).logits
+
+    def predict(
+        self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
+    ) -> Tensor:
+        """The task's logits at its classes' places, minus infinity elsewhere."""
+        answered = [str(task.index)] if task is not None else list(self.state)
+        number = len(next(iter(inputs.values())))
+        shape = (number, model.num_classes())
+        logits = torch.full(shape, float("-inf"), device=model.backbone.device)
+        for index in answered:
+            logits[:, self.state[index]] = self._of_task(model, inputs, int(index))
+        return logits
+
+
+def _head(task: int) -> str:
+    return f"{HEAD}_{task}"
