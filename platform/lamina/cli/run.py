@@ -102,7 +102,7 @@ def _train(
     """Learn every task, telling the scribe and the display. No run stays open, whatever happens."""
 
     def tell(event: str, **more: Any) -> None:
-        scribe.record({"event": event, "trial": identity, **more}, reports)
+        scribe.record({"event": event, "trial": identity, **more}, [(trial.name, reports)])
 
     reports: list[Report] = []
     scenario, num_tasks = trial.job.scenario.kind, len(learner.stream)

@@ -27,7 +27,7 @@ def sweep_job(path: Path, overrides: Sequence[str]) -> None:
     total = sum(len(stream) * number for stream, number in zip(streams, draws, strict=True))
     console.print(f"{job.name}: {plan.num_trials} trials, {job.scenario.kind} on {job.stream.name}")
     with display(console, total) as shown:
-        results = run_sweep(job, SweepProgress(shown, plan.num_trials, num_tasks))
+        results = run_sweep(job, SweepProgress(shown, plan.num_trials, num_tasks), streams)
     settings = job.sweep or SweepSettings()
     rows = leaderboard(results, settings.metric, settings.mode)
     write_leaderboard(rows, job.output_dir)

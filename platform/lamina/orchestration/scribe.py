@@ -10,7 +10,10 @@ from lamina.tracking.base import CompositeTracker, Tracker
 from lamina.tracking.json_lines import JsonLinesTracker
 from lamina.tracking.matrix import matrix_document
 from lamina.tracking.mlflow_tracker import MlflowTracker
-from lamina.tracking.plots import draw_matrix
+from lamina.tracking.plots import draw_curves, draw_matrix
+
+Told = tuple[str, Sequence[Report]]
+"""What a person calls a trial, and its reports."""
 
 
 class Scribe:
@@ -22,8 +25,9 @@ class Scribe:
         self._tracker = tracker
         self._folder = folder
 
-    def record(self, event: Mapping[str, Any], reports: Sequence[Report]) -> None:
-        """Take down `event`; `reports` are those of its trial when it ends."""
+    def record(self, event: Mapping[str, Any], told: Sequence[Told]) -> None:
+        """Take down `event`; `told` is its trial when that ends, and every trial when the sweep
+        does."""
         trial = event["trial"]
         match event["event"]:
             case "sweep_started":
@@ -34,12 +38,16 @@ class Scribe:
                 report = event["report"]
                 self._tracker.log(trial, metrics_of(report), step=report["task"])
             case "finished" | "failed" | "stopped" as status:
-                for path in write_matrix(self._folder / trial, reports, trial):
-                    self._tracker.artifact(trial, path)
+                for name, reports in told:
+                    for path in write_matrix(self._folder / trial, reports, name):
+                        self._tracker.artifact(trial, path)
                 if adapters := event.get("artifacts"):
                     self._tracker.artifact(trial, Path(adapters), folder="adapters")
                 self._tracker.finish_trial(trial, status)
             case "sweep_finished":
+                for path in write_curves(self._folder.parent, told):
+                    self._tracker.artifact(None, path)
+                self._tracker.log(None, best_of(told), step=0)
                 self._tracker.finish_sweep(event["status"])
 
     def close(self) -> None:
@@ -78,6 +86,38 @@ def write_matrix(folder: Path, reports: Sequence[Report], name: str) -> list[Pat
         paths.append(folder / f"accuracy_matrix_{part}.png")
         draw_matrix(paths[-1], tasks=tasks, accuracy=accuracy, part=part, name=name)
     return paths
+
+
+def write_curves(folder: Path, told: Sequence[Told]) -> list[Path]:
+    """The average accuracy of every trial over its tasks as pictures in `folder`, if there are two
+    trials at least that learned something."""
+    learned = [(name, reports) for name, reports in told if reports]
+    if len(learned) < 2:
+        return []
+    longest = max((reports for _, reports in learned), key=len)
+    paths = []
+    for part in ("validation", "test"):
+        key = f"{part}/average_accuracy"
+        curves = {
+            name: [report["metrics"][key] for report in reports if key in report["metrics"]]
+            for name, reports in learned
+        }
+        paths.append(folder / f"average_accuracy_{part}.png")
+        tasks = [report["task_name"] for report in longest]
+        draw_curves(paths[-1], tasks=tasks, curves=curves, part=part, name=folder.name)
+    return paths
+
+
+def best_of(told: Sequence[Told]) -> dict[str, float]:
+    """The sweep's own metrics: its trials that learned every task, and the best average accuracy
+    among them."""
+    ended = [reports[-1]["metrics"] for _, reports in told if reports and reports[-1]["done"]]
+    found = {"sweep/finished_trials": float(len(ended))}
+    for part in ("validation", "test"):
+        values = [each[f"{part}/average_accuracy"] for each in ended]
+        if values:
+            found[f"sweep/best_{part}_average_accuracy"] = max(values)
+    return found
 
 
 def make_tracker(

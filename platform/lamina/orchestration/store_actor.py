@@ -330,11 +330,13 @@ class StoreActor:
         loop = asyncio.get_running_loop()
         while news := self._store.events(self._told):
             for place, event in news:
-                ends = event["event"] in ("finished", "failed", "stopped")
-                reports = self._store.reports(event["trial"]) if ends else []
+                told = [
+                    (self._store.name(trial), self._store.reports(trial))
+                    for trial in self._concerned(event)
+                ]
                 try:
                     await loop.run_in_executor(
-                        self._scribe_thread, self._scribe.record, event, reports
+                        self._scribe_thread, self._scribe.record, event, told
                     )
                 except Exception as error:
                     # A full disk, say. Training is worth more than its diary.
@@ -343,6 +345,12 @@ class StoreActor:
         self._telling = None
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def _concerned(self, event: Mapping[str, Any]) -> list[str]:
+        """The trials whose reports the scribe needs to take down `event`."""
+        if event["event"] == "sweep_finished":
+            return self._store.trials()
+        return [event["trial"]] if event["event"] in ("finished", "failed", "stopped") else []
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

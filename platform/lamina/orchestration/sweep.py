@@ -1,7 +1,7 @@
 """A sweep: the store, the hosts and the Tuner, started together and ended together."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,8 +36,15 @@ _TRIAL_SHARE = 0.001
 every core."""
 
 
-def run_sweep(job: Job, on_event: Callable[[Event], None]) -> list[dict[str, Any]]:
+def run_sweep(
+    job: Job,
+    on_event: Callable[[Event], None],
+    checked: Sequence[Stream[Samples]] | None = None,
+) -> list[dict[str, Any]]:
     """Train every trial of a job's sweep on Ray, and return what is known of each.
+
+    `checked` are the streams of the plan's points as `check_parts` returned them; they are built
+    here where they are not given.
 
     A row has `trial`, `name`, `settings`, `mapping`, `status` (finished, failed or stopped),
     `error` and `reports`. What an earlier sweep in the same folder finished is not trained again;
@@ -56,7 +63,7 @@ def run_sweep(job: Job, on_event: Callable[[Event], None]) -> list[dict[str, Any
     settings = job.sweep or SweepSettings()
     scheduler = make_scheduler(settings)
     make_searcher(settings, job.seed, 1)
-    streams = _check(plan)
+    streams = _first_streams(plan, checked)
     # Ray may still be writing there when it is told to stop.
     scratch = TemporaryDirectory(prefix="lamina-ray-", ignore_cleanup_errors=True)
     with scratch, cluster():
@@ -73,19 +80,17 @@ def _check_output_dir(output_dir: Path) -> None:
         )
 
 
-def _check(plan: SweepPlan) -> Streams:
-    """Build the first stream of each source and scenario, so that it fails before Ray is started if
-    it does.
-
-    Returns the streams by digest.
-    """
+def _first_streams(plan: SweepPlan, checked: Sequence[Stream[Samples]] | None) -> Streams:
+    """The first stream of each source and scenario, by digest: it fails before Ray is started if it
+    does. (Of those that differ in their seed only, `check_parts` built the first.)"""
     streams = {}
     seen = []
-    for job in [point.trial.job for point in plan.points]:
+    for place, point in enumerate(plan.points):
+        job = point.trial.job
         made_of = (job.stream, job.scenario)
         if made_of not in seen:
             seen.append(made_of)
-            streams[stream_digest(job.mapping)] = stream_of(job)
+            streams[stream_digest(job.mapping)] = checked[place] if checked else stream_of(job)
     return streams
 
 
