@@ -11,7 +11,7 @@ from lamina.adapters.model import HEAD
 from lamina.core import Samples, generator_of
 from lamina.strategies import strategy_class
 from lamina.strategies.zero_shot import in_words
-from nouns import NO_REPLAY, NOUNS, after, logits_of, make_learner
+from nouns import NO_REPLAY, NOUNS, after, as_scenario, logits_of, make_learner
 
 
 def learn_on(learner, data):
@@ -137,7 +137,7 @@ def test_inclora_cross_entropy_leaves_old_rows_of_the_head_alone(nouns, tiny_ber
 
 @pytest.mark.parametrize("adapter", ["lora", None])
 def test_oracle_of_a_task_is_that_task_learned_alone(adapter, nouns, tiny_bert):
-    told = replace(nouns, scenario="task_incremental")
+    told = as_scenario(nouns, "task_incremental")
     learner = make_learner("oracle", told, tiny_bert, adapter=adapter)
     reports = learner.learn()
     rows = [next(reports).test]
@@ -155,7 +155,7 @@ def test_oracle_of_a_task_is_that_task_learned_alone(adapter, nouns, tiny_bert):
 
 
 def test_oracle_trains_on_each_task_with_its_own_head(nouns, tiny_bert):
-    learner, data = after(1, "oracle", nouns, tiny_bert)
+    learner, data = after(1, "oracle", as_scenario(nouns, "task_incremental"), tiny_bert)
     assert {name.split(".")[0] for name in learner.model.parameters()} == {"head_1", "task_1"}
     loss = learner.strategy.step(learner.model, data, NO_REPLAY).loss
     logits = learner.model(data.inputs, adapters=["task_1"], head="head_1").logits
@@ -163,7 +163,7 @@ def test_oracle_trains_on_each_task_with_its_own_head(nouns, tiny_bert):
 
 
 def test_oracle_takes_class_numbers_in_any_order(nouns, tiny_bert):
-    learner, data = after(1, "oracle", nouns, tiny_bert)
+    learner, data = after(1, "oracle", as_scenario(nouns, "task_incremental"), tiny_bert)
     learner.model.grow_head(6)
     task = replace(nouns.experiences[1].task, index=7, classes=(5, 3))
     learner.strategy.begin_task(learner.model, task, None)

@@ -4,7 +4,8 @@ the new task's data.
 Trained: the job's adapter and the head. Remembered: a frozen copy of both, as they were before the
 task. With an adapter the teacher shares the backbone, so it costs no second model. Differs from the
 paper: one head over all classes instead of one per task; the new task's cross-entropy sees its own
-classes only, as the paper's does; no warm-up of the new head.
+classes only, as the paper's does; no warm-up of the new head. The distillation carries the
+factor T^2 of Hinton et al., which the paper leaves out: its lambda_o is T^2 times the strength.
 """
 
 from dataclasses import dataclass
