@@ -37,7 +37,7 @@ class Subspace:
         ||matrix||_F^2 (GPM, eq. 9)."""
         directions, energy = left_directions(self.outside(matrix))
         total = matrix.square().sum()
-        inside = total - energy.sum()
+        inside = (total - energy.sum()).clamp_min(0.0)
         before = inside + energy.cumsum(0) - energy
         new = directions[:, : int((before < threshold * total).sum())]
         if self.is_complement:
