@@ -10,6 +10,7 @@ import yaml
 
 from lamina.config import ConfigError, load_job, parse_job
 from lamina.config.reading import read_yaml
+from lamina.registry import InputError
 
 
 def problems_of(mapping):
@@ -59,7 +60,7 @@ def test_a_whole_number_is_a_number_and_so_is_1e_3(small):
     [
         (
             {"strategy": {"name": "finetun"}},
-            r"strategy\.name: 'finetun' is unknown; did you mean 'finetune'\? \(allowed: er, .*\)",
+            r"strategy\.name: 'finetun' is unknown; did you mean 'finetune'\? \(allowed: acl, .*\)",
         ),
         (
             {"adapter": {"kind": "lorra"}},
@@ -87,7 +88,7 @@ def test_a_whole_number_is_a_number_and_so_is_1e_3(small):
         ),
         (
             {"strategy": {"name": "ewc", "strenght": 2}},
-            r"strategy\.strenght: unknown key; did you mean 'strength'\? .*decay, name, strength\)",
+            r"strategy\.strenght: unknown key; did you mean 'strength'\? .*decay, name, online, strength\)",
         ),
         ({"trainig": {}}, r"trainig: unknown key; did you mean 'training'\? \(allowed: .*\)"),
         (
@@ -130,8 +131,8 @@ def test_a_whole_number_is_a_number_and_so_is_1e_3(small):
             {"strategy": "er"},
             r"strategy: 'er' is not allowed \(allowed: a mapping with the key 'name'\)",
         ),
-        ({"strategy": {}}, r"strategy\.name: missing \(allowed: er, .*\)"),
-        ({"strategy": {"name": 3}}, r"strategy\.name: 3 is not allowed \(allowed: er, .*\)"),
+        ({"strategy": {}}, r"strategy\.name: missing \(allowed: acl, .*\)"),
+        ({"strategy": {"name": 3}}, r"strategy\.name: 3 is not allowed \(allowed: acl, .*\)"),
         ({"stream": None}, r"stream\.name: missing \(allowed: .*digits.*\)"),
         ({"training": 3}, r"training: 3 is not allowed \(allowed: a mapping\)"),
         ({"backbone": {}}, r"backbone\.name: missing \(allowed: text\)"),
@@ -317,3 +318,19 @@ def test_a_strategy_that_needs_a_boundary_is_refused_where_there_is_none(small):
     free = {**small, "scenario": {"kind": "task_free"}, "strategy": {"name": "ewc"}}
     (problem,) = problems_of(free)
     assert problem.startswith("scenario.kind: 'task_free' does not go with strategy 'ewc' (allowed")
+
+
+def test_a_second_file_is_laid_over_the_first_and_words_over_both(small, tmp_path):
+    first = write(tmp_path, {key: value for key, value in small.items() if key != "name"})
+    second = tmp_path / "longer.yaml"
+    second.write_text("training: {epochs: 3, batch_size: 5}\nstrategy.name: er\n")
+    job = load_job(first, [str(second), "training.epochs=4"])
+    assert (job.training.epochs, job.training.batch_size) == (4, 5)
+    assert job.strategy_name == "er"
+    assert job.name == "job-longer"
+    assert load_job(first, [str(second), "name=mine"]).name == "mine"
+
+
+def test_a_second_file_that_is_not_there_is_named(small, tmp_path):
+    with pytest.raises(InputError, match=r"job: no file 'nowhere.yaml'"):
+        load_job(write(tmp_path, small), ["nowhere.yaml"])

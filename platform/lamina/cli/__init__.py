@@ -32,7 +32,7 @@ def main() -> None:
 
 
 _job = click.argument("job", type=click.Path(path_type=Path))
-_overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+_overrides = click.argument("overrides", nargs=-1, metavar="[FILE | KEY=VALUE]...")
 
 
 @main.command()
@@ -41,7 +41,8 @@ _overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 def run(job: Path, overrides: tuple[str, ...]) -> None:
     """Train the one trial that JOB says, in this process.
 
-    KEY=VALUE sets a dotted key of the job: strategy.name=er seed=3
+    FILE is a job file laid over it, as jobs/streams/digits.yaml; KEY=VALUE sets a dotted key of the
+    job: strategy.name=er seed=3
     """
     from lamina.cli.run import run_job
 
@@ -54,7 +55,8 @@ def run(job: Path, overrides: tuple[str, ...]) -> None:
 def sweep(job: Path, overrides: tuple[str, ...]) -> None:
     """Train every trial of JOB's sweep, on Ray, and rank them.
 
-    KEY=VALUE sets a dotted key of the job: training.epochs=1
+    FILE is a job file laid over it, as jobs/streams/digits.yaml; KEY=VALUE sets a dotted key of the
+    job: training.epochs=1
     """
     from lamina.cli.sweep import sweep_job
 

@@ -10,7 +10,7 @@ from lamina.adapters.base import AdapterKind
 from lamina.backbones.backbone import BackboneSettings
 from lamina.config.fields import ConfigError, read_fields, settings_of, unknown_key
 from lamina.config.overrides import NAMED_BY, SPACE, dotted, laid_over, nested
-from lamina.config.reading import Plain, read_job_file, read_overrides, shown
+from lamina.config.reading import Plain, is_job_file, read_job_file, read_overrides, shown
 from lamina.config.sections import read_member, stays
 from lamina.config.space import Domain, read_domain
 from lamina.core import Task
@@ -171,17 +171,23 @@ _SECTIONS = (
 
 
 def load_job(path: Path | str, overrides: Sequence[str] = ()) -> Job:
-    """The job in a file, with `KEY=VALUE` overrides laid over it.
+    """The job in a file, with others laid over it: first job files, in their order, then
+    `KEY=VALUE` words.
 
-    An overridden key that the sweep's space would vary varies no longer. Raises ConfigError (or
-    InputError, when there is nothing to check yet) with a line for every problem.
+    `prompt.yaml digits.yaml` is called `prompt-digits` unless a file gives a name. An overridden
+    key that the sweep's space would vary varies no longer. Raises ConfigError (or InputError, when
+    there is nothing to check yet) with a line for every problem.
     """
     problems: list[str] = []
-    given = {"name": Path(path).stem, **nested(read_job_file(Path(path)), problems)}
-    over = nested(read_overrides(overrides), problems)
+    files = [Path(path), *(Path(each) for each in overrides if is_job_file(each))]
+    words = [each for each in overrides if not is_job_file(each)]
+    mapping: Plain = {"name": "-".join(each.stem for each in files)}
+    for each in files:
+        mapping = laid_over(mapping, nested(read_job_file(each), problems), stays)
+    over = nested(read_overrides(words), problems)
     if problems:
         raise ConfigError(*problems)
-    mapping = laid_over(given, over, stays)
+    mapping = laid_over(mapping, over, stays)
     sweep = mapping.get("sweep")
     if isinstance(sweep, dict) and isinstance(sweep.get("space"), dict):
         fixed = dotted({key: value for key, value in over.items() if key != "sweep"})

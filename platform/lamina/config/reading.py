@@ -93,6 +93,11 @@ def read_job_file(path: Path) -> Plain:
     return given
 
 
+def is_job_file(word: str) -> bool:
+    """Whether a word on the command line names a file, and no key with its value."""
+    return "=" not in word and word.endswith((".yaml", ".yml"))
+
+
 def _job_files(path: Path) -> list[str]:
     folders = {path.parent, Path("jobs")}
     return [str(each) for folder in folders if folder.is_dir() for each in folder.glob("*.y*ml")]
@@ -110,7 +115,7 @@ def read_overrides(overrides: Sequence[str]) -> Plain:
         if not equals or not key.strip():
             raise InputError(
                 f"override: {override!r} is not KEY=VALUE (allowed: a dotted key and a YAML value, "
-                f"as in strategy.name=er)"
+                f"as in strategy.name=er, or a YAML file)"
             )
         values[key.strip()] = read_yaml(value, f"override {override!r}")
     return values
