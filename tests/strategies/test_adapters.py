@@ -1,6 +1,8 @@
 """Strategies with an adapter per task or per layer, against naive versions written from the
 papers' equations."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -379,6 +381,24 @@ def test_ada_replaces_the_most_related_adapter_of_a_full_pool(nouns, tiny_bert):
         assert torch.equal(answer[:, classes], logits[:, classes])
 
 
+def test_ada_gives_classes_that_come_again_to_the_adapter_that_learned_them_last(nouns, tiny_bert):
+    learner, data = after(1, "ada", nouns, tiny_bert, pool_size=1)
+    again = replace(nouns.experiences[1].task, classes=(1, 2))
+    strategy, model = learner.strategy, learner.model
+    strategy.begin_phase(model, again, 1)
+    labels = torch.where(data.labels == 3, 1, data.labels)
+    loss = strategy.step(model, replace(data, task=again, labels=labels), NO_REPLAY).loss
+    features = model(data.inputs, adapters=[CONSOLIDATED]).features
+    wanted = []
+    for name, classes in (("pool_0", [0]), (NEW, [1, 2])):
+        logits = model(data.inputs, adapters=[name], head=TEACHER_HEAD).logits[:, classes]
+        wanted.append(logits - logits.mean(1, keepdim=True))
+    student = model.logits(features)[:, :3]
+    torch.testing.assert_close(loss, F.mse_loss(student, torch.cat(wanted, dim=1)))
+    strategy.end_task(model, again, None)
+    assert strategy.state["classes"] == [[0, 1, 2]]
+
+
 def test_ada_with_room_for_every_task_keeps_each_adapter_as_it_was_learned(nouns, tiny_bert):
     learner = make_learner("ada", nouns, tiny_bert, pool_size=3)
     reports = learner.learn()
@@ -420,22 +440,21 @@ def test_acl_first_phase_calls_exemplars_others(nouns, tiny_bert):
 
 
 def test_acl_second_phase_sums_over_heads_on_a_balanced_mixture(nouns, tiny_bert):
-    learner, data = after(2, "acl", nouns, tiny_bert)
+    learner, data = after(2, "acl", nouns, tiny_bert, replay_size=5)
     strategy, model = learner.strategy, learner.model
     batch = data[slice(0, 3)]
     strategy.begin_phase(model, nouns.experiences[2].task, 1)
     trained = {name.split(".")[0] for name in model.parameters()}
     assert trained == {"head_0", "head_1", "head_2"}
     replay = Replay(learner.memory, learner._rows, 7, "cpu")
-    exemplars = replay.draw(3 * 4 // 2)
-    assert len(exemplars) == 6
+    exemplars = replay.draw(5)
     loss = 0.0
     for index in range(3):
-        for each in (batch, exemplars):
+        for each, num_classes in ((batch, 2), (exemplars, 4)):
             logits = model(each.inputs, adapters=[f"task_{index}"], head=f"head_{index}").logits
             for n, label in enumerate(each.labels.tolist()):
                 place = label - 2 * index if label // 2 == index else 2
-                loss -= logits[n].log_softmax(0)[place] / 9
+                loss -= logits[n].log_softmax(0)[place] / len(each) * num_classes / 6
     torch.testing.assert_close(strategy.step(model, batch, replay).loss, loss, atol=1e-4, rtol=1e-4)
 
 
@@ -472,14 +491,14 @@ def test_acl_second_phase_trains_heads_only_and_for_its_share(nouns, tiny_bert):
     assert not same(head, copies(learner.model, "head_0"))
 
 
-def test_acl_without_exemplars_in_the_first_phase_never_sees_others(nouns, tiny_bert):
-    learner, data = after(1, "acl", nouns, tiny_bert, replay_size=0)
+def test_acl_before_there_are_exemplars_is_cross_entropy_of_the_new_head(nouns, tiny_bert):
+    learner, data = after(0, "acl", nouns, tiny_bert)
     strategy, model = learner.strategy, learner.model
-    strategy.begin_phase(model, nouns.experiences[1].task, 0)
-    replay = Replay(learner.memory, learner._rows, 7, "cpu")
-    logits = model(data.inputs, adapters=["task_1"], head="head_1").logits
-    loss = strategy.step(model, data, replay).loss
-    torch.testing.assert_close(loss, F.cross_entropy(logits, data.labels - 2))
+    strategy.begin_phase(model, nouns.experiences[0].task, 0)
+    logits = model(data.inputs, adapters=["task_0"], head="head_0").logits
+    assert logits.shape[1] == 3
+    loss = strategy.step(model, data, NO_REPLAY).loss
+    torch.testing.assert_close(loss, F.cross_entropy(logits, data.labels))
 
 
 # sema
@@ -623,7 +642,7 @@ def test_sema_grows_by_image_too_and_in_as_many_layers_as_it_may(shapes, tiny_vi
         ("adaptercl", {"components": 0}, "strategy.components"),
         ("ada", {"pool_size": 0}, "strategy.pool_size"),
         ("ada", {"distillation": 0.0}, "strategy.distillation"),
-        ("acl", {"replay_size": -1}, "strategy.replay_size"),
+        ("acl", {"replay_size": 0}, "strategy.replay_size"),
         ("acl", {"fine_tuning": 0.0}, "strategy.fine_tuning"),
         ("sema", {"threshold": 0.0}, "strategy.threshold"),
         ("sema", {"descriptor_width": 0}, "strategy.descriptor_width"),

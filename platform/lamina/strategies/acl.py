@@ -6,8 +6,8 @@ Trained: first the current task's adapter and head, on its rows and on exemplars
 doubts compare. Remembered: all adapters and heads, and the exemplars with their tasks. Differs from
 the authors' code: heads go into the second phase as the first left them (there all but the first
 start anew), every head sees every row of a batch (there only if the batch has a row of its task),
-a new adapter does not start from the last, and the mixture is balanced by drawing exemplars in
-proportion, not by dropping rows of the new classes.
+a new adapter does not start from the last, and the mixture is balanced by weights, not by dropping
+rows of the new classes.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class ACL(Strategy):
     """Cross-entropy over the task's classes and "others"; then the same, summed over all heads."""
 
     replay_size: int = 32
-    """Exemplars that join each batch of the first phase."""
+    """Exemplars that join each batch."""
     fine_tuning: float = 0.25
     """Length of the second phase, as a share of a task's epochs (50 of 200)."""
 
@@ -43,8 +43,8 @@ class ACL(Strategy):
     routes = True
 
     def __post_init__(self) -> None:
-        if self.replay_size < 0:
-            raise InputError(f"strategy.replay_size: {self.replay_size} is negative")
+        if self.replay_size < 1:
+            raise InputError(f"strategy.replay_size: {self.replay_size} is not positive")
         if self.fine_tuning <= 0:
             raise InputError(f"strategy.fine_tuning: {self.fine_tuning} is not positive")
 
@@ -78,23 +78,29 @@ class ACL(Strategy):
         """L = CE(head t, y or "others"); in the second phase the sum of that over all heads."""
         assert batch.task is not None
         last = batch.task.index
-        is_second = self.state["phase"] == 1
-        exemplars = replay.draw(self.num_balanced(batch) if is_second else self.replay_size)
+        exemplars = replay.draw(self.replay_size)
+        weights = self.weights(len(batch), 0 if exemplars is None else len(exemplars))
         tasks = torch.full_like(batch.labels, last)
         if exemplars is not None:
             tasks = torch.cat([tasks, exemplars.extras["task"]])
             batch = Batch.cat([batch, exemplars])
         losses = []
-        for index in range(0 if is_second else last, last + 1):
+        for index in range(0 if self.state["phase"] == 1 else last, last + 1):
             adapter, head = modules(index)
             logits = model(batch.inputs, [adapter], head).logits
-            losses.append(cross_entropy(logits, self.labels_of(index, batch.labels, tasks)))
+            labels = self.labels_of(index, batch.labels, tasks)
+            each = cross_entropy(logits, labels, reduction="none")
+            losses.append((each * weights.to(each)).sum())
         return StepOutput(torch.stack(losses).sum())
 
-    def num_balanced(self, batch: Batch) -> int:
-        """How many exemplars give old classes as many rows each as this batch gives new ones."""
+    def weights(self, num_new: int, num_old: int) -> Tensor:
+        """What rows of the task and exemplars after them count, [num_new + num_old]: in the first
+        phase alike, in the second so that every class, old or new, counts the same."""
+        if self.state["phase"] == 0 or num_old == 0:
+            return torch.full((num_new + num_old,), 1 / (num_new + num_old))
         *old, new = [len(classes) for classes in self.state["classes"]]
-        return round(len(batch) * sum(old) / new)
+        shares = torch.tensor([new / num_new] * num_new + [sum(old) / num_old] * num_old)
+        return shares / shares.sum()
 
     def labels_of(self, index: int, labels: Tensor, tasks: Tensor) -> Tensor:
         """Labels as the head of a task counts them: places in its classes, "others" last."""

@@ -108,8 +108,8 @@ class ADA(Strategy):
     def double_distillation(self, model: AdaptedModel, batch: Batch, task: Task) -> Tensor:
         """Mean square of student - (centred logits of the old classes' teacher, centred logits of
         the new classes' teacher)."""
-        slot = self.state["slot"]
-        old, new = self.state["classes"][slot], list(task.classes)
+        slot, new = self.state["slot"], list(task.classes)
+        old = [each for each in self.state["classes"][slot] if each not in new]
         with torch.no_grad():
             logits = [
                 model(batch.inputs, [adapter], TEACHER_HEAD).logits[:, classes]
@@ -120,12 +120,15 @@ class ADA(Strategy):
         return (student - target).square().mean()
 
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
-        """Put the new or the consolidated adapter in its place."""
+        """Put the new or the consolidated adapter in its place. Classes that came again move
+        there."""
         slot = self.state["slot"]
         model.copy(CONSOLIDATED if CONSOLIDATED in model.adapters else NEW, pooled(slot))
         for name in (NEW, CONSOLIDATED, TEACHER_HEAD):
             if name in model.adapters:
                 model.remove(name)
+        for classes in self.state["classes"]:
+            classes[:] = [each for each in classes if each not in task.classes]
         self.state["classes"][slot] += task.classes
 
     def predict(
