@@ -141,6 +141,8 @@ class Backbone:
             raise InputError(
                 f"backbone.name: what the attention of a {self.model_type!r} model reads is unknown"
             )
+        # A copy: torch's counter of operations loses a view that enters a module in inference mode.
+        tokens = tokens.to(self.model.dtype, copy=True)
         if parts.norms_before_attention:
             tokens = self.model.get_submodule(parts.norms_before_attention[layer])(tokens)
         _, key, value = (f"{parts.attentions[layer]}.{name}" for name in parts.projections)
