@@ -34,10 +34,10 @@ class VPTDeep(VirtualTokens):
         self, tensors: Tensors, backbone: Backbone, dropout: torch.Generator | None = None
     ) -> Overlay:
         """The keys and values of each layer's tokens."""
-        layers = tensors[TENSOR].unbind(-3)
+        tokens = tensors[TENSOR]
         return Overlay(
             prefixes={
-                layer: [backbone.keys_and_values(tokens, layer)]
-                for layer, tokens in enumerate(layers)
+                layer: [backbone.keys_and_values(tokens.select(-3, layer), layer)]
+                for layer in range(tokens.shape[-3])
             }
         )
