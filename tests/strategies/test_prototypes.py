@@ -14,7 +14,7 @@ from lamina.adapters.model import HEAD, MAIN
 from lamina.core import Batch, generator_of
 from lamina.memory.gaussian import Gaussians
 from lamina.strategies.fecam import correlation, shrunk_covariance
-from lamina.strategies.safe import FAST, SLOW_HEAD
+from lamina.strategies.safe import FAST, SLOW_HEAD, transfer
 from lamina.strategies.slca import ALIGNED, normalised_logits
 from lamina.strategies.ssiat import BEFORE
 from nouns import NO_REPLAY, after, drift, logits_of, make_learner
@@ -370,14 +370,16 @@ def test_safe_transfer_is_over_the_correlation_of_unit_features(nouns, tiny_bert
     torch.testing.assert_close(output.loss, naive, atol=1e-4, rtol=1e-4)
 
 
-def test_safe_transfer_holds_the_slow_learner_at_the_frozen_features(nouns, tiny_bert):
-    def angle(weight):
-        learner, data = after(0, "safe", nouns, tiny_bert, diagonal=weight, redundancy=0.0)
+def test_safe_transfer_moves_the_slow_learner_by_either_term(nouns, tiny_bert):
+    def terms(**weights):
+        settings = {"diagonal": 0.0, "redundancy": 0.0, **weights}
+        learner, data = after(0, "safe", nouns, tiny_bert, **settings)
         train(learner, data)
-        frozen = tiny_bert(data.inputs).features
-        return (1 - F.cosine_similarity(features_of(learner, data), frozen)).mean()
+        return transfer(features_of(learner, data), tiny_bert(data.inputs).features)
 
-    assert angle(100.0) < 0.5 * angle(0.0)
+    free = terms()
+    assert terms(diagonal=100.0)[0] < free[0]
+    assert terms(redundancy=1000.0)[1] < free[1]
 
 
 def test_safe_fast_learner_is_aligned_and_cross_classified(nouns, tiny_bert):
