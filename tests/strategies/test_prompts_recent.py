@@ -1,7 +1,6 @@
 """CPrompt, ConvPrompt, VQ-Prompt, OVOR, PGP and MoCL against naive versions from their papers."""
 
 from dataclasses import replace
-from math import ceil
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from lamina.adapters.model import HEAD
 from lamina.adapters.prompt_pool import POOL
 from lamina.adapters.prompting import convolved
 from lamina.backbones.overlay import Overlay
-from lamina.core import Task, generator_of
+from lamina.core import Summary, Task, generator_of
 from lamina.losses import energy_bounds, self_distillation
 from lamina.memory.outliers import outermost, paired_batches, virtual_outliers
 from lamina.strategies.mocl import composed
@@ -542,21 +541,20 @@ def test_convprompt_weighs_kernels_by_the_first_token_that_enters_the_layer(fixt
     torch.testing.assert_close(predict(learner, data), logits, atol=1e-5, rtol=1e-4)
 
 
-def test_convprompt_adds_as_many_kernels_as_a_task_is_unlike_the_past(nouns, tiny_bert):
-    learner, _ = after(2, "convprompt", nouns, tiny_bert, **small("convprompt", max_kernels=400))
-    means = []
-    for each in nouns.experiences:
-        features = tiny_bert(each.train.inputs).features
-        means.append([features[each.train.labels == c].mean(0) for c in each.task.classes])
-    largest = [
-        max(float(F.cosine_similarity(new, old, dim=0)) for task in means[:2] for old in task)
-        for new in means[2]
-    ]
-    number = ceil((1 - sum(largest) / 2) * 400)
-    assert 1 < number < 400
-    sizes = [len(task_tensors(learner, index)["keys"]) for index in range(3)]
-    assert sizes[0] == 400
-    assert abs(sizes[2] - number) <= 1
+@pytest.mark.parametrize(("cosines", "number"), [((0.6, 0.2), 5), ((1.0, 1.0), 1), ((0.0, 0.0), 8)])
+def test_convprompt_adds_as_many_kernels_as_a_task_is_unlike_the_past(
+    cosines, number, nouns, tiny_bert
+):
+    learner, _ = after(0, "convprompt", nouns, tiny_bert, **small("convprompt", max_kernels=8))
+    learner.model.grow_head(4)
+    unit = torch.eye(32)
+    learner.strategy.state["sums"] = {"count": torch.tensor([3.0, 5.0]), "total": 3 * unit[:2]}
+    own = [c * unit[i] + (1 - c**2) ** 0.5 * unit[i + 2] for i, c in enumerate(cosines)]
+    total = torch.stack([0 * unit[0], 0 * unit[0], 2 * own[0], 7 * own[1]])
+    preview = Summary({"count": torch.tensor([0.0, 0.0, 2.0, 7.0]), "total": total})
+    learner.strategy.begin_task(learner.model, Task(1, "second", (2, 3)), preview)
+    assert [len(task_tensors(learner, index)["keys"]) for index in range(2)] == [8, number]
+    assert torch.equal(learner.strategy.state["sums"]["count"], torch.tensor([3.0, 5.0, 2.0, 7.0]))
 
 
 def test_convprompt_pays_for_what_its_shared_tensors_moved(nouns, tiny_bert):
@@ -594,6 +592,7 @@ def test_convprompt_anchoring_holds_what_is_shared_and_old_kernels_never_move(no
         ("cprompt", {"length": 0}, "strategy.length"),
         ("cprompt", {"smoothing": 0.0}, "strategy.smoothing"),
         ("convprompt", {"kernel": 0}, "strategy.kernel"),
+        ("convprompt", {"max_kernels": 9}, "strategy.max_kernels"),
         ("convprompt", {"anchoring": -1.0}, "strategy.anchoring"),
         ("vq_prompt", {"length": 7}, "strategy.length"),
         ("vq_prompt", {"temperature": 0.0}, "strategy.temperature"),

@@ -61,9 +61,11 @@ class ConvPrompt(Strategy):
         """Embeddings from U(-1, 1), [layers * 2 * heads, length + k - 1, dim / heads + k - 1], and
         the projection dim -> dim / 2 -> dim / 4."""
         dim, heads = model.backbone.dim, model.backbone.model.config.num_attention_heads
-        channels = len(self.layers_of(model)) * 2 * heads
+        if self.max_kernels > dim // 4:
+            raise InputError(f"strategy.max_kernels: {self.max_kernels} is more than {dim // 4}")
+        rows, columns = self.length + self.kernel - 1, dim // heads + self.kernel - 1
+        shape = (len(self.layers_of(model)) * 2 * heads, rows, columns)
         generator = generator_of(model.seed, "adapter", SHARED)
-        shape = (channels, self.length + self.kernel - 1, dim // heads + self.kernel - 1)
         shared = {"embeddings": uniform(shape, 1.0, generator)}
         for name, d_in, d_out in (("down", dim, dim // 2), ("query", dim // 2, dim // 4)):
             shared[f"{name}.weight"] = uniform((d_out, d_in), d_in**-0.5, generator)
@@ -81,13 +83,11 @@ class ConvPrompt(Strategy):
         return Summary(class_sums(query, batch.labels, model.num_classes()))
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
-        """J_t = ceil((1 - likeness) J_max) new kernels with keys orthonormal to the old; keep the
-        shared tensors as they are."""
+        """Add J_t = ceil((1 - likeness) J_max) kernels, with keys orthonormal to the old."""
         assert preview is not None
         index, number = self.state["num_tasks"], self.max_kernels
         dim, channels = model.backbone.dim, len(model.adapters[SHARED].tensors["embeddings"])
-        earlier = torch.empty(0, dim // 4)
-        past = self.state.get("sums", {})
+        earlier, past = torch.empty(0, dim // 4), self.state.get("sums", {})
         if past:
             known = class_means(past)[past["count"] > 0]
             own = F.normalize(class_means(preview.sums)[list(task.classes)])
