@@ -40,6 +40,7 @@ class L2P(Strategy):
     family = "prompt"
     paper = "Learning to Prompt for Continual Learning"
     year = 2022
+    scenarios = (*Strategy.scenarios, "task_free")
     adapters = (NO_ADAPTER,)
 
     def __post_init__(self) -> None:
@@ -50,12 +51,12 @@ class L2P(Strategy):
         add_pool(model, self.pool_size, self.length)
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
-        """L = CE(task's classes) - lambda * mean over inputs of the sum of cos(q(x), k) over the
-        picked keys."""
-        assert batch.task is not None
+        """L = CE(task's classes, or all where no task is told) - lambda * mean over inputs of the
+        sum of cos(q(x), k) over the picked keys."""
         picked, similarity = self.pick(model, batch.inputs)
         logits = self.logits(model, batch.inputs, picked)
-        loss = cross_entropy(logits, batch.labels, classes=batch.task.classes)
+        classes = batch.task.classes if batch.task is not None else None
+        loss = cross_entropy(logits, batch.labels, classes=classes)
         pulled = similarity.sum(dim=1).mean()
         return StepOutput(loss - self.pull * pulled, {"key_similarity": pulled.detach()})
 
