@@ -93,7 +93,7 @@ class CLLoRA(Strategy):
         past = [model.adapters[f"mu_{each}"].tensors["mu"] for each in self.state["prototypes"]]
         mu = model.adapters[f"mu_{name}"].tensors["mu"]
         alike = F.cosine_similarity(torch.stack(past), mu[None]).abs().mean()
-        with torch.no_grad():
+        with torch.no_grad(), model.dropping(None):
             taught = self.logits(model, self.features(model, batch.inputs, [TEACHER])[1])
         student = self.logits(model, at_exit)[:, classes]
         kept = distillation(student, taught[:, classes], self.temperature) / self.temperature**2
