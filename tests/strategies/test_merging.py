@@ -1,5 +1,7 @@
 """Strategies that merge: what they train from, what they merge, what answers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 from lamina.adapters.kinds.lora import modules_of
 from lamina.adapters.merging import trim
 from lamina.adapters.model import HEAD, MAIN
-from lamina.core import generator_of
+from lamina.core import Batch, generator_of
 from lamina.memory.memory import Replay
 from lamina.strategies.adaptive_merging import MERGE
 from lamina.strategies.task_arithmetic import MERGED, ORIGIN
@@ -155,6 +157,25 @@ def test_one_task_at_full_weight_and_density_answers_as_it_was_trained(name, nou
     main, merged = (learner.model.adapters[each].tensors for each in (MAIN, MERGED))
     for key in merged:
         torch.testing.assert_close(merged[key], main[key].detach(), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("name", [*EVERY, "adaptive_merging"])
+def test_domains_of_the_same_classes_are_merged_too(name, nouns, tiny_bert):
+    experiences = []
+    for each in nouns.experiences:
+        task = replace(each.task, classes=(0, 1))
+        parts = {
+            part: replace(each.part(part), labels=each.part(part).labels % 2, task=task)
+            for part in ("train", "validation", "test")
+        }
+        experiences.append(replace(each, task=task, **parts))
+    stream = replace(nouns, scenario="domain_incremental", experiences=tuple(experiences))
+    training = TrainingSettings(epochs=6, batch_size=4, learning_rate=2e-2)
+    learner = make_learner(name, stream, tiny_bert, training=training)
+    list(learner.learn())
+    train = Batch.cat([each.train for each in experiences])
+    right = logits_of(learner, train).argmax(1) == train.labels
+    assert right.float().mean() > 0.6
 
 
 # adaptive_merging
