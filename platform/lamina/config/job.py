@@ -180,11 +180,10 @@ def load_job(path: Path | str, overrides: Sequence[str] = ()) -> Job:
     """
     problems: list[str] = []
     files = [Path(path), *(Path(each) for each in overrides if is_job_file(each))]
-    words = [each for each in overrides if not is_job_file(each)]
     mapping: Plain = {"name": "-".join(each.stem for each in files)}
     for each in files:
         mapping = laid_over(mapping, nested(read_job_file(each), problems), stays)
-    over = nested(read_overrides(words), problems)
+    over = nested(read_overrides(overrides), problems)
     if problems:
         raise ConfigError(*problems)
     mapping = laid_over(mapping, over, stays)

@@ -104,13 +104,16 @@ def _job_files(path: Path) -> list[str]:
 
 
 def read_overrides(overrides: Sequence[str]) -> Plain:
-    """`KEY=VALUE` words as one mapping from dotted keys to values; each value is YAML.
+    """`KEY=VALUE` words as one mapping from dotted keys to values; each value is YAML. Job files
+    among them are left out.
 
     Raises InputError when a word is not `KEY=VALUE`; of a key given twice the last one counts, as
     on any command line.
     """
     values: Plain = {}
     for override in overrides:
+        if is_job_file(override):
+            continue
         key, equals, value = override.partition("=")
         if not equals or not key.strip():
             raise InputError(
