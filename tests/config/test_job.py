@@ -88,7 +88,8 @@ def test_a_whole_number_is_a_number_and_so_is_1e_3(small):
         ),
         (
             {"strategy": {"name": "ewc", "strenght": 2}},
-            r"strategy\.strenght: unknown key; did you mean 'strength'\? .*decay, name, online, strength\)",
+            r"strategy\.strenght: unknown key; did you mean 'strength'\? "
+            r".*decay, name, online, strength\)",
         ),
         ({"trainig": {}}, r"trainig: unknown key; did you mean 'training'\? \(allowed: .*\)"),
         (

@@ -297,3 +297,18 @@ def test_one_bad_value_is_one_line_however_many_variants_there_are(small):
     assert problems == [
         "sweep.space.training.learning_rate: 'abc' is not allowed (allowed: a number)"
     ]
+
+
+def test_variants_that_do_not_go_with_the_stream_are_refused_or_left_out_with_the_reason(small):
+    variants = [{"strategy": {"name": "finetune"}}, {"strategy": {"name": "zero_shot"}}]
+    sweep = {"variants": variants}
+    with pytest.raises(ConfigError, match=r"number 2: .*'zero_shot' reads texts, .* of images"):
+        expand(parse_job({**small, "sweep": sweep}))
+    plan = expand(parse_job({**small, "sweep": {**sweep, "unfit": "skip"}}))
+    assert [each.trial.job.strategy_name for each in plan.points] == ["finetune"]
+    assert plan.notes[0].endswith("left out")
+    broken = [*variants, {"strategy": {"name": "er", "replay_size": -1}}]
+    with pytest.raises(ConfigError, match=r"number 3: strategy.replay_size: -1 is negative"):
+        expand(parse_job({**small, "sweep": {"variants": broken, "unfit": "skip"}}))
+    with pytest.raises(ConfigError, match="left out"):
+        expand(parse_job({**small, "sweep": {"variants": variants[1:], "unfit": "skip"}}))

@@ -8,7 +8,7 @@ from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone, BackboneSettings, outline_backbone
 from lamina.config.fields import ConfigError
 from lamina.config.job import Job
-from lamina.core import Batch, Samples, Stream
+from lamina.core import Batch, Modality, Samples, Stream
 from lamina.registry import InputError
 from lamina.streams import build_stream
 from lamina.tracking.mlflow_store import check_uri
@@ -81,10 +81,9 @@ def _taking_down(problems: dict[str, None]) -> Iterator[None]:
 
 
 def _check_modality(job: Job, stream: Stream[Samples], backbone: Backbone) -> None:
-    """Everybody has to read what the stream is of."""
-    readers = [
-        (f"backbone.name: {job.backbone.name!r}", (backbone.modality,)),
-        (f"strategy.name: {job.strategy_name!r}", job.strategy.modalities),
+    """Backbone and adapter have to read what the stream is of (a strategy's job has seen to it)."""
+    readers: list[tuple[str, tuple[Modality, ...]]] = [
+        (f"backbone.name: {job.backbone.name!r}", (backbone.modality,))
     ]
     if job.adapter is not None:
         readers.append((f"adapter.kind: {job.adapter.name!r}", job.adapter.modalities))

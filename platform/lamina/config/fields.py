@@ -32,6 +32,10 @@ class ConfigError(InputError):
         return "\n".join(self.args)
 
 
+class Unfit(str):
+    """A problem's line that says that two parts, each sound, do not go together."""
+
+
 def settings_of(cls: type) -> dict[str, Field[Any]]:
     """The fields of a dataclass that a job may set."""
     return {each.name: each for each in fields(cls) if each.init and not each.name.startswith("_")}

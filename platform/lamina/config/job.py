@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from lamina.adapters.base import AdapterKind
 from lamina.backbones.backbone import BackboneSettings
-from lamina.config.fields import ConfigError, read_fields, settings_of, unknown_key
+from lamina.config.fields import ConfigError, Unfit, read_fields, settings_of, unknown_key
 from lamina.config.overrides import NAMED_BY, SPACE, dotted, laid_over, nested
 from lamina.config.reading import Plain, is_job_file, read_job_file, read_overrides, shown
 from lamina.config.sections import read_member, stays
@@ -35,6 +35,9 @@ class SweepSettings:
     space: dict[str, Any] = field(default_factory=dict)
     """What varies in every variant that does not fix it: a dotted key -> {function of ray.tune:
     its arguments}."""
+    unfit: Literal["refuse", "skip"] = "refuse"
+    """What becomes of a variant whose strategy does not go with the scenario or the stream: the job
+    is refused, or the variant is left out and the plan says why."""
     num_samples: int = 1
     """How often what is drawn at random is drawn; a grid is tried in full each time."""
     metric: str = "validation/average_accuracy"
@@ -282,8 +285,19 @@ def _fit_to_strategy(sections: Plain, given: Plain, problems: list[str]) -> None
     if scenario is not None and scenario.kind not in cls.scenarios:
         allowed = ", ".join(cls.scenarios)
         problems.append(
-            f"scenario.kind: {scenario.kind!r} does not go with strategy {name!r} "
-            f"(allowed: {allowed})"
+            Unfit(
+                f"scenario.kind: {scenario.kind!r} does not go with strategy {name!r} "
+                f"(allowed: {allowed})"
+            )
+        )
+    stream = sections["stream"]
+    if stream is not None and stream.modality not in cls.modalities:
+        read = " or ".join(f"{each}s" for each in cls.modalities)
+        problems.append(
+            Unfit(
+                f"strategy.name: {name!r} reads {read}, but the stream {stream.name!r} is of "
+                f"{stream.modality}s"
+            )
         )
     if scenario is not None and scenario.one_pass and sections["training"] is not None:
         problems.extend(_passes(sections, name))

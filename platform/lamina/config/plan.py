@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from lamina.config.fields import ConfigError, settings_of, unknown_key
+from lamina.config.fields import ConfigError, Unfit, settings_of, unknown_key
 from lamina.config.job import Job, SweepSettings, parse_job
 from lamina.config.overrides import NAMED_BY, SPACE, dotted, laid_over, nested
 from lamina.config.reading import Plain, shown
@@ -95,12 +95,14 @@ def expand(job: Job) -> SweepPlan:
     problems = list(_not_varying(sweep))
     if problems:
         raise ConfigError(*problems)
-    draft = _Draft(_base(job), domains)
+    draft = _Draft(_base(job), domains, skips=sweep.unfit == "skip")
     for number, variant in enumerate(sweep.variants or ({},), start=1):
         draft.add(variant, number if sweep.variants else None)
     if draft.problems:
         raise ConfigError(*draft.problems)
     draft.check_every_key_is_known()
+    if not draft.found:
+        raise ConfigError(*draft.notes)
     if draft.problems:
         raise ConfigError(*draft.problems)
     drawn = {key: domain for key, domain in domains.items() if not domain.is_grid}
@@ -140,6 +142,8 @@ class _Draft:
 
     base: Plain
     domains: dict[str, Domain]
+    skips: bool
+    """Whether a variant that does not fit the stream is left out."""
     problems: dict[str, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
     found: dict[str, tuple[Job, Plain, tuple[str, ...]]] = field(default_factory=dict)
@@ -156,7 +160,11 @@ class _Draft:
         try:
             settled = _settle(self.base, fixed, {})
         except ConfigError as error:
-            self.problems |= dict.fromkeys(f"{where}{line}" for line in error.problems)
+            lines = dict.fromkeys(f"{where}{line}" for line in error.problems)
+            if self.skips and all(isinstance(line, Unfit) for line in error.problems):
+                self.notes |= dict.fromkeys(f"{line}; left out" for line in lines)
+            else:
+                self.problems |= lines
             return
         if number is not None:
             where = f"sweep.variants, number {number} ({_title(settled.job)}): "

@@ -41,6 +41,11 @@ class Source(ABC):
     A member is a module of `lamina.streams.sources`; its fields are its keys in the job's `stream`.
     """
 
+    @property
+    @abstractmethod
+    def modality(self) -> Modality:
+        """What its rows are: known before they are loaded."""
+
     @abstractmethod
     def load(self, seed: int) -> Table:
         """Its rows: the same ones for the same fields and seed.

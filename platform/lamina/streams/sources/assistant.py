@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
-from lamina.core import seed_of
+from lamina.core import Modality, seed_of
 from lamina.registry import InputError, unknown
 from lamina.streams.base import Source, Table, demo_module
 from lamina.streams.sources._household import ANYWHERE, HOUSEHOLDS
@@ -74,6 +74,11 @@ class Assistant(Source):
                 f"(allowed: {_FEWEST_FORMS} or more)"
             )
 
+    @property
+    def modality(self) -> Modality:
+        """Texts."""
+        return "text"
+
     def load(self, seed: int) -> Table:
         """The sentences, task by task and intent by intent.
 
@@ -101,7 +106,7 @@ class Assistant(Source):
             )
         task = {intent.label: intent.task for intent in intents}
         return Table(
-            modality="text",
+            modality=self.modality,
             values=[sentence.text for sentence in sentences],
             labels=[sentence.label for sentence in sentences],
             classes=labels,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lamina.core import Modality
 from lamina.streams.base import Source, Table, demo_module
 
 _BRIGHTEST = 16
@@ -16,13 +17,18 @@ class Digits(Source):
     The test set of Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits" (UCI, 1998).
     """
 
+    @property
+    def modality(self) -> Modality:
+        """Images."""
+        return "image"
+
     def load(self, seed: int) -> Table:
         """All rows in scikit-learn's order, whatever the seed."""
         data = demo_module("sklearn.datasets", self.name).load_digits()
         grey = torch.from_numpy(data.images * (255 / _BRIGHTEST)).round().to(torch.uint8)
         digits: list[int] = data.target.tolist()
         return Table(
-            modality="image",
+            modality=self.modality,
             values=list(grey[..., None].expand(-1, -1, -1, 3).contiguous()),
             labels=[str(digit) for digit in digits],
             classes=[str(digit) for digit in range(10)],

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lamina.core import Part
+from lamina.core import Modality, Part
 from lamina.registry import InputError, unknown
 from lamina.streams.base import Source, Table
 
@@ -50,6 +50,11 @@ class HuggingFace(Source):
                 f"(given: {self.text_column!r} and {self.image_column!r})"
             )
 
+    @property
+    def modality(self) -> Modality:
+        """As the column that is given."""
+        return "image" if self.text_column is None else "text"
+
     def load(self, seed: int) -> Table:
         """All rows, split by split, whatever the seed.
 
@@ -75,7 +80,7 @@ class HuggingFace(Source):
             parts += [part] * len(data)
         texts = values if self.text_column is not None else None
         return Table(
-            modality="image" if texts is None else "text",
+            modality=self.modality,
             values=values,
             labels=[str(label) for label in labels],
             classes=_natural_order(splits[self.train_split].features[self.label_column], labels),

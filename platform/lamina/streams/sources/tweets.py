@@ -8,6 +8,7 @@ from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
 
+from lamina.core import Modality
 from lamina.streams.base import Source, Table, missing_package
 
 # The file does not say which collection a tweet is from; the words by which they were made do.
@@ -30,6 +31,11 @@ class Tweets(Source):
     Every domain has all three labels: a domain-incremental stream by nature.
     """
 
+    @property
+    def modality(self) -> Modality:
+        """Texts."""
+        return "text"
+
     def load(self, seed: int) -> Table:
         """Every different tweet of one domain and one label, domain by domain, whatever the seed.
 
@@ -46,7 +52,7 @@ class Tweets(Source):
         order = list(_DOMAINS)
         rows.sort(key=lambda row: order.index(row[0]))
         return Table(
-            modality="text",
+            modality=self.modality,
             values=[text for _, text, _ in rows],
             labels=[sentiment for _, _, sentiment in rows],
             classes=["negative", "neutral", "positive"],
