@@ -170,11 +170,17 @@ def test_it_goes_through_pictures(name, shapes, tiny_vit):
 
 
 @pytest.fixture(scope="module")
-def by_two(tiny_bert_folder, tmp_path_factory):
-    """What two data-parallel workers have after the small stream, by strategy."""
-    return train_by_two(EVERY, tiny_bert_folder, tmp_path_factory.mktemp("two_workers"))
+def by_two(request, tiny_bert_folder, tmp_path_factory):
+    """What two data-parallel workers have after the small stream, by strategy that is asked for."""
+    asked = [
+        item.callspec.params["name"]
+        for item in request.session.items
+        if getattr(item, "originalname", "") == "test_two_data_parallel_workers_stay_equal"
+    ]
+    return train_by_two(asked, tiny_bert_folder, tmp_path_factory.mktemp("two_workers"))
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", EVERY)
 def test_two_data_parallel_workers_stay_equal(name, by_two):
     first, second = by_two[name]

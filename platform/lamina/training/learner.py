@@ -209,7 +209,8 @@ class Learner:
             notes = [self.strategy.annotate(self.model, each.to(device)) for each in chunks]
             return {name: torch.cat([each[name] for each in notes]) for name in notes[0]}
 
-        self.memory.offer(data, note)
+        with self.model.dropping(None):
+            self.memory.offer(data, note)
 
     def _takes_steps(self, task: Task) -> bool:
         strategy = self.strategy
