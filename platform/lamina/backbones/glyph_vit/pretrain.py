@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 class Recipe:
     """What a pre-training run does."""
 
-    steps: int = 12_000
-    batch_size: int = 32
+    steps: int = 4_000
+    batch_size: int = 64
     learning_rate: float = 1e-3
     """Highest, after a warm-up of 4% of the steps and before a cosine to zero."""
     weight_decay: float = 0.05
     label_smoothing: float = 0.1
-    gentle_steps: int = 500
+    gentle_steps: int = 1_500
     """Steps over which the distortions grow to their full strength."""
     seed: int = 0
     dim: int = 96
