@@ -11,9 +11,9 @@ READY := $(VENV)/.ready
 sweep: $(READY)
 	$(BIN)/lamina sweep jobs/quickstart.yaml
 
-# Everything that is checked before a change lands.
+# Everything that is checked before a change lands; two processes share the tests.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 # The checks that run nothing.
 check: $(READY)
