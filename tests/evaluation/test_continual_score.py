@@ -5,7 +5,6 @@ import pytest
 from lamina.evaluation.continual_score import (
     CRITERIA,
     continual_score,
-    continual_stability,
     criteria,
 )
 
@@ -43,22 +42,10 @@ def test_improvement_of_old_tasks_counts_as_transfer_and_not_as_remembering():
     assert "forward_transfer" not in each
 
 
-def test_every_criterion_stays_within_one_and_epsilon_forgives_passes():
-    spent = {"operations": [1.0], "operations_of_one_pass": [0.25], "epsilon": 2}
-    assert found(**spent)["computational_efficiency"] == 0.5
-    assert found(**{**spent, "epsilon": 8})["computational_efficiency"] == 1.0
+def test_every_criterion_stays_within_one():
+    assert found(operations_of_one_pass=[90.0] * 3)["computational_efficiency"] == 1.0
     assert found(memory_sizes=[500])["sample_storage_efficiency"] == 0.0
 
 
-def test_the_score_is_the_mean_of_what_is_defined_or_weighted():
+def test_the_score_is_the_mean_of_what_is_defined():
     assert continual_score({"accuracy": 0.8, "remembering": 0.4}) == pytest.approx(0.6)
-    assert continual_score({"accuracy": 0.8, "remembering": 0.4}, {"accuracy": 3}) == pytest.approx(
-        0.7
-    )
-
-
-def test_stability_falls_with_the_spread_over_runs():
-    same = [{"accuracy": 0.8, "remembering": 0.4}] * 2
-    assert continual_stability(same) == 1.0
-    other = [{"accuracy": 0.8, "remembering": 0.4}, {"accuracy": 0.6, "remembering": 0.4}]
-    assert continual_stability(other) == pytest.approx(1 - 0.1 / 2)

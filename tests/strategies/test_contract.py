@@ -125,6 +125,23 @@ def test_a_prediction_does_not_depend_on_the_rest_of_its_batch(name, run_of, nou
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_what_it_sums_over_the_data_does_not_depend_on_the_size_of_batches(name, run_of, nouns):
+    learner = run_of(name).learner
+    data = learner.stream.experiences[2].train
+    with torch.no_grad():
+        for look in (learner.strategy.preview, learner.strategy.review):
+            whole = look(learner.model, data)
+            if whole is None:
+                continue
+            parts = [look(learner.model, part) for part in data.chunks(3)]
+            added = sum(parts[1:], start=parts[0])
+            for key, value in whole.sums.items():
+                torch.testing.assert_close(added[key], value, atol=1e-3, rtol=1e-3)
+            for key, value in whole.rows.items():
+                torch.testing.assert_close(added[key], value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_its_route_is_a_task_for_each_row_if_it_routes(name, run_of, nouns):
     learner = run_of(name).learner
     if not learner.strategy.routes:

@@ -1,8 +1,8 @@
 """The composite score of Diaz-Rodriguez, Lomonaco et al. (2018), "Don't forget, there is more than
-forgetting": seven criteria, each in [0, 1], and their weighted mean. N tasks, R[i, j] from 0."""
+forgetting": seven criteria, each in [0, 1], and their mean. N tasks, R[i, j] from 0."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, pstdev
+from statistics import fmean
 
 from lamina.evaluation.accuracy_matrix import Row
 
@@ -24,7 +24,6 @@ def criteria(
     data_size: float,
     operations: Sequence[float],
     operations_of_one_pass: Sequence[float],
-    epsilon: float = 1.0,
 ) -> dict[str, float]:
     """The criteria that are defined, by name (section 3 of the paper).
 
@@ -43,7 +42,7 @@ def criteria(
         found["remembering"] = 1 - abs(min(transfer, 0.0))
         found["positive_backward_transfer"] = max(transfer, 0.0)
     shares = [
-        epsilon * once / total
+        once / total
         for once, total in zip(operations_of_one_pass, operations, strict=True)
         if total > 0
     ]
@@ -52,19 +51,10 @@ def criteria(
     return {name: value for name in CRITERIA if (value := found.get(name)) is not None}
 
 
-def continual_score(
-    found: Mapping[str, float], weights: Mapping[str, float] | None = None
-) -> float:
-    """CL_score, the mean of the criteria; of those that are defined, where the paper has all seven
-    (a class-incremental stream has no forward transfer). Weights are equal by default."""
-    given = {name: (weights or {}).get(name, 1.0) for name in found}
-    return sum(given[name] * found[name] for name in found) / sum(given.values())
-
-
-def continual_stability(runs: Sequence[Mapping[str, float]]) -> float:
-    """CL_stability over runs of other seeds: one minus the mean over criteria of their standard
-    deviation."""
-    return 1 - fmean(pstdev(run[name] for run in runs) for name in runs[0])
+def continual_score(found: Mapping[str, float]) -> float:
+    """CL_score with equal weights: the mean of the criteria that are defined, where the paper has
+    all seven (a class-incremental stream has no forward transfer)."""
+    return fmean(found.values())
 
 
 def _backward_transfer(rows: Sequence[Row]) -> float | None:
