@@ -84,13 +84,13 @@ def test_the_same_run_twice_is_the_same_matrix_to_the_last_bit(lamina, job, only
 
 
 def test_a_run_that_breaks_off_leaves_no_run_open(lamina, job, only_run, monkeypatch):
-    from lamina.training.learner import Learner
+    from lamina.training.scorecard import Scorecard
 
-    def interrupted(self):
+    def interrupted(self, task):
         raise KeyboardInterrupt
 
     # A person's Ctrl-C, at a moment of our choosing.
-    monkeypatch.setattr(Learner, "_evaluate", interrupted)
+    monkeypatch.setattr(Scorecard, "evaluate", interrupted)
     assert lamina("run", job).exit_code == 1
     events = [json.loads(line) for line in (only_run() / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["start_trial", "finish_trial"]

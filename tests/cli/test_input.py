@@ -21,7 +21,7 @@ def lines(result):
     [
         (
             ["strategy.name=err"],
-            "strategy.name: 'err' is unknown; did you mean 'er'? (allowed: er,",
+            "strategy.name: 'err' is unknown; did you mean 'er'? (allowed: acl,",
         ),
         (["training.epoch=2"], "training.epoch: unknown key; did you mean 'epochs'?"),
         (
