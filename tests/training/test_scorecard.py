@@ -1,5 +1,4 @@
-"""What is measured of a learner: routes, learning curves, accuracy at any time, what it all costs.
-"""
+"""What is measured of a learner: routes, learning curves, accuracy at any time, what it all costs."""
 
 import pytest
 import torch
