@@ -1,4 +1,4 @@
-"""What is measured of a learner: routes, learning curves, accuracy at any time, what it all costs."""
+"""What is measured of a learner: routes, learning curves, accuracy at any time, costs."""
 
 import pytest
 import torch

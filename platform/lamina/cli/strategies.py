@@ -22,7 +22,7 @@ SHORT = {
 
 
 def card(name: str) -> dict[str, Any]:
-    """What a strategy says of itself, as plain JSON. Raises InputError for one that is not there."""
+    """What a strategy says of itself, as plain JSON. Raises InputError where there is none."""
     if name not in strategy_names():
         raise unknown("strategy", name, strategy_names())
     cls = strategy_class(name)
