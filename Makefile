@@ -11,9 +11,9 @@ READY := $(VENV)/.ready
 sweep: $(READY)
 	$(BIN)/lamina sweep jobs/quickstart.yaml
 
-# Everything that is checked before a change lands; two processes share the tests.
+# Everything that is checked before a change lands; two processes share the test files.
 test: check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The checks that run nothing.
 check: $(READY)

@@ -26,20 +26,6 @@ from lamina.streams import ScenarioSettings, build_stream, source_class
 torch.set_num_threads(1)
 
 
-def pytest_collection_modifyitems(items):
-    """Where processes share the tests, one at a time starts Ray; the others share by file, those
-    of the contract by strategy."""
-    for item in items:
-        name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
-        if item.get_closest_marker("ray"):
-            group = "ray"
-        elif item.path.name == "test_contract.py" and "by_two" not in item.fixturenames:
-            group = f"strategy {name}"
-        else:
-            group = str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def minilm() -> Backbone:
     """The real MiniLM."""
