@@ -335,3 +335,19 @@ def test_a_second_file_is_laid_over_the_first_and_words_over_both(small, tmp_pat
 def test_a_second_file_that_is_not_there_is_named(small, tmp_path):
     with pytest.raises(InputError, match=r"job: no file 'nowhere.yaml'"):
         load_job(write(tmp_path, small), ["nowhere.yaml"])
+
+
+@pytest.mark.parametrize("name", ["acl", "ada", "adaptive_merging", "hide_prompt", "lae", "sema"])
+def test_a_strategy_of_several_phases_is_refused_on_an_online_stream(small, name):
+    online = {**small, "scenario": {**small["scenario"], "online": True}}
+    adapter = {"hide_prompt": None, "sema": {"kind": "bottleneck"}}.get(name, small["adapter"])
+    (problem,) = problems_of({**online, "strategy": {"name": name}, "adapter": adapter})
+    assert "goes over a task in several phases" in problem
+
+
+@pytest.mark.parametrize("setting", [{"anytime_every": 8}, {"learning_curve_batches": 2}])
+def test_only_what_can_answer_at_any_time_is_asked_in_the_middle_of_a_task(small, setting):
+    training = {**small["training"], **setting}
+    assert parse_job({**small, "training": training})
+    (problem,) = problems_of({**small, "training": training, "strategy": {"name": "ranpac"}})
+    assert problem.startswith(f"training.{next(iter(setting))}: strategy 'ranpac' cannot be asked")

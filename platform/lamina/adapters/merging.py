@@ -24,15 +24,6 @@ def added(origin: Tensors, vector: Tensors, weight: float = 1.0) -> dict[str, Te
     return {name: start.detach() + weight * vector[name] for name, start in origin.items()}
 
 
-def task_arithmetic(vectors: Sequence[Tensors], weights: Sequence[float]) -> dict[str, Tensor]:
-    """sum_t w_t tau_t (Ilharco et al., 2023, section 2)."""
-    pairs = list(zip(vectors, weights, strict=True))
-    return {
-        name: torch.stack([weight * vector[name] for vector, weight in pairs]).sum(dim=0)
-        for name in vectors[0]
-    }
-
-
 def trim(vector: Tensors, density: float) -> dict[str, Tensor]:
     """The `density` share of a task vector's entries that are largest in size, over all its tensors
     together; the others zero (Yadav et al., 2023, section 4.1, step 1)."""

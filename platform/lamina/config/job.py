@@ -13,7 +13,6 @@ from lamina.config.overrides import NAMED_BY, SPACE, dotted, laid_over, nested
 from lamina.config.reading import Plain, is_job_file, read_job_file, read_overrides, shown
 from lamina.config.sections import read_member, stays
 from lamina.config.space import Domain, read_domain
-from lamina.core import Task
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.memory import policy_names
 from lamina.memory.base import Policy
@@ -301,6 +300,8 @@ def _fit_to_strategy(sections: Plain, given: Plain, problems: list[str]) -> None
         )
     if scenario is not None and scenario.one_pass and sections["training"] is not None:
         problems.extend(_passes(sections, name))
+    if sections["training"] is not None:
+        problems.extend(_probes(sections["training"], cls, name))
     adapter = sections["adapter"]
     kind = NO_ADAPTER if adapter is None else adapter.name
     if cls.adapters is not None and kind not in cls.adapters and "adapter" not in broken:
@@ -325,13 +326,27 @@ def _passes(sections: Plain, name: str) -> list[str]:
             f"training.epochs: {sections['training'].epochs} does not go with an online stream, "
             "whose rows are seen once (allowed: 1)"
         )
-    phases = len(strategy.phases(Task(0, "first", ())))
-    if phases > 1:
+    if type(strategy).phases is not Strategy.phases:
         problems.append(
             f"scenario: an online stream shows its rows once, and strategy {name!r} goes over a "
-            f"task in {phases} phases"
+            "task in several phases"
         )
     return problems
+
+
+def _probes(training: TrainingSettings, cls: type[Strategy], name: str) -> list[str]:
+    """What asks a strategy in the middle of a task that can answer only at its end: those that need
+    no boundary can answer at any time."""
+    given = {
+        "anytime_every": training.anytime_every is not None,
+        "learning_curve_batches": training.learning_curve_batches > 0,
+    }
+    return [
+        f"training.{key}: strategy {name!r} cannot be asked in the middle of a task (only those "
+        "that take task_free streams can)"
+        for key, wanted in given.items()
+        if wanted and "task_free" not in cls.scenarios
+    ]
 
 
 def unused_by(name: str, cls: type[Strategy], has_adapter: bool) -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lamina.adapters import kind_names
 from lamina.adapters.model import HEAD, AdaptedModel
-from lamina.adapters.routing import among, answered_by
+from lamina.adapters.routing import among, answered_by, places
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
@@ -104,9 +104,8 @@ class ACL(Strategy):
 
     def labels_of(self, index: int, labels: Tensor, tasks: Tensor) -> Tensor:
         """Labels as the head of a task counts them: places in its classes, "others" last."""
-        classes = torch.tensor(self.state["classes"][index], device=labels.device)
-        places = (labels[:, None] == classes).int().argmax(dim=1)
-        return torch.where(tasks == index, places, len(classes))
+        classes = self.state["classes"][index]
+        return torch.where(tasks == index, places(labels, classes), len(classes))
 
     def annotate(self, model: AdaptedModel, batch: Batch) -> Mapping[str, Tensor]:
         """An exemplar's task: with classes that recur, its label does not tell."""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lamina.adapters import kind_names
 from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.adapters.routing import places
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import moments
@@ -61,8 +62,8 @@ class ADA(Strategy):
         assert batch.task is not None
         if len(self.state["classes"]) < self.pool_size:
             return None
-        classes = torch.tensor(batch.task.classes, device=batch.labels.device)
-        labels = (batch.labels[:, None] == classes).int().argmax(dim=1)
+        classes = batch.task.classes
+        labels = places(batch.labels, classes)
         sums = {}
         for slot in range(self.pool_size):
             features = model(batch.inputs, adapters=[pooled(slot)]).features

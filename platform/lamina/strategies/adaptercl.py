@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from lamina.adapters import kind_names
-from lamina.adapters.model import HEAD, AdaptedModel
-from lamina.adapters.routing import among, answered_by
+from lamina.adapters.isolation import isolate, isolated_logits
+from lamina.adapters.model import AdaptedModel
+from lamina.adapters.routing import answered_by, places
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import Gaussians, moments
@@ -50,13 +51,8 @@ class AdapterCL(Strategy):
         self.state.update(classes=[], densities=[])
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
-        """Freeze the last adapter and head, and attach new ones. The common head is not used."""
-        if task.index > 0:
-            model.freeze(*modules(task.index - 1))
-        adapter, head = modules(task.index)
-        model.add(adapter)
-        model.grow_head(len(task.classes), name=head)
-        model.freeze(HEAD)
+        """Freeze the last adapter and head, and attach new ones."""
+        isolate(model, *modules(task.index), len(task.classes))
         self.state["classes"].append(list(task.classes))
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
@@ -64,9 +60,7 @@ class AdapterCL(Strategy):
         assert batch.task is not None
         adapter, head = modules(batch.task.index)
         logits = model(batch.inputs, adapters=[adapter], head=head).logits
-        classes = torch.tensor(batch.task.classes, device=logits.device)
-        labels = (batch.labels[:, None] == classes).int().argmax(dim=1)
-        return StepOutput(cross_entropy(logits, labels))
+        return StepOutput(cross_entropy(logits, places(batch.labels, batch.task.classes)))
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
         """Moments of the frozen features of the task's rows."""
@@ -96,9 +90,7 @@ class AdapterCL(Strategy):
             chosen = torch.full((len(next(iter(inputs.values()))),), task.index)
 
         def answer(index: int, rows: Mapping[str, Tensor]) -> Tensor:
-            adapter, head = modules(index)
-            logits = model(rows, adapters=[adapter], head=head).logits
-            return among(logits, self.state["classes"][index], model.num_classes())
+            return isolated_logits(model, rows, *modules(index), self.state["classes"][index])
 
         return answered_by(chosen, inputs, answer)
 

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from lamina.adapters.merging import weighted_lora
 from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.adapters.origin import answer_with
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
-MERGED = "merged"
 MERGE = "merge"
 
 
@@ -103,8 +103,7 @@ class AdaptiveMerging(Strategy):
         model.freeze(*loras, MERGE)
         coefficients = model.adapters[MERGE].tensors["coefficients"]
         tensors = weighted_lora([model.adapters[name].tensors for name in loras], coefficients)
-        model.keep(MERGED, model.kind, tensors)
-        model.active = [MERGED]
+        answer_with(model, model.kind, tensors)
 
     def _loras(self, model: AdaptedModel) -> list[str]:
         """The tasks' LoRAs, in order."""

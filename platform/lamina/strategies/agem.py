@@ -31,13 +31,7 @@ class AGEM(Strategy):
     family = "replay"
     paper = "Efficient Lifelong Learning with A-GEM"
     year = 2019
-    scenarios = (
-        "class_incremental",
-        "task_incremental",
-        "domain_incremental",
-        "joint",
-        "task_free",
-    )
+    scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
 
     def __post_init__(self) -> None:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.adapters.isolation import isolate, isolated_logits
+from lamina.adapters.model import AdaptedModel
+from lamina.adapters.routing import answered_by, places
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.clusters import k_means
@@ -46,21 +48,16 @@ class CoLoR(Strategy):
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Freeze what the last task trained; a new LoRA and a new classifier over the task's
         classes."""
-        if task.index > 0:
-            model.freeze(f"task_{task.index - 1}", f"head_{task.index - 1}")
-        model.freeze(HEAD)
+        isolate(model, *modules(task.index), len(task.classes))
         self.state["classes"].append(list(task.classes))
-        model.grow_head(len(task.classes), f"head_{task.index}")
-        model.add(f"task_{task.index}")
         model.active = [f"task_{task.index}"]
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f_t(x), y) under the task's own LoRA and classifier."""
         assert batch.task is not None
-        classes = torch.tensor(batch.task.classes, device=batch.labels.device)
-        own_labels = (batch.labels[:, None] == classes).int().argmax(dim=1)
-        logits = model(batch.inputs, head=f"head_{batch.task.index}").logits
-        return StepOutput(cross_entropy(logits, own_labels))
+        adapter, head = modules(batch.task.index)
+        logits = model(batch.inputs, adapters=[adapter], head=head).logits
+        return StepOutput(cross_entropy(logits, places(batch.labels, batch.task.classes)))
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
         """The frozen features of every row: k-means needs them all."""
@@ -84,17 +81,16 @@ class CoLoR(Strategy):
     ) -> Tensor:
         """The logits of each row's task under its own LoRA and classifier; minus infinity for the
         classes of others."""
-        device = model.backbone.device
         if task is not None and task.index < len(self.state["centres"]):
-            number = len(next(iter(inputs.values())))
-            routed = torch.full((number,), task.index, device=device)
-        else:
-            routed = self.route(model, inputs)
-        logits = torch.full((len(routed), model.num_classes()), float("-inf"), device=device)
-        for index in routed.unique().tolist():
-            rows = (routed == index).nonzero()[:, 0]
-            picked = {name: value[rows] for name, value in inputs.items()}
-            own = model(picked, adapters=[f"task_{index}"], head=f"head_{index}").logits
-            classes = torch.tensor(self.state["classes"][index], device=device)
-            logits[rows[:, None], classes] = own
-        return logits
+            return self.answer(model, task.index, inputs)
+        chosen = self.route(model, inputs)
+        return answered_by(chosen, inputs, lambda index, own: self.answer(model, index, own))
+
+    def answer(self, model: AdaptedModel, index: int, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits [N, classes] of one task's LoRA and classifier."""
+        return isolated_logits(model, inputs, *modules(index), self.state["classes"][index])
+
+
+def modules(task: int) -> tuple[str, str]:
+    """The names of a task's LoRA and classifier."""
+    return f"task_{task}", f"head_{task}"

@@ -19,7 +19,7 @@ from torch import Tensor
 from lamina.adapters.base import uniform
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.prompting import layers_in, orthonormal, prefix_overlay
-from lamina.adapters.routing import among
+from lamina.adapters.routing import among, places
 from lamina.backbones.overlay import Overlay
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy, self_distillation
@@ -92,7 +92,7 @@ class CPrompt(Strategy):
         assert batch.task is not None
         current, classes = len(self.state["classes"]) - 1, self.state["classes"][-1]
         own = torch.full_like(batch.labels, current)
-        columns = (batch.labels[:, None] == own.new_tensor(classes)).int().argmax(dim=1)
+        columns = places(batch.labels, classes)
         features = self.features(model, batch.inputs, own)
         auxiliary = cross_entropy(model.logits(features), batch.labels, classes=classes)
         surest = model.logits(features, CLASSIFIER.format(current)).amax(dim=1)

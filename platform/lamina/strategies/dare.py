@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from lamina.adapters import kind_names
 from lamina.adapters.merging import added, dare, task_vector
 from lamina.adapters.model import MAIN, AdaptedModel
+from lamina.adapters.origin import MERGED, ORIGIN, answer_with, set_origin, start_anew
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
-
-ORIGIN = "origin"
-MERGED = "merged"
 
 
 @dataclass
@@ -44,14 +42,11 @@ class DARE(Strategy):
 
     def setup(self, model: AdaptedModel) -> None:
         """theta_0, from which every task starts."""
-        model.add(ORIGIN)
-        model.freeze(ORIGIN)
+        set_origin(model)
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """theta_t starts at theta_0."""
-        model.copy(ORIGIN, MAIN)
-        model.unfreeze(MAIN)
-        model.active = [MAIN]
+        start_anew(model)
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(task's classes)."""
@@ -65,5 +60,4 @@ class DARE(Strategy):
         generator = generator_of(model.seed, "dare", task.index)
         vector = dare(task_vector(trained.tensors, origin.tensors), self.drop_rate, generator)
         so_far = model.adapters.get(MERGED, origin).tensors
-        model.keep(MERGED, trained.kind, added(so_far, vector, self.weight))
-        model.active = [MERGED]
+        answer_with(model, trained.kind, added(so_far, vector, self.weight))

@@ -36,13 +36,7 @@ class DERpp(Strategy):
     family = "replay"
     paper = "Dark Experience for General Continual Learning: a Strong, Simple Baseline"
     year = 2020
-    scenarios = (
-        "class_incremental",
-        "task_incremental",
-        "domain_incremental",
-        "joint",
-        "task_free",
-    )
+    scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
 
     def __post_init__(self) -> None:

@@ -13,16 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lamina.adapters.model import HEAD, AdaptedModel
-from lamina.adapters.routing import among, answered_by
+from lamina.adapters.isolation import isolate, isolated_logits
+from lamina.adapters.model import AdaptedModel
+from lamina.adapters.routing import answered_by, places
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
 from lamina.strategies.base import Strategy
-
-ISOLATED = "task_{}"
-ISOLATED_HEAD = "task_{}_head"
 
 
 @dataclass
@@ -40,18 +38,13 @@ class EPI(Strategy):
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Freeze what is there; a new adapter and a new head."""
-        model.freeze(*model.adapters)
-        model.add(ISOLATED.format(task.index))
-        model.grow_head(len(task.classes), ISOLATED_HEAD.format(task.index))
+        isolate(model, *names(task.index), len(task.classes))
         self.state["classes"].append(list(task.classes))
 
     def answer(self, model: AdaptedModel, index: int, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits [N, classes] of one task's adapter and head; impossible for classes it never
         saw."""
-        name = ISOLATED.format(index)
-        adapters = [name] if name in model.adapters else []
-        logits = model(inputs, adapters=adapters, head=ISOLATED_HEAD.format(index)).logits
-        return among(logits, self.state["classes"][index], model.num_classes(HEAD))
+        return isolated_logits(model, inputs, *names(index), self.state["classes"][index])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE over the task's classes."""
@@ -61,9 +54,9 @@ class EPI(Strategy):
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
         """Moments of the frozen features of each of the task's classes."""
-        classes = torch.tensor(self.state["classes"][-1], device=batch.labels.device)
-        place = (batch.labels[:, None] == classes).int().argmax(dim=1)
-        return Summary(moments(model.frozen_features(batch.inputs), place, len(classes)))
+        classes = self.state["classes"][-1]
+        own_labels = places(batch.labels, classes)
+        return Summary(moments(model.frozen_features(batch.inputs), own_labels, len(classes)))
 
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
         """Keep mu_c of each class; Sigma is the mean of all tasks' mean class covariance."""
@@ -94,6 +87,11 @@ class EPI(Strategy):
             return self.answer(model, task.index, inputs)
         chosen = self.route(model, inputs)
         return answered_by(chosen, inputs, lambda index, own: self.answer(model, index, own))
+
+
+def names(index: int) -> tuple[str, str]:
+    """Of a task's adapter and of its head."""
+    return f"task_{index}", f"task_{index}_head"
 
 
 def pseudo_inverse(covariance: Tensor) -> Tensor:

@@ -26,13 +26,7 @@ class ER(Strategy):
     family = "replay"
     paper = "On Tiny Episodic Memories in Continual Learning"
     year = 2019
-    scenarios = (
-        "class_incremental",
-        "task_incremental",
-        "domain_incremental",
-        "joint",
-        "task_free",
-    )
+    scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
 
     def __post_init__(self) -> None:

@@ -28,13 +28,7 @@ class ERACE(Strategy):
     family = "replay"
     paper = "New Insights on Reducing Abrupt Representation Change in Online Continual Learning"
     year = 2022
-    scenarios = (
-        "class_incremental",
-        "task_incremental",
-        "domain_incremental",
-        "joint",
-        "task_free",
-    )
+    scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
 
     def __post_init__(self) -> None:

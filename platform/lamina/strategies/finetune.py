@@ -22,13 +22,7 @@ class Finetune(Strategy):
         "An Empirical Investigation of Catastrophic Forgetting in Gradient-Based Neural Networks"
     )
     year = 2013
-    scenarios = (
-        "class_incremental",
-        "task_incremental",
-        "domain_incremental",
-        "joint",
-        "task_free",
-    )
+    scenarios = (*Strategy.scenarios, "task_free")
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y)."""

@@ -24,13 +24,7 @@ class LinearProbe(Strategy):
     family = "baseline"
     paper = "Understanding intermediate layers using linear classifier probes"
     year = 2016
-    scenarios = (
-        "class_incremental",
-        "task_incremental",
-        "domain_incremental",
-        "joint",
-        "task_free",
-    )
+    scenarios = (*Strategy.scenarios, "task_free")
     adapters = (NO_ADAPTER,)
 
     def setup(self, model: AdaptedModel) -> None:

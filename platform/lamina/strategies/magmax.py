@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from lamina.adapters import kind_names
 from lamina.adapters.merging import added, magmax, task_vector
 from lamina.adapters.model import MAIN, AdaptedModel
+from lamina.adapters.origin import ORIGIN, answer_with
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
-
-ORIGIN = "origin"
-MERGED = "merged"
 
 
 @dataclass
@@ -61,5 +59,4 @@ class MagMax(Strategy):
         if "vector" in self.state:
             vector = magmax(self.state["vector"], vector)
         self.state["vector"] = vector
-        model.keep(MERGED, trained.kind, added(origin, vector, self.weight))
-        model.active = [MERGED]
+        answer_with(model, trained.kind, added(origin, vector, self.weight))

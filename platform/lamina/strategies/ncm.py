@@ -26,13 +26,7 @@ class NCM(Strategy):
     family = "prototype"
     paper = "Distance-Based Image Classification: Generalizing to New Classes at Near-Zero Cost"
     year = 2013
-    scenarios = (
-        "class_incremental",
-        "task_incremental",
-        "domain_incremental",
-        "joint",
-        "task_free",
-    )
+    scenarios = (*Strategy.scenarios, "task_free")
     adapters = (NO_ADAPTER,)
     trained_tasks = "none"
 

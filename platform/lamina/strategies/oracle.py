@@ -10,10 +10,10 @@ it is for task-incremental streams only.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.adapters.routing import among, places
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
@@ -41,10 +41,8 @@ class Oracle(Strategy):
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE over the task's classes."""
         assert batch.task is not None
-        classes = torch.tensor(batch.task.classes, device=batch.labels.device)
-        places = (batch.labels[:, None] == classes).int().argmax(dim=1)
         logits = self._of_task(model, batch.inputs, batch.task.index)
-        return StepOutput(cross_entropy(logits, places))
+        return StepOutput(cross_entropy(logits, places(batch.labels, batch.task.classes)))
 
     def _of_task(self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: int) -> Tensor:
         """Logits [N, classes of the task] of the task's own module."""
@@ -57,9 +55,7 @@ class Oracle(Strategy):
         """The task's logits at its classes' places, minus infinity elsewhere."""
         assert task is not None
         own = self._of_task(model, inputs, task.index)
-        logits = own.new_full((len(own), model.num_classes()), float("-inf"))
-        logits[:, list(task.classes)] = own
-        return logits
+        return among(own, task.classes, model.num_classes())
 
 
 def _head(task: int) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.adapters.prompting import layers_in, prefix_overlay
+from lamina.adapters.routing import places
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.descent import descend
 from lamina.losses import cross_entropy, energy_bounds
@@ -127,7 +128,7 @@ class OVOR(Strategy):
         )
         plan = paired_batches(len(features), len(outliers), self.alignment_epochs, generator)
         head = model.adapters[HEAD].tensors
-        columns = (review["labels"][:, None] == features.new_tensor(classes)).int().argmax(dim=1)
+        columns = places(review["labels"], classes)
 
         def loss_of(rows: Mapping[str, Tensor], step: int) -> Tensor:
             own, out = plan[step]

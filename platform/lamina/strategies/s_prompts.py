@@ -15,17 +15,15 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from lamina.adapters.model import HEAD, AdaptedModel
-from lamina.adapters.routing import among, answered_by
+from lamina.adapters.isolation import isolate, isolated_logits
+from lamina.adapters.model import AdaptedModel
+from lamina.adapters.routing import answered_by
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.clusters import k_means
 from lamina.memory.memory import Replay
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
-
-DOMAIN = "domain_{}"
-DOMAIN_HEAD = "domain_{}_head"
 
 
 @dataclass
@@ -53,18 +51,13 @@ class SPrompts(Strategy):
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Freeze what is there; a new adapter and a new head."""
-        model.freeze(*model.adapters)
-        model.add(DOMAIN.format(task.index))
-        model.grow_head(len(task.classes), DOMAIN_HEAD.format(task.index))
+        isolate(model, *names(task.index), len(task.classes))
         self.state["classes"].append(list(task.classes))
 
     def answer(self, model: AdaptedModel, index: int, inputs: Mapping[str, Tensor]) -> Tensor:
         """Logits [N, classes] of one domain's adapter and head; impossible for classes it never
         saw."""
-        name = DOMAIN.format(index)
-        adapters = [name] if name in model.adapters else []
-        logits = model(inputs, adapters=adapters, head=DOMAIN_HEAD.format(index)).logits
-        return among(logits, self.state["classes"][index], model.num_classes(HEAD))
+        return isolated_logits(model, inputs, *names(index), self.state["classes"][index])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE over the domain's classes."""
@@ -97,3 +90,8 @@ class SPrompts(Strategy):
             return self.answer(model, task.index, inputs)
         chosen = self.route(model, inputs)
         return answered_by(chosen, inputs, lambda index, own: self.answer(model, index, own))
+
+
+def names(index: int) -> tuple[str, str]:
+    """Of a domain's adapter and of its head."""
+    return f"domain_{index}", f"domain_{index}_head"

@@ -31,13 +31,7 @@ class SLDA(Strategy):
     family = "prototype"
     paper = "Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis"
     year = 2020
-    scenarios = (
-        "class_incremental",
-        "task_incremental",
-        "domain_incremental",
-        "joint",
-        "task_free",
-    )
+    scenarios = (*Strategy.scenarios, "task_free")
     adapters = (NO_ADAPTER,)
     trained_tasks = "none"
 

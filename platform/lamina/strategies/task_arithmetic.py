@@ -14,14 +14,12 @@ from lamina.adapters import kind_names
 from lamina.adapters.kinds.lora import LoRA, concatenate
 from lamina.adapters.merging import added, task_vector, weighted_lora
 from lamina.adapters.model import MAIN, AdaptedModel
+from lamina.adapters.origin import MERGED, ORIGIN, answer_with, set_origin, start_anew
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
-
-ORIGIN = "origin"
-MERGED = "merged"
 
 
 @dataclass
@@ -42,14 +40,11 @@ class TaskArithmetic(Strategy):
 
     def setup(self, model: AdaptedModel) -> None:
         """theta_0, from which every task starts."""
-        model.add(ORIGIN)
-        model.freeze(ORIGIN)
+        set_origin(model)
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """theta_t starts at theta_0."""
-        model.copy(ORIGIN, MAIN)
-        model.unfreeze(MAIN)
-        model.active = [MAIN]
+        start_anew(model)
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(task's classes)."""
@@ -67,5 +62,4 @@ class TaskArithmetic(Strategy):
         else:
             so_far = model.adapters.get(MERGED, origin).tensors
             merged = added(so_far, task_vector(trained.tensors, origin.tensors), self.weight)
-        model.keep(MERGED, trained.kind, merged)
-        model.active = [MERGED]
+        answer_with(model, trained.kind, merged)

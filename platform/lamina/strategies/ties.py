@@ -13,14 +13,12 @@ from dataclasses import dataclass
 from lamina.adapters import kind_names
 from lamina.adapters.merging import added, task_vector, ties
 from lamina.adapters.model import MAIN, AdaptedModel
+from lamina.adapters.origin import ORIGIN, answer_with, set_origin, start_anew
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
-
-ORIGIN = "origin"
-MERGED = "merged"
 
 
 @dataclass
@@ -45,14 +43,11 @@ class TIES(Strategy):
 
     def setup(self, model: AdaptedModel) -> None:
         """theta_0, from which every task starts."""
-        model.add(ORIGIN)
-        model.freeze(ORIGIN)
+        set_origin(model)
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """theta_t starts at theta_0."""
-        model.copy(ORIGIN, MAIN)
-        model.unfreeze(MAIN)
-        model.active = [MAIN]
+        start_anew(model)
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(task's classes)."""
@@ -65,5 +60,5 @@ class TIES(Strategy):
         trained, origin = model.adapters[MAIN], model.adapters[ORIGIN].tensors
         vectors = self.state.setdefault("vectors", [])
         vectors.append(task_vector(trained.tensors, origin))
-        model.keep(MERGED, trained.kind, added(origin, ties(vectors, self.density), self.weight))
-        model.active = [MERGED]
+        merged = added(origin, ties(vectors, self.density), self.weight)
+        answer_with(model, trained.kind, merged)

@@ -125,9 +125,10 @@ class Learner:
             data = Batch.cat([each.train for each in self.stream.experiences])
         self.model.grow_head(max(max(each.task.classes) for each in self._so_far()) + 1)
         strategy, task = self.strategy, experience.task
-        strategy.begin_task(self.model, task, self._summed(strategy.preview, data))
+        by_length = data.by_length()
+        strategy.begin_task(self.model, task, self._summed(strategy.preview, by_length))
         loss = self._descend(task, data) if self._takes_steps(task) else None
-        strategy.end_task(self.model, task, self._summed(strategy.review, data))
+        strategy.end_task(self.model, task, self._summed(strategy.review, by_length))
         if not self.stream.one_pass:
             self._offer(data)
         return loss
@@ -234,7 +235,7 @@ class Learner:
     ) -> Summary | None:
         """What a strategy sees in each batch, summed over the data."""
         total = None
-        share = share_of(data.by_length(), self.workers)
+        share = share_of(data, self.workers)
         for batch in share.chunks(self.training.evaluation_batch_size):
             placed = batch.to(self.model.backbone.device)
             summary = self.scores.costs.counting(
