@@ -1,0 +1,45 @@
+"""What a client sends to the server: named tensors of a known schema, and sums; nothing else."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import torch
+from torch import Tensor
+
+Tensors = Mapping[str, Tensor]
+"""Adapter, head and free tensors by the names of `AdaptedModel.parameters()`
+(`main.encoder.layer.0...lora_A.weight`, `head.weight`), on the CPU."""
+
+
+@dataclass(frozen=True)
+class ClientUpdate:
+    """What one client found in one round. Rows of its data have no place in it."""
+
+    client: str
+    """Which client."""
+    round: int
+    """The round whose global state it started from."""
+    tensors: Tensors
+    """What it trained, as it stands after its steps (not the difference)."""
+    num_rows: int
+    """How many rows it trained on: its weight, where clients are weighted."""
+    phase: str
+    """What the round trained and how (`a`, `b`, `both`, a task key ...): updates of different
+    phases do not mix."""
+    base: str
+    """`digest_of` the global tensors that it started from."""
+    summaries: Tensors = field(default_factory=dict)
+    """Sums over its rows (class counts, feature sums, Gram matrices ...): they add."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Plain numbers worth recording."""
+
+
+def digest_of(tensors: Tensors) -> str:
+    """A sha256 of names, shapes, types and bytes: equal digests, equal tensors."""
+    digest = sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
