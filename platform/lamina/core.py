@@ -23,6 +23,9 @@ Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 IGNORED = -100
 """The label of a token that no loss counts, as in transformers."""
+KEYS = "lamina_keys"
+"""Among a batch's inputs: int64 [N], what a backbone's feature store knows its rows by. No model
+reads it."""
 
 
 def seed_of(seed: int, *names: str | int) -> int:
@@ -78,7 +81,7 @@ class Batch:
 
     inputs: Mapping[str, Tensor]
     """What the Hugging Face model's forward takes (`input_ids`, `attention_mask`, `pixel_values`
-    ...), each [N, ...]."""
+    ...), each [N, ...]; and KEYS, where there is a feature store."""
     labels: Tensor
     """int64 [N] class numbers, or int64 [N, L] tokens with IGNORED where no loss counts."""
     ids: Tensor
@@ -102,6 +105,12 @@ class Batch:
             ids=pick(self.ids),
             extras={name: pick(value) for name, value in self.extras.items()},
         )
+
+    def num_bytes(self) -> int:
+        """What the model reads of these rows, their labels and extras take."""
+        inputs = [value for name, value in self.inputs.items() if name != KEYS]
+        tensors = [*inputs, self.labels, *self.extras.values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same rows on `device`."""
@@ -148,11 +157,13 @@ class Batch:
         kept if all agree."""
         first = batches[0]
         same_task = all(batch.task == first.task for batch in batches)
+        unknown = any(KEYS not in batch.inputs for batch in batches)
         shared = set.intersection(*(set(batch.extras) for batch in batches))
         return Batch(
             inputs={
                 name: _cat_padded([batch.inputs[name] for batch in batches])
                 for name in first.inputs
+                if not (name == KEYS and unknown)
             },
             labels=_cat_padded([batch.labels for batch in batches], padding=IGNORED),
             ids=torch.cat([batch.ids for batch in batches]),

@@ -291,7 +291,7 @@ def per_sample_gradients(
         name: tensor.detach().expand(num_rows, *tensor.shape).clone().requires_grad_()
         for name, tensor in model.parameters().items()
     }
-    with torch.enable_grad():
+    with torch.enable_grad(), model.backbone.by_itself():
         total = loss_of(model(inputs, parameters=copies).logits).sum()
         gradients = torch.autograd.grad(total, list(copies.values()), allow_unused=True)
     return {
@@ -304,7 +304,7 @@ def _row_by_row(
     model: AdaptedModel, inputs: Mapping[str, Tensor], loss_of: Any
 ) -> dict[str, Tensor]:
     trained = model.parameters()
-    with torch.enable_grad():
+    with torch.enable_grad(), model.backbone.by_itself():
         losses = loss_of(model(inputs).logits)
         rows = [
             torch.autograd.grad(loss, list(trained.values()), retain_graph=True, allow_unused=True)

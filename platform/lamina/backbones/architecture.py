@@ -50,6 +50,8 @@ class Architecture:
     reads the layer's input itself, None where neither is certain."""
     mlps: tuple[Site, ...]
     """From the input of each layer's MLP to its output."""
+    after: frozenset[str]
+    """The modules that come after the last layer."""
 
     @property
     def num_layers(self) -> int:
@@ -60,6 +62,14 @@ class Architecture:
     def query_and_value(self) -> tuple[str, str]:
         """The two projections that LoRA adapts by default."""
         return self.projections[0], self.projections[2]
+
+    def layer_of(self, module: str) -> int:
+        """The layer that a module is inside, or else the one that the model has come to when the
+        module is called: the first or the last."""
+        layer = _number_after(module, self.stack)
+        if layer is not None:
+            return layer
+        return self.num_layers - 1 if module in self.after else 0
 
     def sites(self, targets: Sequence[str] | None, layers: Sequence[int] | None) -> list[Site]:
         """Sites on the linear modules whose names end in one of `targets` (default: query and
@@ -142,6 +152,7 @@ def read_architecture(model: "PreTrainedModel") -> Architecture:
         projections=projections,
         norms_before_attention=_norms_before_attention(norms, len(stack)),
         mlps=_mlps(model, linears, text.hidden_size),
+        after=frozenset(_after(model, stack_name)),
     )
 
 
@@ -166,6 +177,12 @@ def _number_after(name: str, stack: str) -> int | None:
     """The number of the layer that a module is inside, if it is inside one."""
     rest = name.removeprefix(f"{stack}.")
     return int(rest.split(".", 1)[0]) if rest != name else None
+
+
+def _after(model: "PreTrainedModel", stack: str) -> list[str]:
+    names = [name for name, _ in model.named_modules()]
+    last = max(at for at, name in enumerate(names) if name.startswith(f"{stack}."))
+    return names[last + 1 :]
 
 
 def _layer_stack(model: "PreTrainedModel", num_layers: int) -> tuple[str, nn.ModuleList]:

@@ -2,12 +2,14 @@
 by call."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from torch.func import functional_call
 from lamina.backbones.architecture import read_architecture
 from lamina.backbones.attention import PREFIXES, attend_with_prefixes
 from lamina.backbones.encoding import Encoder, load_encoder
+from lamina.backbones.features import FeatureStore
 from lamina.backbones.locate import config_of, locate
 from lamina.backbones.overlay import (
     InputPatch,
@@ -27,7 +30,8 @@ from lamina.backbones.overlay import (
     StandIn,
     rows_of,
 )
-from lamina.core import Batch, Experience, Modality, Samples, Stream
+from lamina.backbones.packing import lengths_of, packed
+from lamina.core import KEYS, Batch, Experience, Modality, Samples, Stream
 from lamina.registry import InputError
 
 if TYPE_CHECKING:
@@ -75,6 +79,33 @@ class Hidden:
     """float32 [N, dim]: the mean over the prompts' output tokens, where there are prompts."""
 
 
+@dataclass(frozen=True)
+class Call:
+    """N inputs under an overlay."""
+
+    inputs: Mapping[str, Tensor]
+    overlay: Overlay
+
+    @property
+    def num_rows(self) -> int:
+        """N."""
+        return len(next(iter(self.inputs.values())))
+
+
+class Gate(Protocol):
+    """Who runs the calls of several callers."""
+
+    def run(self, call: Call) -> Hidden:
+        """As `Backbone.run`."""
+        ...
+
+    def gradients(
+        self, loss: Tensor, tensors: Sequence[Tensor], keep: bool
+    ) -> Sequence[Tensor | None]:
+        """As `Backbone.gradients`."""
+        ...
+
+
 class Backbone:
     """A frozen transformer on a device. Calls differ only in the overlay laid over it; nothing here
     is ever trained."""
@@ -94,6 +125,9 @@ class Backbone:
         """Whether its attention can see keys and values put before its own."""
         self.architecture = read_architecture(model)
         self.device = model.device
+        self.features: FeatureStore | None = None
+        """What is kept of the frozen layers' work, where `keep_features` asked for it."""
+        self._gate: Gate | None = None
 
     @property
     def modality(self) -> Modality:
@@ -109,6 +143,13 @@ class Backbone:
     def model_type(self) -> str:
         """Its Hugging Face model type (`bert`, `vit` ...)."""
         return str(self.model.config.model_type)
+
+    def keep_features(self, folder: Path, max_bytes: int) -> None:
+        """Compute what the frozen layers make of a stream's samples once, and keep it in a folder
+        for as long as `max_bytes` allow. Streams that are encoded from now on take part."""
+        computes = f"{self.digest}/{self.pooling}/{self.device.type}/{torch.__version__}"
+        name = sha256(computes.encode()).hexdigest()[:32]
+        self.features = FeatureStore(folder, name, max_bytes)
 
     @cached_property
     def digest(self) -> str:
@@ -160,7 +201,7 @@ class Backbone:
                 f"backbone.name: {self.settings.name!r} reads {self.modality}s, "
                 f"but the stream {stream.name!r} is of {stream.modality}s"
             )
-        encoded = stream.map(self.encode)
+        encoded = stream.map(self._encode_known)
         experiences = []
         for each in encoded.experiences:
             names = tuple(stream.class_names[number] for number in each.task.classes)
@@ -172,20 +213,184 @@ class Backbone:
     def __call__(self, inputs: Mapping[str, Tensor], overlay: Overlay | None = None) -> Hidden:
         """Run the model on N inputs under an overlay.
 
-        The gradient reaches the overlay's tensors.
+        The gradient reaches the overlay's tensors. What lies below everything that is laid over is
+        taken from the feature store, where there is one that knows the inputs.
         """
-        overlay = overlay or Overlay()
-        first = next(iter(inputs.values()))
-        prompts = [rows_of(prompt, len(first)) for prompt in overlay.prompts]
+        call = Call(inputs, overlay or Overlay())
+        if self._frozen_below(call.overlay) == self.architecture.num_layers:
+            features = self._kept_features(inputs)
+            if features is not None:
+                return Hidden(features, None)
+        return self.run(call) if self._gate is None else self._gate.run(call)
+
+    def gradients(
+        self, loss: Tensor, tensors: Sequence[Tensor], *, keep: bool
+    ) -> Sequence[Tensor | None]:
+        """The gradient of a scalar with respect to each tensor; None where it does not depend on
+        it. `keep`: the graph is gone back through again."""
+        if self._gate is not None:
+            return self._gate.gradients(loss, tensors, keep)
+        return torch.autograd.grad(loss, tensors, allow_unused=True, retain_graph=keep)
+
+    def through(self, gate: Gate) -> "Backbone":
+        """The same model and features; every call that runs the model is handed to `gate`."""
+        view = copy(self)
+        view._gate = gate
+        return view
+
+    @contextmanager
+    def by_itself(self, *, whole: bool = False) -> Iterator[None]:
+        """Inside, every call runs here and now and with nobody else's, because only its caller goes
+        back through its graph. `whole`: and from the first layer on, for its work to be counted."""
+        features, gate = self.features, self._gate
+        self.features, self._gate = (None if whole else features), None
+        try:
+            yield
+        finally:
+            self.features, self._gate = features, gate
+
+    def run(self, call: Call) -> Hidden:
+        """What `__call__` says, here and now."""
+        overlay, arguments = call.overlay, dict(call.inputs)
+        keys = arguments.pop(KEYS, None)
+        prompts = [rows_of(prompt, call.num_rows) for prompt in overlay.prompts]
         prompt = torch.cat(prompts, dim=1) if prompts else None
-        with self._laid_over(overlay, prompt):
-            arguments = dict(inputs)
+        start = self._frozen_below(overlay)
+        entering = None if keys is None else self._kept_tokens(start, keys, arguments)
+        with self._entered_at(start, entering), self._laid_over(overlay, prompt):
             if self.modality == "text":
                 arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
             tokens = self._run(arguments, overlay.stand_in).last_hidden_state
         return self._pooled(
-            tokens, inputs.get("attention_mask"), 0 if prompt is None else prompt.shape[1]
+            tokens, call.inputs.get("attention_mask"), 0 if prompt is None else prompt.shape[1]
         )
+
+    def meeting(self, call: Call) -> Hashable | None:
+        """Calls that this is the same of can be run together; None where one only runs alone.
+
+        Texts meet where they are padded to one length: padding further would round differently.
+        """
+        lengths = lengths_of(call.overlay)
+        if lengths is None:
+            return None
+        shapes = {name: value.shape[1:] for name, value in call.inputs.items()}
+        shape = tuple(sorted(shapes.items()))
+        return lengths, shape, self._frozen_below(call.overlay), torch.is_grad_enabled()
+
+    def run_together(self, calls: Sequence[Call]) -> list[Hidden]:
+        """`run` for calls that meet, in one forward: each sees its own rows and overlay."""
+        sizes = [call.num_rows for call in calls]
+        inputs = {
+            name: torch.cat([call.inputs[name] for call in calls]) for name in calls[0].inputs
+        }
+        overlays = [call.overlay for call in calls]
+        stack = self.device.type != "cpu"
+        hidden = self.run(Call(inputs, packed(overlays, sizes, stack=stack)))
+        features = hidden.features.split(sizes)
+        if hidden.prompts is None:
+            return [Hidden(each, None) for each in features]
+        return [Hidden(*both) for both in zip(features, hidden.prompts.split(sizes), strict=True)]
+
+    def _encode_known(self, samples: Samples) -> Batch:
+        """Encoded, and known to the feature store."""
+        batch = self.encode(samples)
+        keys = None if self.features is None else self.features.register(batch.inputs)
+        return batch if keys is None else replace(batch, inputs={**batch.inputs, KEYS: keys})
+
+    def _frozen_below(self, overlay: Overlay) -> int:
+        """How many layers lie below everything that is laid over: all where nothing is."""
+        parts = self.architecture
+        if overlay.stand_in is not None or overlay.prompts or overlay.position_shift:
+            return 0
+        modules = {*overlay.input_patches}
+        for site in overlay.patches:
+            modules |= {site.read, site.write}
+        layers = [*overlay.prefixes, *(parts.layer_of(module) for module in modules)]
+        return min(layers, default=parts.num_layers)
+
+    @torch.no_grad()
+    def _kept_features(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """Features [N, dim] out of the store."""
+        if self.features is None or KEYS not in inputs:
+            return None
+
+        def compute(samples: Mapping[str, Tensor]) -> Tensor:
+            return self.run(Call(self._placed(samples), Overlay())).features
+
+        features = self.features.features(inputs[KEYS].cpu(), compute)
+        return None if features is None else features.to(self.device)
+
+    @torch.no_grad()
+    def _kept_tokens(
+        self, layer: int, keys: Tensor, arguments: Mapping[str, Tensor]
+    ) -> Tensor | None:
+        """Tokens [N, S, dim] that enter a layer, out of the store."""
+        if self.features is None or not 0 < layer < self.architecture.num_layers:
+            return None
+
+        def compute(samples: Mapping[str, Tensor]) -> Tensor:
+            with self._ended_before(layer) as entering:
+                self._run(self._placed(samples), None)
+            return entering[0]
+
+        width = max((each.shape[1] for each in arguments.values() if each.dim() == 2), default=0)
+        tokens = self.features.tokens(layer, keys.cpu(), width, compute)
+        return None if tokens is None else tokens.to(self.device)
+
+    def _placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.device) for name, value in inputs.items()}
+
+    @contextmanager
+    def _entered_at(self, layer: int, tokens: Tensor | None) -> Iterator[None]:
+        """With tokens, the model begins at a layer, with them."""
+        if tokens is None:
+            yield
+            return
+        name = f"{self.architecture.stack}.{layer}"
+
+        def enter(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (tokens, *arguments[1:])
+
+        with self._skipped(range(layer)):
+            handle = self.model.get_submodule(name).register_forward_pre_hook(enter)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+    @contextmanager
+    def _ended_before(self, layer: int) -> Iterator[list[Tensor]]:
+        """The model skips its layers from one on; what would have entered it is in the list."""
+        entering: list[Tensor] = []
+        name = f"{self.architecture.stack}.{layer}"
+
+        def leave(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            entering.append(arguments[0])
+
+        with self._skipped(range(layer, self.architecture.num_layers)):
+            handle = self.model.get_submodule(name).register_forward_pre_hook(leave)
+            try:
+                yield entering
+            finally:
+                handle.remove()
+
+    @contextmanager
+    def _skipped(self, layers: range) -> Iterator[None]:
+        """Layers that hand on what they get."""
+        stack = self.model.get_submodule(self.architecture.stack)
+        before = {}
+        for layer in layers:
+            module = stack.get_submodule(str(layer))
+            # accelerate may have put a forward of its own there.
+            before[module] = module.__dict__.get("forward")
+            module.forward = _hand_on
+        try:
+            yield
+        finally:
+            for module, forward in before.items():
+                del module.forward
+                if forward is not None:
+                    module.forward = forward
 
     @contextmanager
     def counting_rows(self) -> Iterator[Callable[[], int]]:
@@ -301,6 +506,10 @@ def _prefix_hook(attention: nn.Module, prefixes: Sequence[Prefix]) -> Any:
         setattr(attention, PREFIXES, made)
 
     return lay
+
+
+def _hand_on(tokens: Tensor, *_: Any, **__: Any) -> Tensor:
+    return tokens
 
 
 def _insert_after_first(prompt: Tensor) -> Any:

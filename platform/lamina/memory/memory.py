@@ -86,9 +86,7 @@ class Memory:
         """What the exemplars would take by themselves: inputs, labels and extras."""
         if len(self) == 0:
             return 0
-        batch = rows_of(self.ids)
-        tensors = [*batch.inputs.values(), batch.labels, *self.extras.values()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return replace(rows_of(self.ids), extras=self.extras).num_bytes()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next offers and draws depend on."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from lamina.adapters.kinds.lora import concatenate
 from lamina.adapters.model import MAIN, AdaptedModel, per_sample_gradients
 from lamina.backbones.encoding import TextEncoder
-from lamina.core import Batch, StepOutput, Summary, generator_of
+from lamina.core import KEYS, Batch, StepOutput, Summary, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
 from lamina.registry import InputError
@@ -135,7 +135,7 @@ class OnlineLoRA(Strategy):
         texts of one width, so that those of any step and worker go together."""
         number, encoder = len(batch), model.backbone.encoder
         top = losses[:number].topk(min(self.hard_size, number)).indices
-        inputs = {INPUT + name: each[top] for name, each in batch.inputs.items()}
+        inputs = {INPUT + key: each[top] for key, each in batch.inputs.items() if key != KEYS}
         if isinstance(encoder, TextEncoder):
             width = encoder.max_length
             inputs = {key: F.pad(each, (0, width - each.shape[1])) for key, each in inputs.items()}

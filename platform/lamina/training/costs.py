@@ -1,18 +1,12 @@
 """What a trial has spent so far: time, operations, memory, numbers kept."""
 
 import resource
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import torch
-
-from lamina.evaluation.operations import counted
-
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -41,27 +35,9 @@ class Costs:
     flops_per_row: dict[str, float] = field(default_factory=dict)
     """Of each kind of work, from its first batch."""
 
-    def counting(self, kind: str, num_rows: int, work: Callable[[], Result]) -> Result:
-        """What `work` on `num_rows` rows returns, its operations added to the task's.
-
-        Those of the first batch of a kind are counted and the others taken to need as many per
-        row: counting slows a batch down several times.
-        """
-        if kind in self.flops_per_row:
-            result = work()
-        else:
-            result, flops = counted(work)
-            self.flops_per_row[kind] = flops / num_rows
+    def spend(self, kind: str, num_rows: int) -> None:
+        """Add the operations of work on `num_rows` rows to the task's."""
         self.train_flops[-1] += self.flops_per_row[kind] * num_rows
-        return result
-
-    @contextmanager
-    def timed(self, name: Literal["train", "evaluation"]) -> Iterator[None]:
-        """Add the time of what happens inside."""
-        start = time.perf_counter()
-        yield
-        key = f"{name}_seconds"
-        setattr(self, key, getattr(self, key) + time.perf_counter() - start)
 
     def metrics(self) -> dict[str, float]:
         """The last numbers, by name."""

@@ -69,11 +69,11 @@ class Learner:
             self._wait_for_last_task()
         while self.next_task < len(self.stream):
             experience = self.stream.experiences[self.next_task]
-            with self.scores.costs.timed("train"):
+            with self.scores.timed("train"):
                 loss = self._train(experience)
             kept = self.memory.num_bytes(self._rows) if self.memory else 0
             self.scores.close_task(self.next_task, kept)
-            with self.scores.costs.timed("evaluation"):
+            with self.scores.timed("evaluation"):
                 self.scores.evaluate(self.next_task)
             self.next_task += 1
             yield self._report(experience.task, loss)
@@ -191,7 +191,7 @@ class Learner:
             )
             step = partial(stepper.step, batch, replay)
             kind = "step with exemplars" if len(replay) > 0 else "step"
-            total += scores.costs.counting(kind, len(rows), step) * len(rows)
+            total += scores.counting(kind, len(rows), step) * len(rows)
             self.num_steps += 1
             scores.probes.after_step(self.next_task, len(rows), scores.accuracy_now)
             if self.stream.one_pass:
@@ -238,7 +238,7 @@ class Learner:
         share = share_of(data, self.workers)
         for batch in share.chunks(self.training.evaluation_batch_size):
             placed = batch.to(self.model.backbone.device)
-            summary = self.scores.costs.counting(
+            summary = self.scores.counting(
                 look.__name__, len(batch), partial(look, self.model, placed)
             )
             if summary is None:

@@ -1,8 +1,10 @@
 """The scorecard of a learner: its accuracy matrices and everything else that is measured of it."""
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 
@@ -16,6 +18,8 @@ from lamina.training.costs import Costs
 from lamina.training.evaluate import accuracy, accuracy_row, routing_accuracy, told
 from lamina.training.probes import Probes
 from lamina.training.settings import TrainingSettings
+
+Result = TypeVar("Result")
 
 FEW_ROWS = 4
 """How many rows are looked at to know what one costs."""
@@ -36,14 +40,38 @@ class Scorecard:
         self._model = model
         self._stream = stream
         self._batch_size = training.evaluation_batch_size
-        self._stream_bytes = sum(_num_bytes(each.train) for each in stream.experiences)
+        self._stream_bytes = sum(each.train.num_bytes() for each in stream.experiences)
         self.matrices = {
             part: AccuracyMatrix([len(each.part(part)) for each in stream.experiences])
             for part in EVALUATED
         }
         self.routing: dict[Part, float] = {}
+        self.clock: Callable[[], float] = time.perf_counter
+        """Seconds that this learner has spent, from any beginning."""
         self.costs = Costs()
         self.probes = Probes(training)
+
+    @contextmanager
+    def timed(self, name: Literal["train", "evaluation"]) -> Iterator[None]:
+        """Add the time of what happens inside."""
+        start = self.clock()
+        yield
+        key = f"{name}_seconds"
+        setattr(self.costs, key, getattr(self.costs, key) + self.clock() - start)
+
+    def counting(self, kind: str, num_rows: int, work: Callable[[], Result]) -> Result:
+        """What `work` on `num_rows` rows returns, its operations added to the task's.
+
+        Those of the first batch of a kind are counted and the others taken to need as many per
+        row: counting slows a batch down several times.
+        """
+        if kind in self.costs.flops_per_row:
+            result = work()
+        else:
+            result, flops = self._counted(work)
+            self.costs.flops_per_row[kind] = flops / num_rows
+        self.costs.spend(kind, num_rows)
+        return result
 
     def skip_task(self) -> None:
         """Leave a task's row of R undefined."""
@@ -67,7 +95,7 @@ class Scorecard:
         costs.memory_bytes.append(memory_bytes)
         if not costs.one_pass_flops:
             few = self._few(data)
-            _, forward = counted(lambda: self._model.backbone(few.inputs))
+            _, forward = self._counted(lambda: self._model.backbone(few.inputs))
             # Frozen weights need no gradient, so a backward takes as much as a forward.
             costs.flops_per_row["one pass"] = 2 * forward / len(few)
         costs.one_pass_flops.append(costs.flops_per_row["one pass"] * len(data))
@@ -114,12 +142,18 @@ class Scorecard:
         experience = self._stream.experiences[task]
         few, known = self._few(experience.test), told(self._stream, experience.task)
         predict = partial(self._strategy.predict, self._model, few.inputs, known)
-        with self._model.backbone.counting_rows() as count:
+        backbone = self._model.backbone
+        with backbone.by_itself(whole=True), backbone.counting_rows() as count:
             predict()
         passes = count() / len(few)
         if passes != self.costs.inference_passes:
             self.costs.inference_passes = passes
-            self.costs.inference_flops = counted(predict)[1] / len(few)
+            self.costs.inference_flops = self._counted(predict)[1] / len(few)
+
+    def _counted(self, work: Callable[[], Result]) -> tuple[Result, int]:
+        """What `work` returns and its operations, none of them taken from the feature store."""
+        with self._model.backbone.by_itself(whole=True):
+            return counted(work)
 
     def _composite(self) -> dict[str, float]:
         """The continual score of either part, and its criteria."""
@@ -140,11 +174,6 @@ class Scorecard:
 
     def _few(self, data: Batch) -> Batch:
         return data[slice(0, FEW_ROWS)].trimmed().to(self._model.backbone.device)
-
-
-def _num_bytes(data: Batch) -> int:
-    tensors = [*data.inputs.values(), data.labels]
-    return sum(each.numel() * each.element_size() for each in tensors)
 
 
 def _num_stored(state: Any) -> int:

@@ -88,9 +88,8 @@ class Stepper:
     def _gradients(self, loss: Tensor, weight: float, *, keep: bool) -> Tensors:
         """The gradient of a loss by the names of what is trained, summed over workers by their
         shares; without those that it does not depend on."""
-        found = torch.autograd.grad(
-            loss, list(self.parameters.values()), allow_unused=True, retain_graph=keep
-        )
+        tensors = list(self.parameters.values())
+        found = self.model.backbone.gradients(loss, tensors, keep=keep)
         present = {
             name: gradient
             for name, gradient in zip(self.parameters, found, strict=True)

@@ -1,5 +1,6 @@
 """BitFit (Ben Zaken et al., 2022): only the biases are trained."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from lamina.adapters.base import AdapterKind, Tensors, grouped_rows
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.overlay import Overlay, Site
+from lamina.backbones.packing import stacked_fields
 
 SUFFIX = ".bias"
 
@@ -52,6 +54,9 @@ class Shift:
     """y + a vector, [d] or [K, d]."""
 
     added: Tensor
+
+    def stacked(self, patches: Sequence["Shift"]) -> "Shift | None":
+        return stacked_fields(patches)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         return (y + grouped_rows(self.added, y)).to(y.dtype)

@@ -1,6 +1,7 @@
 """Bottleneck adapter beside each MLP (AdaptFormer, Chen et al., 2022): MLP(x) + s * W_up
 ReLU(W_down x)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from lamina.adapters.base import AdapterKind, Tensors, grouped_linear, uniform
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.overlay import Overlay
+from lamina.backbones.packing import stacked_fields
 from lamina.registry import InputError
 
 
@@ -82,6 +84,9 @@ class BottleneckPatch:
     up: Tensor
     up_bias: Tensor
     scale: float
+
+    def stacked(self, patches: Sequence["BottleneckPatch"]) -> "BottleneckPatch | None":
+        return stacked_fields(patches)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         inner = torch.relu(grouped_linear(x.to(self.down.dtype), self.down, self.down_bias))

@@ -1,6 +1,7 @@
 """(IA)^3 (Liu et al., 2022): learned vectors that rescale keys, values and the inner activations of
 each MLP."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from lamina.adapters.base import PEFT_PREFIX, AdapterKind, Tensors, grouped_rows
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.overlay import Overlay, Site
+from lamina.backbones.packing import stacked_fields
 
 SUFFIX = ".ia3_l"
 
@@ -49,7 +51,11 @@ class IA3(AdapterKind):
         inner = self._feedforward(backbone)
         patches = {name.removesuffix(SUFFIX): Rescaling(each) for name, each in tensors.items()}
         return Overlay(
-            patches={Site(m, m): [patch.output] for m, patch in patches.items() if m not in inner},
+            patches={
+                Site(m, m): [RescaledOutput(patch.factor)]
+                for m, patch in patches.items()
+                if m not in inner
+            },
             input_patches={m: [patch] for m, patch in patches.items() if m in inner},
         )
 
@@ -90,9 +96,21 @@ class Rescaling:
 
     factor: Tensor
 
+    def stacked(self, patches: Sequence["Rescaling"]) -> "Rescaling | None":
+        return stacked_fields(patches)
+
     def __call__(self, x: Tensor) -> Tensor:
         return (x * grouped_rows(self.factor, x)).to(x.dtype)
 
-    def output(self, x: Tensor, y: Tensor) -> Tensor:
-        """The same at a site."""
-        return self(y)
+
+@dataclass(frozen=True)
+class RescaledOutput:
+    """The same at a site."""
+
+    factor: Tensor
+
+    def stacked(self, patches: Sequence["RescaledOutput"]) -> "RescaledOutput | None":
+        return stacked_fields(patches)
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        return Rescaling(self.factor)(y)

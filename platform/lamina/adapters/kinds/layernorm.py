@@ -1,6 +1,7 @@
 """LayerNorm tuning (Qi et al., 2022; Zhao et al., 2024): only the weights and biases of the
 LayerNorms are trained."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from lamina.adapters.base import PEFT_PREFIX, AdapterKind, Tensors, grouped_rows
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.overlay import Overlay, Site
+from lamina.backbones.packing import stacked_fields
 
 WEIGHT, BIAS = ".weight", ".bias"
 PEFT_LAYER = ".ln_tuning_layers"
@@ -75,6 +77,9 @@ class NormPatch:
     weight: Tensor
     bias: Tensor
     eps: float
+
+    def stacked(self, patches: Sequence["NormPatch"]) -> "NormPatch | None":
+        return stacked_fields(patches)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         standard = F.layer_norm(x, x.shape[-1:], eps=self.eps)

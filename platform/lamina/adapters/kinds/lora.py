@@ -1,10 +1,11 @@
 """LoRA (Hu et al., 2022): W0 x + (alpha / rank) B A x, with A [rank, d_in] and B [d_out, rank]."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lamina.adapters.base import (
@@ -105,6 +106,20 @@ class LoRAPatch:
     scale: float
     dropout: float
     generator: torch.Generator | None
+
+    def stacked(self, patches: Sequence["LoRAPatch"]) -> "LoRAPatch | None":
+        """Ranks are filled up with zeros, whose gradients are zero; where scales differ, each goes
+        into its B."""
+        if any(each.generator is not None and each.dropout > 0 for each in patches):
+            return None
+        rank = max(patch.a.shape[0] for patch in patches)
+        downs = [F.pad(each.a, (0, 0, 0, rank - each.a.shape[0])) for each in patches]
+        ups = [F.pad(each.b, (0, rank - each.b.shape[1])) for each in patches]
+        scale = self.scale
+        if any(each.scale != scale for each in patches):
+            ups = [each.scale * up for each, up in zip(patches, ups, strict=True)]
+            scale = 1.0
+        return LoRAPatch(torch.stack(downs), torch.stack(ups), scale, 0.0, None)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         x = x.to(self.a.dtype)

@@ -1,5 +1,6 @@
 """SSF (Lian et al., 2022): every operation's output is scaled and shifted, gamma * y + beta."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from lamina.adapters.base import AdapterKind, Tensors, grouped_rows
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.overlay import Overlay, Site
+from lamina.backbones.packing import stacked_fields
 
 SCALE, SHIFT = ".scale", ".shift"
 DEVIATION = 0.02
@@ -55,6 +57,9 @@ class ScaleAndShift:
 
     gamma: Tensor
     beta: Tensor
+
+    def stacked(self, patches: Sequence["ScaleAndShift"]) -> "ScaleAndShift | None":
+        return stacked_fields(patches)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         return (y * grouped_rows(self.gamma, y) + grouped_rows(self.beta, y)).to(y.dtype)

@@ -1,0 +1,153 @@
+"""Several calls of a backbone as one: their rows one after the other, each under its own overlay.
+
+The frozen modules see all rows at once; what is laid over them is applied to each call's rows in
+turn. On a CPU that gives a call what it gets alone to the last bit wherever a matrix product does
+not depend on how many rows it has (MiniLM's do not; very small ones may). On a GPU, where each
+small product costs a launch, patches of one kind for as many rows each become one patch whose
+tensors lead with K, and one batched product: the same up to the rounding of float sums.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from lamina.backbones.overlay import InputPatch, KeysAndValues, Overlay, Patch, Prefix, rows_of
+
+P = TypeVar("P")
+
+
+@runtime_checkable
+class Stackable(Protocol):
+    """A patch that treats every token by itself."""
+
+    def stacked(self, patches: Sequence[Any]) -> Any:
+        """One patch for K equal groups of rows out of K patches of this class, this one first; None
+        where these do not go together."""
+        ...
+
+
+def stacked_fields(patches: Sequence[P]) -> P | None:
+    """What `stacked` gives where a patch is a dataclass of tensors of one shape and of settings:
+    None where shapes or settings differ."""
+    together = {}
+    for field in fields(patches[0]):  # type: ignore[arg-type]
+        values = [getattr(patch, field.name) for patch in patches]
+        if isinstance(values[0], Tensor):
+            if any(value.shape != values[0].shape for value in values):
+                return None
+            together[field.name] = torch.stack(values)
+        elif any(value != values[0] for value in values):
+            return None
+    return replace(patches[0], **together)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """The patches of each call on its own rows."""
+
+    chains: Sequence[Sequence[Any]]
+    sizes: Sequence[int]
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """At a site: of input and output, the new output. Before a module: the new input."""
+        parts = zip(*(tensor.split(list(self.sizes)) for tensor in tensors), strict=True)
+        return torch.cat(
+            [_through(chain, part) for chain, part in zip(self.chains, parts, strict=True)]
+        )
+
+
+def _through(chain: Sequence[Any], tensors: Sequence[Tensor]) -> Tensor:
+    *read, value = tensors
+    for patch in chain:
+        value = patch(*read, value)
+    return value
+
+
+def lengths_of(overlay: Overlay) -> Hashable | None:
+    """What has to be equal for calls to run together: how many tokens and positions are added
+    where. None where a call only runs alone."""
+    given = [prefix for prefixes in overlay.prefixes.values() for prefix in prefixes]
+    if overlay.stand_in is not None or any(callable(prefix) for prefix in given):
+        return None
+    prefixes = tuple(
+        (layer, sum(_length(prefix) for prefix in overlay.prefixes[layer]))
+        for layer in sorted(overlay.prefixes)
+    )
+    prompts = sum(prompt.shape[-2] for prompt in overlay.prompts)
+    return prefixes, prompts, overlay.position_shift
+
+
+def packed(overlays: Sequence[Overlay], sizes: Sequence[int], *, stack: bool) -> Overlay:
+    """One overlay for the rows of several calls, of `sizes`, that `lengths_of` finds equal.
+
+    `stack`: let patches lead with K where they can.
+    """
+    if len(overlays) == 1:
+        return overlays[0]
+    sites = dict.fromkeys(site for each in overlays for site in each.patches)
+    modules = dict.fromkeys(name for each in overlays for name in each.input_patches)
+    prompts = [
+        torch.cat([rows_of(prompt, size) for prompt in each.prompts], dim=1)
+        for each, size in zip(overlays, sizes, strict=True)
+        if each.prompts
+    ]
+    patches: dict[Any, Sequence[Patch]] = {
+        site: _together([each.patches.get(site, ()) for each in overlays], sizes, stack)
+        for site in sites
+    }
+    input_patches: dict[str, Sequence[InputPatch]] = {
+        name: _together([each.input_patches.get(name, ()) for each in overlays], sizes, stack)
+        for name in modules
+    }
+    return Overlay(
+        patches=patches,
+        input_patches=input_patches,
+        prefixes={
+            layer: [_one_prefix([each.prefixes[layer] for each in overlays], sizes)]
+            for layer in overlays[0].prefixes
+        },
+        prompts=[torch.cat(prompts)] if prompts else [],
+        position_shift=overlays[0].position_shift,
+    )
+
+
+def _together(chains: Sequence[Sequence[Any]], sizes: Sequence[int], stack: bool) -> list[Any]:
+    """The patches of a site or module, one chain per call, as a chain for all."""
+    if stack and len({len(chain) for chain in chains}) == 1 and len(set(sizes)) == 1:
+        columns = [_stacked(column) for column in zip(*chains, strict=True)]
+        if all(column is not None for column in columns):
+            return columns
+    return [InTurn(chains, sizes)]
+
+
+def _stacked(patches: Sequence[Any]) -> Any:
+    first = patches[0]
+    if not isinstance(first, Stackable) or any(type(each) is not type(first) for each in patches):
+        return None
+    return first.stacked(patches)
+
+
+def _one_prefix(prefixes: Sequence[Sequence[Prefix]], sizes: Sequence[int]) -> KeysAndValues:
+    """The prefixes of one layer, some per call, as keys and values for every row."""
+    rows = [
+        # Each is put before those before it.
+        [
+            torch.cat([rows_of(pair[part], size) for pair in reversed(_given(each))], dim=1)
+            for part in (0, 1)
+        ]
+        for each, size in zip(prefixes, sizes, strict=True)
+    ]
+    keys, values = (torch.cat(column) for column in zip(*rows, strict=True))
+    return keys, values
+
+
+def _given(prefixes: Sequence[Prefix]) -> list[KeysAndValues]:
+    return [prefix for prefix in prefixes if not callable(prefix)]
+
+
+def _length(prefix: Prefix) -> int:
+    assert not callable(prefix)
+    return int(prefix[0].shape[-2])

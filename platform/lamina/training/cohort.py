@@ -1,0 +1,263 @@
+"""A cohort: learners on one backbone whose steps are taken together.
+
+Each learner runs as if it were alone, in a greenlet of its own. Where it calls the backbone or
+wants gradients it is suspended, until every learner of the cohort has come to such a place. Then
+calls that meet are one forward, and the losses are summed and gone back through once: no loss
+depends on another learner's tensors, so each gets its own gradient. So strategies are ordinary
+code, and packing changes a result by no more than the rounding of float sums.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from greenlet import getcurrent, greenlet
+from torch import Tensor
+
+from lamina.backbones.backbone import Backbone, Call, Gate, Hidden
+from lamina.training.learner import Learner
+from lamina.training.report import TaskReport
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A learner has come to the end of a task, or of its stream, or has failed."""
+
+    name: str
+    report: TaskReport | None = None
+    """Of the task that is learned; None where there is no further task."""
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class _Forward:
+    backbone: Backbone
+    call: Call
+
+
+@dataclass(frozen=True)
+class _Backward:
+    loss: Tensor
+    tensors: Sequence[Tensor]
+    keep: bool
+
+
+class _Member:
+    """A learner in its greenlet."""
+
+    def __init__(self, name: str, learner: Learner) -> None:
+        self.name = name
+        self.asks: _Forward | _Backward | Boundary | None = None
+        """What it waits for; None: to be told to go on."""
+        self._greenlet = greenlet(self._learn)
+        self._learner = learner
+        self._spent = 0.0
+        self._since: float | None = None
+        self._grad = True
+        learner.scores.clock = self.seconds
+
+    def seconds(self) -> float:
+        """What it took: its own code, and its share of what was run together."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self._spent + running
+
+    def resume(self, answer: Any = None, error: BaseException | None = None) -> None:
+        """Let it run on, with an answer or an error, to the next thing that it asks for."""
+        # Whether gradients are recorded belongs to the thread, not to the greenlet.
+        torch.set_grad_enabled(self._grad)
+        self._since = time.perf_counter()
+        if error is not None:
+            self.asks = self._greenlet.throw(error)
+        else:
+            self.asks = self._greenlet.switch(answer)
+        self._spent, self._since = self.seconds(), None
+        self._grad = torch.is_grad_enabled()
+
+    def share(self, seconds: float) -> None:
+        """Charge it for work that was done for it."""
+        self._spent += seconds
+
+    def leave(self) -> None:
+        """Let go of everything, wherever it is."""
+        self._greenlet.throw()
+
+    def _learn(self, _: Any) -> Boundary:
+        try:
+            for report in self._learner.learn():
+                _ask(Boundary(self.name, report))
+        except Exception as error:
+            return Boundary(self.name, error=error)
+        return Boundary(self.name)
+
+
+class _Meeting(Gate):
+    """The gate of a backbone that a cohort shares."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+
+    def run(self, call: Call) -> Hidden:
+        hidden: Hidden = _ask(_Forward(self._backbone, call))
+        return hidden
+
+    def gradients(
+        self, loss: Tensor, tensors: Sequence[Tensor], keep: bool
+    ) -> Sequence[Tensor | None]:
+        gradients: Sequence[Tensor | None] = _ask(_Backward(loss, tensors, keep))
+        return gradients
+
+
+def _ask(wanted: Any) -> Any:
+    """Suspend the learner that runs, until the cohort has an answer."""
+    return getcurrent().parent.switch(wanted)
+
+
+def shared(backbone: Backbone) -> Backbone:
+    """The backbone as the learners of a cohort are given it."""
+    return backbone.through(_Meeting(backbone))
+
+
+class Cohort:
+    """Learners that join and leave at task boundaries."""
+
+    def __init__(self, most_rows: int) -> None:
+        """`most_rows`: so many rows at most are run together (a call of more runs alone)."""
+        self.most_rows = most_rows
+        self._members: dict[str, _Member] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    @property
+    def can_advance(self) -> bool:
+        """Whether some learner does not stand at a boundary."""
+        return any(not isinstance(each.asks, Boundary) for each in self._members.values())
+
+    def add(self, name: str, learner: Learner) -> None:
+        """Let a learner take part, whose backbone is `shared`."""
+        self._members[name] = _Member(name, learner)
+
+    def go_on(self, name: str) -> None:
+        """Let a learner that stands at a boundary learn its next task."""
+        self._members[name].asks = None
+
+    def remove(self, name: str) -> None:
+        """Let go of a learner."""
+        self._members.pop(name).leave()
+
+    def advance(self) -> list[Boundary]:
+        """Run until some learners come to a boundary, and return these; each stands there until it
+        may go on or is removed. Nothing where nobody can advance."""
+        grad = torch.is_grad_enabled()
+        try:
+            while True:
+                for member in self._members.values():
+                    if member.asks is None:
+                        member.resume()
+                        if isinstance(member.asks, Boundary):
+                            return [member.asks]
+                if calls := self._waiting(_Forward):
+                    arrived = self._run(self._largest_group(calls))
+                elif losses := self._waiting(_Backward):
+                    # Whoever goes back again comes first: the others' steps would change tensors
+                    # in the graph that they share.
+                    again = [each for each in losses if _keeps(each)]
+                    arrived = self._go_back(again or losses)
+                else:
+                    return []
+                if arrived:
+                    return arrived
+        finally:
+            torch.set_grad_enabled(grad)
+
+    def _waiting(self, kind: type) -> list[_Member]:
+        return [member for member in self._members.values() if isinstance(member.asks, kind)]
+
+    def _largest_group(self, members: Sequence[_Member]) -> list[_Member]:
+        """Members whose calls meet, as many as there is room for."""
+        groups: dict[Hashable, list[_Member]] = defaultdict(list)
+        for member in members:
+            assert isinstance(member.asks, _Forward)
+            backbone, call = member.asks.backbone, member.asks.call
+            with torch.set_grad_enabled(member._grad):
+                meeting = backbone.meeting(call)
+            key = member.name if meeting is None else (id(backbone), meeting)
+            groups[key].append(member)
+        largest = max(groups.values(), key=len)
+        chosen, rows = largest[:1], _num_rows(largest[0])
+        for member in largest[1:]:
+            rows += _num_rows(member)
+            if rows <= self.most_rows:
+                chosen.append(member)
+        return chosen
+
+    def _run(self, members: list[_Member]) -> list[Boundary]:
+        asked = [member.asks for member in members]
+        calls = [each.call for each in asked if isinstance(each, _Forward)]
+        backbone = asked[0].backbone  # type: ignore[union-attr]
+
+        def together() -> Sequence[Hidden]:
+            torch.set_grad_enabled(members[0]._grad)
+            return backbone.run_together(calls)
+
+        return _answer(members, together, lambda at: backbone.run(calls[at]))
+
+    def _go_back(self, members: list[_Member]) -> list[Boundary]:
+        asked = [member.asks for member in members if isinstance(member.asks, _Backward)]
+        keep = any(each.keep for each in asked)
+
+        def together() -> Sequence[Sequence[Tensor | None]]:
+            tensors = [tensor for each in asked for tensor in each.tensors]
+            losses = [each.loss for each in asked]
+            found = list(torch.autograd.grad(losses, tensors, allow_unused=True, retain_graph=keep))
+            return [[found.pop(0) for _ in each.tensors] for each in asked]
+
+        def alone(at: int) -> Sequence[Tensor | None]:
+            each = asked[at]
+            return torch.autograd.grad(
+                each.loss, each.tensors, allow_unused=True, retain_graph=True
+            )
+
+        return _answer(members, together, alone)
+
+
+def _answer(
+    members: Sequence[_Member], together: Callable[[], Sequence[Any]], alone: Callable[[int], Any]
+) -> list[Boundary]:
+    """Give each member its part of what is done together. Where that fails, each is served by
+    itself, so that an error, or a lack of memory, is only whose it is."""
+    answers: list[Any] = []
+    errors: list[Exception | None] = []
+    start = time.perf_counter()
+    try:
+        answers, errors = list(together()), [None] * len(members)
+    except Exception as failed:
+        for at, member in enumerate(members):
+            torch.set_grad_enabled(member._grad)
+            answer: Any = None
+            error: Exception | None = failed
+            if len(members) > 1:
+                try:
+                    answer, error = alone(at), None
+                except Exception as own:
+                    error = own
+            answers.append(answer)
+            errors.append(error)
+    share = (time.perf_counter() - start) / len(members)
+    for member, answer, error in zip(members, answers, errors, strict=True):
+        member.share(share)
+        member.resume(answer, error)
+    return [member.asks for member in members if isinstance(member.asks, Boundary)]
+
+
+def _keeps(member: _Member) -> bool:
+    assert isinstance(member.asks, _Backward)
+    return member.asks.keep
+
+
+def _num_rows(member: _Member) -> int:
+    assert isinstance(member.asks, _Forward)
+    return member.asks.call.num_rows

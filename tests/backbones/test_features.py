@@ -1,0 +1,168 @@
+"""What the frozen layers make of a sample is computed once, and is what they would make of it."""
+
+import pytest
+import torch
+
+from lamina.adapters import kind_class
+from lamina.adapters.model import AdaptedModel
+from lamina.backbones.backbone import BackboneSettings, load_backbone
+from lamina.backbones.features import FeatureStore
+from lamina.core import KEYS, Batch, Samples
+from nouns import nouns_stream, shapes_stream
+
+ROOM = 10**9
+
+
+def keeping(folder, cache, max_bytes=ROOM):
+    backbone = load_backbone(BackboneSettings(str(folder)))
+    backbone.keep_features(cache, max_bytes)
+    return backbone
+
+
+def adapted(backbone, layers, seed=0):
+    """A model whose LoRA does something, in some layers."""
+    model = AdaptedModel(backbone, kind_class("lora")(layers=layers), seed)
+    model.add()
+    for tensor in model.adapters["main"].tensors.values():
+        tensor.data += 0.05
+    return model
+
+
+@pytest.mark.parametrize("layers", [None, (1,), (0,)])
+def test_features_of_texts_are_what_the_whole_model_says(
+    tiny_bert, tiny_bert_folder, tmp_path, layers
+):
+    kept = keeping(tiny_bert_folder, tmp_path)
+    plain, known = nouns_stream(tiny_bert), nouns_stream(kept)
+    ours, theirs = adapted(kept, layers), adapted(tiny_bert, layers)
+    for one, other in zip(known.experiences, plain.experiences, strict=True):
+        rows = torch.tensor([7, 0, 3, 3])
+        mine, whole = one.train[rows].trimmed().inputs, other.train[rows].trimmed().inputs
+        torch.testing.assert_close(ours(mine).features, theirs(whole).features, rtol=0, atol=2e-6)
+        torch.testing.assert_close(
+            ours.frozen_features(mine), theirs.frozen_features(whole), rtol=0, atol=2e-6
+        )
+
+
+def test_features_of_pictures_are_what_the_whole_model_says(tiny_vit, tiny_vit_folder, tmp_path):
+    kept = keeping(tiny_vit_folder, tmp_path)
+    mine, whole = (shapes_stream(each).experiences[1].test.inputs for each in (kept, tiny_vit))
+    ours, theirs = adapted(kept, (1,)), adapted(tiny_vit, (1,))
+    torch.testing.assert_close(ours(mine).features, theirs(whole).features, rtol=0, atol=2e-6)
+
+
+def test_gradients_are_those_of_the_whole_model(tiny_bert, tiny_bert_folder, tmp_path):
+    kept = keeping(tiny_bert_folder, tmp_path)
+    found = []
+    for backbone in (kept, tiny_bert):
+        model = adapted(backbone, (1,))
+        data = nouns_stream(backbone).experiences[0].train
+        loss = model(data.inputs).features.square().sum()
+        trained = model.adapters["main"].tensors.values()
+        found.append(torch.autograd.grad(loss, list(trained)))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_sample_is_computed_once_by_all_who_need_it(tiny_bert_folder, tmp_path):
+    first = keeping(tiny_bert_folder, tmp_path)
+    stream = nouns_stream(first)
+    data = stream.experiences[0].train
+    with first.counting_rows() as count:
+        AdaptedModel(first, None, 0).frozen_features(data.inputs)
+        assert count() == len(data)
+        AdaptedModel(first, None, 1).frozen_features(data[torch.tensor([2, 1])].inputs)
+        assert count() == len(data)
+    later = keeping(tiny_bert_folder, tmp_path)
+    again = nouns_stream(later).experiences[0].train
+    with later.counting_rows() as count:
+        found = AdaptedModel(later, None, 0).frozen_features(again.inputs)
+        assert count() == 0
+    assert torch.equal(found, AdaptedModel(first, None, 0).frozen_features(data.inputs))
+
+
+def test_features_do_not_depend_on_the_company_that_a_sample_is_in(tiny_bert_folder, tmp_path):
+    found = []
+    for number, order in enumerate([[0, 1, 2, 3], [3, 1]]):
+        backbone = keeping(tiny_bert_folder, tmp_path / str(number))
+        data = nouns_stream(backbone).experiences[0].train
+        part = data[torch.tensor(order)]
+        store = FeatureStore(tmp_path / f"own {number}", "name", ROOM)
+        inputs = {name: value for name, value in part.inputs.items() if name != KEYS}
+        keys = store.register(inputs)
+        run = AdaptedModel(backbone, None, 0).frozen_features
+        found.append(dict(zip(keys.tolist(), store.features(keys, run), strict=True)))
+    first, second = found
+    assert all(torch.equal(first[key], second[key]) for key in second)
+
+
+def test_another_text_has_another_key_and_padding_changes_none(tiny_bert_folder, tmp_path):
+    backbone = keeping(tiny_bert_folder, tmp_path)
+
+    def keys(texts):
+        labels = torch.zeros(len(texts), dtype=torch.int64)
+        batch = backbone.encode(Samples(texts, labels, torch.arange(len(texts))))
+        return backbone.features.register(batch.inputs).tolist()
+
+    (alone,) = keys(["stop"])
+    padded, other = keys(["stop", "turn on the light in the kitchen"])
+    assert alone == padded
+    assert other != padded
+
+
+def test_what_does_not_fit_is_not_kept_and_the_reason_is_told(
+    tiny_bert, tiny_bert_folder, tmp_path
+):
+    backbone = keeping(tiny_bert_folder, tmp_path, max_bytes=100)
+    mine = nouns_stream(backbone).experiences[0].train.inputs
+    whole = nouns_stream(tiny_bert).experiences[0].train.inputs
+    found = AdaptedModel(backbone, None, 0).frozen_features(mine)
+    torch.testing.assert_close(found, AdaptedModel(tiny_bert, None, 0).frozen_features(whole))
+    assert "do not fit" in backbone.features.refusal
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_room_is_made_by_what_was_not_used_for_longest(tiny_bert_folder, tmp_path):
+    old = tmp_path / "another backbone" / "features"
+    old.mkdir(parents=True)
+    (old / "old.safetensors").write_bytes(bytes(50_000))
+    backbone = keeping(tiny_bert_folder, tmp_path, max_bytes=50_500)
+    data = nouns_stream(backbone).experiences[0].train
+    AdaptedModel(backbone, None, 0).frozen_features(data.inputs)
+    assert backbone.features.refusal is None
+    assert not old.exists()
+
+
+def test_inputs_that_nobody_registered_are_computed(tiny_bert_folder, tmp_path):
+    backbone = keeping(tiny_bert_folder, tmp_path)
+    known = nouns_stream(backbone).experiences[0].train
+    strange = {**known.inputs, KEYS: known.inputs[KEYS] + 1}
+    plain = {name: value for name, value in known.inputs.items() if name != KEYS}
+    model = AdaptedModel(backbone, None, 0)
+    torch.testing.assert_close(model.frozen_features(strange), model.frozen_features(plain))
+
+
+def test_rows_of_which_some_are_unknown_lose_their_keys_when_they_are_joined(
+    tiny_bert_folder, tmp_path
+):
+    backbone = keeping(tiny_bert_folder, tmp_path)
+    known = nouns_stream(backbone).experiences[0].train
+    plain = Batch(
+        {name: value for name, value in known.inputs.items() if name != KEYS},
+        known.labels,
+        known.ids,
+    )
+    assert KEYS in Batch.cat([known, known]).inputs
+    assert KEYS not in Batch.cat([known, plain]).inputs
+    assert known.num_bytes() == plain.num_bytes()
+
+
+def test_operations_are_counted_as_if_nothing_were_kept(tiny_bert, tiny_bert_folder, tmp_path):
+    from nouns import make_learner
+
+    kept = keeping(tiny_bert_folder, tmp_path)
+    metrics = [
+        list(make_learner("ncm", nouns_stream(each), each).learn())[-1].metrics
+        for each in (kept, tiny_bert)
+    ]
+    for name in ("cost/train_flops", "cost/inference_flops", "cost/inference_passes"):
+        assert metrics[0][name] == metrics[1][name] > 0
