@@ -66,14 +66,17 @@ class Lane:
         }
 
 
-def records(lanes: Sequence[Lane], wanted: Collection[str]) -> dict[str, Any]:
+def records(lanes: Sequence[Lane], wanted: Collection[str], small: bool = False) -> dict[str, Any]:
     """What a benchmark writes: each lane by its name, and `passed`, whether every one of the
-    `wanted` lanes was measured and holds."""
+    `wanted` lanes was measured at its full size and holds."""
     holding = {lane.name for lane in lanes if lane.holds}
-    return {lane.name: lane.record() for lane in lanes} | {"passed": holding.issuperset(wanted)}
+    passed = not small and holding.issuperset(wanted)
+    return {lane.name: lane.record() for lane in lanes} | {"passed": passed}
 
 
-def finish(title: str, lanes: Sequence[Lane], wanted: Collection[str], out: Path | None) -> None:
+def finish(
+    title: str, lanes: Sequence[Lane], wanted: Collection[str], small: bool, out: Path | None
+) -> None:
     """Show the lanes as a table, and write them to `out`."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for heading in ("lane", "median", "min", "max", "target", "repeats", "holds"):
@@ -86,10 +89,13 @@ def finish(title: str, lanes: Sequence[Lane], wanted: Collection[str], out: Path
         table.add_row(lane.name, *shown, target, str(len(lane.values)), holds)
     console = stdout()
     console.print(table)
-    found = records(lanes, wanted)
-    if missing := sorted(set(wanted).difference(found)):
-        console.print(f"not measured, so not passed: {', '.join(missing)}")
-    console.print(f"passed: {'yes' if found['passed'] else 'no'}")
+    found = records(lanes, wanted, small)
+    missing = [name for name in wanted if name not in found]
+    if small or missing:
+        why = "too small to count" if small else f"not measured: {', '.join(missing)}"
+        console.print(f"passed: no ({why})")
+    else:
+        console.print(f"passed: {'yes' if found['passed'] else 'no'}")
     if out is not None:
         out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

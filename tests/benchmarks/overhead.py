@@ -49,7 +49,7 @@ def main() -> None:
             values.append(overhead)
             console.print(f"sweeps of {sizes}: (wall, trained) = {found}")
     lane = Lane(LANE, values, TARGET, at_least=False, unit="s", details=details)
-    finish("Seconds per trial beyond training", [lane], [LANE], given.out)
+    finish("Seconds per trial beyond training", [lane], [LANE], given.small, given.out)
 
 
 def measured(folder: Path, num_trials: int) -> tuple[float, float]:

@@ -34,11 +34,16 @@ def test_a_table_is_passed_when_every_lane_of_it_was_measured_and_holds(ratio, w
     assert records([Lane("a", [ratio], target=1.0)], wanted)["passed"] is passed
 
 
+def test_a_quick_look_never_passes():
+    assert not records([Lane("a", [9.0], target=1.0)], ["a"], small=True)["passed"]
+
+
 def test_the_file_says_what_the_table_says(tmp_path, capsys):
-    finish("A title", [Lane("lane", [4.0], target=3.0)], ["lane", "other"], tmp_path / "out.json")
-    written = json.loads((tmp_path / "out.json").read_text())
+    out = tmp_path / "out.json"
+    finish("A title", [Lane("lane", [4.0], target=3.0)], ["lane", "other"], False, out)
+    written = json.loads(out.read_text())
     assert (written["lane"]["ratio"], written["passed"]) == (4.0, False)
-    assert "not measured, so not passed: other" in capsys.readouterr().out
+    assert "passed: no (not measured: other)" in capsys.readouterr().out
 
 
 def test_two_sides_take_turns_and_the_first_turn_does_not_count():
