@@ -176,9 +176,12 @@ SMALL = Rows(train=2, validation=1, test=1)
 
 
 def small(work: Workload) -> Workload:
-    """Fewer of its trials on few rows of four tasks, once."""
-    step = max(len(work.trials) // 8, 1)
-    return replace(work, trials=work.trials[::step], rows=SMALL, tasks=4, repeats=1, epochs=2)
+    """Two or three trials of each strategy on few rows of four tasks, once."""
+    alike: dict[str, list[Trial]] = defaultdict(list)
+    for trial in work.trials:
+        alike[trial["strategy.name"]].append(trial)
+    few = [trial for trials in alike.values() for trial in trials[:: -(-len(trials) // 3)]]
+    return replace(work, trials=few, rows=SMALL, tasks=4, repeats=1, epochs=2)
 
 
 def main() -> None:
