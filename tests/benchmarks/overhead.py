@@ -42,7 +42,7 @@ def main() -> None:
     console = stdout()
     values = []
     details: dict[str, Any] = {"trials": list(sizes)}
-    with TemporaryDirectory(prefix="lamina-benchmark-") as scratch:
+    with TemporaryDirectory(prefix="lamina-benchmark-", ignore_cleanup_errors=True) as scratch:
         for turn in range(repeats):
             found = [measured(Path(scratch) / f"{turn}-{size}", size) for size in sizes]
             overhead, details["seconds_per_trial"] = slope(sizes, found)
