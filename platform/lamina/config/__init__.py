@@ -15,6 +15,7 @@ from lamina.config.job import (
 )
 from lamina.config.plan import Point, SweepPlan, Trial, expand, lone_trial
 from lamina.config.space import Domain
+from lamina.config.stages import Stage, first_stage, shared_stages
 
 __all__ = [
     "ConfigError",
@@ -22,6 +23,7 @@ __all__ = [
     "HostSettings",
     "Job",
     "Point",
+    "Stage",
     "SweepPlan",
     "SweepSettings",
     "TrackingSettings",
@@ -29,7 +31,9 @@ __all__ = [
     "build_learner",
     "check_parts",
     "expand",
+    "first_stage",
     "load_job",
     "lone_trial",
     "parse_job",
+    "shared_stages",
 ]

@@ -16,6 +16,7 @@ _KEYS: dict[Cost, str] = {
     "train_seconds": "cost/train_seconds",
     "train_flops": "cost/train_flops",
 }
+KNOWN_COSTS: tuple[Cost, ...] = tuple(_KEYS)
 COSTS: tuple[Cost, ...] = ("forgetting", "stored_parameters", "train_seconds")
 """What a rank weighs against projected accuracy unless a job says otherwise. Seconds depend on the
 machine and on what else it does; a job that wants the same survivors everywhere says `train_flops`
