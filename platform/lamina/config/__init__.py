@@ -5,6 +5,7 @@ Everything that can be wrong with a job is found here, before anything is loaded
 
 from lamina.config.build import build_learner, check_parts
 from lamina.config.fields import ConfigError
+from lamina.config.forking import fork_trial
 from lamina.config.job import (
     HostSettings,
     Job,
@@ -32,6 +33,7 @@ __all__ = [
     "check_parts",
     "expand",
     "first_stage",
+    "fork_trial",
     "load_job",
     "lone_trial",
     "parse_job",

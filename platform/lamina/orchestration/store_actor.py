@@ -39,6 +39,11 @@ _DECISION_SECONDS = 5.0
 trial says nothing."""
 
 
+def store_name(session: str) -> str:
+    """The name of the actor, in `NAMESPACE`."""
+    return f"store-{session}"
+
+
 def start_store(
     output_dir: Path, session: str, scheduled: bool, make_tracker: MakeTracker
 ) -> StoreClient:
@@ -52,7 +57,7 @@ def start_store(
     actor = (
         ray.remote(StoreActor)
         .options(
-            name=f"store-{session}",
+            name=store_name(session),
             namespace=NAMESPACE,
             num_cpus=0,
             max_restarts=-1,

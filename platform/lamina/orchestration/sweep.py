@@ -21,6 +21,7 @@ from lamina.orchestration.search import make_scheduler, make_searcher, param_spa
 from lamina.orchestration.store_actor import start_store
 from lamina.orchestration.store_client import StoreClient
 from lamina.orchestration.task_halving import TaskHalving
+from lamina.orchestration.terminal import announced
 from lamina.orchestration.trial import ThinTrial
 from lamina.orchestration.watcher import Watcher
 from lamina.orchestration.workshop import stream_digest, stream_of
@@ -121,9 +122,10 @@ class _Sweep:
         """Train, and leave nothing behind but the output folder."""
         job = self._plan.job
         tracking = job.tracking
+        session = uuid4().hex
         store = start_store(
             job.output_dir,
-            session=uuid4().hex,
+            session=session,
             scheduled=self._scheduler is not None,
             make_tracker=partial(
                 make_tracker,
@@ -134,6 +136,11 @@ class _Sweep:
                 job.name,
             ),
         )
+        with announced(job.output_dir, session):
+            return self._run_with(store)
+
+    def _run_with(self, store: StoreClient) -> list[dict[str, Any]]:
+        job = self._plan.job
         status: Status = "failed"
         try:
             first = store.start_sweep(job.name, job.mapping)
