@@ -7,7 +7,7 @@ from typing import Any
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import outline_backbone
 from lamina.config.fields import ConfigError, settings_of
-from lamina.config.job import Job, parse_job
+from lamina.config.job import Job, parse_job, unused_by
 from lamina.config.overrides import dotted, laid_over, nested
 from lamina.config.plan import VARYING, Trial, words_of
 from lamina.config.reading import Plain, read_overrides
@@ -36,17 +36,17 @@ def fork_trial(mapping: Mapping[str, Any], words: Sequence[str]) -> Trial:
     over = nested(read_overrides(words), problems)
     changes = dotted(over)
     problems += _meaningless(mapping, changes)
-    if problems:
-        raise ConfigError(*problems)
     before = parse_job(mapping)
-    job = parse_job(laid_over(dict(mapping), over, stays))
-    for section, why in job.unused.items():
-        problems += [f"{key}: changes nothing, as {why}" for key in changes if _in(section, key)]
-    if not problems and _shapes(before) != _shapes(job):
-        keys = ", ".join(key for key in changes if _in("strategy", key)) or "strategy"
-        problems.append(f"{keys}: another value does not fit the tensors in the checkpoint")
+    unused = unused_by(before.strategy_name, type(before.strategy), before.adapter is not None)
+    for key in changes:
+        if (section := key.partition(".")[0]) in unused and section not in _REFUSED:
+            problems.append(f"{key}: changes nothing, as {unused[section]}")
     if problems:
         raise ConfigError(*problems)
+    job = parse_job(laid_over(dict(mapping), over, stays))
+    if _shapes(before) != _shapes(job):
+        keys = ", ".join(key for key in changes if key.startswith("strategy."))
+        raise ConfigError(f"{keys}: another value does not fit the tensors in the checkpoint")
     settled = parse_job(job.settings())
     own = dotted(settled.mapping)
     settings = {key: own[key] for key in changes if key in own}
@@ -99,7 +99,3 @@ def _shapes(job: Job) -> dict[str, tuple[int, ...]]:
         for name, adapter in model.adapters.items()
         for key, tensor in adapter.tensors.items()
     }
-
-
-def _in(section: str, key: str) -> bool:
-    return key.partition(".")[0] == section
