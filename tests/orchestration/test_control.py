@@ -136,7 +136,7 @@ def lamina(*words):
 
 class Driven:
     """A sweep of a slow and a quick trial on one host that is driven from another process: the slow
-    one is forked after its first task, paused, brought back when all else is done, and stopped."""
+    one is paused after its first task, forked, brought back when all else is done, and stopped."""
 
     def __init__(self, job, folder):
         self.events = queue.Queue()
@@ -145,9 +145,10 @@ class Driven:
         sweep = threading.Thread(target=self._run, args=(job,), daemon=True)
         sweep.start()
         slow = self.until("reported", prefix="er-")
-        self.said["refused"] = lamina("fork", folder, slow, "adapter.rank=8", "training.epoch=1")
-        self.said["fork"] = lamina("fork", folder, slow, "training.epochs=1")
         self.said["pause"] = lamina("pause", folder, slow)
+        self.said["fork"] = lamina("fork", folder, slow, "training.epochs=1")
+        self.said["refused"] = lamina("fork", folder, slow, "adapter.rank=8", "training.epoch=1")
+        assert [code for code, _ in self.said.values()] == [0, 0, 2], self.said
         quick = self.until("finished")
         self.until("finished", but=quick)
         self.said["trials"] = lamina("trials", folder)
@@ -176,7 +177,7 @@ def driven(ray_cluster, make_job, tmp_path_factory):
     folder = tmp_path_factory.mktemp("driven") / "out"
     job = make_job(folder)
     job["hosts"] = {"count": 1}
-    job["training"] = {"epochs": 80, "batch_size": 8}
+    job["training"] = {"epochs": 150, "batch_size": 8}
     quick = {"strategy": {"name": "finetune"}, "training": {"epochs": 1}}
     job["sweep"] = {"variants": [{"strategy": {"name": "er"}}, quick], "max_concurrent": 1}
     return Driven(job, folder)

@@ -1,9 +1,12 @@
 """Trials of one stage in the store: one learns the first task, the others go on from there."""
 
+import os
+import signal
+
 import pytest
 
 from lamina.orchestration.store import Boundary, SharedStore
-from watched import report_of
+from watched import RAY, Watched, matrix, matrix_alone, report_of
 
 JOB = {"seed": 0, "strategy": {"name": "ewc"}}
 
@@ -138,3 +141,37 @@ def test_a_stream_of_one_task_leaves_nothing_to_share(store):
     store.claim("h0", "x")
     store.report("a", "h0", report_of(0, num_tasks=1), {"rest": b""})
     assert store.reports("b") == []
+
+
+@pytest.mark.ray
+@RAY[1]
+def test_a_sweep_learns_a_shared_first_task_once_and_gives_what_each_trial_gives_alone(
+    ray_cluster, make_job, tmp_path
+):
+    job = make_job(tmp_path / "out")
+    job["training"] = {"epochs": 1, "batch_size": 16}
+    job["sweep"] = {
+        "variants": [{"strategy": {"name": "ewc"}}, {"strategy": {"name": "er"}}],
+        "space": {
+            "strategy.strength": {"grid_search": [0.0, 1e6]},
+            "strategy.replay_size": {"grid_search": [2, 16]},
+        },
+    }
+    killed = []
+
+    def kill_the_first_host(event):
+        """Once a shared task is learned: those that go on from it are trained on another."""
+        if event["event"] == "host_ready" and event["host"] == "host-0":
+            killed.append(event["process"])
+        if event["event"] == "reported" and event.get("host") == "host-0" and len(killed) == 1:
+            killed.append(os.kill(killed[0], signal.SIGKILL))
+
+    sweep = Watched(job, kill_the_first_host)
+    assert len(killed) > 1
+    assert [row["status"] for row in sweep.rows] == ["finished"] * 4
+    first = [each for each in sweep.of("reported") if each["report"]["task"] == 0]
+    assert sorted(each["trial"][:3] for each in first if each["host"]) == ["er-", "ewc"]
+    assert len(first) == 4
+    for row in sweep.rows:
+        assert matrix(row["reports"]) == matrix_alone(row["mapping"])
+    assert len({str(matrix(row["reports"])) for row in sweep.rows}) == 4
