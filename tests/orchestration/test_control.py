@@ -152,7 +152,8 @@ class Driven:
         quick = self.until("finished")
         self.until("finished", but=quick)
         self.said["trials"] = lamina("trials", folder)
-        self.said["resume"] = lamina("resume", folder, "er-")
+        self.said["resume"] = lamina("resume", folder, slow)
+        assert self.said["resume"][0] == 0, self.said
         self.until("started")
         self.said["stop"] = lamina("stop", folder, slow)
         sweep.join()
