@@ -15,6 +15,28 @@ RAY = [
 """The marks of a test that runs a sweep."""
 
 
+DRIVER = """
+import json, sys
+from lamina.config import parse_job
+from lamina.orchestration.sweep import run_sweep
+run_sweep(parse_job(json.loads(sys.argv[1])), lambda event: print(json.dumps(event), flush=True))
+"""
+"""A program that runs the sweep of the job it is given and prints its events."""
+
+
+def report_of(task, num_tasks=3):
+    """A report as a host would give it."""
+    return {
+        "task": task,
+        "task_name": f"t{task}",
+        "num_tasks": num_tasks,
+        "validation": [0.5] * num_tasks,
+        "test": [0.5] * num_tasks,
+        "metrics": {"validation/average_accuracy": 0.1 * task},
+        "done": task == num_tasks - 1,
+    }
+
+
 def matrix(reports):
     """R of the validation and the test parts."""
     return [(each["validation"], each["test"]) for each in reports]

@@ -8,16 +8,9 @@ import sys
 
 import ray
 
-from watched import RAY, Watched, matrix, matrix_alone
+from watched import DRIVER, RAY, Watched, matrix, matrix_alone
 
 pytestmark = RAY
-
-DRIVER = """
-import json, sys
-from lamina.config import parse_job
-from lamina.orchestration.sweep import run_sweep
-run_sweep(parse_job(json.loads(sys.argv[1])), lambda event: print(json.dumps(event), flush=True))
-"""
 
 
 def test_kill_9_of_the_driver_costs_no_task_that_was_reported(ray_cluster, make_job, tmp_path):

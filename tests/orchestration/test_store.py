@@ -11,20 +11,9 @@ import pytest
 from lamina.orchestration.payloads import Payloads
 from lamina.orchestration.store import MOST_DEATHS, Boundary, SharedStore
 from lamina.registry import InputError
+from watched import report_of
 
 JOB = {"seed": 0, "strategy": {"name": "er"}}
-
-
-def report_of(task, num_tasks=3):
-    return {
-        "task": task,
-        "task_name": f"t{task}",
-        "num_tasks": num_tasks,
-        "validation": [0.5] * num_tasks,
-        "test": [0.5] * num_tasks,
-        "metrics": {"validation/average_accuracy": 0.1 * task},
-        "done": task == num_tasks - 1,
-    }
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""The command line: `lamina run | sweep | strategies | report`.
+"""The command line: `lamina run | sweep | strategies | report`, and of a sweep that runs, `trials |
+stop | pause | resume | fork`.
 
 Each command imports what it needs when it is called, so that `lamina --help` is there at once and
-only `lamina sweep` knows Ray. What is wrong with the input is said on stderr, a line each, and the
-exit code is 2.
+only what concerns a sweep knows Ray. What is wrong with the input is said on stderr, a line each,
+and the exit code is 2.
 """
 
 from pathlib import Path
@@ -80,3 +81,70 @@ def report(run: Path) -> None:
     from lamina.cli.report import show_report
 
     show_report(run)
+
+
+_run = click.argument("run", type=click.Path(path_type=Path))
+_trial = click.argument("trial")
+
+
+@main.command()
+@_run
+def trials(run: Path) -> None:
+    """Show the trials of a sweep and how far they are; RUN is its output_dir.
+
+    The sweep may be running, on this machine or on its cluster, or have ended.
+    """
+    from lamina.cli.control import show_trials
+
+    show_trials(run)
+
+
+@main.command()
+@_run
+@_trial
+def stop(run: Path, trial: str) -> None:
+    """Stop a trial of a running sweep at its next task boundary.
+
+    TRIAL is an id or a name that `lamina trials` shows, or the beginning of one.
+    """
+    from lamina.cli.control import control_trial
+
+    control_trial("stop", run, trial)
+
+
+@main.command()
+@_run
+@_trial
+def pause(run: Path, trial: str) -> None:
+    """Pause a trial of a running sweep at its next task boundary, and let others take its place.
+
+    The sweep waits for it to be resumed or stopped.
+    """
+    from lamina.cli.control import control_trial
+
+    control_trial("pause", run, trial)
+
+
+@main.command()
+@_run
+@_trial
+def resume(run: Path, trial: str) -> None:
+    """Go on with a trial that was paused or stopped, or try one again that failed."""
+    from lamina.cli.control import control_trial
+
+    control_trial("resume", run, trial)
+
+
+@main.command()
+@_run
+@_trial
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+def fork(run: Path, trial: str, changes: tuple[str, ...]) -> None:
+    """Start a trial where another one of a running sweep stands: after its last task.
+
+    KEY=VALUE changes a key of its job: training.learning_rate=1e-4. All else stays as it is,
+    memories and what the optimiser remembers included.
+    """
+    from lamina.cli.control import fork_of_trial
+
+    fork_of_trial(run, trial, changes)

@@ -92,6 +92,9 @@ class SweepProgress:
                 known = self._trials[trial]
                 known.learned, known.num_tasks = report["task"] + 1, report["num_tasks"]
                 known.metrics = report["metrics"]
+            case {"event": "asked", "action": action, "subject": trial}:
+                words = {"stop": "is to stop", "pause": "is to pause", "resume": "is to go on"}
+                self._display.line(f"{self._trials[trial].name} {words[action]}")
             case {"event": "finished", "trial": trial}:
                 self._end(trial, "finished")
             case {"event": "stopped", "trial": trial}:
@@ -106,7 +109,9 @@ class SweepProgress:
         known = self._trials[trial]
         known.ended = True
         num_ended = sum(each.ended for each in self._trials.values())
-        place = f"[{num_ended:>{len(str(self._num_trials))}}/{self._num_trials}]"
+        # Forks come on top of what was planned.
+        total = max(self._num_trials, len(self._trials))
+        place = f"[{num_ended:>{len(str(total))}}/{total}]"
         self._display.line(f"{place} {known.name} {how}{numbers(known.metrics)}")
 
 

@@ -125,7 +125,7 @@ def show_report(run: Path) -> None:
     if (output_dir / RESULT).is_file():
         lone.append(_read(output_dir / RESULT))
     if not rows and not lone:
-        raise _nothing_in(run)
+        raise no_results_in(run)
     console = stdout()
     if rows:
         show_leaderboard(console, rows, output_dir.name)
@@ -142,7 +142,8 @@ def _read(path: Path) -> Any:
         raise InputError(f"RUN: {str(path)!r} is not JSON ({error})") from error
 
 
-def _nothing_in(run: Path) -> InputError:
+def no_results_in(run: Path) -> InputError:
+    """That there is nothing to show in a folder, and which one may be meant."""
     folders = [str(path.parent) for path in Path("runs").glob(f"*/{LEADERBOARD}")]
     near = get_close_matches(str(run), folders, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""

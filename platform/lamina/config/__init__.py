@@ -5,6 +5,7 @@ Everything that can be wrong with a job is found here, before anything is loaded
 
 from lamina.config.build import build_learner, check_parts
 from lamina.config.fields import ConfigError
+from lamina.config.forking import fork_trial
 from lamina.config.job import (
     HostSettings,
     Job,
@@ -15,6 +16,7 @@ from lamina.config.job import (
 )
 from lamina.config.plan import Point, SweepPlan, Trial, expand, lone_trial
 from lamina.config.space import Domain
+from lamina.config.stages import Stage, first_stage, shared_stages
 
 __all__ = [
     "ConfigError",
@@ -22,6 +24,7 @@ __all__ = [
     "HostSettings",
     "Job",
     "Point",
+    "Stage",
     "SweepPlan",
     "SweepSettings",
     "TrackingSettings",
@@ -29,7 +32,10 @@ __all__ = [
     "build_learner",
     "check_parts",
     "expand",
+    "first_stage",
+    "fork_trial",
     "load_job",
     "lone_trial",
     "parse_job",
+    "shared_stages",
 ]

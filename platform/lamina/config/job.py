@@ -44,7 +44,8 @@ class SweepSettings:
     mode: Literal["max", "min"] = "max"
     """Whether more or less of it is better."""
     scheduler: dict[str, Any] | None = None
-    """Ray Tune's scheduler by `name`, with its arguments; null lets every trial end by itself."""
+    """`task_halving` or Ray Tune's scheduler by `name`, with its arguments; null lets every trial
+    end by itself."""
     searcher: dict[str, Any] | None = None
     """Ray Tune's searcher by `name`, with its arguments; null draws at random."""
     max_concurrent: int | None = None

@@ -76,7 +76,7 @@ class SweepPlan:
             return point.trial
         settled = _settle(_base(self.job), point.overrides, values)
         applied = {key: value for key, value in values.items() if key in settled.overrides}
-        words = _words(applied, {*point.trial.settings, *values})
+        words = words_of(applied, {*point.trial.settings, *values})
         return Trial(
             "-".join([point.trial.name, *words]), settled.job, {**point.trial.settings, **applied}
         )
@@ -121,7 +121,7 @@ def lone_trial(job: Job, overrides: Mapping[str, Any]) -> Trial:
     own = dotted(point.trial.job.mapping)
     settings = {key: own[key] for key in overrides if key in own and key not in _TITLE}
     settings = {key: value for key, value in settings.items() if key.partition(".")[0] in VARYING}
-    name = "-".join([point.trial.name, *_words(settings, settings)])
+    name = "-".join([point.trial.name, *words_of(settings, settings)])
     return replace(point.trial, name=name, settings=settings)
 
 
@@ -253,7 +253,7 @@ class _Draft:
                 for key, value in own.items()
                 if key not in _TITLE and any(each.get(key, _ABSENT) != value for each in group)
             }
-            name = "-".join([_title(job), *_words(differing, differing)])
+            name = "-".join([_title(job), *words_of(differing, differing)])
             names[name] += 1
             if names[name] > 1:
                 name = f"{name}-{names[name]}"
@@ -330,7 +330,7 @@ def _title(job: Job) -> str:
     return job.strategy_name if job.adapter is None else f"{job.strategy_name}-{job.adapter.name}"
 
 
-def _words(values: Mapping[str, Any], among: Collection[str]) -> list[str]:
+def words_of(values: Mapping[str, Any], among: Collection[str]) -> list[str]:
     """Values as parts of a name: `lr0.002`, `size100`; a section is named where its key is not
     enough to tell it from the other keys that are `among` them."""
     lasts = Counter(key.rpartition(".")[2] for key in among)

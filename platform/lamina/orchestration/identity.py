@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
 
+from lamina.config import Job, first_stage
+from lamina.config.stages import without_place
 from lamina.orchestration.store import Boundary
-
-_NOT_RESULT = ("name", "hosts", "tracking", "output_dir")
-"""Sections of a trial's job that say where it runs and what it leaves, not what it computes."""
 
 
 def digest_of(value: Any) -> str:
@@ -19,6 +18,11 @@ def digest_of(value: Any) -> str:
 
 def trial_id(mapping: Mapping[str, Any], fork: Boundary | None = None) -> str:
     """What makes a trial the same trial in a sweep that is resumed: what its result depends on."""
-    result = {key: value for key, value in mapping.items() if key not in _NOT_RESULT}
-    digest = digest_of([result, fork and [fork.trial, fork.task]])
+    digest = digest_of([without_place(mapping), fork and [fork.trial, fork.task]])
     return f"{mapping['strategy']['name']}-{digest}"
+
+
+def stage_id(job: Job) -> str | None:
+    """What makes the first tasks of two trials the same; None where they share none."""
+    stage = first_stage(job)
+    return None if stage is None else digest_of(stage)

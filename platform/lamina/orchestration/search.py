@@ -7,17 +7,19 @@ from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import SCHEDULER_IMPORT, TrialScheduler
-from ray.tune.search import SEARCH_ALG_IMPORT, BasicVariantGenerator, SearchAlgorithm, Searcher
+from ray.tune.search import SEARCH_ALG_IMPORT, BasicVariantGenerator, ConcurrencyLimiter
 
 from lamina.config import Domain, SweepPlan, SweepSettings
 from lamina.config.fields import unknown_key
 from lamina.config.plan import Trial
 from lamina.config.space import FUNCTIONS, read_domain
+from lamina.orchestration.task_halving import TaskHalving
 from lamina.registry import InputError, unknown
 
 _SCHEDULERS: dict[str, Any] = {
     **SCHEDULER_IMPORT,
     "asha": tune.schedulers.ASHAScheduler,
+    "task_halving": TaskHalving,
 }
 _NO_SCHEDULERS = ("resource_changing", "pbt_replay", "hb_bohb")
 """What changes a trial's resources (a thin one has none), replays a file, or needs a searcher that
@@ -69,7 +71,7 @@ def make_scheduler(sweep: SweepSettings) -> TrialScheduler | None:
 
 def make_searcher(
     sweep: SweepSettings, seed: int, max_concurrent: int
-) -> SearchAlgorithm | Searcher:
+) -> BasicVariantGenerator | ConcurrencyLimiter:
     """The searcher that a job names, or one that draws at random; seeded either way.
 
     Raises InputError like `make_scheduler`, and where the searcher's own package is missing.
@@ -83,7 +85,7 @@ def make_searcher(
     searcher = _made("sweep.searcher", made, given)
     # Optuna would say on stderr what the sweep says anyway.
     logging.getLogger("optuna").setLevel(logging.WARNING)
-    return tune.search.ConcurrencyLimiter(searcher, max_concurrent=max_concurrent)
+    return ConcurrencyLimiter(searcher, max_concurrent=max_concurrent)
 
 
 def _named(

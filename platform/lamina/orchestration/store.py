@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lamina.orchestration import first_stages
+from lamina.orchestration.first_stages import FirstStages
 from lamina.orchestration.payloads import Payloads
 from lamina.registry import InputError
 
-State = Literal["queued", "running", "finished", "failed", "stopped"]
+State = Literal["queued", "running", "paused", "finished", "failed", "stopped"]
 Report = dict[str, Any]
 """A TaskReport as plain JSON."""
 
@@ -71,9 +73,10 @@ class Claim:
 class SharedStore:
     """The state of one sweep under `<output_dir>/store/`.
 
-    A trial is queued, then running on a host, then finished, failed or stopped; a stopped one is
-    queued again when somebody submits it or waits for it again. A new `session` (a new driver)
-    finds finished trials finished and the others stopped. Raises InputError when another sweep has
+    A trial is queued, then running on a host, then finished, failed or stopped. One that is paused
+    has left its host at a boundary, and is queued again when somebody waits for it; so is a stopped
+    one when somebody submits it. A new `session` (a new driver) finds finished trials finished and
+    the others stopped. Raises InputError when another sweep has
     the folder open.
     """
 
@@ -83,6 +86,7 @@ class SharedStore:
         folder.mkdir(parents=True, exist_ok=True)
         self._database = _open(folder / "ledger.sqlite")
         self._payloads = Payloads(folder / "payloads")
+        self._stages = FirstStages(self._database)
         self._keep_boundaries = keep_boundaries
         self._known: set[str] = set()
         with self._transaction() as database:
@@ -98,10 +102,18 @@ class SharedStore:
     # Trials
 
     def submit(
-        self, trial: str, name: str, mapping: Mapping[str, Any], fork: Boundary | None = None
+        self,
+        trial: str,
+        name: str,
+        mapping: Mapping[str, Any],
+        fork: Boundary | None = None,
+        stage: str | None = None,
     ) -> None:
-        """Queue `trial`, or queue it again if it was stopped. A fork goes on from another trial's
-        boundary."""
+        """Queue `trial`, or queue it again if it was stopped or paused.
+
+        A fork goes on from another trial's boundary. Trials of one `stage` are the same until their
+        second task: one learns the first, the others go on from its boundary.
+        """
         with self._transaction() as database:
             found = self.state(trial)
             if found is None:
@@ -113,7 +125,7 @@ class SharedStore:
                     "(SELECT COALESCE(MAX(place), 0) + 1 FROM trials))",
                     (trial, name, json.dumps(mapping), fork_trial, fork_task),
                 )
-            elif found == "stopped":
+            elif found in ("stopped", "paused"):
                 self._set_state(trial, "queued")
             elif found == "finished" and trial not in self._known:
                 self._known.add(trial)
@@ -122,6 +134,30 @@ class SharedStore:
             else:
                 return
             self._add_event("submitted", trial, name=name, mapping=mapping)
+            if found is None and fork is not None:
+                self._tell_past(trial)
+            if stage is not None:
+                self._stages.join(trial, stage)
+                self._follow(trial)
+
+    def recall(self, trial: str) -> None:
+        """Take `trial`, which an earlier session stopped, up again without queuing it: what it
+        learned is known, and nobody has asked for more yet."""
+        with self._transaction():
+            if self.state(trial) == "stopped":
+                self._set_state(trial, "paused")
+                self._add_event(
+                    "submitted", trial, name=self.name(trial), mapping=self.mapping(trial)
+                )
+
+    def resume(self, trial: str) -> None:
+        """Queue `trial` again, whatever ended it before its last task."""
+        with self._transaction():
+            if self.state(trial) in ("stopped", "paused", "failed"):
+                self._set_state(trial, "queued")
+                self._add_event(
+                    "submitted", trial, name=self.name(trial), mapping=self.mapping(trial)
+                )
 
     def claim(self, host: str, incarnation: str, only_trained: bool = False) -> Claim | None:
         """The next trial for `host`, or None if there is none.
@@ -149,6 +185,8 @@ class SharedStore:
             ):
                 last = self.last_report(trial)
                 if only_trained and not (last and last["done"]):
+                    continue
+                if self._stages.is_led(trial):
                     continue
                 self._run_on(trial, host, incarnation, 0)
                 return self._claim_of(trial)
@@ -181,7 +219,9 @@ class SharedStore:
                 )
                 database.execute("UPDATE trials SET deaths = 0 WHERE trial = ?", (trial,))
                 self._add_event("reported", trial, report=report, host=host)
-            unused = [] if self._keep_boundaries else self._drop_boundaries(trial)
+                for follower in self._stages.waiting_for(trial) if task == 0 else []:
+                    self._follow(follower)
+            unused = [] if self._keep_boundaries else self._drop_boundaries(trial, is_over=False)
         self._payloads.delete(unused)
         return self.is_running(trial, host)
 
@@ -192,10 +232,17 @@ class SharedStore:
         ).fetchone()
         return row is not None
 
+    def pause(self, trial: str) -> None:
+        """Nobody needs more of `trial` now: it leaves its host at its next boundary."""
+        with self._transaction():
+            if self.state(trial) in ("queued", "running"):
+                self._set_state(trial, "paused")
+                self._add_event("paused", trial)
+
     def stop(self, trial: str) -> None:
         """Nobody needs more of `trial`: it ends at its next boundary."""
         with self._transaction():
-            if self.state(trial) in ("queued", "running"):
+            if self.state(trial) in ("queued", "running", "paused"):
                 self._set_state(trial, "stopped")
                 self._add_event("stopped", trial)
 
@@ -214,13 +261,13 @@ class SharedStore:
                 self._fail(trial, error)
 
     def fail_all(self, error: str) -> None:
-        """Nobody is left to train: whatever is queued or running has failed."""
+        """Nobody is left to train: whatever has not ended has failed."""
         with self._transaction():
             for trial in self._unfinished():
                 self._fail(trial, error)
 
     def stop_all(self) -> None:
-        """The sweep is over: what is queued or running has stopped."""
+        """The sweep is over: what has not ended has stopped."""
         with self._transaction():
             for trial in self._unfinished():
                 self._set_state(trial, "stopped")
@@ -255,6 +302,23 @@ class SharedStore:
             "SELECT mapping FROM trials WHERE trial = ?", (trial,)
         ).fetchone()
         return json.loads(mapping)
+
+    def host(self, trial: str) -> str | None:
+        """Where `trial` is learned at the moment."""
+        row = self._database.execute(
+            "SELECT host FROM trials WHERE trial = ? AND state = 'running'", (trial,)
+        ).fetchone()
+        return row[0] if row else None
+
+    def fork_of(self, trial: str) -> Boundary | None:
+        """Where `trial` was forked from another one, or took up what another one of its stage had
+        learned."""
+        return self._fork(trial)
+
+    def last_boundary(self, trial: str) -> Boundary | None:
+        """Where `trial` can be taken up again; None if it has learned nothing."""
+        last = self.last_report(trial)
+        return Boundary(trial, last["task"]) if last else self._fork(trial)
 
     def trials(self) -> list[str]:
         """Every trial ever submitted, in that order."""
@@ -321,11 +385,27 @@ class SharedStore:
         """Remember a word."""
         self._database.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, value))
 
+    def facts(self, prefix: str) -> dict[str, str]:
+        """The remembered words whose keys begin with `prefix`, by the rest of the key."""
+        rows = self._database.execute(
+            "SELECT key, value FROM facts WHERE substr(key, 1, ?) = ? ORDER BY rowid",
+            (len(prefix), prefix),
+        )
+        return {key[len(prefix) :]: value for key, value in rows}
+
+    def forget_fact(self, key: str) -> None:
+        """Remember a word no longer."""
+        self._database.execute("DELETE FROM facts WHERE key = ?", (key,))
+
     def tidy(self) -> None:
-        """Keep only the last checkpoint of every trial: the sweep is over, nothing can be forked
-        any more."""
+        """Keep only the last checkpoint of every trial, and those that a fork has yet to start
+        from: the sweep is over."""
         with self._transaction():
-            unused = [digest for trial in self.trials() for digest in self._drop_boundaries(trial)]
+            unused = [
+                digest
+                for trial in self.trials()
+                for digest in self._drop_boundaries(trial, is_over=True)
+            ]
         self._payloads.delete(unused)
 
     def close(self) -> None:
@@ -335,12 +415,32 @@ class SharedStore:
     # Inside a transaction
 
     def _unfinished(self) -> list[str]:
-        return self._column("SELECT trial FROM trials WHERE state IN ('queued', 'running')")
+        return self._column(
+            "SELECT trial FROM trials WHERE state IN ('queued', 'running', 'paused')"
+        )
 
     def _claim_of(self, trial: str) -> Claim:
-        last = self.last_report(trial)
-        start = Boundary(trial, last["task"]) if last else self._fork(trial)
-        return Claim(trial, self.mapping(trial), start)
+        return Claim(trial, self.mapping(trial), self.last_boundary(trial))
+
+    def _follow(self, trial: str) -> None:
+        """Let `trial` go on from the first boundary of another one of its stage, if there is one.
+
+        Where a scheduler looks at every report, it is paused until that wants another task.
+        """
+        source = self._stages.source(trial)
+        if source is None:
+            return
+        self._database.execute(
+            "UPDATE trials SET fork_trial = ?, fork_task = 0 WHERE trial = ?", (source, trial)
+        )
+        if self._keep_boundaries and self.state(trial) == "queued":
+            self._set_state(trial, "paused")
+        self._tell_past(trial)
+
+    def _tell_past(self, trial: str) -> None:
+        """The reports from before a fork are the fork's own as well."""
+        for report in self.reports(trial):
+            self._add_event("reported", trial, report=report, host=None)
 
     def _run_on(self, trial: str, host: str, incarnation: str, deaths: int) -> None:
         self._database.execute(
@@ -365,10 +465,18 @@ class SharedStore:
         ).fetchone()
         return Boundary(*row) if row and row[0] is not None else None
 
-    def _drop_boundaries(self, trial: str) -> list[str]:
-        """Forget all checkpoints of `trial` but the last; returns the digests that nothing refers
-        to any more."""
-        old = "trial = ? AND task < (SELECT MAX(task) FROM payloads WHERE trial = ?)"
+    def _drop_boundaries(self, trial: str, is_over: bool) -> list[str]:
+        """Forget all checkpoints of `trial` but the last and those that a fork has yet to start
+        from; the first of a stage others may still join, unless all `is_over`. Returns the digests
+        that nothing refers to any more."""
+        old = (
+            "trial = ? AND task < (SELECT MAX(task) FROM payloads WHERE trial = ?) "
+            "AND NOT EXISTS (SELECT 1 FROM trials AS fork WHERE fork.fork_trial = payloads.trial "
+            "AND fork.fork_task = payloads.task AND NOT EXISTS "
+            "(SELECT 1 FROM reports WHERE reports.trial = fork.trial))"
+        )
+        if not is_over:
+            old += " AND NOT (task = 0 AND trial IN (SELECT trial FROM stages))"
         digests = self._column(f"SELECT DISTINCT digest FROM payloads WHERE {old}", trial, trial)
         self._database.execute(f"DELETE FROM payloads WHERE {old}", (trial, trial))
         used = "SELECT 1 FROM payloads WHERE digest = ? LIMIT 1"
@@ -409,7 +517,7 @@ def _open(path: Path) -> sqlite3.Connection:
     try:
         for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL"):
             database.execute(f"PRAGMA {pragma}")
-        database.executescript(_SCHEMA)
+        database.executescript(_SCHEMA + first_stages.SCHEMA)
     except sqlite3.OperationalError as error:
         database.close()
         if "locked" not in str(error):

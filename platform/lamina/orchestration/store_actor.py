@@ -21,6 +21,7 @@ from uuid import uuid4
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from lamina.orchestration import control
 from lamina.orchestration.identity import trial_id
 from lamina.orchestration.scribe import Scribe
 from lamina.orchestration.store import Boundary, Claim, Report, SharedStore
@@ -38,6 +39,11 @@ _DECISION_SECONDS = 5.0
 trial says nothing."""
 
 
+def store_name(session: str) -> str:
+    """The name of the actor, in `NAMESPACE`."""
+    return f"store-{session}"
+
+
 def start_store(
     output_dir: Path, session: str, scheduled: bool, make_tracker: MakeTracker
 ) -> StoreClient:
@@ -51,7 +57,7 @@ def start_store(
     actor = (
         ray.remote(StoreActor)
         .options(
-            name=f"store-{session}",
+            name=store_name(session),
             namespace=NAMESPACE,
             num_cpus=0,
             max_restarts=-1,
@@ -123,7 +129,16 @@ class StoreActor:
         if "error" in job:
             raise RuntimeError(job["error"])
         trial = trial_id(job["mapping"], fork)
-        self._store.submit(trial, job["name"], job["mapping"], fork)
+        is_halfway = self._store.last_boundary(trial) is not None
+        if control.hold_of(self._store, trial) is not None:
+            control.recall(self._store, trial)
+        elif self._scheduled and is_halfway and self._store.state(trial) != "finished":
+            # It is queued when somebody waits for a task that it has not learned: the scheduler may
+            # want none.
+            self._store.recall(trial)
+        else:
+            stage = None if fork else job["stage"]
+            self._store.submit(trial, job["name"], job["mapping"], fork, stage)
         if self._abandoned:
             self._store.fail_all(self._abandoned)
         self._change()
@@ -148,18 +163,32 @@ class StoreActor:
         if state == "failed":
             raise RuntimeError(self._store.error(trial))
         assert state != "finished", f"{trial} has finished without a report of task {task}"
-        if state == "stopped" and self._closing:
+        hold = control.hold_of(self._store, trial)
+        if hold == "stop":
+            return control.ended(self._store, trial)
+        if state in ("stopped", "paused") and self._closing:
             raise RuntimeError("the sweep is over")
-        if state == "stopped":
-            self._store.submit(trial, self._store.name(trial), self._store.mapping(trial))
+        if state in ("stopped", "paused") and hold is None:
+            self._store.resume(trial)
             self._change()
         return None
 
+    async def pause(self, trial: str) -> None:
+        """The scheduler wants no more of `trial` for now: its host leaves it at the next boundary,
+        unless somebody else waits for it."""
+        if not self._is_waited_for(trial):
+            self._store.pause(trial)
+            self._change()
+
     async def stop(self, trial: str) -> None:
         """Its host leaves `trial` at the next boundary, unless somebody else waits for it."""
-        if not any(count for (each, _), count in self._waiting.items() if each == trial):
+        if not self._is_waited_for(trial):
             self._store.stop(trial)
             self._change()
+
+    def _is_waited_for(self, trial: str) -> bool:
+        waited_for = any(count for (each, _), count in self._waiting.items() if each == trial)
+        return waited_for or trial in control.open_wishes(self._store)
 
     # Hosts
 
@@ -194,6 +223,7 @@ class StoreActor:
 
         def decided() -> bool | None:
             over = self._closing or not self._store.is_running(trial, host)
+            over = over or control.is_wanted(self._store, trial)
             return True if over or report["done"] or self._waiting[wanted] else None
 
         if self._scheduled:
@@ -225,9 +255,13 @@ class StoreActor:
 
     # The driver
 
-    async def describe(self, config: str, name: str, mapping: Mapping[str, Any]) -> None:
-        """A Tune configuration stands for this job, called `name`."""
-        self._store.set_fact(f"config/{config}", json.dumps({"name": name, "mapping": mapping}))
+    async def describe(
+        self, config: str, name: str, mapping: Mapping[str, Any], stage: str | None = None
+    ) -> None:
+        """A Tune configuration stands for this job, called `name`; those of one `stage` are the
+        same until their second task."""
+        described = {"name": name, "mapping": mapping, "stage": stage}
+        self._store.set_fact(f"config/{config}", json.dumps(described))
         self._change()
 
     async def refuse(self, config: str, error: str) -> None:
@@ -236,9 +270,14 @@ class StoreActor:
         self._change()
 
     async def count_unfinished(self, mappings: Sequence[Mapping[str, Any]]) -> int:
-        """How many of these jobs are still to be trained."""
-        trials = [trial_id(mapping, None) for mapping in mappings]
-        return sum(self._store.state(trial) != "finished" for trial in trials)
+        """How many of these jobs, and of what a person asked for besides, are still to be
+        trained. If none is, nothing can be asked for any more, as there will be no host."""
+        trials = {trial_id(mapping, None) for mapping in mappings}
+        left = {trial for trial in trials if self._store.state(trial) != "finished"}
+        left |= set(control.open_wishes(self._store))
+        if not left:
+            self._store.set_fact(f"idle/{self._session}", "yes")
+        return len(left)
 
     async def lose(self, host: str, error: str, last: bool) -> None:
         """`host` will not come back; if it was the `last`, nor will what waits for one."""
@@ -260,6 +299,7 @@ class StoreActor:
     async def start_sweep(self, name: str, params: Mapping[str, Any]) -> int:
         """Open the sweep's run. Returns the number of the last event before this session."""
         before = int(self._store.fact("session_start") or 0)
+        control.take_up(self._store)
         self._store.add_event("sweep_started", name=name, params=params, process=os.getpid())
         self._change()
         return before
@@ -269,23 +309,33 @@ class StoreActor:
         return await self._until(lambda: self._store.events(after) or None)
 
     async def results(self) -> list[dict[str, Any]]:
-        """What is known of every trial ever submitted: its id, name, mapping, state, error and
-        reports."""
-        store = self._store
-        return [
-            {
-                "trial": trial,
-                "name": store.name(trial),
-                "mapping": store.mapping(trial),
-                "status": store.state(trial),
-                "error": store.error(trial),
-                "reports": store.reports(trial),
-            }
-            for trial in store.trials()
-        ]
+        """What is known of every trial ever submitted: see `control.results`."""
+        return control.results(self._store)
+
+    async def reports(self, trial: str) -> list[Report]:
+        """The reports of `trial` so far."""
+        return self._store.reports(trial)
+
+    async def held_back(self) -> list[str]:
+        """The trials that a person has stopped."""
+        return control.held(self._store, "stop")
+
+    async def num_paused_by_hand(self) -> int:
+        """How many trials a person has paused."""
+        return len(control.held(self._store, "pause"))
+
+    async def note(self, key: str, value: str) -> None:
+        """Remember a word of the scheduler's."""
+        self._store.set_fact(f"note/{key}", value)
+
+    async def noted(self, key: str) -> str | None:
+        """What was remembered under `key`, in any session."""
+        return self._store.fact(f"note/{key}")
 
     async def dismiss(self) -> None:
-        """No more trials: hosts hand over what is learned and leave."""
+        """No more trials, once those have ended that a person asked for besides: hosts hand over
+        what is learned and leave."""
+        await self._until(lambda: None if control.open_wishes(self._store) else True)
         self._store.set_fact(f"closing/{self._session}", "yes")
         self._change()
 
@@ -309,6 +359,32 @@ class StoreActor:
             missing.append(str(error))
         self._store.tidy()
         return "; ".join(missing) or None
+
+    # A person at another terminal
+
+    async def act(self, action: control.Action, trial: str) -> str | None:
+        """Stop, pause or resume a known trial. Returns why not, if it cannot be done."""
+        refusal = self._too_late() or control.act(self._store, action, trial)
+        if refusal is None:
+            self._store.add_event("asked", action=action, subject=trial)
+            self._change()
+        return refusal
+
+    async def fork(
+        self, parent: str, name: str, mapping: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> tuple[str | None, str | None]:
+        """Queue a trial that goes on from the last boundary of `parent`. Returns its id, or None
+        and why not."""
+        if refusal := self._too_late():
+            return None, refusal
+        trial, refusal = control.fork(self._store, parent, name, mapping, settings)
+        self._change()
+        return trial, refusal
+
+    def _too_late(self) -> str | None:
+        if self._closing or self._store.fact(f"idle/{self._session}"):
+            return "the sweep has nothing left to train and ends"
+        return self._abandoned
 
     # Inside
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from lamina.orchestration.control import Action
 from lamina.orchestration.store import Boundary, Claim, Report
 from lamina.tracking.base import Status
 
@@ -28,6 +29,9 @@ class StoreClient:
 
     def stop(self, trial: str) -> None:
         self._call("stop", trial)
+
+    def pause(self, trial: str) -> None:
+        self._call("pause", trial)
 
     def arrive(self, host: str, where: str, process: int) -> None:
         self._call("arrive", host, where, process)
@@ -56,8 +60,10 @@ class StoreClient:
     def refusal(self) -> str | None:
         return self._call("refusal")
 
-    def describe(self, config: str, name: str, mapping: Mapping[str, Any]) -> None:
-        self._call("describe", config, name, mapping)
+    def describe(
+        self, config: str, name: str, mapping: Mapping[str, Any], stage: str | None
+    ) -> None:
+        self._call("describe", config, name, mapping, stage)
 
     def refuse(self, config: str, error: str) -> None:
         self._call("refuse", config, error)
@@ -79,6 +85,29 @@ class StoreClient:
 
     def results(self) -> list[dict[str, Any]]:
         return self._call("results")
+
+    def reports(self, trial: str) -> list[Report]:
+        return self._call("reports", trial)
+
+    def note(self, key: str, value: str) -> None:
+        self._call("note", key, value)
+
+    def noted(self, key: str) -> str | None:
+        return self._call("noted", key)
+
+    def act(self, action: Action, trial: str) -> str | None:
+        return self._call("act", action, trial)
+
+    def fork(
+        self, parent: str, name: str, mapping: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> tuple[str | None, str | None]:
+        return self._call("fork", parent, name, mapping, settings)
+
+    def num_paused_by_hand(self) -> int:
+        return self._call("num_paused_by_hand")
+
+    def held_back(self) -> list[str]:
+        return self._call("held_back")
 
     def dismiss(self) -> None:
         self._call("dismiss")

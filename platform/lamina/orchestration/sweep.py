@@ -10,19 +10,20 @@ from uuid import uuid4
 
 import ray
 from ray import tune
-from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import TrialScheduler
 
-from lamina.config import ConfigError, Job, SweepPlan, SweepSettings, expand
+from lamina.config import Job, SweepPlan, SweepSettings, expand
 from lamina.core import Samples, Stream
 from lamina.orchestration.cluster import Device, choose_devices, cluster, own_node_resource
 from lamina.orchestration.host import HostSpec, run_host
-from lamina.orchestration.identity import digest_of, trial_id
 from lamina.orchestration.scribe import make_tracker
-from lamina.orchestration.search import POINT, make_scheduler, make_searcher, param_space, trial_of
+from lamina.orchestration.search import make_scheduler, make_searcher, param_space
 from lamina.orchestration.store_actor import start_store
 from lamina.orchestration.store_client import StoreClient
+from lamina.orchestration.task_halving import TaskHalving
+from lamina.orchestration.terminal import announced
 from lamina.orchestration.trial import ThinTrial
+from lamina.orchestration.watcher import Watcher
 from lamina.orchestration.workshop import stream_digest, stream_of
 from lamina.registry import InputError
 from lamina.tracking.base import Status
@@ -53,7 +54,8 @@ def run_sweep(
     `on_event` is called from a thread of its own, with mappings whose `event` is: `sweep_started`;
     `host_ready` (`host`, `where`, `process`), `host_lost` (`host`, `error`); for a
     `trial`: `submitted` (`name`), `known` (finished before: `name`, `reports`), `started` (`host`),
-    `reported` (`report`), `finished`, `stopped`, `failed` (`error`); then `sweep_finished`
+    `reported` (`report`), `paused`, `finished`, `stopped`, `failed` (`error`); `asked` (`action`,
+    `subject`: the trial) when a person does from another terminal; then `sweep_finished`
     (`status`), and `tracking_incomplete` (`error`) if the tracker could not write everything.
 
     Raises InputError, before Ray is started where possible, for what is wrong with the job.
@@ -113,15 +115,17 @@ class _Sweep:
         self._streams = streams
         self._scratch = scratch
         self._on_event = on_event
+        self._watcher: Watcher | None = None
         self._over = threading.Event()
 
     def run(self) -> list[dict[str, Any]]:
         """Train, and leave nothing behind but the output folder."""
         job = self._plan.job
         tracking = job.tracking
+        session = uuid4().hex
         store = start_store(
             job.output_dir,
-            session=uuid4().hex,
+            session=session,
             scheduled=self._scheduler is not None,
             make_tracker=partial(
                 make_tracker,
@@ -132,6 +136,11 @@ class _Sweep:
                 job.name,
             ),
         )
+        with announced(job.output_dir, session):
+            return self._run_with(store)
+
+    def _run_with(self, store: StoreClient) -> list[dict[str, Any]]:
+        job = self._plan.job
         status: Status = "failed"
         try:
             first = store.start_sweep(job.name, job.mapping)
@@ -166,12 +175,14 @@ class _Sweep:
         left = store.count_unfinished([point.trial.job.mapping for point in points])
         return self._devices[:left]
 
-    def _tune(self, store: StoreClient) -> "_Watcher":
+    def _tune(self, store: StoreClient) -> Watcher:
         """Run the Tuner to its end."""
         settings = self._settings
         concurrent = settings.max_concurrent or len(self._devices) + 1
         searcher = make_searcher(settings, self._plan.job.seed, concurrent)
-        watcher = _Watcher(store, self._plan)
+        if isinstance(self._scheduler, TaskHalving):
+            self._scheduler.attach(store, self._num_tune_trials(), concurrent)
+        watcher = self._watcher = Watcher(store, self._plan, searcher, concurrent)
         trainable = tune.with_resources(
             tune.with_parameters(ThinTrial, store=store), {own_node_resource(): _TRIAL_SHARE}
         )
@@ -193,6 +204,11 @@ class _Sweep:
         tuner.fit()
         return watcher
 
+    def _num_tune_trials(self) -> int:
+        """How many trials Ray Tune will make: it draws even where nothing that is drawn matters."""
+        settings, points = self._settings, len(self._plan.points)
+        return settings.num_samples * (1 if settings.searcher else points)
+
     def _feed(self, store: StoreClient, after: int) -> None:
         """Hand events on until the last one."""
         while True:
@@ -203,68 +219,11 @@ class _Sweep:
                     return
                 raise
             for after, event in news:  # noqa: B007
+                if event["event"] == "asked" and self._watcher is not None:
+                    self._watcher.hear()
                 self._on_event(event)
                 if event["event"] == "sweep_finished":
                     return
-
-
-class _Watcher(tune.Callback):
-    """Stands between the Tuner and the store on the driver, where torch is at hand and
-    configurations can be read."""
-
-    def __init__(self, store: StoreClient, plan: SweepPlan) -> None:
-        self._store = store
-        self._plan = plan
-        self._planned: dict[str, dict[str, Any]] = {}
-        """What the plan says of each trial, by the id that it has if it is no fork."""
-        self._refused: list[dict[str, Any]] = []
-
-    def on_trial_start(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
-    ) -> None:
-        """Tell the store what the configuration stands for."""
-        config = digest_of(trial.config)
-        try:
-            planned = trial_of(self._plan, trial.config)
-        except ConfigError as error:
-            self._store.refuse(config, str(error))
-            point = self._plan.points[trial.config[POINT]].trial
-            self._refused.append(
-                {
-                    "trial": f"{point.name}-{config}",
-                    "name": point.name,
-                    "settings": {key: value for key, value in trial.config.items() if key != POINT},
-                    "mapping": point.job.mapping,
-                    "status": "failed",
-                    "error": str(error),
-                    "reports": [],
-                }
-            )
-            return
-        self._store.describe(config, planned.name, planned.job.mapping)
-        self._planned[trial_id(planned.job.mapping)] = {
-            "name": planned.name,
-            "settings": planned.settings,
-            "mapping": planned.job.mapping,
-        }
-
-    def on_trial_complete(
-        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any
-    ) -> None:
-        """Free the host of a trial that the scheduler has stopped. (A reused actor may be told of
-        it much later.)"""
-        result = trial.last_result
-        if result["task"] < result["num_tasks"]:
-            self._store.stop(result["trial"])
-
-    def rows(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The trials of this sweep out of all that the store knows, each with its settings."""
-        own = [
-            {**row, **planned}
-            for row in results
-            if (planned := self._planned.get(trial_id(row["mapping"])))
-        ]
-        return [*own, *self._refused]
 
 
 class _Hosts:

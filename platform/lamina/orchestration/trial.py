@@ -16,7 +16,8 @@ class ThinTrial(tune.Trainable):
     Every result has the metrics of the task's report, `trial` (the store's name for it), and
     `task`: how many tasks are learned, from 1 on, so that a scheduler's `grace_period: 2` means two
     tasks. Nothing is submitted before the first step: only then is it known whether a scheduler
-    (population based training, say) makes this a fork of another trial.
+    (population based training, say) makes this a fork of another trial. That a trial is paused or
+    stopped the driver tells the store, at once (an actor may be told of it much later).
     """
 
     _store: StoreClient
@@ -27,7 +28,6 @@ class ThinTrial(tune.Trainable):
     """The store's name for it, once submitted."""
     _task: int
     """The next one to be reported."""
-    _done: bool
 
     # tune.with_parameters adds the keyword.
     def setup(self, config: dict[str, Any], store: StoreClient) -> None:  # type: ignore[override]
@@ -35,7 +35,6 @@ class ThinTrial(tune.Trainable):
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._leave()
         self._begin(new_config)
         return True
 
@@ -43,10 +42,10 @@ class ThinTrial(tune.Trainable):
         if self._trial is None:
             self._trial = self._store.submit(self._config, self._fork)
         report = self._store.wait(self._trial, self._task)
-        self._task += 1
-        self._done = report["done"]
+        if not report.get("stopped"):
+            self._task += 1
         place = {"task": self._task, "num_tasks": report["num_tasks"], "trial": self._trial}
-        return {**report["metrics"], **place, "done": self._done}
+        return {**report["metrics"], **place, "done": report["done"]}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Where this trial stands. The weights are in the store."""
@@ -62,16 +61,8 @@ class ThinTrial(tune.Trainable):
         elif self._task > 0:
             self._fork = Boundary(checkpoint["trial"], self._task - 1)
 
-    def cleanup(self) -> None:
-        self._leave()
-
     def _begin(self, config: dict[str, Any]) -> None:
         self._config = digest_of(config)
         self._fork = None
         self._trial = None
         self._task = 0
-        self._done = False
-
-    def _leave(self) -> None:
-        if self._trial is not None and not self._done:
-            self._store.stop(self._trial)

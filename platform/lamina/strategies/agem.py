@@ -33,6 +33,7 @@ class AGEM(Strategy):
     year = 2019
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
+    from_second_task = ("replay_size",)
 
     def __post_init__(self) -> None:
         if self.replay_size < 0:

@@ -82,6 +82,9 @@ class Strategy(ABC):
     """What a task's training sees. `all` is the bound that continual learning is measured against,
     and no method."""
 
+    from_second_task: ClassVar[tuple[str, ...]] = ()
+    """Hyper-parameters that change nothing before the second task begins, neither what is learned
+    nor what is remembered: trials that differ in these alone share their first task."""
     routes: ClassVar[bool] = False
     """Whether it decides for each input which task's module answers: `route` tells which."""
 

@@ -39,6 +39,7 @@ class CADA(Strategy):
     )
     year = 2024
     adapters = ("bottleneck",)
+    from_second_task = ("orthogonality",)
 
     def __post_init__(self) -> None:
         if self.orthogonality < 0:

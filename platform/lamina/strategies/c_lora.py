@@ -35,6 +35,7 @@ class CLoRA(Strategy):
     paper = "Continual Diffusion: Continual Customization of Text-to-Image Diffusion with C-LoRA"
     year = 2024
     adapters = ("lora",)
+    from_second_task = ("strength",)
 
     def __post_init__(self) -> None:
         if self.strength < 0:

@@ -38,6 +38,7 @@ class DERpp(Strategy):
     year = 2020
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
+    from_second_task = ("alpha", "beta", "replay_size")
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "replay_size"):

@@ -28,6 +28,7 @@ class ER(Strategy):
     year = 2019
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
+    from_second_task = ("replay_size",)
 
     def __post_init__(self) -> None:
         if self.replay_size < 0:

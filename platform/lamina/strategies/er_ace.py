@@ -30,6 +30,7 @@ class ERACE(Strategy):
     year = 2022
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
+    from_second_task = ("replay_size",)
 
     def __post_init__(self) -> None:
         if self.replay_size < 0:

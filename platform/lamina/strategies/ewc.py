@@ -40,6 +40,7 @@ class EWC(Strategy):
     family = "regularisation"
     paper = "Overcoming catastrophic forgetting in neural networks"
     year = 2017
+    from_second_task = ("strength", "decay")
 
     def __post_init__(self) -> None:
         if self.strength < 0:

@@ -40,6 +40,7 @@ class GEM(Strategy):
     paper = "Gradient Episodic Memory for Continual Learning"
     year = 2017
     needs_memory = True
+    from_second_task = ("replay_size", "margin")
 
     def __post_init__(self) -> None:
         if self.replay_size < 1:

@@ -44,6 +44,7 @@ class ILoRA(Strategy):
     year = 2024
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
+    from_second_task = ("replay_size", "consistency")
 
     def __post_init__(self) -> None:
         for name in ("replay_size", "consistency"):

@@ -35,6 +35,7 @@ class LwF(Strategy):
     family = "regularisation"
     paper = "Learning without Forgetting"
     year = 2016
+    from_second_task = ("strength", "temperature")
 
     def __post_init__(self) -> None:
         if self.strength < 0:

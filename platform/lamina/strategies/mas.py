@@ -35,6 +35,7 @@ class MAS(Strategy):
     family = "regularisation"
     paper = "Memory Aware Synapses: Learning what (not) to forget"
     year = 2018
+    from_second_task = ("strength",)
 
     def __post_init__(self) -> None:
         if self.strength < 0:

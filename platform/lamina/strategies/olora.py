@@ -37,6 +37,7 @@ class OLoRA(Strategy):
     paper = "Orthogonal Subspace Learning for Language Model Continual Learning"
     year = 2023
     adapters = ("lora",)
+    from_second_task = ("orthogonality",)
 
     def __post_init__(self) -> None:
         for name in ("orthogonality", "shrinkage"):

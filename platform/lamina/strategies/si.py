@@ -37,6 +37,7 @@ class SI(Strategy):
     family = "regularisation"
     paper = "Continual Learning Through Synaptic Intelligence"
     year = 2017
+    from_second_task = ("strength",)
 
     def __post_init__(self) -> None:
         if self.strength < 0:

@@ -39,6 +39,7 @@ class TreeLoRA(Strategy):
     )
     year = 2025
     adapters = ("lora",)
+    from_second_task = ("strength",)
 
     def __post_init__(self) -> None:
         if self.strength < 0:

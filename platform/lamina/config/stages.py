@@ -1,0 +1,66 @@
+"""Which trials of a plan are the same until their second task, so that one of them learns the first
+for all."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lamina.config.job import Job
+from lamina.config.plan import Point, SweepPlan
+from lamina.config.reading import Plain
+
+WHERE = ("name", "hosts", "tracking", "output_dir", "sweep")
+"""Sections of a job that say where it runs and what it leaves, not what it computes."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A first task that several trials share."""
+
+    points: tuple[Point, ...]
+    num_trials: int
+    """How many trials that is, with those that are drawn at random at a point."""
+    late: tuple[str, ...]
+    """The dotted keys that its trials may differ in."""
+
+
+def first_stage(job: Job) -> Plain | None:
+    """What a trial is until its first task is learned: its job without what only matters later, as
+    its strategy declares it. Equal stages learn the same, to the last bit.
+
+    None where nothing is declared, and on streams that are no sequence of tasks: an online one
+    offers rows to the memory as they pass, a joint one has a single task.
+    """
+    late = type(job.strategy).from_second_task
+    if not late or job.scenario.one_pass or job.scenario.kind == "joint":
+        return None
+    kept = without_place(job.mapping)
+    own = {key: value for key, value in kept["strategy"].items() if key not in late}
+    return {**kept, "strategy": own}
+
+
+def shared_stages(plan: SweepPlan) -> tuple[Stage, ...]:
+    """The first stages of a plan that two trials or more share, in the plan's order."""
+    groups: dict[str, list[Point]] = {}
+    for point in plan.points:
+        stage = first_stage(point.trial.job)
+        late = _late(point.trial.job.strategy)
+        # What is drawn is known when it is drawn; a point shares if all of it matters later.
+        if stage is not None and set(point.domains) <= set(late):
+            groups.setdefault(json.dumps(stage, sort_keys=True), []).append(point)
+    stages = []
+    for points in groups.values():
+        number = sum(plan.num_draws(point) for point in points)
+        if number > 1:
+            stages.append(Stage(tuple(points), number, _late(points[0].trial.job.strategy)))
+    return tuple(stages)
+
+
+def without_place(mapping: Mapping[str, Any]) -> Plain:
+    """A trial's job without what changes no result."""
+    return {key: value for key, value in mapping.items() if key not in WHERE}
+
+
+def _late(strategy: Any) -> tuple[str, ...]:
+    return tuple(f"strategy.{key}" for key in type(strategy).from_second_task)
