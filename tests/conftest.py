@@ -26,6 +26,12 @@ from lamina.streams import ScenarioSettings, build_stream, source_class
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """What frozen layers make of samples is kept for the tests only."""
+    os.environ["LAMINA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def minilm() -> Backbone:
     """The real MiniLM."""

@@ -119,13 +119,17 @@ def arguments(docstring: str, lanes: Sequence[str]) -> ArgumentParser:
 def seconds_of(command: Sequence[str], log: Path) -> float:
     """Wall-clock seconds of a whole command in a process of its own, on this checkout.
 
-    Its working directory is that of `log`, which gets what it prints. Raises SystemExit with the
-    end of that where the command fails.
+    Its working directory is that of `log`, which gets what it prints, and what is kept between
+    sweeps. Raises SystemExit with the end of what it prints where the command fails.
     """
     start = time.perf_counter()
     with log.open("w", encoding="utf-8") as output:
         done = subprocess.run(
-            command, stdout=output, stderr=subprocess.STDOUT, cwd=log.parent, env=_environment()
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=log.parent,
+            env=_environment() | {"LAMINA_CACHE": str(log.parent / "cache")},
         )
     seconds = time.perf_counter() - start
     if done.returncode != 0:

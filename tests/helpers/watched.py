@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lamina.config import parse_job
+from lamina.config import HostSettings, parse_job
 from lamina.orchestration.sweep import run_sweep
 from lamina.orchestration.workshop import Workshop
 
@@ -44,7 +44,7 @@ def matrix(reports):
 
 def matrix_alone(mapping):
     """R of a trial that is trained here and now, without Ray."""
-    workshop = Workshop(torch.device("cpu"), lambda _, build: build())
+    workshop = Workshop(torch.device("cpu"), HostSettings(), lambda _, build: build())
     reports = list(workshop.learner(mapping).learn())
     return [(each.validation, each.test) for each in reports]
 

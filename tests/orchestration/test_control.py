@@ -10,6 +10,7 @@ import threading
 import pytest
 import torch
 
+from lamina.config import HostSettings
 from lamina.orchestration import control
 from lamina.orchestration.store import Boundary, SharedStore
 from lamina.orchestration.terminal import read_ledger, store_of
@@ -219,7 +220,7 @@ def test_trials_shows_what_is_paused_what_was_forked_and_what_is_left_of_a_run(d
 def test_a_fork_learns_what_it_would_alone_from_the_same_checkpoint(driven):
     (fork,) = [row for row in driven.rows if row["settings"].get("fork_of") == driven.slow]
     (slow,) = [row for row in driven.rows if row["trial"] == driven.slow]
-    workshop = Workshop(torch.device("cpu"), lambda _, build: build())
+    workshop = Workshop(torch.device("cpu"), HostSettings(), lambda _, build: build())
     before = workshop.learner(slow["mapping"])
     steps = before.learn()
     reports = [next(steps) for _ in range(fork["settings"]["after_tasks"])]

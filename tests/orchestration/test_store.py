@@ -235,3 +235,26 @@ def test_half_written_payloads_are_cleared_away(tmp_path):
     digest = payloads.put(b"whole")
     assert [path.name for path in tmp_path.iterdir()] == [f"{digest}.safetensors"]
     assert payloads.get(digest) == b"whole"
+
+
+def test_a_host_may_hold_its_share_of_the_trials(tmp_path):
+    store = SharedStore(tmp_path, "s")
+    for trial in "abcde":
+        store.submit(trial, trial, {})
+    held = []
+    while claim := store.claim("h0", "x", held=held, num_hosts=2):
+        held.append(claim.trial)
+    assert held == ["a", "b", "c"]
+    assert store.claim("h1", "x", num_hosts=2).trial == "d"
+
+
+def test_a_host_that_held_several_trials_gets_each_again_when_it_comes_back(tmp_path):
+    store = SharedStore(tmp_path, "s")
+    for trial in "ab":
+        store.submit(trial, trial, {})
+    store.claim("h0", "first")
+    store.claim("h0", "first", held=["a"])
+    again = store.claim("h0", "second")
+    assert (again.trial, again.deaths) == ("a", 1)
+    other = store.claim("h0", "second", held=["a"])
+    assert (other.trial, other.deaths) == ("b", 1)

@@ -217,7 +217,7 @@ class Backbone:
         taken from the feature store, where there is one that knows the inputs.
         """
         call = Call(inputs, overlay or Overlay())
-        if self._frozen_below(call.overlay) == self.architecture.num_layers:
+        if self.frozen_below(call.overlay) == self.architecture.num_layers:
             features = self._kept_features(inputs)
             if features is not None:
                 return Hidden(features, None)
@@ -255,7 +255,7 @@ class Backbone:
         keys = arguments.pop(KEYS, None)
         prompts = [rows_of(prompt, call.num_rows) for prompt in overlay.prompts]
         prompt = torch.cat(prompts, dim=1) if prompts else None
-        start = self._frozen_below(overlay)
+        start = self.frozen_below(overlay)
         entering = None if keys is None else self._kept_tokens(start, keys, arguments)
         with self._entered_at(start, entering), self._laid_over(overlay, prompt):
             if self.modality == "text":
@@ -275,7 +275,7 @@ class Backbone:
             return None
         shapes = {name: value.shape[1:] for name, value in call.inputs.items()}
         shape = tuple(sorted(shapes.items()))
-        return lengths, shape, self._frozen_below(call.overlay), torch.is_grad_enabled()
+        return lengths, shape, self.frozen_below(call.overlay), torch.is_grad_enabled()
 
     def run_together(self, calls: Sequence[Call]) -> list[Hidden]:
         """`run` for calls that meet, in one forward: each sees its own rows and overlay."""
@@ -297,7 +297,7 @@ class Backbone:
         keys = None if self.features is None else self.features.register(batch.inputs)
         return batch if keys is None else replace(batch, inputs={**batch.inputs, KEYS: keys})
 
-    def _frozen_below(self, overlay: Overlay) -> int:
+    def frozen_below(self, overlay: Overlay) -> int:
         """How many layers lie below everything that is laid over: all where nothing is."""
         parts = self.architecture
         if overlay.stand_in is not None or overlay.prompts or overlay.position_shift:

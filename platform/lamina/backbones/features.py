@@ -25,9 +25,8 @@ CHUNK_ROWS = 64
 
 
 def default_folder() -> Path:
-    """Where features are kept unless a job says otherwise: the user's cache."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "lamina" / "features"
+    """Where features are kept unless a job says otherwise: `$LAMINA_CACHE`, or the user's cache."""
+    return Path(os.environ.get("LAMINA_CACHE") or Path.home() / ".cache" / "lamina") / "features"
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ def run(job: Path, overrides: tuple[str, ...]) -> None:
 @main.command()
 @_job
 @_overrides
-def sweep(job: Path, overrides: tuple[str, ...]) -> None:
+@click.option("--plan", is_flag=True, help="Show what it would do and cost; train nothing.")
+def sweep(job: Path, overrides: tuple[str, ...], plan: bool) -> None:
     """Train every trial of JOB's sweep, on Ray, and rank them.
 
     FILE is a job file laid over it, as jobs/streams/digits.yaml; KEY=VALUE sets a dotted key of the
@@ -61,7 +62,7 @@ def sweep(job: Path, overrides: tuple[str, ...]) -> None:
     """
     from lamina.cli.sweep import sweep_job
 
-    sweep_job(job, overrides)
+    sweep_job(job, overrides, plan)
 
 
 @main.command()

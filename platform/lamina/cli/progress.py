@@ -72,6 +72,8 @@ class SweepProgress:
         self._num_trials = num_trials
         self._num_tasks = num_tasks
         self._trials: dict[str, _Trial] = {}
+        self.num_refuted = 0
+        """Trials that were trained again alone and came out otherwise."""
 
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Show what happened."""
@@ -95,6 +97,11 @@ class SweepProgress:
             case {"event": "asked", "action": action, "subject": trial}:
                 words = {"stop": "is to stop", "pause": "is to pause", "resume": "is to go on"}
                 self._display.line(f"{self._trials[trial].name} {words[action]}")
+            case {"event": "verified", "name": name, "difference": difference}:
+                held = "is what it is alone" if event["holds"] else "IS NOT what it is alone"
+                same = "the same" if event["same_matrices"] else "another"
+                self.num_refuted += not event["holds"]
+                self._display.line(f"{name} {held}: {same} R, parameters within {difference:.1e}")
             case {"event": "finished", "trial": trial}:
                 self._end(trial, "finished")
             case {"event": "stopped", "trial": trial}:

@@ -22,6 +22,7 @@ from lamina.config import (
     Trial,
     build_learner,
     check_parts,
+    keep_features,
     load_job,
     lone_trial,
 )
@@ -69,6 +70,7 @@ def _learner(job: Job, raw: Stream[Samples]) -> Learner:
     device = _device(job.hosts)
     torch.set_num_threads(job.hosts.threads)
     backbone = load_backbone(job.backbone, device)
+    keep_features(backbone, job.hosts)
     return build_learner(job, backbone.encode_stream(raw), backbone)
 
 

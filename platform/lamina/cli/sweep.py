@@ -5,34 +5,45 @@ from pathlib import Path
 
 import click
 
+from lamina.cli.plan import show_outcome, show_plan
 from lamina.cli.progress import SweepProgress, display
 from lamina.cli.report import show_leaderboard, show_mlflow, show_places, stdout, write_leaderboard
 from lamina.config import SweepSettings, check_parts, expand, load_job
 from lamina.evaluation.leaderboard import leaderboard
 
 
-def sweep_job(path: Path, overrides: Sequence[str]) -> None:
-    """Train, rank, write leaderboard.json and show it. Exits with 1 when a trial has failed."""
+def sweep_job(path: Path, overrides: Sequence[str], only_plan: bool) -> None:
+    """Train, rank, write leaderboard.json and show it; or only show the plan. Exits with 1 when a
+    trial has failed."""
     console = stdout()
     job = load_job(path, overrides)
     plan = expand(job)
     streams = check_parts(point.trial.job for point in plan.points)
+    for note in plan.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    if only_plan:
+        show_plan(console, plan, streams)
+        return
     # Only a job that is sound is worth the seconds that Ray takes to be imported and started.
     from lamina.orchestration.sweep import run_sweep
 
-    for note in plan.notes:
-        console.print(note, markup=False, soft_wrap=True)
     num_tasks = max(len(stream) for stream in streams)
     draws = [plan.num_draws(point) for point in plan.points]
     total = sum(len(stream) * number for stream, number in zip(streams, draws, strict=True))
     console.print(f"{job.name}: {plan.num_trials} trials, {job.scenario.kind} on {job.stream.name}")
     with display(console, total) as shown:
-        results = run_sweep(job, SweepProgress(shown, plan.num_trials, num_tasks), streams)
+        progress = SweepProgress(shown, plan.num_trials, num_tasks)
+        results = run_sweep(job, progress, streams)
     settings = job.sweep or SweepSettings()
     rows = leaderboard(results, settings.metric, settings.mode)
     write_leaderboard(rows, job.output_dir)
     show_leaderboard(console, rows, job.name)
     show_places(console, job.output_dir)
     show_mlflow(console, job.output_dir, rows[0]["mlflow_uri"])
+    show_outcome(console, job.output_dir, results)
+    if progress.num_refuted:
+        raise click.ClickException(
+            f"{progress.num_refuted} trials are not what they are alone: see the lines above"
+        )
     if num_failed := sum(row["status"] == "failed" for row in rows):
         raise click.ClickException(f"{num_failed} of {len(rows)} trials failed")

@@ -3,7 +3,7 @@
 Everything that can be wrong with a job is found here, before anything is loaded or started.
 """
 
-from lamina.config.build import build_learner, check_parts
+from lamina.config.build import build_learner, check_parts, keep_features
 from lamina.config.fields import ConfigError
 from lamina.config.forking import fork_trial
 from lamina.config.job import (
@@ -34,6 +34,7 @@ __all__ = [
     "expand",
     "first_stage",
     "fork_trial",
+    "keep_features",
     "load_job",
     "lone_trial",
     "parse_job",

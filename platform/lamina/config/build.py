@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone, BackboneSettings, outline_backbone
+from lamina.backbones.features import default_folder
 from lamina.config.fields import ConfigError
-from lamina.config.job import Job
+from lamina.config.job import HostSettings, Job
 from lamina.core import Batch, Modality, Samples, Stream
 from lamina.registry import InputError
 from lamina.streams import build_stream
@@ -30,6 +31,13 @@ def build_learner(job: Job, stream: Stream[Batch], backbone: Backbone) -> Learne
         stream=stream,
         backbone=backbone,
     )
+
+
+def keep_features(backbone: Backbone, hosts: HostSettings) -> None:
+    """Let a backbone keep what its frozen layers make of samples, as a job says."""
+    if hosts.features_gb > 0:
+        folder = hosts.features_dir or default_folder()
+        backbone.keep_features(folder, int(hosts.features_gb * 1e9))
 
 
 def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:

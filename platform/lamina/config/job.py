@@ -50,8 +50,13 @@ class SweepSettings:
     """Ray Tune's searcher by `name`, with its arguments; null draws at random."""
     max_concurrent: int | None = None
     """Trials at a time; null: as many as the hosts take."""
+    verify: float = 0.0
+    """The share of the trials that is trained again alone when the sweep ends, to prove that
+    packing, kept features and shared stages changed nothing."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.verify <= 1:
+            raise InputError(f"sweep.verify: {self.verify} is no share (allowed: 0 to 1)")
         _check_positive("sweep", num_samples=self.num_samples, max_concurrent=self.max_concurrent)
         known = [f"validation/{name}" for name in _SUMMARIES]
         if not self.metric.startswith(("test/", "train/", "cost/")) and self.metric not in known:
@@ -85,9 +90,17 @@ class HostSettings:
     """Where the backbones are; auto: on GPUs if there are any."""
     threads: int = 1
     """Threads of torch in each."""
+    cohort: int | None = None
+    """Trials that a host trains at a time; null: as many as pay, which it tries out."""
+    features_gb: float = 4.0
+    """Disk on each machine for what the frozen layers make of samples; 0 keeps nothing."""
+    features_dir: Path | None = None
+    """The folder for it; null: `features` in `$LAMINA_CACHE`, or in the user's cache."""
 
     def __post_init__(self) -> None:
-        _check_positive("hosts", count=self.count, threads=self.threads)
+        _check_positive("hosts", count=self.count, threads=self.threads, cohort=self.cohort)
+        if self.features_gb < 0:
+            raise InputError(f"hosts.features_gb: {self.features_gb} is negative")
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ class TrackingSettings:
     """Where runs are recorded."""
 
     enabled: bool = True
-    """Whether MLflow is written at all."""
+    """Whether MLflow is written at all, and pictures of R are drawn for it."""
     mlflow_uri: str | None = None
     """A tracking server or database; null: `mlflow.db` in the output folder."""
     experiment: str | None = None

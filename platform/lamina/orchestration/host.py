@@ -1,25 +1,21 @@
-"""The host: a Ray Train worker that holds frozen backbones and trains one claimed trial after
-another on them."""
+"""The host: a Ray Train worker that holds frozen backbones and trains the trials that it claims on
+them."""
 
 import os
 import platform
-import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
 import ray
 from ray.exceptions import ObjectLostError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from lamina.config import HostSettings
 from lamina.core import Samples, Stream
-from lamina.orchestration.store import Claim
 from lamina.orchestration.store_client import StoreClient
-from lamina.registry import InputError
 
 MOST_FAILURES = 3
 """So often in a row may a host die without having learned a task in between."""
@@ -33,8 +29,15 @@ class HostSpec:
     """Lasting: a host that died comes back under the same name and goes on with the same trial."""
     store: StoreClient
     use_gpu: bool
-    threads: int
-    """CPU cores it takes, and threads that torch uses."""
+    hosts: HostSettings
+    """What the job says of its hosts."""
+    num_hosts: int
+    """How many there are."""
+
+    @property
+    def threads(self) -> int:
+        """CPU cores it takes, and threads that torch uses."""
+        return self.hosts.threads
 
 
 class _HostTrainer(TorchTrainer):
@@ -92,59 +95,18 @@ def host_loop(config: dict[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device
 
+    from lamina.orchestration.crew import Crew
     from lamina.orchestration.workshop import Workshop
 
     settings: HostSpec = config["settings"]
     torch.set_num_threads(settings.threads)
     device = get_device()
-    store, incarnation = settings.store, uuid4().hex
-    workshop = Workshop(device, lambda digest, build: _find_stream(store, digest, build))
+    store = settings.store
+    workshop = Workshop(
+        device, settings.hosts, lambda digest, build: _find_stream(store, digest, build)
+    )
     store.arrive(settings.name, f"{device} of {platform.node()}", os.getpid())
-    while (claim := store.claim(settings.name, incarnation)) is not None:
-        try:
-            train(claim, settings.name, store, workshop.learner)
-        except ray.exceptions.RayError:
-            # Not the trial's fault: let Ray Train start this host again.
-            raise
-        except InputError as error:
-            store.fail(claim.trial, str(error))
-        except Exception:
-            store.fail(claim.trial, traceback.format_exc())
-
-
-def train(claim: Claim, host: str, store: StoreClient, learner_of: Callable[..., Any]) -> None:
-    """Train a claimed trial from where it stands to its end, or to the boundary where the store
-    says stop."""
-    from lamina.training.checkpoint import pack, unpack
-
-    learner = learner_of(claim.mapping)
-    if claim.start is not None:
-        parts = store.parts(claim.start)
-        state: dict[str, Any] = {}
-        for content in parts.values():
-            state.update(unpack(content))
-        learner.load_state_dict(state)
-    for report in learner.learn():
-        parts = {name: pack(part) for name, part in split(learner.state_dict()).items()}
-        if not store.report(claim.trial, host, asdict(report), parts):
-            return
-    with TemporaryDirectory(prefix="lamina-adapters-") as name:
-        folder = Path(name)
-        learner.save_adapters(folder)
-        files = {
-            str(path.relative_to(folder)): path.read_bytes()
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-    store.finish(claim.trial, files)
-
-
-def split(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The parts that the store keeps one by one: each nested entry of a learner's state, and the
-    rest as one."""
-    nested = {key: {key: value} for key, value in state.items() if isinstance(value, dict | list)}
-    rest = {key: value for key, value in state.items() if key not in nested}
-    return {**nested, **({"rest": rest} if rest else {})}
+    Crew(settings, workshop).work()
 
 
 def _find_stream(

@@ -39,7 +39,8 @@ class Scribe:
                 self._tracker.log(trial, metrics_of(report), step=report["task"])
             case "finished" | "failed" | "stopped" as status:
                 for name, reports in told:
-                    for path in write_matrix(self._folder / trial, reports, name):
+                    draws = self._tracker.shows_pictures
+                    for path in write_matrix(self._folder / trial, reports, name, draws):
                         self._tracker.artifact(trial, path)
                 if adapters := event.get("artifacts"):
                     self._tracker.artifact(trial, Path(adapters), folder="adapters")
@@ -67,9 +68,9 @@ def metrics_of(report: Report) -> dict[str, float]:
     return {**report["metrics"], **accuracies}
 
 
-def write_matrix(folder: Path, reports: Sequence[Report], name: str) -> list[Path]:
-    """The accuracy matrix of a trial as JSON and as pictures in `folder`; nothing if it learned no
-    task."""
+def write_matrix(folder: Path, reports: Sequence[Report], name: str, draws: bool) -> list[Path]:
+    """The accuracy matrix of a trial as JSON and, if it `draws`, pictures, in `folder`; nothing if
+    it learned no task."""
     if not reports:
         return []
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ def write_matrix(folder: Path, reports: Sequence[Report], name: str) -> list[Pat
     paths = [folder / "accuracy_matrix.json"]
     document = matrix_document(tasks, rows["validation"], rows["test"])
     paths[0].write_text(json.dumps(document, indent=1), encoding="utf-8")
-    for part, accuracy in rows.items():
+    for part, accuracy in rows.items() if draws else ():
         paths.append(folder / f"accuracy_matrix_{part}.png")
         draw_matrix(paths[-1], tasks=tasks, accuracy=accuracy, part=part, name=name)
     return paths

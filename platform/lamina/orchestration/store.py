@@ -10,7 +10,7 @@ Every call may be repeated: it is delivered at least once, and counts once.
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,18 @@ class Claim:
     """Its whole job, resolved."""
     start: Boundary | None
     """The boundary that it goes on from; None: from the beginning."""
+    deaths: int = 0
+    """How often it was there when its host died on this task: then it is trained alone."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A trial that is known before anybody has asked for it."""
+
+    name: str
+    mapping: Mapping[str, Any]
+    stage: str | None
+    """What names its first stage, if it shares that with others."""
 
 
 class SharedStore:
@@ -159,27 +171,41 @@ class SharedStore:
                     "submitted", trial, name=self.name(trial), mapping=self.mapping(trial)
                 )
 
-    def claim(self, host: str, incarnation: str, only_trained: bool = False) -> Claim | None:
+    def claim(
+        self,
+        host: str,
+        incarnation: str,
+        only_trained: bool = False,
+        held: Collection[str] = (),
+        num_hosts: int = 1,
+    ) -> Claim | None:
         """The next trial for `host`, or None if there is none.
 
         A host that asks again before it is done gets the same trial again: after a lost answer, or
-        because it died and came back (as another `incarnation`). `only_trained`: only a trial whose
-        last task is learned, but not handed over.
+        because it died and came back (as another `incarnation`). One that trains several at a time
+        names those that it has `held`, and gets no more than its share among `num_hosts`.
+        `only_trained`: only a trial whose last task is learned, but not handed over.
         """
         with self._transaction() as database:
             mine = database.execute(
                 "SELECT trial, incarnation, deaths FROM trials "
-                "WHERE state = 'running' AND host = ?",
+                "WHERE state = 'running' AND host = ? ORDER BY place",
                 (host,),
-            ).fetchone()
-            if mine is not None:
-                trial, before, deaths = mine
+            ).fetchall()
+            for trial, before, deaths in mine:
+                if trial in held:
+                    continue
                 if before == incarnation:
                     return self._claim_of(trial)
                 if deaths + 1 < MOST_DEATHS:
                     self._run_on(trial, host, incarnation, deaths + 1)
                     return self._claim_of(trial)
                 self._fail(trial, f"its host died {MOST_DEATHS} times on the same task")
+            (active,) = database.execute(
+                "SELECT COUNT(*) FROM trials WHERE state IN ('queued', 'running')"
+            ).fetchone()
+            if held and len(held) >= -(-active // num_hosts):
+                return None
             for trial in self._column(
                 "SELECT trial FROM trials WHERE state = 'queued' ORDER BY place"
             ):
@@ -420,7 +446,10 @@ class SharedStore:
         )
 
     def _claim_of(self, trial: str) -> Claim:
-        return Claim(trial, self.mapping(trial), self.last_boundary(trial))
+        (deaths,) = self._database.execute(
+            "SELECT deaths FROM trials WHERE trial = ?", (trial,)
+        ).fetchone()
+        return Claim(trial, self.mapping(trial), self.last_boundary(trial), deaths)
 
     def _follow(self, trial: str) -> None:
         """Let `trial` go on from the first boundary of another one of its stage, if there is one.

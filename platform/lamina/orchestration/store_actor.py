@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lamina.orchestration import control
 from lamina.orchestration.identity import trial_id
 from lamina.orchestration.scribe import Scribe
-from lamina.orchestration.store import Boundary, Claim, Report, SharedStore
+from lamina.orchestration.store import Boundary, Claim, Expected, Report, SharedStore
 from lamina.orchestration.store_client import StoreClient
 from lamina.registry import InputError
 from lamina.tracking.base import Status, Tracker, TrackingError
@@ -84,6 +84,8 @@ class StoreActor:
         self._scheduled = scheduled
         self._streams: dict[str, list[Any]] = {}
         self._waiting: Counter[tuple[str, int]] = Counter()
+        self._ahead: dict[str, int] = {}
+        """Trials that are trained before Ray Tune has come to them, and how many tasks of them."""
         self._session = session
         self._changed = asyncio.Event()
         self._scribe_thread = ThreadPoolExecutor(1, "scribe")
@@ -129,6 +131,7 @@ class StoreActor:
         if "error" in job:
             raise RuntimeError(job["error"])
         trial = trial_id(job["mapping"], fork)
+        self._ahead.pop(trial, None)
         is_halfway = self._store.last_boundary(trial) is not None
         if control.hold_of(self._store, trial) is not None:
             control.recall(self._store, trial)
@@ -197,15 +200,19 @@ class StoreActor:
         self._store.add_event("host_ready", host=host, where=where, process=process)
         self._change()
 
-    async def claim(self, host: str, incarnation: str) -> Claim | None:
-        """The next trial for `host`, when there is one; None when the sweep is over."""
+    async def claim(
+        self, host: str, incarnation: str, held: Sequence[str], num_hosts: int
+    ) -> Claim | None:
+        """The next trial for `host`. One that has `held` none waits for it, and gets None when the
+        sweep is over; one that has some gets None where there is none at the moment."""
 
         def ready() -> tuple[Claim | None] | None:
-            claim = self._store.claim(host, incarnation, only_trained=self._closing)
-            return (claim,) if claim is not None or self._closing else None
+            claim = self._store.claim(host, incarnation, self._closing, held, num_hosts)
+            return (claim,) if claim is not None or held or self._closing else None
 
         (claim,) = await self._until(ready)
-        self._change()
+        if claim is not None:
+            self._change()
         return claim
 
     async def parts(self, boundary: Boundary) -> dict[str, bytes]:
@@ -223,12 +230,14 @@ class StoreActor:
 
         def decided() -> bool | None:
             over = self._closing or not self._store.is_running(trial, host)
-            over = over or control.is_wanted(self._store, trial)
+            over = over or control.is_wanted(self._store, trial) or trial in self._ahead
             return True if over or report["done"] or self._waiting[wanted] else None
 
         if self._scheduled:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._until(decided), _DECISION_SECONDS)
+            if wanted[1] >= self._ahead.get(trial, len(report["test"])):
+                self._store.pause(trial)
         return self._store.is_running(trial, host) and (report["done"] or not self._closing)
 
     async def finish(self, trial: str, files: Mapping[str, bytes]) -> None:
@@ -262,6 +271,17 @@ class StoreActor:
         same until their second task."""
         described = {"name": name, "mapping": mapping, "stage": stage}
         self._store.set_fact(f"config/{config}", json.dumps(described))
+        self._change()
+
+    async def expect(self, trials: Sequence[Expected], num_tasks: int | None) -> None:
+        """Queue trials that Ray Tune is going to ask for; under a scheduler, `num_tasks` of each
+        are learned before it has a say."""
+        for each in trials:
+            trial = trial_id(each.mapping, None)
+            if self._store.state(trial) is None:
+                if num_tasks is not None:
+                    self._ahead[trial] = num_tasks
+                self._store.submit(trial, each.name, each.mapping, None, each.stage)
         self._change()
 
     async def refuse(self, config: str, error: str) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 import ray
 
 from lamina.orchestration.control import Action
-from lamina.orchestration.store import Boundary, Claim, Report
+from lamina.orchestration.store import Boundary, Claim, Expected, Report
 from lamina.tracking.base import Status
+
+Answer = Any
+"""Ray's reference to an answer that is under way."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +39,20 @@ class StoreClient:
     def arrive(self, host: str, where: str, process: int) -> None:
         self._call("arrive", host, where, process)
 
-    def claim(self, host: str, incarnation: str) -> Claim | None:
-        return self._call("claim", host, incarnation)
+    def claim(
+        self, host: str, incarnation: str, held: Sequence[str], num_hosts: int
+    ) -> Claim | None:
+        return self._call("claim", host, incarnation, held, num_hosts)
+
+    def expect(self, trials: Sequence[Expected], num_tasks: int | None) -> None:
+        self._call("expect", trials, num_tasks)
 
     def parts(self, boundary: Boundary) -> dict[str, bytes]:
         return self._call("parts", boundary)
 
-    def report(self, trial: str, host: str, report: Report, parts: Mapping[str, bytes]) -> bool:
-        return self._call("report", trial, host, report, parts)
+    def report(self, trial: str, host: str, report: Report, parts: Mapping[str, bytes]) -> Answer:
+        """What comes later is whether the host is to go on."""
+        return self.actor.report.remote(trial, host, report, parts)
 
     def finish(self, trial: str, files: Mapping[str, bytes]) -> None:
         self._call("finish", trial, files)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,13 +17,16 @@ from lamina.config import Job, SweepPlan, SweepSettings, expand
 from lamina.core import Samples, Stream
 from lamina.orchestration.cluster import Device, choose_devices, cluster, own_node_resource
 from lamina.orchestration.host import HostSpec, run_host
+from lamina.orchestration.identity import stage_id
 from lamina.orchestration.scribe import make_tracker
 from lamina.orchestration.search import make_scheduler, make_searcher, param_space
+from lamina.orchestration.store import Expected
 from lamina.orchestration.store_actor import start_store
 from lamina.orchestration.store_client import StoreClient
 from lamina.orchestration.task_halving import TaskHalving
 from lamina.orchestration.terminal import announced
 from lamina.orchestration.trial import ThinTrial
+from lamina.orchestration.verify import verify
 from lamina.orchestration.watcher import Watcher
 from lamina.orchestration.workshop import stream_digest, stream_of
 from lamina.registry import InputError
@@ -56,7 +60,8 @@ def run_sweep(
     `trial`: `submitted` (`name`), `known` (finished before: `name`, `reports`), `started` (`host`),
     `reported` (`report`), `paused`, `finished`, `stopped`, `failed` (`error`); `asked` (`action`,
     `subject`: the trial) when a person does from another terminal; then `sweep_finished`
-    (`status`), and `tracking_incomplete` (`error`) if the tracker could not write everything.
+    (`status`), and `tracking_incomplete` (`error`) if the tracker could not write everything; last
+    `verified` (`same_matrices`, `difference`, `holds`) for each trial that was trained again alone.
 
     Raises InputError, before Ray is started where possible, for what is wrong with the job.
     """
@@ -70,7 +75,13 @@ def run_sweep(
     scratch = TemporaryDirectory(prefix="lamina-ray-", ignore_cleanup_errors=True)
     with scratch, cluster():
         devices = choose_devices(job.hosts)
-        return _Sweep(plan, devices, scheduler, streams, Path(scratch.name), on_event).run()
+        rows = _Sweep(plan, devices, scheduler, streams, Path(scratch.name), on_event).run()
+        if settings.verify:
+            for verdict in verify(
+                rows, settings.verify, job.seed, job.output_dir, job.hosts, devices
+            ):
+                on_event({"event": "verified", **asdict(verdict), "holds": verdict.holds})
+        return rows
 
 
 def _check_output_dir(output_dir: Path) -> None:
@@ -145,7 +156,13 @@ class _Sweep:
         try:
             first = store.start_sweep(job.name, job.mapping)
             feed = _start_thread("feed", partial(self._feed, store, first))
-            hosts = _Hosts(store, self._used(store), self._scratch / "hosts", self._over)
+            self._expect(store)
+            used = self._used(store)
+            specs = [
+                HostSpec(f"host-{number}", store, device.is_gpu, job.hosts, len(used))
+                for number, device in enumerate(used)
+            ]
+            hosts = _Hosts(store, specs, self._scratch / "hosts", self._over)
             # This process owns them, so they are there as long as the sweep is.
             references = {digest: ray.put(stream) for digest, stream in self._streams.items()}
             for digest, reference in references.items():
@@ -166,6 +183,20 @@ class _Sweep:
         if missing:
             self._on_event({"event": "tracking_incomplete", "trial": None, "error": missing})
         return watcher.rows(results)
+
+    def _expect(self, store: StoreClient) -> None:
+        """Queue what Ray Tune is sure to ask for, so that hosts can train several trials at a time
+        although only few thin trials are awake. Under a scheduler that is what each may learn
+        before it is judged."""
+        settings = self._settings
+        if settings.searcher is not None or settings.max_concurrent is not None:
+            return
+        num_tasks = (settings.scheduler or {}).get("grace_period")
+        if settings.scheduler is not None and num_tasks is None:
+            return
+        trials = [point.trial for point in self._plan.points if not point.domains]
+        expected = [Expected(each.name, each.job.mapping, stage_id(each.job)) for each in trials]
+        store.expect(expected, num_tasks)
 
     def _used(self, store: StoreClient) -> list[Device]:
         """The devices that have something to do: no more than there are trials left to train."""
@@ -230,17 +261,16 @@ class _Hosts:
     """The hosts of a sweep, each kept running by a thread."""
 
     def __init__(
-        self, store: StoreClient, devices: list[Device], folder: Path, over: threading.Event
+        self, store: StoreClient, specs: list[HostSpec], folder: Path, over: threading.Event
     ) -> None:
         self.all_lost = False
         """Whether there were hosts and every one is given up."""
-        self._num_left = len(devices)
+        self._num_left = len(specs)
         self._store = store
         self._over = over
         self._lock = threading.Lock()
         self._threads = [
-            _start_thread(f"host-{number}", partial(self._keep, f"host-{number}", device, folder))
-            for number, device in enumerate(devices)
+            _start_thread(spec.name, partial(self._keep, spec, folder)) for spec in specs
         ]
 
     def join(self) -> None:
@@ -248,9 +278,9 @@ class _Hosts:
         for thread in self._threads:
             thread.join()
 
-    def _keep(self, name: str, device: Device, folder: Path) -> None:
+    def _keep(self, spec: HostSpec, folder: Path) -> None:
         try:
-            run_host(HostSpec(name, self._store, device.is_gpu, device.threads), folder)
+            run_host(spec, folder)
         except Exception as error:
             if self._over.is_set():
                 return  # The sweep was interrupted and Ray is going away.
@@ -258,7 +288,7 @@ class _Hosts:
             with self._lock:
                 self._num_left -= 1
                 self.all_lost = self._num_left == 0
-                self._store.lose(name, reason, last=self.all_lost)
+                self._store.lose(spec.name, reason, last=self.all_lost)
 
 
 def _start_thread(name: str, target: Callable[[], None]) -> threading.Thread:

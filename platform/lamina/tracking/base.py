@@ -33,6 +33,11 @@ class Tracker(Protocol):
     is logged once more changes nothing.
     """
 
+    @property
+    def shows_pictures(self) -> bool:
+        """Whether a picture is worth drawing: it takes longer than a small task."""
+        ...
+
     def start_sweep(self, name: str, params: Mapping[str, object]) -> None:
         """Open the run that the trials are children of; `params`, nested or not, are shared."""
 
@@ -60,6 +65,10 @@ class CompositeTracker:
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = tuple(trackers)
+
+    @property
+    def shows_pictures(self) -> bool:
+        return any(tracker.shows_pictures for tracker in self._trackers)
 
     def start_sweep(self, name: str, params: Mapping[str, object]) -> None:
         for tracker in self._trackers:

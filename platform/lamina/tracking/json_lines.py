@@ -18,6 +18,8 @@ class JsonLinesTracker:
     two `log` lines with the same trial and step the later one counts.
     """
 
+    shows_pictures = False
+
     def __init__(self, output_dir: Path) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
         path = output_dir / "events.jsonl"

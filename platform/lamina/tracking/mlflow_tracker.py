@@ -69,6 +69,8 @@ class MlflowTracker:
     Either is said by a warning at once, and by the TrackingError that `close` raises in the end.
     """
 
+    shows_pictures = True
+
     def __init__(
         self,
         output_dir: Path,

@@ -94,18 +94,22 @@ class _Member:
 
 
 class _Meeting(Gate):
-    """The gate of a backbone that a cohort shares."""
+    """The gate of a backbone that a cohort shares; outside a cohort it is open."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
 
     def run(self, call: Call) -> Hidden:
+        if getcurrent().parent is None:
+            return self._backbone.run(call)
         hidden: Hidden = _ask(_Forward(self._backbone, call))
         return hidden
 
     def gradients(
         self, loss: Tensor, tensors: Sequence[Tensor], keep: bool
     ) -> Sequence[Tensor | None]:
+        if getcurrent().parent is None:
+            return self._backbone.gradients(loss, tensors, keep=keep)
         gradients: Sequence[Tensor | None] = _ask(_Backward(loss, tensors, keep))
         return gradients
 

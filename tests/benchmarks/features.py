@@ -1,0 +1,97 @@
+"""Training on kept features of the frozen layers, against running them in every step.
+
+    python tests/benchmarks/features.py [--out FILE] [--lanes LANE ...]
+
+One trial in this process, on one core: MiniLM with LoRA in its upper layers, several epochs over
+one task, with the feature store and without; filling the store counts. What is compared is CPU
+time, in turn. A lane `from_N` has its first adapted layer at N of six; `head` has none. With mu the
+share of the layers from there on, a step takes 2 mu forwards instead of 1 + mu, so (1 + mu) / (2
+mu) is what could be had if filling the store cost nothing; it is in the JSON as `model`.
+
+The two sides' learned numbers are compared too: `difference` is the largest, and has to stay below
+1e-4 (a row's features are computed without padding, so they round differently).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from harness import Lane, alternately, arguments, finish, ratios
+from lamina.adapters import kind_class
+from lamina.backbones.backbone import BackboneSettings, load_backbone
+from lamina.core import Samples, Stream
+from lamina.strategies import strategy_class
+from lamina.streams import ScenarioSettings, build_stream, source_class
+from lamina.training.learner import Learner
+from lamina.training.settings import TrainingSettings
+
+LAYERS = 6
+TARGETS = {"from_2": 1.1, "from_3": 1.25, "from_4": 1.6, "from_5": 2.4, "head": 5.0}
+"""How many times as fast training has to be, filling included."""
+EPOCHS = 6
+REPEATS = 3
+ROOM = 10**9
+
+
+def main() -> None:
+    """Measure the lanes that are asked for."""
+    given = arguments(str(__doc__), list(TARGETS)).parse_args()
+    torch.set_num_threads(1)
+    source = source_class("assistant")(sentences_per_intent=10 if given.small else 30)
+    raw = build_stream(source, ScenarioSettings("class_incremental", num_tasks=1), seed=0)
+    lanes = []
+    for name in given.lanes:
+        first = LAYERS if name == "head" else int(name.removeprefix("from_"))
+        learned: dict[bool, Learner] = {}
+        sides = [side(raw, first, keeps, learned) for keeps in (False, True)]
+        values = ratios(alternately(*sides, given.repeats or (1 if given.small else REPEATS)))
+        share = (LAYERS - first) / LAYERS
+        details = {
+            "model": (1 + share) / (2 * share) if share else None,
+            "difference": difference(learned[False], learned[True]),
+        }
+        if details["difference"] > 1e-4:
+            raise SystemExit(f"{name}: learned numbers differ by {details['difference']:.1e}")
+        lanes.append(Lane(name, values, TARGETS[name], details=details))
+    finish("Kept features", lanes, given.lanes, given.small, given.out)
+
+
+def side(
+    raw: Stream[Samples], first: int, keeps: bool, learned: dict[bool, Learner]
+) -> Callable[[], None]:
+    """Training the whole stream from the beginning, with a fresh store."""
+    backbone = load_backbone(BackboneSettings("minilm"))
+    layers = tuple(range(first, LAYERS))
+
+    def train() -> None:
+        with TemporaryDirectory(prefix="lamina-benchmark-") as folder:
+            if keeps:
+                backbone.keep_features(Path(folder), ROOM)
+            learner = Learner(
+                strategy=strategy_class("finetune" if layers else "linear_probe")(),
+                adapter=kind_class("lora")(layers=layers) if layers else None,
+                memory=None,
+                training=TrainingSettings(epochs=EPOCHS, batch_size=16),
+                seed=0,
+                stream=backbone.encode_stream(raw),
+                backbone=backbone,
+            )
+            learned[keeps] = learner
+            list(learner.learn())
+
+    return train
+
+
+def difference(first: Learner, second: Learner) -> float:
+    """The largest of a learned number."""
+    return max(
+        (tensor - second.model.adapters[name].tensors[key]).abs().max().item()
+        for name, adapter in first.model.adapters.items()
+        for key, tensor in adapter.tensors.items()
+    )
+
+
+if __name__ == "__main__":
+    main()
