@@ -4,7 +4,7 @@ Time is virtual and counted in stream steps: when all clients are in step, task 
 What a step is in rounds or seconds is for the round engine to say.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -89,6 +89,45 @@ class Entries:
     def rows(self, entry: int) -> Tensor:
         """The ids of one set, int64 [n]; shares the manifest's memory."""
         return torch.from_numpy(self.ids[self.start[entry] : self.start[entry + 1]])
+
+
+@dataclass(frozen=True, eq=False)
+class RowSet:
+    """One of the sets of `Entries`."""
+
+    client: int
+    """The place of its client."""
+    part: Part
+    """What its rows are for."""
+    task: int
+    """The number of its task in the whole stream."""
+    ids: NDArray[np.int64]
+    """[n], the ids of its rows."""
+    time: float = NEVER
+    """When they arrive."""
+    drift: Drift = "none"
+    """Where they arrive: how they differ from what came before."""
+
+
+def entries_of(sets: Sequence[RowSet]) -> Entries:
+    """The sets as columns, in their one order."""
+    times = np.array([each.time for each in sets], dtype=np.float64)
+    clients = np.array([each.client for each in sets], dtype=np.int64)
+    tasks = np.array([each.task for each in sets], dtype=np.int64)
+    parts = np.array([PARTS.index(each.part) for each in sets], dtype=np.int64)
+    drifts = np.array([DRIFTS.index(each.drift) for each in sets], dtype=np.int64)
+    # NaN sorts last, so what never arrives comes after what does.
+    order = np.lexsort((tasks, times, parts, clients))
+    ids = [np.sort(sets[place].ids) for place in order]
+    return Entries(
+        client=clients[order],
+        part=parts[order],
+        task=tasks[order],
+        time=times[order],
+        drift=drifts[order],
+        start=np.concatenate([[0], np.cumsum([len(each) for each in ids])]).astype(np.int64),
+        ids=np.concatenate([np.empty(0, dtype=np.int64), *ids]),
+    )
 
 
 @dataclass(frozen=True, eq=False)
