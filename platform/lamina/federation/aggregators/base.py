@@ -18,16 +18,17 @@ the shares, so that sums may be partial, masked or noised in between.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from lamina.federation.rows import added, extended
 from lamina.federation.state import GlobalState
 from lamina.federation.update import ClientUpdate, Tensors
-from lamina.registry import unknown
+from lamina.registry import InputError, unknown
 
 Weighting = Literal["rows", "equal"]
 Sums = dict[str, Tensor]
@@ -135,9 +136,8 @@ class Aggregator(ABC):
         ordered = [update for update in ordered if self.weight(update) > 0]
         if not ordered:
             return state
-        return replace(
-            self.combine(state, ordered), included=tuple(update.client for update in ordered)
-        )
+        included = tuple(update.client for update in ordered)
+        return self.combine(replace(state, included=included), ordered)
 
     @abstractmethod
     def combine(self, state: GlobalState, updates: Sequence[ClientUpdate]) -> GlobalState:
@@ -166,6 +166,15 @@ class LinearAggregator(Aggregator):
     def combine(self, state: GlobalState, updates: Sequence[ClientUpdate]) -> GlobalState:
         """The shares added one after the other."""
         return self.finish(state, total(self.share(state, update) for update in updates))
+
+
+def refuse_weights(aggregator: Aggregator) -> None:
+    """Raise InputError where clients are given weights that the aggregator cannot use."""
+    if aggregator.weighting != "equal":
+        raise InputError(
+            f"aggregator.weighting: {aggregator.name!r} counts every client once; "
+            f"{aggregator.weighting!r} is not possible (allowed: equal)"
+        )
 
 
 def weight_name(name: str) -> str:
@@ -219,10 +228,23 @@ def mean_of(sums: Sums, before: Tensors) -> dict[str, Tensor]:
         mean = summed / weights
         dtype = torch.float32 if old is None else old.dtype
         mean = mean.to(dtype)
-        if old is not None and weights.dim() and len(old) > len(mean) and not is_factor(name):
-            mean = torch.cat([mean, old[len(mean) :]])
-        means[name] = mean
+        means[name] = mean if old is None else extended(mean, old)
     return means
+
+
+def averaged(
+    parts: Sequence[Tensors],
+    weights: Sequence[float],
+    before: Tensors,
+    without: Collection[str] = (),
+) -> dict[str, Tensor]:
+    """The weighted mean of every tensor of `parts` over those that hold it, but for those named in
+    `without` (see `mean_of`)."""
+    shares = (
+        mean_share({name: part[name] for name in part if name not in without}, weight)
+        for part, weight in zip(parts, weights, strict=True)
+    )
+    return mean_of(total(shares), before)
 
 
 def total(shares: Iterable[Mapping[str, Tensor]]) -> Sums:
@@ -237,13 +259,4 @@ def total(shares: Iterable[Mapping[str, Tensor]]) -> Sums:
                 so_far += tensor
             else:
                 result[name] = added(so_far, tensor)
-    return result
-
-
-def added(first: Tensor, second: Tensor) -> Tensor:
-    """first + second, where a dimension of one may be shorter: what is missing counts as zero."""
-    shape = [max(pair) for pair in zip(first.shape, second.shape, strict=True)]
-    result = first.new_zeros(shape)
-    for each in (first, second):
-        result[tuple(slice(length) for length in each.shape)] += each
     return result
