@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lamina.federation.clock import ClockSettings, Cohort, Load, VirtualClock, freshness
+from lamina.federation.clock import ClockSettings, Cohort, Load, VirtualClock
 from lamina.registry import InputError
 
 CLIENTS = list(range(20))
@@ -127,11 +127,6 @@ def test_recalled_clients_are_late():
     clock.plan(Cohort(8, mode="buffered", buffer=1), CLIENTS, 0, load_of)
     assert {each.fate for each in clock.recall()} == {"is late"}
     assert clock.in_flight == []
-
-
-def test_staleness_is_discounted_as_in_fedbuff():
-    assert freshness(0) == 1.0
-    assert freshness(3) == 0.5
 
 
 @pytest.mark.parametrize(

@@ -239,11 +239,6 @@ class VirtualClock:
         return float(speed), float(bandwidth)
 
 
-def freshness(staleness: int) -> float:
-    """What a stale update counts: s(tau) = 1 / sqrt(1 + tau) (FedBuff, Nguyen et al., 2022)."""
-    return float((1 + staleness) ** -0.5)
-
-
 def _arrival(start: Start) -> tuple[float, int]:
     return start.end, start.place
 
