@@ -61,6 +61,24 @@ class Event:
 
 
 @dataclass(frozen=True, eq=False)
+class RowSet:
+    """Rows of one client that are there for one thing."""
+
+    client: int
+    """The place of its client."""
+    part: Part
+    """What its rows are for."""
+    task: int
+    """The number of its task in the whole stream."""
+    ids: NDArray[np.int64]
+    """[n], the ids of its rows."""
+    time: float = NEVER
+    """When they arrive."""
+    drift: Drift = "none"
+    """Where they arrive: how they differ from what came before."""
+
+
+@dataclass(frozen=True, eq=False)
 class Entries:
     """E sets of rows, sorted by client, then part, then time (what never arrives last), then task.
 
@@ -86,27 +104,20 @@ class Entries:
     def __len__(self) -> int:
         return len(self.client)
 
+    def __iter__(self) -> Iterator[RowSet]:
+        for entry in range(len(self)):
+            yield RowSet(
+                client=int(self.client[entry]),
+                part=PARTS[self.part[entry]],
+                task=int(self.task[entry]),
+                ids=self.ids[self.start[entry] : self.start[entry + 1]],
+                time=float(self.time[entry]),
+                drift=DRIFTS[self.drift[entry]],
+            )
+
     def rows(self, entry: int) -> Tensor:
         """The ids of one set, int64 [n]; shares the manifest's memory."""
         return torch.from_numpy(self.ids[self.start[entry] : self.start[entry + 1]])
-
-
-@dataclass(frozen=True, eq=False)
-class RowSet:
-    """One of the sets of `Entries`."""
-
-    client: int
-    """The place of its client."""
-    part: Part
-    """What its rows are for."""
-    task: int
-    """The number of its task in the whole stream."""
-    ids: NDArray[np.int64]
-    """[n], the ids of its rows."""
-    time: float = NEVER
-    """When they arrive."""
-    drift: Drift = "none"
-    """Where they arrive: how they differ from what came before."""
 
 
 def entries_of(sets: Sequence[RowSet]) -> Entries:

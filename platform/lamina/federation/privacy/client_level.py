@@ -39,7 +39,9 @@ class ClientPrivacy:
         if not (self.clip > 0 and math.isfinite(self.clip)):
             raise InputError(f"privacy.clip: {self.clip} is not a positive number")
         if not (self.noise_multiplier >= 0 and math.isfinite(self.noise_multiplier)):
-            raise InputError(f"privacy.noise_multiplier: {self.noise_multiplier} is negative")
+            raise InputError(
+                f"privacy.noise_multiplier: {self.noise_multiplier} is not a number from 0"
+            )
         if self.num_clients < 1:
             raise InputError(f"privacy.num_clients: {self.num_clients} is not positive")
 
@@ -91,8 +93,9 @@ def noisy_mean(
 ) -> dict[str, Tensor]:
     """(total + N(0, (z S)^2)) / (q N) of a sum of clipped updates, float64; S is the clip.
 
-    `sensitivity` stands in for S where the sum can be moved by more than the clip, as a quantised
-    one can (`Quantiser.sensitivity`).
+    A round in which nobody was sampled, or nobody stayed, releases noise too (a total of zeros):
+    that it was empty is data. `sensitivity` stands in for S where the sum can be moved by more than
+    the clip, as a quantised one can (`Quantiser.sensitivity`).
 
     The noise comes from the named seed, so a simulation can be repeated. Whoever knows the seed can
     take the noise off again and can tell who was sampled: in a deployment it must be a secret

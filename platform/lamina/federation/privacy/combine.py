@@ -1,13 +1,15 @@
 """How the updates of a round become one sum: seen one by one, or only as a sum."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
-from lamina.federation.privacy.quantise import Quantiser, Tensors
+from lamina.core import seed_of
+from lamina.federation.privacy.quantise import Quantiser, Tensors, Words, plain_sum
+from lamina.federation.privacy.secure_sum import SumAbortedError, SumClient, SumServer
 from lamina.registry import InputError, unknown
 
 Mode = Literal["off", "ideal", "real"]
@@ -49,10 +51,6 @@ class SecureSum:
         return max(2, num_clients // 2 + 1, math.ceil(self.threshold * num_clients - 1e-9))
 
 
-class SumAbortedError(Exception):
-    """Too few clients stayed for a secure sum: the round has no result, and nothing leaked."""
-
-
 @dataclass(frozen=True)
 class Summed:
     """A sum of updates."""
@@ -62,22 +60,106 @@ class Summed:
     clients: tuple[str, ...]
     """Whose updates are in it, in their order."""
     bytes_up: Mapping[str, int] = field(default_factory=dict)
-    """What each client sent for it (`real`), or would have sent of masked words (`ideal`)."""
+    """What each client sent for it; counted in mode `real`."""
     bytes_down: Mapping[str, int] = field(default_factory=dict)
-    """What each client was sent for it (`real`)."""
+    """What each client was sent for it; counted in mode `real`."""
 
 
 def sum_of(
+    clients: Sequence[str],
     updates: Mapping[str, Tensors],
     settings: SecureSum,
     seed: int,
     round_: int,
     lost: Mapping[str, Stage] | None = None,
 ) -> Summed:
-    """The sum of the updates of a round's clients (equal names and shapes), in their order.
+    """The sum of the updates (equal names and shapes) of a round's clients, in their order.
 
-    `lost` names clients that fell silent before they sent the message of a stage. Whoever is lost
-    before `masked` is not in the sum; whoever is lost before `unmask` is. Raises SumAbortedError
-    when a stage is left with fewer than `settings.least` clients.
+    `lost` names clients that fell silent before they sent the message of a stage; one without an
+    update is lost before `masked` at the latest. Whoever is lost before `masked` is not in the sum;
+    whoever is lost before `unmask` is. In every mode but `off`, SumAbortedError is raised when a
+    stage is left with fewer than `settings.least` clients, or nobody has an update.
     """
-    raise NotImplementedError
+    last = {client: _reached(client, updates, lost or {}) for client in clients}
+    inside = tuple(client for client in clients if last[client] > STAGES.index("masked"))
+    if not inside:
+        raise SumAbortedError("no client has sent an update")
+    like = updates[inside[0]]
+    if settings.mode == "off":
+        total = {
+            name: torch.stack([updates[client][name].double() for client in inside]).sum(dim=0)
+            for name in sorted(like)
+        }
+        return Summed(total, inside)
+    quantiser, least = settings.quantiser, settings.least(len(clients))
+    quantiser.check_clients(len(clients))
+    vectors = {client: quantiser.encode(updates[client], seed, round_, client) for client in inside}
+    if settings.mode == "ideal":
+        staying = min(sum(each > stage for each in last.values()) for stage in range(len(STAGES)))
+        if staying < least:
+            raise SumAbortedError(f"{staying} clients are left, {least} are needed")
+        words = plain_sum(list(vectors.values()))
+        return Summed(quantiser.decode(words, len(inside), like), inside)
+    numbers = {client: number for number, client in enumerate(clients, start=1)}
+    run = _Run(
+        {numbers[client]: vector for client, vector in vectors.items()},
+        {numbers[client]: stage for client, stage in last.items()},
+        least,
+        f"lamina/{seed_of(seed, 'secure sum', round_)}".encode(),
+    )
+    words = run.total()
+    return Summed(
+        quantiser.decode(words, len(inside), like),
+        inside,
+        {client: run.up[number] for client, number in numbers.items()},
+        {client: run.down[number] for client, number in numbers.items()},
+    )
+
+
+def _reached(client: str, updates: Mapping[str, Tensors], lost: Mapping[str, Stage]) -> int:
+    """How many of the four messages a client sends."""
+    stage = STAGES.index(lost[client]) if client in lost else len(STAGES)
+    return stage if client in updates else min(stage, STAGES.index("masked"))
+
+
+class _Run:
+    """All clients and the server of one secure sum in one process, and what travels."""
+
+    def __init__(
+        self, vectors: Mapping[int, Words], last: Mapping[int, int], least: int, session: bytes
+    ) -> None:
+        self.vectors = vectors
+        self.last = last
+        self.clients = {number: SumClient(number, len(last), least, session) for number in last}
+        self.server = SumServer(len(last), least, len(next(iter(vectors.values()))), session)
+        self.up = dict.fromkeys(last, 0)
+        self.down = dict.fromkeys(last, 0)
+
+    def total(self) -> Words:
+        """The four stages, one after the other."""
+        clients, server = self.clients, self.server
+        roster = server.roster(self._sent(clients[i].advertise() for i in self._at("keys")))
+        weight = sum(each.num_bytes for each in roster)
+        self._received({each.sender: weight for each in roster})
+        inboxes = server.inboxes(self._sent(clients[i].share(roster) for i in self._at("shares")))
+        self._received(
+            {i: sum(4 + len(data) for data in box.values()) for i, box in inboxes.items()}
+        )
+        request = server.request(
+            self._sent(clients[i].masked(self.vectors[i], inboxes[i]) for i in self._at("masked"))
+        )
+        self._received(dict.fromkeys(request.survivors, request.num_bytes))
+        return server.total(self._sent(clients[i].unmask(request) for i in self._at("unmask")))
+
+    def _at(self, stage: Stage) -> list[int]:
+        return [number for number, last in self.last.items() if last > STAGES.index(stage)]
+
+    def _sent(self, messages: Any) -> list[Any]:
+        sent = list(messages)
+        for message in sent:
+            self.up[message.sender] += message.num_bytes
+        return sent
+
+    def _received(self, weights: Mapping[int, int]) -> None:
+        for number, weight in weights.items():
+            self.down[number] += weight
