@@ -20,6 +20,7 @@ from lamina.federation.state import GlobalState
 from lamina.federation.update import ClientUpdate
 from lamina.memory.base import Policy
 from lamina.memory.memory import Memory, Replay
+from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 from lamina.streams.manifest import Event, StreamManifest
 from lamina.training.evaluate import told
@@ -63,7 +64,8 @@ class Frame:
     """What is common to all clients besides what is averaged, between two task boundaries."""
 
     model: Mapping[str, Any]
-    """`AdaptedModel.state_dict()`: what is frozen, and what is laid over the backbone."""
+    """`AdaptedModel.state_dict()`: what is frozen, and what is laid over the backbone. Where the
+    global state has a tensor, this has an empty one."""
     strategy: Mapping[str, Any]
     """`Strategy.state`."""
     trained: tuple[str, ...]
@@ -126,7 +128,8 @@ class ClientWork:
         if self.in_step or not self._trains(task):
             now = self.stream.experiences[task].task
             (strategy.end_task if end else strategy.begin_task)(model, now, summary)
-        return self._frame(model, strategy), _detached(model.parameters())
+        tensors = _detached(model.parameters())
+        return self._frame(model, strategy, tensors), tensors
 
     def look(
         self,
@@ -273,10 +276,17 @@ class ClientWork:
             model.keep(LEDGER, _UNSCALED, residual)
         return model, strategy
 
-    def _frame(self, model: AdaptedModel, strategy: Strategy) -> Frame:
+    def _frame(
+        self, model: AdaptedModel, strategy: Strategy, shared: Mapping[str, Tensor]
+    ) -> Frame:
         if LEDGER in model.adapters:
             model.remove(LEDGER)
-        return Frame(model.state_dict(), strategy.state, tuple(model.parameters()))
+        state = model.state_dict()
+        for name, saved in state["adapters"].items():
+            for key in saved["tensors"]:
+                if f"{name}.{key}" in shared:
+                    saved["tensors"][key] = torch.empty(0)
+        return Frame(state, strategy.state, tuple(model.parameters()))
 
     def _at_its_task(
         self, frame: Frame, state: GlobalState, tensors: dict[str, Tensor], event: Event, own: Own
@@ -299,7 +309,12 @@ class ClientWork:
         task, data = self.task_of(event, own), self._batch_of(event.client, event.time)
         preview = self._summed(strategy.preview, model, replace(data, task=task))
         strategy.begin_task(model, task, preview)
-        found = self._frame(model, strategy)
+        if strange := sorted(model.parameters().keys() - state.tensors.keys()):
+            raise InputError(
+                f"strategy.name: it trains {strange[0]!r} from one task on, and clients whose tasks "
+                "do not come in step share what was there from the start"
+            )
+        found = self._frame(model, strategy, state.tensors)
         own["frame"], own["at"] = found.plain(), event.time
         return found
 

@@ -19,7 +19,7 @@ from lamina.federation.optimisers.base import ServerOptimiser
 from lamina.federation.staleness import discount, rebased
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.summaries import summed
-from lamina.federation.tallies import Tallies
+from lamina.federation.tallies import Tallies, count
 from lamina.federation.timetable import BOUNDARIES, Stop, arrivals
 from lamina.federation.update import ClientUpdate
 from lamina.streams.manifest import StreamManifest
@@ -92,6 +92,16 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class Down:
+    """Bytes that a client is sent."""
+
+    state: int
+    """The global state: each time."""
+    frame: int
+    """What is common besides: once after each boundary."""
+
+
+@dataclass(frozen=True)
 class Scores:
     """What was right after a step of the stream; by part, counts [clients + 1, tasks]. The last
     row is the global state's, on every row of a task."""
@@ -126,7 +136,7 @@ class FederatedRun:
         """What clients said at the last look, until the boundary that it is for."""
         self.own: dict[int, str] = {}
         """By client, the digest of what it keeps."""
-        self.tallies = Tallies()
+        self.tallies = Tallies(len(settings.manifest))
         self.scores: list[Scores] = []
         self._plan: Plan | None = None
         self._work: Work | None = None
@@ -157,9 +167,9 @@ class FederatedRun:
         """The global state after so many rounds, as long as somebody trains from it."""
         return self.state if version == self.version else self.past[version]
 
-    def apply(self, work: Work, replies: Sequence[Reply], down: int) -> dict[str, float]:
-        """Take the replies to the items of `work`, in the items' order; `down` are the bytes that a
-        client was sent for it. Returns what is worth recording of it."""
+    def apply(self, work: Work, replies: Sequence[Reply], down: Down) -> dict[str, float]:
+        """Take the replies to the items of `work`, in the items' order; `down` is what its clients
+        were sent. Returns what is worth recording of it."""
         assert work == self._work, "only what is to be done now can be applied"
         metrics: dict[str, float] = {}
         match work.stop.kind:
@@ -207,7 +217,7 @@ class FederatedRun:
         self.frame_number = state["frame_number"]
         self.summary = Summary(state["summary"]) if state["summary"] else None
         self.own = {int(client): digest for client, digest in state["own"].items()}
-        self.tallies = Tallies.of(state["tallies"])
+        self.tallies.load_state_dict(state["tallies"])
         self.scores = [Scores(**each) for each in state["scores"]]
         self._work = self._plan = None
 
@@ -302,7 +312,7 @@ class FederatedRun:
         self._count(self.clock.recall())
         self.past, self.given = {}, {}
 
-    def _look(self, work: Work, replies: Sequence[Reply], down: int) -> None:
+    def _look(self, work: Work, replies: Sequence[Reply], down: Down) -> None:
         """Sum up what the clients said; whoever says something else than the rest is refused."""
         said = [reply.update for reply in replies if reply.update and reply.update.summaries]
         base = self.state.digest()
@@ -311,10 +321,10 @@ class FederatedRun:
         accepted = self._let_in(work, replies, down, lambda _: expected)
         self.summary = summed(accepted)
 
-    def _round(self, work: Work, replies: Sequence[Reply], down: int) -> dict[str, float]:
+    def _round(self, work: Work, replies: Sequence[Reply], down: Down) -> dict[str, float]:
         settings, plan = self.settings, self._plan
         assert plan is not None
-        before = self.tallies.refused.total()
+        before, down_before = self.tallies.refused.total(), int(self.tallies.down.sum())
         accepted = self._let_in(work, replies, down, cache(self._expected_of))
         age = {}
         updates = []
@@ -327,12 +337,12 @@ class FederatedRun:
             sent = partial(settings.aggregator.sends, self.version)
             after = settings.optimiser.apply(self.state, after, sent)
         if updates:
-            self.tallies.included.update(self._numbers[name] for name in after.included)
+            count(self.tallies.included, (self._numbers[name] for name in after.included))
         self._count([*plan.arrivals, *plan.others])
         self._remember(work.stop)
         self.state = after
         self.version += 1
-        self.tallies.asked.update(each.client for each in (*plan.arrivals, *plan.others))
+        count(self.tallies.asked, (each.client for each in (*plan.arrivals, *plan.others)))
         refused = self.tallies.refused.total() - before
         return {
             "clients": float(len(updates)),
@@ -341,7 +351,7 @@ class FederatedRun:
             "staleness": _mean([float(each) for each in age.values()]),
             "virtual_seconds": self.clock.time,
             "bytes_up": float(sum(reply.up for reply in replies)),
-            "bytes_down": float(down * len(replies)),
+            "bytes_down": float(int(self.tallies.down.sum()) - down_before),
             **_quantiles("loss", [each.metrics["loss"] for each in updates]),
         }
 
@@ -360,7 +370,7 @@ class FederatedRun:
         self,
         work: Work,
         replies: Sequence[Reply],
-        down: int,
+        down: Down,
         expected_of: Callable[[tuple[int, int | None]], Expected],
     ) -> tuple[ClientUpdate, ...]:
         """The updates that may be used; the others are counted by why they may not."""
@@ -372,7 +382,10 @@ class FederatedRun:
             client = item.client
             assert client is not None
             self.tallies.up[client] += reply.up
-            self.tallies.down[client] += down
+            self.tallies.down[client] += down.state
+            if self.tallies.frames[client] != self.frame_number:
+                self.tallies.frames[client] = self.frame_number
+                self.tallies.down[client] += down.frame
             rank = ranks[client % len(ranks)] if ranks else None
             expected[names[client].name] = expected_of((item.version, rank))
             kept[names[client].name] = client, reply.own
