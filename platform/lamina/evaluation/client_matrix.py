@@ -157,7 +157,5 @@ def temporal_forgetting(
 ) -> float | None:
     """What time costs: the mean over clients of each client's `AccuracyMatrix.forgetting`, on its
     own rows and in its own order of tasks."""
-    drops = [
-        matrix.of(client).summaries().get("forgetting") for client in range(len(matrix.checks))
-    ]
+    drops = [each.get("forgetting") for each in matrix.of_each()]
     return mean_over_clients(drops, weights)
