@@ -1,5 +1,5 @@
-"""The residual ledger: what FLoRA's and FedEx-LoRA's public code folds into the backbone lies beside
-it, as frozen low-rank factors.
+"""The residual ledger: what the public code of FLoRA and FedEx-LoRA folds into the backbone lies
+beside it, as frozen low-rank factors.
 
 So the backbone stays what it was: any round can be replayed, and clients, trials and tasks share
 it. A ledger is tensors `<adapter>.<module>.lora_A.weight` and `...lora_B.weight` of scale 1.

@@ -57,8 +57,8 @@ def inner_products(parts: Sequence[Factors]) -> Tensor:
 
 
 def sliced(tensors: Tensors, rank: int, scaling: Scaling) -> dict[str, Tensor]:
-    """The first `rank` rows of every A and columns of every B, B rescaled such that s B A is the sum
-    of the first `rank` terms of what it was."""
+    """The first `rank` rows of every A and columns of every B, B rescaled such that s B A is the
+    sum of the first `rank` terms of what it was."""
     parts = {}
     for name, tensor in tensors.items():
         if name.endswith(LORA_A):

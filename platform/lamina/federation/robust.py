@@ -14,8 +14,9 @@ from lamina.federation.update import Tensors
 
 
 def trimmed(parts: Sequence[Tensor], cut: Callable[[Tensor], Tensor]) -> Tensor:
-    """The coordinate-wise mean, float64, of the tensors without the `cut(n)` smallest and largest of
-    n values; n (int64) is how many have the coordinate's row, as a head's rows may be missing."""
+    """The coordinate-wise mean, float64, of the tensors without the `cut(n)` smallest and largest
+    of n values; n (int64) is how many have the coordinate's row, as a head's rows may be
+    missing."""
     rows = max(part.shape[:1].numel() for part in parts)
     padded = torch.stack([_padded(part.double(), rows) for part in parts])
     values = padded.sort(dim=0).values  # NaN sorts last
