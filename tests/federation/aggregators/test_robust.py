@@ -50,18 +50,15 @@ def test_distances_are_those_of_the_whole_update():
     found = update_distances(state, [each.tensors for each in updates])
     for i, first in enumerate(updates):
         for j, second in enumerate(updates):
-            expected = sum(
-                (
-                    product(first.tensors, m, state.scaling)
-                    - product(second.tensors, m, state.scaling)
-                )
-                .square()
-                .sum()
+            pairs = [
+                [product(each.tensors, m, state.scaling) for each in (first, second)]
                 for m in MODULES
-            ) + sum(
-                (first.tensors[n].double() - second.tensors[n].double()).square().sum()
+            ]
+            pairs += [
+                [each.tensors[n].double() for each in (first, second)]
                 for n in ("head.weight", "head.bias")
-            )
+            ]
+            expected = sum((x - y).square().sum() for x, y in pairs)
             torch.testing.assert_close(found[i, j], expected, rtol=1e-9, atol=1e-9)
 
 
@@ -83,17 +80,10 @@ def besieged():
     opposite."""
     shapes = {"main.0.query": (32, 24)}
     truth = factors(0, 4, shapes)
+    noises = [factors(50 + i, 4, shapes) for i in range(7)]
     honest = [
-        gauged(
-            {
-                n: x + 0.05 * noise
-                for (n, x), noise in zip(
-                    truth.items(), factors(50 + i, 4, shapes).values(), strict=True
-                )
-            },
-            i,
-        )
-        for i in range(7)
+        gauged({n: x + 0.05 * noise[n] for n, x in truth.items()}, i)
+        for i, noise in enumerate(noises)
     ]
     flipped = {n: -3 * x if n.endswith(LORA_B) else x for n, x in truth.items()}
     updates = [update(f"h{i}", each) for i, each in enumerate(honest)]
