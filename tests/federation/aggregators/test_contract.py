@@ -1,5 +1,6 @@
 """What every aggregator is held to."""
 
+import sys
 from dataclasses import replace
 
 import pytest
@@ -61,11 +62,9 @@ def test_a_round_without_updates_leaves_the_state_as_it_is(name):
     assert made(name).aggregate(state, []) is state
 
 
-@pytest.mark.parametrize("name", aggregator_names())
+@pytest.mark.parametrize("name", [n for n in aggregator_names() if made(n).weighting == "rows"])
 def test_a_client_without_rows_changes_nothing(name):
     aggregator, state = made(name), started()
-    if aggregator.weighting == "equal":
-        pytest.skip("counts clients")
     updates = round_of(aggregator, state)
     idle = replace(updates[0], client="z", num_rows=0)
     after = aggregator.aggregate(state, [*updates, idle])
@@ -92,14 +91,9 @@ def test_a_linear_aggregator_needs_the_sum_only(name):
     aggregator, state = made(name), started()
     assert aggregator.linear
     updates = round_of(aggregator, state)
-    halves = (
-        [
-            total(aggregator.share(state, each) for each in part)
-            for part in (updates[:2], updates[2:])
-        ]
-        if name != "prototypes"
-        else [{}, {}]
-    )
+    halves = [
+        total(aggregator.share(state, each) for each in part) for part in (updates[:2], updates[2:])
+    ]
     summed = aggregator.finish(state, total(halves))
     for key, tensor in aggregator.aggregate(state, updates).tensors.items():
         torch.testing.assert_close(summed.tensors[key], tensor, rtol=1e-5, atol=1e-6)
@@ -107,8 +101,6 @@ def test_a_linear_aggregator_needs_the_sum_only(name):
 
 @pytest.mark.parametrize("name", aggregator_names())
 def test_the_card_names_the_method_and_what_is_sent_and_kept(name):
-    import sys
-
     card = sys.modules[aggregator_class(name).__module__].__doc__
     assert card.splitlines()[0].count(")") >= 1
     assert "Sent:" in card

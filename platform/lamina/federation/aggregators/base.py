@@ -1,6 +1,6 @@
 """What an aggregator is. The round that calls it, in full:
 
-    state = aggregator.begin(GlobalState(tensors, scaling, seed))       # once
+    state = GlobalState(tensors, scaling, seed)                         # once
     for round in ...:
         for client in sampled:
             tensors = aggregator.laid(state, own[client], rank_of(client), task_key)
@@ -89,10 +89,6 @@ class Aggregator(ABC):
     def name(self) -> str:
         """The aggregator's name in a job: its file's."""
         return type(self).__module__.rsplit(".", 1)[-1]
-
-    def begin(self, state: GlobalState) -> GlobalState:
-        """The state before the first round. Default: as given."""
-        return state
 
     def phase(self, round: int) -> str:
         """What a round (from 0) trains, one of `phases`."""
