@@ -92,6 +92,8 @@ def sum_of(
         }
         return Summed(total, inside)
     quantiser, least = settings.quantiser, settings.least(len(clients))
+    if len(clients) < least:
+        raise SumAbortedError(f"{len(clients)} clients are here, {least} are needed")
     quantiser.check_clients(len(clients))
     vectors = {client: quantiser.encode(updates[client], seed, round_, client) for client in inside}
     if settings.mode == "ideal":
