@@ -1,7 +1,6 @@
 """What an update may hold: an allow-list of names, shapes and types, made by the server before a
 round. Rows of data have no name on it, so they cannot leave."""
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +10,9 @@ from torch import Tensor
 from lamina.core import Summary
 from lamina.federation.update import ClientUpdate, Tensors
 from lamina.registry import InputError, unknown
+
+_LARGEST = 2**53
+"""No number may be larger: Python's have no end, and a long one can spell out a text."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +69,24 @@ class UpdateSchema:
 
         Raises InputError, naming what is wrong.
         """
-        if update.client not in self.clients:
-            raise unknown("update.client", update.client, self.clients)
-        if update.phase not in self.phases:
-            raise unknown("update.phase", update.phase, self.phases)
+        for key, text, allowed in (
+            ("client", update.client, self.clients),
+            ("phase", update.phase, self.phases),
+        ):
+            if not isinstance(text, str) or text not in allowed:
+                raise unknown(f"update.{key}", text, allowed)
         if not _is_digest(update.base):
             raise InputError(f"update.base: {update.base!r} is not a sha256 in hexadecimal")
         for key, number in (("round", update.round), ("num_rows", update.num_rows)):
-            if type(number) is not int or number < 0:
+            if type(number) is not int or not 0 <= number <= _LARGEST:
                 raise InputError(f"update.{key}: {number!r} is not a whole number from 0")
         _check_tensors("update.tensors", update.tensors, self.tensors)
         _check_tensors("update.summaries", update.summaries, self.summaries)
         for name, value in update.metrics.items():
             if name not in self.metrics:
                 raise unknown("update.metrics", name, self.metrics)
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise InputError(f"update.metrics: {name} is {value!r}, not a finite number")
+            if type(value) not in (int, float) or not abs(value) <= _LARGEST:
+                raise InputError(f"update.metrics: {name} is {value!r}, not a number up to 2^53")
 
 
 def declared_sums(summary: Summary) -> Tensors:
@@ -110,8 +114,8 @@ def _check_tensors(key: str, given: Tensors, slots: Mapping[str, Slot]) -> None:
         if name not in given:
             raise InputError(f"{key}: {name} is missing")
         value = given[name]
-        if not isinstance(value, Tensor):
-            raise InputError(f"{key}: {name} is no tensor")
+        if not isinstance(value, Tensor) or value.layout is not torch.strided:
+            raise InputError(f"{key}: {name} is no (dense) tensor")
         if Slot.of(value) != slot:
             raise InputError(
                 f"{key}: {name} is {tuple(value.shape)} of {value.dtype}, "
