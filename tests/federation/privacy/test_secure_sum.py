@@ -197,6 +197,17 @@ def test_wrong_shares_of_a_dropped_clients_key_abort():
         server.total(answers)
 
 
+def test_a_client_that_answers_with_something_else_counts_as_lost():
+    clients, server, sent = masked_round()
+    request = server.request(sent)
+    answers = [each.unmask(request) for each in clients.values()]
+    short = replace(answers[0], seeds={**answers[0].seeds, 3: b"short"})
+    words = server.total([short, *answers[1:]])
+    assert np.array_equal(words, 5 * np.arange(8, dtype=np.uint32))
+    with pytest.raises(SumAbortedError, match="3 clients are left"):
+        server.total([short, replace(answers[1], seeds={}), *answers[2:]])
+
+
 def test_a_message_that_comes_twice_or_from_a_stranger_counts_once_or_not():
     clients, server, sent = masked_round()
     stranger = replace(sent[0], sender=9)

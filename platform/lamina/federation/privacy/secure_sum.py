@@ -188,6 +188,8 @@ class SumClient:
                 share = opened(self._pair_keys[other], data, _context(other, self.number))
             except ValueError as error:
                 raise RefusedError(f"the shares of client {other}: {error}") from error
+            if len(share) != 2 * SECRET:
+                raise RefusedError(f"the shares of client {other} have {len(share)} bytes")
             self._shares[other] = share
             key = self._agreed(self._mask_key, self._roster[other].mask_key, b"mask")
             mask = keystream(key, len(words))
@@ -285,7 +287,9 @@ class SumServer:
         complete = (
             each
             for each in messages
-            if each.seeds.keys() == self._masked.keys() and each.keys.keys() == dropped
+            if each.seeds.keys() == self._masked.keys()
+            and each.keys.keys() == dropped
+            and all(len(share) == SECRET for share in (*each.seeds.values(), *each.keys.values()))
         )
         helpers = list(self._accepted(complete, self._masked).values())[: self.least]
         total = np.zeros(self.num_words, dtype=np.uint32)
