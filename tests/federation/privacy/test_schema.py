@@ -65,6 +65,22 @@ def test_rows_ids_and_texts_may_not_leave(smuggled, key):
         SCHEMA.check(replace(UPDATE, **smuggled))
 
 
+def test_a_client_that_has_not_met_all_classes_sends_fewer_and_never_more():
+    schema = UpdateSchema.of(TENSORS, SUMS, ["client 0"], ["both"], ["loss"], num_classes=3)
+    fewer = {"main.lora_A": TENSORS["main.lora_A"], "head.weight": torch.randn(2, 4)}
+    schema.check(replace(UPDATE, tensors=fewer, summaries={k: v[:1] for k, v in SUMS.items()}))
+    for name, value in (
+        ("head.weight", torch.randn(7, 4)),
+        ("head.weight", torch.randn(0, 4)),
+        ("head.weight", torch.randn(3, 3)),
+        ("main.lora_A", torch.randn(1, 4)),
+    ):
+        with pytest.raises(InputError, match=name):
+            schema.check(replace(UPDATE, tensors={**TENSORS, name: value}))
+    with pytest.raises(InputError, match=r"is \(2, 4\)"):
+        SCHEMA.check(replace(UPDATE, tensors=fewer))
+
+
 def test_every_field_of_an_update_is_checked():
     checked = {"client", "round", "tensors", "num_rows", "phase", "base", "summaries", "metrics"}
     assert {each.name for each in fields(ClientUpdate)} == checked

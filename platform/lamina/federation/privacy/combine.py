@@ -97,7 +97,7 @@ def sum_of(
     quantiser.check_clients(len(clients))
     vectors = {client: quantiser.encode(updates[client], seed, round_, client) for client in inside}
     if settings.mode == "ideal":
-        staying = min(sum(each > stage for each in last.values()) for stage in range(len(STAGES)))
+        staying = sum(each == len(STAGES) for each in last.values())
         if staying < least:
             raise SumAbortedError(f"{staying} clients are left, {least} are needed")
         words = plain_sum(list(vectors.values()))

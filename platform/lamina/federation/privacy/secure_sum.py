@@ -71,7 +71,9 @@ class Shared:
     """Stage 2, up: for each other client, its shares of the sender's two secrets, sealed."""
 
     sender: int
+    """The client's number."""
     sealed: Mapping[int, bytes]
+    """By the receiver's number."""
 
     @property
     def num_bytes(self) -> int:
@@ -84,7 +86,9 @@ class Masked:
     """Stage 3, up: the vector behind its masks, as little-endian words."""
 
     sender: int
+    """The client's number."""
     words: bytes
+    """Four bytes each."""
 
     @property
     def num_bytes(self) -> int:
@@ -97,7 +101,9 @@ class Request:
     """Stage 4, down: whose vectors came, and whose did not after they had shared their secrets."""
 
     survivors: tuple[int, ...]
+    """Of these, shares of the seeds are needed."""
     dropped: tuple[int, ...]
+    """Of these, shares of the keys."""
 
     @property
     def num_bytes(self) -> int:
@@ -110,8 +116,11 @@ class Unmasked:
     """Stage 4, up: the sender's shares of the survivors' seeds and of the dropped clients' keys."""
 
     sender: int
+    """The client's number."""
     seeds: Mapping[int, bytes]
+    """16 bytes by the survivor's number."""
     keys: Mapping[int, bytes]
+    """16 bytes by the dropped client's number."""
 
     @property
     def num_bytes(self) -> int:
