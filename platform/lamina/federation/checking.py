@@ -1,5 +1,5 @@
-"""The door: an update comes in as the schema that was agreed on, or is counted and refused; the round
-goes on either way."""
+"""The door: an update comes in as the schema that was agreed on, or is counted and refused; the
+round goes on either way."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -166,7 +166,7 @@ def _is_longer(tensor: Tensor, given: Tensor) -> bool:
     return tensor.shape[1:] == given.shape[1:] and len(tensor) > len(given)
 
 
-def _finite(update: ClientUpdate, expected: Expected) -> Problem:
+def _finite(update: ClientUpdate, _: Expected) -> Problem:
     """No NaN, no infinity."""
     for name, tensor in (*update.tensors.items(), *update.summaries.items()):
         if not tensor.isfinite().all():

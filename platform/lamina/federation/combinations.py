@@ -55,20 +55,20 @@ def _of_sums(job: Combination) -> Iterator[str]:
         )
     if job.client_privacy and job.aggregator.weighting == "rows":
         yield (
-            "weighting 'rows' lets a client with many rows count more than the clipping bound says; "
-            "differential privacy needs weighting 'equal'"
+            "weighting 'rows' lets a client with many rows count more than the clipping bound "
+            "says; differential privacy needs weighting 'equal'"
         )
     if job.client_privacy and job.aggregator.needs_grams:
         yield (
-            f"aggregator {name!r} needs the Gram matrices of the clients' inputs, which differential "
-            "privacy of the update neither clips nor noises"
+            f"aggregator {name!r} needs the Gram matrices of the clients' inputs, which "
+            "differential privacy of the update neither clips nor noises"
         )
 
 
 def _of_factors(job: Combination) -> Iterator[str]:
     name = job.aggregator.name
     if job.aggregator.needs_lora and job.adapter != "lora":
-        yield f"aggregator {name!r} says something of LoRA only; the job's adapter is {job.adapter!r}"
+        yield f"aggregator {name!r} is about LoRA's factors; the job's adapter is {job.adapter!r}"
     if len(set(job.ranks)) > 1 and not job.aggregator.mixed_ranks:
         yield (
             f"aggregator {name!r} adds factors of one shape; clients of ranks "
@@ -78,6 +78,11 @@ def _of_factors(job: Combination) -> Iterator[str]:
         yield (
             f"aggregator {name!r} finds new factors in every round; the momentum that a server "
             "optimiser keeps belongs to the old ones"
+        )
+    if job.server_optimiser is not None and job.aggregator.uses_ledger:
+        yield (
+            f"aggregator {name!r} measures its residual against the factors that it leaves; a "
+            "server optimiser would move them away from it"
         )
 
 
@@ -92,8 +97,8 @@ def _of_time(job: Combination) -> Iterator[str]:
         )
     if job.aggregator.refactorises:
         yield (
-            f"aggregator {name!r} finds new factors in every round; in buffered mode an update is a "
-            "difference from factors that are there no more"
+            f"aggregator {name!r} finds new factors in every round; in buffered mode an update is "
+            "a difference from factors that are there no more"
         )
     if not job.aggregator.linear and not job.aggregator.refactorises:
         yield (
@@ -112,8 +117,8 @@ def _of_drift(job: Combination) -> Iterator[str]:
         )
     if job.aggregator.refactorises:
         yield (
-            f"aggregator {job.aggregator.name!r} finds new factors in every round; SCAFFOLD's control "
-            "variates are gradients of the old ones"
+            f"aggregator {job.aggregator.name!r} finds new factors in every round; SCAFFOLD's "
+            "control variates are gradients of the old ones"
         )
     if job.client_privacy:
         yield (

@@ -1,8 +1,9 @@
-"""The residual ledger: what FLoRA's and FedEx-LoRA's public code folds into the backbone lies beside
-it, as frozen low-rank factors.
+"""The residual ledger: what the public code of FLoRA and FedEx-LoRA folds into the backbone lies
+beside it, as frozen low-rank factors.
 
 So the backbone stays what it was: any round can be replayed, and clients, trials and tasks share
-it. A ledger is tensors `<adapter>.<module>.lora_A.weight` and `...lora_B.weight` of scale 1.
+it. A ledger is tensors `<adapter>.<module>.lora_A.weight` and `...lora_B.weight` of scale 1. It is
+for adapters that are laid over every input, as the backbone is: not for a task's own.
 """
 
 from collections import defaultdict
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from lamina.adapters.kinds.lora import LoRA
 from lamina.federation.aggregators.base import LORA_A, LORA_B, modules_of
-from lamina.federation.lowrank import Factors, stacked, truncated
+from lamina.federation.lowrank import Factors, folded, stacked, truncated
 from lamina.federation.state import GlobalState
 from lamina.federation.update import Tensors
 from lamina.registry import InputError
@@ -30,9 +31,9 @@ def entered(
 ) -> GlobalState:
     """The state with the residual of each module added to its ledger.
 
-    A module's ranks are stacked. Above `rank`, or above what a matrix of the module's shape can
-    have, the stack is recompressed by QR and a small SVD; what that leaves out (nothing, without a
-    `rank`) is added to the state's `discarded`.
+    A module's ranks are stacked. Above `rank` the stack is recompressed by QR and a small SVD, and
+    what that leaves out is added to the state's `discarded`; above what a matrix of the module's
+    shape can have, it is folded without loss.
     """
     ledger, discarded = dict(state.ledger), dict(state.discarded)
     for module, residual in residuals.items():
@@ -40,10 +41,12 @@ def entered(
         if module + LORA_A in ledger:
             parts.insert(0, (ledger[module + LORA_B].double(), ledger[module + LORA_A].double()))
         b, a = stacked(parts)
-        cap = min(b.shape[0], a.shape[1], *[] if rank is None else [rank])
-        if len(a) > cap:
-            (b, a), lost = truncated((b, a), cap)
+        full = min(len(b), a.shape[1])
+        if rank is not None and rank < full and len(a) > rank:
+            (b, a), lost = truncated((b, a), rank)
             discarded[module] = discarded.get(module, 0.0) + lost
+        elif len(a) > full:
+            b, a = folded((b, a))
         ledger[module + LORA_B], ledger[module + LORA_A] = b.float(), a.float()
     return replace(state, ledger=ledger, discarded=discarded)
 

@@ -1,5 +1,5 @@
-"""Sums of low-rank updates by their factors: stacking, a small SVD, inner products. Never a dense
-[d, k] matrix."""
+"""Sums of low-rank updates by their factors: stacking, a small SVD, inner products. A dense [d, k]
+matrix only where it is the smaller."""
 
 from collections.abc import Sequence
 
@@ -32,8 +32,11 @@ def stacked(parts: Sequence[Factors]) -> Factors:
 
 def product_svd(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
     """U [d, m], S [m], V^T [m, k] of B A with m = min(d, r, k), by a QR of each factor and the SVD
-    of an m x m matrix."""
+    of an r x r matrix; where r is no less than d or k, by that of the product itself."""
     b, a = factors
+    if len(a) >= min(len(b), a.shape[1]):
+        u, s, vh = torch.linalg.svd(b @ a, full_matrices=False)
+        return u, s, vh
     left, upper_left = torch.linalg.qr(b)
     right, upper_right = torch.linalg.qr(a.T)
     u, s, vh = torch.linalg.svd(upper_left @ upper_right.T, full_matrices=False)
@@ -47,6 +50,13 @@ def truncated(factors: Factors, rank: int) -> tuple[Factors, float]:
     return (u[:, :rank] * s[:rank], vh[:rank]), float(s[rank:].square().sum())
 
 
+def folded(factors: Factors) -> Factors:
+    """The same product in min(d, k) terms: itself and an identity."""
+    b, a = factors
+    whole, identity = b @ a, torch.eye(min(len(b), a.shape[1]), dtype=b.dtype)
+    return (whole, identity) if len(b) >= a.shape[1] else (identity, whole)
+
+
 def inner_products(parts: Sequence[Factors]) -> Tensor:
     """<B_i A_i, B_j A_j> of n updates, [n, n], through Grams of their columns and rows: sum of
     (B_i^T B_j) * (A_i A_j^T)."""
@@ -57,8 +67,8 @@ def inner_products(parts: Sequence[Factors]) -> Tensor:
 
 
 def sliced(tensors: Tensors, rank: int, scaling: Scaling) -> dict[str, Tensor]:
-    """The first `rank` rows of every A and columns of every B, B rescaled such that s B A is the sum
-    of the first `rank` terms of what it was."""
+    """The first `rank` rows of every A and columns of every B, B rescaled such that s B A is the
+    sum of the first `rank` terms of what it was."""
     parts = {}
     for name, tensor in tensors.items():
         if name.endswith(LORA_A):

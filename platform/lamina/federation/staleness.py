@@ -1,5 +1,5 @@
-"""Updates that started from an older global state, where rounds do not wait (FedBuff, Nguyen et al.,
-2022)."""
+"""Updates that started from an older global state, where rounds do not wait (FedBuff, Nguyen et
+al., 2022)."""
 
 from dataclasses import replace
 

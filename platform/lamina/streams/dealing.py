@@ -135,6 +135,8 @@ def _slots(tasks: Ints, order: Ints, arrival: Arrival, random: np.random.Generat
 def _blurred(slot: Ints, pieces: int, share: float, random: np.random.Generator) -> Ints:
     """`slot`, with a share of the rows of each task moved over one of its borders: to the last
     piece before or the first piece after, whichever is drawn."""
+    if share == 0:
+        return slot
     visits, which, sizes = np.unique(slot // pieces, return_inverse=True, return_counts=True)
     if len(visits) == 1:
         return slot

@@ -4,6 +4,7 @@ Time is virtual and counted in stream steps: when all clients are in step, task 
 What a step is in rounds or seconds is for the round engine to say.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -169,7 +170,11 @@ class StreamManifest:
     def hash(self) -> str:
         """A sha256 of all but the record, whatever file it came from."""
         entries = self.entries
-        digest = sha256(repr((self.fingerprint, self.tasks, self.clients)).encode())
+        clients = [
+            (each.name, float(each.joined), None if each.left is None else float(each.left))
+            for each in self.clients
+        ]
+        digest = sha256(json.dumps([self.fingerprint, self.tasks, clients]).encode())
         # Every NaN is NEVER; what distinguishes one NaN from another is not content.
         time = np.where(np.isnan(entries.time), NEVER, entries.time)
         columns = (entries.client, entries.part, entries.task, entries.drift, entries.start)

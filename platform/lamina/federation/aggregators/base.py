@@ -1,6 +1,6 @@
 """What an aggregator is. The round that calls it, in full:
 
-    state = aggregator.begin(GlobalState(tensors, scaling, seed))       # once
+    state = GlobalState(tensors, scaling, seed)                         # once
     for round in ...:
         for client in sampled:
             tensors = aggregator.laid(state, own[client], rank_of(client), task_key)
@@ -9,10 +9,11 @@
             ClientUpdate(tensors: those with aggregator.sends(round, name),
                          phase: aggregator.phase(round), base: state.digest(), ...)
         after = aggregator.aggregate(state, accepted updates)           # lamina.federation.checking
-        state = server_optimiser.apply(state, after, names that were sent)
+        state = server_optimiser.apply(state, after)
 
 All of it is pure: no Ray, no files, no clock. `aggregate` adds in the order of the clients' names
-and in float64, so the order of arrival changes no byte; without updates the state stays as it is.
+and in float64, so the order of arrival changes no byte. Without updates the state stays as it is,
+and so does, as the same object, every tensor that nobody sent.
 An aggregator that is `linear` is two functions, `share` of one update and `finish` of the sum of
 the shares, so that sums may be partial, masked or noised in between.
 """
@@ -35,6 +36,8 @@ Sums = dict[str, Tensor]
 """float64 sums over clients: of a tensor times its weight under the tensor's name, and of the
 weight itself under `weight_name` of it. They add (`added`)."""
 
+GRAM = "gram:"
+"""Before a module's name: the Gram matrix of its inputs, among a client's summaries."""
 LORA_A = ".lora_A.weight"
 LORA_B = ".lora_B.weight"
 
@@ -86,10 +89,6 @@ class Aggregator(ABC):
     def name(self) -> str:
         """The aggregator's name in a job: its file's."""
         return type(self).__module__.rsplit(".", 1)[-1]
-
-    def begin(self, state: GlobalState) -> GlobalState:
-        """The state before the first round. Default: as given."""
-        return state
 
     def phase(self, round: int) -> str:
         """What a round (from 0) trains, one of `phases`."""
@@ -185,7 +184,7 @@ def weight_name(name: str) -> str:
 def gram_name(module: str) -> str:
     """Under which a client's summaries hold sum x x^T [d_in, d_in] of a module's inputs; `module`
     as in the names of tensors (`main.encoder.layer.0.attention.self.query`)."""
-    return f"gram:{module}"
+    return GRAM + module
 
 
 def modules_of(tensors: Iterable[str]) -> list[str]:

@@ -1,5 +1,5 @@
-"""FlexLoRA (Bai et al., 2024): the weighted sum of the clients' updates is cut to the nearest of low
-rank, and every client gets as much of it as its own rank holds.
+"""FlexLoRA (Bai et al., 2024): the weighted sum of the clients' updates is cut to a low rank,
+and every client gets as much of it as its own rank holds.
 
 Sent: all that is trained. Kept at the client: nothing. Ranks may differ. Differs from the paper:
 the SVD is of the stacked factors (QR and a small SVD), never of a dense matrix; B = U S and

@@ -4,7 +4,6 @@ Plain averaging is none of them: it takes the average itself.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -30,20 +29,16 @@ class ServerOptimiser(ABC):
         if self.learning_rate <= 0:
             raise InputError(f"server_optimiser.learning_rate: {self.learning_rate} <= 0")
 
-    def apply(
-        self, before: GlobalState, after: GlobalState, sent: Callable[[str], bool]
-    ) -> GlobalState:
+    def apply(self, before: GlobalState, after: GlobalState) -> GlobalState:
         """The state after a step from `before` along D = after - before, an aggregation's.
 
-        Only tensors that clients `sent` in the round move: a factor that was frozen must not be
-        carried on by its momentum. Rows that are new are taken as they are. After a round without
-        updates `after` is `before`, and nothing moves.
+        A tensor that nobody sent is the same object in both, and stays: a factor that was frozen
+        in the round must not be carried on by its momentum. Rows that are new are taken as they
+        are.
         """
-        if after is before:
-            return before
         tensors, memory = dict(after.tensors), dict(before.memory)
         for name, x in before.tensors.items():
-            if not sent(name):
+            if after.tensors[name] is x:
                 continue
             towards, start = common(after.tensors[name].double(), x.double())
             zeros = torch.zeros_like(towards)

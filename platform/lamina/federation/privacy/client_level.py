@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lamina.core import generator_of
+from lamina.federation.privacy.accounting import Release
 from lamina.registry import InputError
 
 Tensors = Mapping[str, Tensor]
@@ -49,6 +50,12 @@ class ClientPrivacy:
     def expected_clients(self) -> float:
         """q N, what the sum is divided by. The number that really came is data, and not used."""
         return self.sampling_rate * self.num_clients
+
+    def release(self, *, poisson: bool) -> Release:
+        """What one round costs an `Accountant` of clients. Only where clients really are Poisson
+        sampled does sampling count; a cohort of a fixed size is accounted as if everybody were in
+        every round."""
+        return Release(self.noise_multiplier, self.sampling_rate if poisson else 1.0)
 
 
 def sample_clients(clients: Sequence[str], rate: float, seed: int, round_: int) -> list[str]:

@@ -92,10 +92,12 @@ def sum_of(
         }
         return Summed(total, inside)
     quantiser, least = settings.quantiser, settings.least(len(clients))
+    if len(clients) < least:
+        raise SumAbortedError(f"{len(clients)} clients are here, {least} are needed")
     quantiser.check_clients(len(clients))
     vectors = {client: quantiser.encode(updates[client], seed, round_, client) for client in inside}
     if settings.mode == "ideal":
-        staying = min(sum(each > stage for each in last.values()) for stage in range(len(STAGES)))
+        staying = sum(each == len(STAGES) for each in last.values())
         if staying < least:
             raise SumAbortedError(f"{staying} clients are left, {least} are needed")
         words = plain_sum(list(vectors.values()))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel, per_sample_gradients
-from lamina.core import Batch, generator_of
+from lamina.core import Batch, generator_of, seed_of
 from lamina.federation.privacy.accounting import Release
 from lamina.federation.privacy.extra import privacy_module
 from lamina.registry import InputError
@@ -70,14 +70,17 @@ def private_optimizer(
 
     The sum of clipped gradients with its noise is divided by the expected number of rows of a
     step, q N. The noise comes from the seed of `names` (the round and the client), which in a
-    deployment is a secret of the client's; see `client_level.noisy_mean`.
+    deployment is a secret of the client's (see `client_level.noisy_mean`), and is drawn where the
+    tensors are, so it differs between kinds of devices.
     """
+    device = optimizer.param_groups[0]["params"][0].device
+    generator = torch.Generator(device).manual_seed(seed_of(seed, "row noise", *names))
     return privacy_module("opacus.optimizers").DPOptimizer(
         optimizer,
         noise_multiplier=privacy.noise_multiplier,
         max_grad_norm=privacy.clip,
         expected_batch_size=privacy.sampling_rate * num_rows,
-        generator=generator_of(seed, "row noise", *names),
+        generator=generator,
     )
 
 

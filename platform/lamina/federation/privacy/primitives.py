@@ -33,19 +33,25 @@ def derived(secret: bytes, purpose: bytes, session: bytes) -> bytes:
     return key
 
 
-def public_key(secret: bytes, session: bytes) -> bytes:
-    """The X25519 public key, 32 bytes, of the private key that a secret stands for."""
-    key: bytes = _private(secret, session).public_key().public_bytes_raw()
+def private_key(secret: bytes, session: bytes) -> Any:
+    """The X25519 private key that a secret stands for."""
+    x25519 = privacy_module("cryptography.hazmat.primitives.asymmetric.x25519")
+    return x25519.X25519PrivateKey.from_private_bytes(derived(secret, b"x25519", session))
+
+
+def public_bytes(private: Any) -> bytes:
+    """The public part of a private key, 32 bytes."""
+    key: bytes = private.public_key().public_bytes_raw()
     return key
 
 
-def agreed(secret: bytes, other: bytes, purpose: bytes, session: bytes) -> bytes:
-    """The 32-byte key that the holders of `secret` and of the secret of public key `other` share.
+def agreed(private: Any, other: bytes, purpose: bytes, session: bytes) -> bytes:
+    """The 32-byte key that a private key and the private part of public key `other` agree on.
 
-    Raises ValueError for a public key that makes every secret agree to the same.
+    Raises ValueError for a public key with which every private key agrees on the same.
     """
     x25519 = privacy_module("cryptography.hazmat.primitives.asymmetric.x25519")
-    shared = _private(secret, session).exchange(x25519.X25519PublicKey.from_public_bytes(other))
+    shared = private.exchange(x25519.X25519PublicKey.from_public_bytes(other))
     return derived(shared, purpose, session)
 
 
@@ -83,11 +89,6 @@ def joined(shares: Mapping[int, bytes]) -> bytes:
     """The secret of exactly `least` shares."""
     secret: bytes = _shamir().combine(sorted(shares.items()))
     return secret
-
-
-def _private(secret: bytes, session: bytes) -> Any:
-    x25519 = privacy_module("cryptography.hazmat.primitives.asymmetric.x25519")
-    return x25519.X25519PrivateKey.from_private_bytes(derived(secret, b"x25519", session))
 
 
 def _aead() -> Any:

@@ -1,7 +1,6 @@
 """What an update may hold: an allow-list of names, shapes and types, made by the server before a
 round. Rows of data have no name on it, so they cannot leave."""
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -12,13 +11,16 @@ from lamina.core import Summary
 from lamina.federation.update import ClientUpdate, Tensors
 from lamina.registry import InputError, unknown
 
+_LARGEST = 2**53
+"""No number may be larger: Python's have no end, and a long one can spell out a text."""
+
 
 @dataclass(frozen=True)
 class Slot:
     """A place for one tensor."""
 
     shape: tuple[int, ...]
-    """Exactly this shape: nothing that grows with a client's rows."""
+    """This shape: nothing that grows with a client's rows."""
     dtype: torch.dtype
     """Exactly this type."""
 
@@ -26,6 +28,17 @@ class Slot:
     def of(tensor: Tensor) -> "Slot":
         """The place that such a tensor fits."""
         return Slot(tuple(tensor.shape), tensor.dtype)
+
+    def fits(self, tensor: Tensor, num_classes: int) -> bool:
+        """Whether a tensor may take this place; a dimension of `num_classes` may be shorter."""
+        return (
+            tensor.dtype == self.dtype
+            and tensor.dim() == len(self.shape)
+            and all(
+                length == allowed or (allowed == num_classes and 0 < length < allowed)
+                for length, allowed in zip(tensor.shape, self.shape, strict=True)
+            )
+        )
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,9 @@ class UpdateSchema:
     """Who may send."""
     phases: frozenset[str]
     """What a round may train."""
+    num_classes: int = 0
+    """How many classes the streams have, where clients have not met them all: what has a dimension
+    of that length (a head, sums per class) may be that much shorter, and never longer."""
 
     @staticmethod
     def of(
@@ -50,15 +66,17 @@ class UpdateSchema:
         clients: Collection[str],
         phases: Collection[str],
         metrics: Collection[str] = (),
+        num_classes: int = 0,
     ) -> "UpdateSchema":
         """The schema of updates like these tensors (`AdaptedModel.parameters()`, or those of them
-        that are sent) and sums (`declared_sums`)."""
+        that are sent) and sums (`declared_sums`), both with all classes."""
         return UpdateSchema(
             {name: Slot.of(value) for name, value in tensors.items()},
             {name: Slot.of(value) for name, value in summaries.items()},
             frozenset(metrics),
             frozenset(clients),
             frozenset(phases),
+            num_classes,
         )
 
     def check(self, update: ClientUpdate) -> None:
@@ -67,22 +85,24 @@ class UpdateSchema:
 
         Raises InputError, naming what is wrong.
         """
-        if update.client not in self.clients:
-            raise unknown("update.client", update.client, self.clients)
-        if update.phase not in self.phases:
-            raise unknown("update.phase", update.phase, self.phases)
+        for key, text, allowed in (
+            ("client", update.client, self.clients),
+            ("phase", update.phase, self.phases),
+        ):
+            if not isinstance(text, str) or text not in allowed:
+                raise unknown(f"update.{key}", text, allowed)
         if not _is_digest(update.base):
             raise InputError(f"update.base: {update.base!r} is not a sha256 in hexadecimal")
         for key, number in (("round", update.round), ("num_rows", update.num_rows)):
-            if type(number) is not int or number < 0:
+            if type(number) is not int or not 0 <= number <= _LARGEST:
                 raise InputError(f"update.{key}: {number!r} is not a whole number from 0")
-        _check_tensors("update.tensors", update.tensors, self.tensors)
-        _check_tensors("update.summaries", update.summaries, self.summaries)
+        _check_tensors("update.tensors", update.tensors, self.tensors, self.num_classes)
+        _check_tensors("update.summaries", update.summaries, self.summaries, self.num_classes)
         for name, value in update.metrics.items():
             if name not in self.metrics:
                 raise unknown("update.metrics", name, self.metrics)
-            if type(value) not in (int, float) or not math.isfinite(value):
-                raise InputError(f"update.metrics: {name} is {value!r}, not a finite number")
+            if type(value) not in (int, float) or not abs(value) <= _LARGEST:
+                raise InputError(f"update.metrics: {name} is {value!r}, not a number up to 2^53")
 
 
 def declared_sums(summary: Summary) -> Tensors:
@@ -102,7 +122,7 @@ def _is_digest(text: object) -> bool:
     return isinstance(text, str) and len(text) == 64 and set(text) <= set("0123456789abcdef")
 
 
-def _check_tensors(key: str, given: Tensors, slots: Mapping[str, Slot]) -> None:
+def _check_tensors(key: str, given: Tensors, slots: Mapping[str, Slot], num_classes: int) -> None:
     for name in given:
         if name not in slots:
             raise unknown(key, name, slots)
@@ -110,9 +130,9 @@ def _check_tensors(key: str, given: Tensors, slots: Mapping[str, Slot]) -> None:
         if name not in given:
             raise InputError(f"{key}: {name} is missing")
         value = given[name]
-        if not isinstance(value, Tensor):
-            raise InputError(f"{key}: {name} is no tensor")
-        if Slot.of(value) != slot:
+        if not isinstance(value, Tensor) or value.layout is not torch.strided:
+            raise InputError(f"{key}: {name} is no (dense) tensor")
+        if not slot.fits(value, num_classes):
             raise InputError(
                 f"{key}: {name} is {tuple(value.shape)} of {value.dtype}, "
                 f"not {slot.shape} of {slot.dtype}"

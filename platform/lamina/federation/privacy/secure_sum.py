@@ -18,7 +18,7 @@ that send wrong words or shares, which spoil the sum but see nothing.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -30,7 +30,8 @@ from lamina.federation.privacy.primitives import (
     keystream,
     new_secret,
     opened,
-    public_key,
+    private_key,
+    public_bytes,
     sealed,
     split,
 )
@@ -70,7 +71,9 @@ class Shared:
     """Stage 2, up: for each other client, its shares of the sender's two secrets, sealed."""
 
     sender: int
+    """The client's number."""
     sealed: Mapping[int, bytes]
+    """By the receiver's number."""
 
     @property
     def num_bytes(self) -> int:
@@ -83,7 +86,9 @@ class Masked:
     """Stage 3, up: the vector behind its masks, as little-endian words."""
 
     sender: int
+    """The client's number."""
     words: bytes
+    """Four bytes each."""
 
     @property
     def num_bytes(self) -> int:
@@ -96,7 +101,9 @@ class Request:
     """Stage 4, down: whose vectors came, and whose did not after they had shared their secrets."""
 
     survivors: tuple[int, ...]
+    """Of these, shares of the seeds are needed."""
     dropped: tuple[int, ...]
+    """Of these, shares of the keys."""
 
     @property
     def num_bytes(self) -> int:
@@ -109,8 +116,11 @@ class Unmasked:
     """Stage 4, up: the sender's shares of the survivors' seeds and of the dropped clients' keys."""
 
     sender: int
+    """The client's number."""
     seeds: Mapping[int, bytes]
+    """16 bytes by the survivor's number."""
     keys: Mapping[int, bytes]
+    """16 bytes by the dropped client's number."""
 
     @property
     def num_bytes(self) -> int:
@@ -131,18 +141,17 @@ class SumClient:
         self._num_clients = num_clients
         self._least = least
         self._session = session
-        self._mask_secret, self._seal_secret, self._seed = (new_secret() for _ in range(3))
+        self._seed, self._mask_secret = new_secret(), new_secret()
+        self._mask_key = private_key(self._mask_secret, session)
+        self._seal_key = private_key(new_secret(), session)
+        self._pair_keys: dict[int, bytes] = {}
         self._roster: dict[int, Advertised] = {}
         self._shares: dict[int, bytes] = {}
         self._answered = False
 
     def advertise(self) -> Advertised:
         """Stage 1."""
-        return Advertised(
-            self.number,
-            public_key(self._mask_secret, self._session),
-            public_key(self._seal_secret, self._session),
-        )
+        return Advertised(self.number, public_bytes(self._mask_key), public_bytes(self._seal_key))
 
     def share(self, roster: Sequence[Advertised]) -> Shared:
         """Stage 2. Raises RefusedError for a roster that is too short, has a client twice, or does
@@ -156,18 +165,19 @@ class SumClient:
         if self._roster or self.advertise() not in roster:
             raise RefusedError("a second roster, or one without this client")
         self._roster = {each.sender: each for each in roster}
+        self._pair_keys = {
+            each.sender: self._agreed(self._seal_key, each.seal_key, b"seal")
+            for each in roster
+            if each.sender != self.number
+        }
         seeds = split(self._seed, self._least, self._num_clients)
-        keys_shares = split(self._mask_secret, self._least, self._num_clients)
-        self._shares[self.number] = seeds[self.number] + keys_shares[self.number]
+        secrets = split(self._mask_secret, self._least, self._num_clients)
+        self._shares[self.number] = seeds[self.number] + secrets[self.number]
         return Shared(
             self.number,
             {
-                other: sealed(
-                    self._seal_key(other),
-                    seeds[other] + keys_shares[other],
-                    _context(self.number, other),
-                )
-                for other in sorted(numbers - {self.number})
+                other: sealed(key, seeds[other] + secrets[other], _context(self.number, other))
+                for other, key in self._pair_keys.items()
             },
         )
 
@@ -184,11 +194,13 @@ class SumClient:
         total = words + keystream(_self_key(self._seed, self._session), len(words))
         for other, data in sorted(inbox.items()):
             try:
-                share = opened(self._seal_key(other), data, _context(other, self.number))
+                share = opened(self._pair_keys[other], data, _context(other, self.number))
             except ValueError as error:
                 raise RefusedError(f"the shares of client {other}: {error}") from error
+            if len(share) != 2 * SECRET:
+                raise RefusedError(f"the shares of client {other} have {len(share)} bytes")
             self._shares[other] = share
-            key = agreed(self._mask_secret, self._roster[other].mask_key, b"mask", self._session)
+            key = self._agreed(self._mask_key, self._roster[other].mask_key, b"mask")
             mask = keystream(key, len(words))
             total = total + mask if self.number < other else total - mask
         return Masked(self.number, total.astype("<u4").tobytes())
@@ -215,8 +227,11 @@ class SumClient:
             {other: self._shares[other][SECRET:] for other in sorted(dropped)},
         )
 
-    def _seal_key(self, other: int) -> bytes:
-        return agreed(self._seal_secret, self._roster[other].seal_key, b"seal", self._session)
+    def _agreed(self, private: Any, other: bytes, purpose: bytes) -> bytes:
+        try:
+            return agreed(private, other, purpose, self._session)
+        except ValueError as error:
+            raise RefusedError(f"a public key that hides nothing: {error}") from error
 
 
 @dataclass
@@ -281,7 +296,9 @@ class SumServer:
         complete = (
             each
             for each in messages
-            if each.seeds.keys() == self._masked.keys() and each.keys.keys() == dropped
+            if each.seeds.keys() == self._masked.keys()
+            and each.keys.keys() == dropped
+            and all(len(share) == SECRET for share in (*each.seeds.values(), *each.keys.values()))
         )
         helpers = list(self._accepted(complete, self._masked).values())[: self.least]
         total = np.zeros(self.num_words, dtype=np.uint32)
@@ -290,10 +307,11 @@ class SumServer:
             total += words - keystream(_self_key(seed, self.session), self.num_words)
         for gone in sorted(dropped):
             secret = joined({each.sender: each.keys[gone] for each in helpers})
-            if public_key(secret, self.session) != self._roster[gone].mask_key:
+            private = private_key(secret, self.session)
+            if public_bytes(private) != self._roster[gone].mask_key:
                 raise SumAbortedError(f"the shares of client {gone} are wrong")
             for sender in self._masked:
-                key = agreed(secret, self._roster[sender].mask_key, b"mask", self.session)
+                key = agreed(private, self._roster[sender].mask_key, b"mask", self.session)
                 mask = keystream(key, self.num_words)
                 # The sender added it, and nobody took it off, if its number is the smaller one.
                 total = total - mask if sender < gone else total + mask

@@ -19,7 +19,7 @@ def update_to_bytes(update: ClientUpdate) -> bytes:
     plain = {key: getattr(update, key) for key in _PLAIN} | {"metrics": dict(update.metrics)}
     return safetensors.torch.save(
         {
-            f"{group}/{name}": value.detach().contiguous()
+            f"{group}/{name}": _own(value)
             for group, tensors in groups.items()
             for name, value in tensors.items()
         },
@@ -48,9 +48,12 @@ def update_from_bytes(data: bytes) -> ClientUpdate:
 
 def tensors_to_bytes(tensors: Tensors) -> bytes:
     """Named tensors as safetensors: a global state, whose length is what goes down."""
-    return safetensors.torch.save(
-        {name: value.detach().contiguous() for name, value in tensors.items()}
-    )
+    return safetensors.torch.save({name: _own(value) for name, value in tensors.items()})
+
+
+def _own(value: torch.Tensor) -> torch.Tensor:
+    """The tensor on the CPU in memory of its own: safetensors refuses views of each other."""
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _plain_values(data: bytes) -> dict[str, Any]:
