@@ -311,8 +311,8 @@ class ClientWork:
         strategy.begin_task(model, task, preview)
         if strange := sorted(model.parameters().keys() - state.tensors.keys()):
             raise InputError(
-                f"strategy.name: it trains {strange[0]!r} from one task on, and clients whose tasks "
-                "do not come in step share what was there from the start"
+                f"strategy.name: it trains {strange[0]!r} from some task on, and clients whose "
+                "tasks do not come in step share what was there from the start"
             )
         found = self._frame(model, strategy, state.tensors)
         own["frame"], own["at"] = found.plain(), event.time

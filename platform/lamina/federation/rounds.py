@@ -3,7 +3,7 @@ state. Pure: no Ray, no files, no model; whoever runs it does the work and keeps
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 from math import floor
 from typing import Any
 
@@ -120,9 +120,7 @@ class FederatedRun:
         self.place = 0
         """In the timetable."""
         self.clock = VirtualClock(settings.clock, settings.seed)
-        self.state = settings.aggregator.begin(
-            GlobalState({}, scaling=settings.scaling, seed=settings.seed)
-        )
+        self.state = GlobalState({}, scaling=settings.scaling, seed=settings.seed)
         self.version = 0
         """Rounds that are over."""
         self.past: dict[int, GlobalState] = {}
@@ -334,8 +332,7 @@ class FederatedRun:
         self.tallies.staleness.update(age.values())
         after = settings.aggregator.aggregate(self.state, updates)
         if settings.optimiser is not None:
-            sent = partial(settings.aggregator.sends, self.version)
-            after = settings.optimiser.apply(self.state, after, sent)
+            after = settings.optimiser.apply(self.state, after)
         if updates:
             count(self.tallies.included, (self._numbers[name] for name in after.included))
         self._count([*plan.arrivals, *plan.others])
