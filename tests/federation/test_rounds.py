@@ -5,16 +5,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lamina.federation.aggregators.ffa_lora import FFALoRA
 from lamina.federation.aggregators.fedit import FedIT
+from lamina.federation.aggregators.ffa_lora import FFALoRA
 from lamina.federation.aggregators.rolora import RoLoRA
 from lamina.federation.client import Frame, LocalWork
 from lamina.federation.clock import ClockSettings, Cohort
 from lamina.federation.optimisers.fedavgm import FedAvgM
+from lamina.federation.privacy.accounting import Accountant, BudgetError
+from lamina.federation.private_sum import PrivacySettings, PrivateSum
 from lamina.federation.rounds import Down, FederatedRun, Reply, RunSettings
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import Stop, is_in_step, timetable
 from lamina.federation.update import ClientUpdate
+from lamina.registry import InputError
 from lamina.strategies import strategy_class
 from lamina.streams.arrivals.in_step import InStep
 from lamina.streams.arrivals.periodic import Periodic
@@ -248,3 +251,57 @@ def test_clients_at_tasks_of_their_own_begin_and_end_them_themselves(tiny_bert):
     kinds = [each.kind for each in timetable(manifest, strategy_class("ewc"), True, rounds=2)]
     assert kinds[0] == "begin"
     assert set(kinds[1:]) == {"train", "evaluate"}
+
+
+def private(**settings):
+    chosen = PrivacySettings(**settings)
+    return PrivateSum(chosen, chosen.of_clients(1.0, 4), poisson=False, seed=0)
+
+
+def run_privately(manifest, sum_, clock=None):
+    run = make_run(manifest, clock=clock)
+    run.settings = replace(run.settings, private=sum_)
+    run.accountant = Accountant(sum_.settings.delta, sum_.settings.max_epsilon)
+    return run
+
+
+def test_a_secure_sum_gives_the_mean_and_no_update(manifest):
+    ideal = run_privately(manifest, private(secure_sum="ideal", limit=8.0, bits=24))
+    real = run_privately(manifest, private(secure_sum="real", limit=8.0, bits=24))
+    for run in (ideal, real):
+        do_round(run)
+    torch.testing.assert_close(ideal.state.tensors[A], torch.full((2, 3), 3.5), atol=1e-4, rtol=0)
+    assert torch.equal(ideal.state.tensors[A], real.state.tensors[A])
+
+
+def test_a_secure_sum_that_too_many_leave_is_no_round(manifest):
+    run = run_privately(
+        manifest,
+        private(secure_sum="ideal", threshold=1.0),
+        ClockSettings(lost_uploads=0.5),
+    )
+    before = run.state
+    while run.tallies.fates["is lost"] == 0:
+        before = run.state
+        do_round(run)
+    assert run.state is before
+    assert run.tallies.refused["sum aborted"] > 0
+
+
+def test_noise_is_paid_for_before_it_is_released(manifest):
+    pytest.importorskip("dp_accounting")
+    run = run_privately(manifest, private(clip=1.0, noise_multiplier=1.0, max_epsilon=6.0))
+    do_round(run)
+    assert 0 < run.accountant.epsilon() < 6.0
+    released = run.state
+    with pytest.raises(BudgetError):
+        do_round(run)
+    assert run.state is released
+
+
+def test_a_budget_that_does_not_hold_all_rounds_is_refused_before_the_first(manifest):
+    pytest.importorskip("dp_accounting")
+    tight = private(clip=1.0, noise_multiplier=1.0, max_epsilon=6.0)
+    settings = replace(make_run(manifest).settings, private=tight)
+    with pytest.raises(InputError, match="max_epsilon"):
+        FederatedRun(settings)

@@ -135,7 +135,7 @@ def _result(found: Any) -> dict[str, Any]:
         if number in found.local:
             bound = found.local[number]
             sizes = [int(counts[number, place.get(task, 0), 2]) for task in bound.tasks]
-            alone = bound_matrix(bound.rows, sizes).summaries() if bound.rows["test"] else {}
+            alone = bound_matrix(bound.rows, sizes).summaries() if bound.tasks else {}
             row |= {
                 "alone_accuracy": alone.get("average_accuracy"),
                 "alone_forgetting": alone.get("forgetting"),

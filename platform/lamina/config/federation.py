@@ -18,6 +18,7 @@ from lamina.federation.clock import ClockSettings, Cohort, Mode
 from lamina.federation.combinations import Combination, impossible
 from lamina.federation.fitness import misfit
 from lamina.federation.optimisers.base import ServerOptimiser
+from lamina.federation.private_sum import PrivacySettings, PrivateSum, is_plain_mean
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 from lamina.streams.arrivals.base import Arrival
@@ -28,6 +29,7 @@ from lamina.training.settings import TrainingSettings
 
 SECTION = "federation"
 _MEMBERS = ("partition", "arrival", "aggregator", "server_optimiser")
+_PLAIN = ("clock", "privacy")
 _DEFAULTS = {"partition": Iid(), "arrival": InStep(), "aggregator": FedIT()}
 
 
@@ -114,6 +116,20 @@ class Federation:
     aggregator: Aggregator
     server_optimiser: ServerOptimiser | None
     clock: ClockSettings
+    privacy: PrivacySettings | None
+    """None: the server sees every update."""
+
+    def private_sum(self, num_clients: int, seed: int) -> PrivateSum | None:
+        """How updates are combined unseen, of so many clients; None without `privacy`."""
+        if self.privacy is None:
+            return None
+        size = self.settings.cohort(num_clients).size
+        return PrivateSum(
+            self.privacy,
+            self.privacy.of_clients(size / num_clients, num_clients),
+            self.settings.sampling == "poisson",
+            seed,
+        )
 
     def plain(self) -> Plain:
         """As a job says it, with every default filled in."""
@@ -123,7 +139,8 @@ class Federation:
             by = NAMED_BY[f"{SECTION}.{member}"]
             name = None if each is None else type(each).__module__.rpartition(".")[2]
             found[member] = None if each is None else {by: name, **asdict(each)}
-        return {**found, "clock": asdict(self.clock)}
+        privacy = None if self.privacy is None else asdict(self.privacy)
+        return {**found, "clock": asdict(self.clock), "privacy": privacy}
 
 
 def read_federation(given: Any, problems: list[str]) -> Federation | None:
@@ -134,23 +151,29 @@ def read_federation(given: Any, problems: list[str]) -> Federation | None:
         problems.append(f"{SECTION}: {shown(given)} is not allowed (allowed: a mapping or null)")
         return None
     before = len(problems)
-    keys = {key: value for key, value in given.items() if key not in (*_MEMBERS, "clock")}
-    settings = read_fields(FederationSettings, keys, SECTION, problems, also=(*_MEMBERS, "clock"))
+    keys = {key: value for key, value in given.items() if key not in (*_MEMBERS, *_PLAIN)}
+    settings = read_fields(FederationSettings, keys, SECTION, problems, also=(*_MEMBERS, *_PLAIN))
     members = {
         member: read_member(f"{SECTION}.{member}", given, problems, optional=True)
         for member in _MEMBERS
     }
-    clock = given.get("clock") or {}
-    if not isinstance(clock, Mapping):
-        problems.append(f"{SECTION}.clock: {shown(clock)} is not allowed (allowed: a mapping)")
-        return None
-    read_clock = read_fields(ClockSettings, clock, f"{SECTION}.clock", problems)
+    read_clock = _read(ClockSettings, "clock", given.get("clock") or {}, problems)
+    privacy = given.get("privacy")
+    if privacy is not None:
+        privacy = _read(PrivacySettings, "privacy", privacy, problems)
     if len(problems) > before or settings is None or read_clock is None:
         return None
     filled: dict[str, Any] = {
         member: each or _DEFAULTS.get(member) for member, each in members.items()
     }
-    return Federation(settings, clock=read_clock, **filled)
+    return Federation(settings, clock=read_clock, privacy=privacy, **filled)
+
+
+def _read(cls: type, key: str, given: Any, problems: list[str]) -> Any:
+    if not isinstance(given, Mapping):
+        problems.append(f"{SECTION}.{key}: {shown(given)} is not allowed (allowed: a mapping)")
+        return None
+    return read_fields(cls, given, f"{SECTION}.{key}", problems)
 
 
 def not_together(
@@ -178,9 +201,35 @@ def not_together(
         server_optimiser=federation.server_optimiser,
         local_optimiser=training.optimizer,
         mode=settings.mode,
+        secure=federation.privacy is not None and federation.privacy.secure_sum != "off",
+        client_privacy=federation.privacy is not None and federation.privacy.clip is not None,
         adapter=adapter,
         ranks=settings.ranks,
         clients_per_round=asked,
     )
     problems += [f"{SECTION}: {line}" for line in impossible(combination)]
+    if federation.privacy is not None:
+        problems += _not_private(federation)
+    return problems
+
+
+def _not_private(federation: Federation) -> list[str]:
+    """What does not go with sums of differences that weigh alike."""
+    aggregator = federation.aggregator
+    problems = []
+    if not is_plain_mean(aggregator):
+        problems.append(
+            f"{SECTION}.privacy: aggregator {aggregator.name!r} does more with updates than to "
+            "average them (allowed: fedit, ffa_lora, fedsa_lora, rolora)"
+        )
+    elif aggregator.weighting != "equal":
+        problems.append(
+            f"{SECTION}.aggregator.weighting: {aggregator.weighting!r} does not go with privacy, "
+            "as a weight would tell of a client's rows (allowed: equal)"
+        )
+    if federation.settings.mode == "buffered":
+        problems.append(
+            f"{SECTION}.privacy: the updates of a buffered round start from different states and "
+            "are no sum of one round (allowed: synchronous, deadline)"
+        )
     return problems

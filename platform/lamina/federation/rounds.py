@@ -16,6 +16,9 @@ from lamina.federation.checking import Expected, admit
 from lamina.federation.client import Flags, Frame, LocalWork
 from lamina.federation.clock import ClockSettings, Cohort, Load, Plan, VirtualClock
 from lamina.federation.optimisers.base import ServerOptimiser
+from lamina.federation.privacy.accounting import Accountant
+from lamina.federation.privacy.secure_sum import SumAbortedError
+from lamina.federation.private_sum import PrivateSum
 from lamina.federation.staleness import discount, rebased
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.summaries import summed
@@ -48,6 +51,8 @@ class RunSettings:
     """Whether each client serves a model of its own, and is asked for its answers by itself."""
     ids: Mapping[tuple[Part, int], Tensor]
     """By part and task, the ids of its rows, ascending."""
+    private: PrivateSum | None = None
+    """How updates are combined unseen; None: the aggregator sees each."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,11 @@ class FederatedRun:
         self.own: dict[int, str] = {}
         """By client, the digest of what it keeps."""
         self.tallies = Tallies(len(settings.manifest))
+        self.accountant = Accountant(1e-5)
+        if settings.private is not None:
+            privacy = settings.private.settings
+            self.accountant = Accountant(privacy.delta, privacy.max_epsilon)
+            settings.private.check_budget(self.accountant, self.num_rounds)
         self.scores: list[Scores] = []
         self._plan: Plan | None = None
         self._work: Work | None = None
@@ -197,6 +207,7 @@ class FederatedRun:
             "summary": self.summary and dict(self.summary.sums),
             "own": {str(client): digest for client, digest in self.own.items()},
             "tallies": self.tallies.state_dict(),
+            "accountant": self.accountant.state_dict(),
             "scores": [
                 {"step": each.step, "right": dict(each.right), "asked": dict(each.asked)}
                 for each in self.scores
@@ -216,6 +227,7 @@ class FederatedRun:
         self.summary = Summary(state["summary"]) if state["summary"] else None
         self.own = {int(client): digest for client, digest in state["own"].items()}
         self.tallies.load_state_dict(state["tallies"])
+        self.accountant = Accountant.from_state(state["accountant"])
         self.scores = [Scores(**each) for each in state["scores"]]
         self._work = self._plan = None
 
@@ -330,10 +342,10 @@ class FederatedRun:
             age[update.client] = self.version - update.round
             updates.append(self._brought_up_to_date(update))
         self.tallies.staleness.update(age.values())
-        after = settings.aggregator.aggregate(self.state, updates)
+        after = self._combined(updates)
         if settings.optimiser is not None:
             after = settings.optimiser.apply(self.state, after)
-        if updates:
+        if after is not self.state:
             count(self.tallies.included, (self._numbers[name] for name in after.included))
         self._count([*plan.arrivals, *plan.others])
         self._remember(work.stop)
@@ -351,6 +363,28 @@ class FederatedRun:
             "bytes_down": float(int(self.tallies.down.sum()) - down_before),
             **_quantiles("loss", [each.metrics["loss"] for each in updates]),
         }
+
+    def _combined(self, updates: Sequence[ClientUpdate]) -> GlobalState:
+        """The state after these updates; the same state where they come to nothing."""
+        private, plan = self.settings.private, self._plan
+        if private is None:
+            return self.settings.aggregator.aggregate(self.state, updates)
+        assert plan is not None
+        names = self.settings.manifest.clients
+        lost = [names[each.client].name for each in plan.others if each.fate == "is lost"]
+        accountant = self.accountant
+        try:
+            after, summed = private.combine(self.state, updates, lost, self.version, accountant)
+        except SumAbortedError:
+            self.tallies.refused["sum aborted"] += len(updates)
+            return self.state
+        for tally, sent in (
+            (self.tallies.up, summed.bytes_up),
+            (self.tallies.down, summed.bytes_down),
+        ):
+            for name, size in sent.items():
+                tally[self._numbers[name]] += size
+        return after
 
     def _expected_of(self, key: tuple[int, int | None]) -> Expected:
         """What an update must be like that started from a version, of a client of a rank."""

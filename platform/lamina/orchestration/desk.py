@@ -100,8 +100,10 @@ class LearningDesk:
         stream = work.stream
         if client is not None:
             stream = ClientStreams(work.stream, work.manifest)[client]
-            whole = [each for each in stream.experiences if len(each.validation) and len(each.test)]
-            stream = replace(stream, experiences=tuple(whole))
+            tested = tuple(each for each in stream.experiences if len(each.test) > 0)
+            if not tested:
+                return Bound({}, ())
+            stream = replace(stream, experiences=tested)
         training = replace(self.job.training, epochs=max(1, round(passes)))
         learner = build_learner(replace(self.job, training=training), stream, work.backbone)
         reports = list(learner.learn())

@@ -98,10 +98,9 @@ def run_federated(
         desk = LearningDesk(job.mapping, raw, manifest, torch.device("cpu"))
         return _run(job, run, LocalPool(desk), store, manifest, on_event)
     with cluster():
-        stream, shared = ray.put(raw), ray.put(manifest)
-        pool = RayPool(
-            partial(_make_desk, job.mapping, [stream, shared]), choose_devices(job.hosts)
-        )
+        shared = (ray.put(raw), ray.put(manifest))
+        devices = choose_devices(job.hosts)
+        pool = RayPool(partial(_make_desk, job.mapping), devices, shared)
         try:
             for host, process in enumerate(pool.processes()):
                 on_event({"event": "host_ready", "host": f"host-{host}", "process": process})
@@ -173,6 +172,7 @@ def settings_of_run(job: Job, raw: Stream[Samples], manifest: StreamManifest) ->
         ranks=settings.ranks,
         personal=federation.aggregator.keeps_client_state,
         ids=ids,
+        private=federation.private_sum(len(manifest), job.seed),
     )
 
 
@@ -212,10 +212,9 @@ def passes_of(job: Job) -> float:
     return settings.rounds * share * settings.local_epochs
 
 
-def _make_desk(mapping: Mapping[str, Any], shared: Sequence[Any], is_gpu: bool) -> LearningDesk:
-    stream, manifest = ray.get(list(shared))
-    device = torch.device("cuda" if is_gpu else "cpu")
-    return LearningDesk(mapping, stream, manifest, device)
+def _make_desk(mapping: Mapping[str, Any], is_gpu: bool, *shared: Any) -> LearningDesk:
+    raw, manifest = shared
+    return LearningDesk(mapping, raw, manifest, torch.device("cuda" if is_gpu else "cpu"))
 
 
 class _Noticeboard:

@@ -15,8 +15,8 @@ import ray
 from lamina.orchestration.cluster import Device
 from lamina.orchestration.desk import Answer, Chunk, Desk
 
-MakeDesk = Callable[[bool], Desk]
-"""A new desk, on a GPU or not. Travels to the host."""
+MakeDesk = Callable[..., Desk]
+"""A new desk, of whether it is on a GPU and of what all desks share. Travels to the host."""
 _IN_FLIGHT = 2
 """Chunks that a host is given at a time: the next is there when one is done."""
 _MOST_RESTARTS = 100
@@ -69,7 +69,12 @@ class LocalPool:
 class RayPool:
     """A desk on each of several hosts."""
 
-    def __init__(self, make_desk: MakeDesk, devices: Sequence[Device]) -> None:
+    def __init__(
+        self, make_desk: MakeDesk, devices: Sequence[Device], shared: Sequence[Any] = ()
+    ) -> None:
+        """`shared` are references to what every desk is made of."""
+        # They go with every call, so that a host that was started again finds them.
+        self._shared = tuple(shared)
         self._hosts = [
             _Host.options(  # type: ignore[attr-defined]
                 num_cpus=each.threads,
@@ -83,7 +88,7 @@ class RayPool:
 
     def processes(self) -> list[int]:
         """The process of each host, as soon as it is ready."""
-        found: list[int] = ray.get([host.process.remote() for host in self._hosts])
+        found: list[int] = ray.get([host.process.remote(self._shared) for host in self._hosts])
         return found
 
     def publish(self, key: str, content: bytes) -> None:
@@ -96,11 +101,19 @@ class RayPool:
 
     def do(self, chunks: Sequence[Chunk]) -> list[list[Answer]]:
         return self._spread(
-            [partial(_do, chunk=chunk, published=self._of(chunk)) for chunk in chunks]
+            [
+                partial(_do, chunk=chunk, published=self._of(chunk), shared=self._shared)
+                for chunk in chunks
+            ]
         )
 
     def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        return self._spread([partial(_call, method=method, arguments=each) for each in arguments])
+        return self._spread(
+            [
+                partial(_call, method=method, arguments=each, shared=self._shared)
+                for each in arguments
+            ]
+        )
 
     def close(self) -> None:
         """End the hosts."""
@@ -129,12 +142,12 @@ class RayPool:
         return results
 
 
-def _do(host: Any, chunk: Chunk, published: Mapping[str, Any]) -> Any:
-    return host.do.remote(chunk, published)
+def _do(host: Any, chunk: Chunk, published: Mapping[str, Any], shared: Sequence[Any]) -> Any:
+    return host.do.remote(chunk, published, shared)
 
 
-def _call(host: Any, method: str, arguments: tuple[Any, ...]) -> Any:
-    return host.call.remote(method, arguments)
+def _call(host: Any, method: str, arguments: tuple[Any, ...], shared: Sequence[Any]) -> Any:
+    return host.call.remote(method, arguments, shared)
 
 
 @ray.remote
@@ -145,20 +158,29 @@ class _Host:
         import torch
 
         torch.set_num_threads(threads)
-        self._desk: Any = make_desk(is_gpu)
+        self._make_desk = make_desk
+        self._is_gpu = is_gpu
+        self._desk: Any = None
 
-    def process(self) -> int:
+    def process(self, shared: Sequence[Any]) -> int:
+        """The process, once its desk is there."""
         import os
 
+        self._made(shared)
         return os.getpid()
 
-    def do(self, chunk: Chunk, published: Mapping[str, Any]) -> list[Answer]:
+    def do(self, chunk: Chunk, published: Mapping[str, Any], shared: Sequence[Any]) -> list[Answer]:
         def fetch(key: str) -> bytes:
             content: bytes = ray.get(published[key]).tobytes()
             return content
 
-        answers: list[Answer] = self._desk.do(chunk, fetch)
+        answers: list[Answer] = self._made(shared).do(chunk, fetch)
         return answers
 
-    def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
-        return getattr(self._desk, method)(*arguments)
+    def call(self, method: str, arguments: tuple[Any, ...], shared: Sequence[Any]) -> Any:
+        return getattr(self._made(shared), method)(*arguments)
+
+    def _made(self, shared: Sequence[Any]) -> Any:
+        if self._desk is None:
+            self._desk = self._make_desk(self._is_gpu, *ray.get(list(shared)))
+        return self._desk
