@@ -16,6 +16,7 @@ from lamina.federation.aggregators.fedit import FedIT
 from lamina.federation.client import LocalWork
 from lamina.federation.clock import ClockSettings, Cohort, Mode
 from lamina.federation.combinations import Combination, impossible
+from lamina.federation.correction import DriftSettings
 from lamina.federation.fitness import misfit
 from lamina.federation.optimisers.base import ServerOptimiser
 from lamina.federation.private_sum import PrivacySettings, PrivateSum, is_plain_mean
@@ -29,7 +30,8 @@ from lamina.training.settings import TrainingSettings
 
 SECTION = "federation"
 _MEMBERS = ("partition", "arrival", "aggregator", "server_optimiser")
-_PLAIN = ("clock", "privacy")
+_PLAIN = ("clock", "drift", "privacy")
+HEAD_WEIGHT = "head.weight"
 _DEFAULTS = {"partition": Iid(), "arrival": InStep(), "aggregator": FedIT()}
 
 
@@ -116,6 +118,7 @@ class Federation:
     aggregator: Aggregator
     server_optimiser: ServerOptimiser | None
     clock: ClockSettings
+    drift: DriftSettings
     privacy: PrivacySettings | None
     """None: the server sees every update."""
 
@@ -140,7 +143,8 @@ class Federation:
             name = None if each is None else type(each).__module__.rpartition(".")[2]
             found[member] = None if each is None else {by: name, **asdict(each)}
         privacy = None if self.privacy is None else asdict(self.privacy)
-        return {**found, "clock": asdict(self.clock), "privacy": privacy}
+        plain = {"clock": asdict(self.clock), "drift": asdict(self.drift), "privacy": privacy}
+        return {**found, **plain}
 
 
 def read_federation(given: Any, problems: list[str]) -> Federation | None:
@@ -158,6 +162,7 @@ def read_federation(given: Any, problems: list[str]) -> Federation | None:
         for member in _MEMBERS
     }
     read_clock = _read(ClockSettings, "clock", given.get("clock") or {}, problems)
+    drift = _read(DriftSettings, "drift", given.get("drift") or {}, problems)
     privacy = given.get("privacy")
     if privacy is not None:
         privacy = _read(PrivacySettings, "privacy", privacy, problems)
@@ -166,7 +171,7 @@ def read_federation(given: Any, problems: list[str]) -> Federation | None:
     filled: dict[str, Any] = {
         member: each or _DEFAULTS.get(member) for member, each in members.items()
     }
-    return Federation(settings, clock=read_clock, privacy=privacy, **filled)
+    return Federation(settings, clock=read_clock, drift=drift, privacy=privacy, **filled)
 
 
 def _read(cls: type, key: str, given: Any, problems: list[str]) -> Any:
@@ -199,6 +204,7 @@ def not_together(
     combination = Combination(
         aggregator=federation.aggregator,
         server_optimiser=federation.server_optimiser,
+        drift=None if federation.drift.name == "none" else federation.drift.name,
         local_optimiser=training.optimizer,
         mode=settings.mode,
         secure=federation.privacy is not None and federation.privacy.secure_sum != "off",
@@ -208,6 +214,22 @@ def not_together(
         clients_per_round=asked,
     )
     problems += [f"{SECTION}: {line}" for line in impossible(combination)]
+    if federation.aggregator.by_task:
+        problems.append(
+            f"{SECTION}.aggregator.name: {federation.aggregator.name!r} keeps tensors by task, and "
+            "rounds have one set for all tasks (allowed: any other)"
+        )
+    takes_steps = strategy.takes_gradient_steps(adapter is not None)
+    if takes_steps and not federation.aggregator.trains(0, HEAD_WEIGHT):
+        problems.append(
+            f"{SECTION}.aggregator.name: {federation.aggregator.name!r} trains nothing, and "
+            f"strategy {name!r} takes gradient steps"
+        )
+    if federation.drift.name == "scaffold" and training.momentum and training.optimizer == "sgd":
+        problems.append(
+            f"training.momentum: {training.momentum} does not go with SCAFFOLD, whose control "
+            "variates are gradients of plain SGD (allowed: 0)"
+        )
     if federation.privacy is not None:
         problems += _not_private(federation)
     return problems
@@ -226,6 +248,11 @@ def _not_private(federation: Federation) -> list[str]:
         problems.append(
             f"{SECTION}.aggregator.weighting: {aggregator.weighting!r} does not go with privacy, "
             "as a weight would tell of a client's rows (allowed: equal)"
+        )
+    if federation.drift.name == "scaffold":
+        problems.append(
+            f"{SECTION}.privacy: SCAFFOLD sends control variates beside the update, which no sum "
+            "hides (allowed: federation.drift.name none or fedprox)"
         )
     if federation.settings.mode == "buffered":
         problems.append(

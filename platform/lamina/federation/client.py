@@ -14,7 +14,9 @@ from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone
 from lamina.core import Batch, Part, Stream, Summary, Task, generator_of, seed_of
-from lamina.federation.aggregators.base import Aggregator
+from lamina.federation.aggregators.base import Aggregator, gram_name, modules_of
+from lamina.federation.correction import Corrected, DriftSettings
+from lamina.federation.drift import CONTROL, control_change, own_control
 from lamina.federation.fitness import trains
 from lamina.federation.state import GlobalState
 from lamina.federation.update import ClientUpdate
@@ -101,6 +103,7 @@ class ClientWork:
     in_step: bool
     """Whether tasks begin and end for all clients at once, at the server."""
     backbone: Backbone
+    drift: DriftSettings
     ranks: tuple[int, ...] = ()
     """LoRA ranks, dealt to the clients in turn; none: the adapter's."""
 
@@ -187,7 +190,19 @@ class ClientWork:
         strategy.begin_phase(model, task, 0)
         for name, tensor in model.parameters().items():
             tensor.requires_grad_(self.aggregator.trains(round, name))
-        loss = self._descend(model, strategy, memory, data, client, round)
+        start = {name: each.detach().clone() for name, each in model.parameters().items()}
+        shared = controls_of(state)
+        held = self._held(strategy, start, shared, own)
+        loss = self._descend(model, held, memory, data, client, round)
+        sums: dict[str, Tensor] = {}
+        if self.drift.name == "scaffold":
+            before, end = own.get("control", {}), _detached(model.parameters())
+            steps = self.local.num_steps(len(data), self.training.batch_size)
+            rate = self.training.learning_rate
+            own["control"] = own_control(before, shared, start, end, steps, rate)
+            sums |= control_change(before, own["control"])
+        if self.aggregator.needs_grams:
+            sums |= self._grams(model, data)
         every = _every_tensor(model)
         trained = {name: _sent(every[name]) for name in state.tensors}
         if memory is not None and len(memory) > 0:
@@ -203,6 +218,7 @@ class ClientWork:
             num_rows=len(data),
             phase=self.aggregator.phase(round),
             base=base,
+            summaries=sums,
             metrics={"loss": loss},
         )
         return update, own
@@ -371,6 +387,35 @@ class ClientWork:
                 total += stepper.step(batch, replay)
         return float(total) / num_steps
 
+    def _held(
+        self,
+        strategy: Strategy,
+        start: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        own: Own,
+    ) -> Strategy:
+        """The strategy, held to the others' where the job says so."""
+        if self.drift.name == "fedprox":
+            return Corrected(strategy, start, mu=self.drift.mu)
+        if self.drift.name == "scaffold":
+            return Corrected(strategy, start, own=own.get("control", {}), shared=shared)
+        return strategy
+
+    @torch.no_grad()
+    def _grams(self, model: AdaptedModel, data: Batch) -> dict[str, Tensor]:
+        """sum x x^T [d_in, d_in] over the inputs x of each module that a LoRA adapts."""
+        adapters = modules_of(_every_tensor(model))
+        paths = {each: each.partition(".")[2] for each in adapters}
+        sums: dict[str, Tensor] = {}
+        for batch in data.by_length().chunks(self.training.evaluation_batch_size):
+            placed = batch.to(self.backbone.device)
+            read = model.inputs_at(placed.inputs, sorted(set(paths.values())))
+            for module, path in paths.items():
+                gram = (read[path].T @ read[path]).cpu()
+                name = gram_name(module)
+                sums[name] = sums[name] + gram if name in sums else gram
+        return sums
+
     def _batches(self, data: Batch, client: int, round: int) -> Iterator[Batch]:
         """Pass after pass over the rows, each in an order of its own."""
         epoch = 0
@@ -416,6 +461,15 @@ class ClientWork:
         event = self.manifest.latest(client, time)
         assert event is not None
         return self._rows(event.rows)
+
+
+def controls_of(state: GlobalState) -> dict[str, Tensor]:
+    """The server's control variates, by the names of tensors."""
+    return {
+        name.removeprefix(CONTROL): each
+        for name, each in state.memory.items()
+        if name.startswith(CONTROL)
+    }
 
 
 def _every_tensor(model: AdaptedModel) -> dict[str, Tensor]:

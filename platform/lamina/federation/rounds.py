@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from lamina.core import Part, Summary
-from lamina.federation.aggregators.base import Aggregator
+from lamina.federation.aggregators.base import Aggregator, gram_name, modules_of
 from lamina.federation.checking import Expected, admit
-from lamina.federation.client import Flags, Frame, LocalWork
+from lamina.federation.client import Flags, Frame, LocalWork, controls_of
 from lamina.federation.clock import ClockSettings, Cohort, Load, Plan, VirtualClock
+from lamina.federation.drift import CONTROL, shared_control
 from lamina.federation.optimisers.base import ServerOptimiser
 from lamina.federation.privacy.accounting import Accountant
 from lamina.federation.privacy.secure_sum import SumAbortedError
@@ -51,6 +52,8 @@ class RunSettings:
     """Whether each client serves a model of its own, and is asked for its answers by itself."""
     ids: Mapping[tuple[Part, int], Tensor]
     """By part and task, the ids of its rows, ascending."""
+    controls: bool = False
+    """Whether updates bring changes of control variates (SCAFFOLD)."""
     private: PrivateSum | None = None
     """How updates are combined unseen; None: the aggregator sees each."""
 
@@ -343,6 +346,10 @@ class FederatedRun:
             updates.append(self._brought_up_to_date(update))
         self.tallies.staleness.update(age.values())
         after = self._combined(updates)
+        if settings.controls and updates:
+            controls = shared_control(controls_of(self.state), updates, len(settings.manifest))
+            named = {CONTROL + name: each for name, each in controls.items()}
+            after = replace(after, memory={**after.memory, **named})
         if settings.optimiser is not None:
             after = settings.optimiser.apply(self.state, after)
         if after is not self.state:
@@ -395,7 +402,13 @@ class FederatedRun:
             for name, each in aggregator.laid(state, None, rank).items()
             if aggregator.sends(version, name)
         }
-        return Expected(version, aggregator.phase(version), like, state.digest(), ())
+        sums: list[str] = []
+        if aggregator.needs_grams:
+            sums += [gram_name(module) for module in modules_of(state.tensors)]
+        if self.settings.controls:
+            trained = [name for name in state.tensors if aggregator.trains(version, name)]
+            sums += [CONTROL + name for name in trained]
+        return Expected(version, aggregator.phase(version), like, state.digest(), (), sums)
 
     def _let_in(
         self,

@@ -13,6 +13,7 @@ from lamina.backbones.backbone import load_backbone
 from lamina.config import Job, build_learner, parse_job
 from lamina.core import Samples, Stream, Summary
 from lamina.federation.client import ClientWork, Flags, Frame, Own
+from lamina.federation.drift import CONTROL
 from lamina.federation.privacy.wire import update_to_bytes
 from lamina.federation.rounds import Item
 from lamina.federation.state import GlobalState, Scaling
@@ -146,6 +147,7 @@ class LearningDesk:
                 Scaling(**found["scaling"]),
                 found["seed"],
                 found["ledger"],
+                memory=found["controls"],
             )
             self._remember(key, (state, state.digest()))
         known: tuple[GlobalState, str] = self._known[key]
@@ -170,6 +172,7 @@ def broadcast(state: GlobalState) -> bytes:
         {
             "tensors": dict(state.tensors),
             "ledger": dict(state.ledger),
+            "controls": {n: each for n, each in state.memory.items() if n.startswith(CONTROL)},
             "scaling": scaling,
             "seed": state.seed,
         }
@@ -198,6 +201,7 @@ def client_work(job: Job, backbone: Any, stream: Any, manifest: StreamManifest) 
         manifest=manifest,
         in_step=tasks_at_server(job, manifest),
         backbone=backbone,
+        drift=federation.drift,
         ranks=federation.settings.ranks,
     )
 

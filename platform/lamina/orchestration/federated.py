@@ -172,6 +172,7 @@ def settings_of_run(job: Job, raw: Stream[Samples], manifest: StreamManifest) ->
         ranks=settings.ranks,
         personal=federation.aggregator.keeps_client_state,
         ids=ids,
+        controls=federation.drift.name == "scaffold",
         private=federation.private_sum(len(manifest), job.seed),
     )
 
