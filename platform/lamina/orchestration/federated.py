@@ -197,7 +197,7 @@ def _run(
     central = None
     if job.federation.settings.bounds:
         on_event({"event": "bounds_started"})
-        passes = passes_of(job)
+        passes = passes_of(job, manifest)
         clients = [None, *range(len(manifest))]
         found = pool.call("bound", [(client, passes) for client in clients])
         central, local = found[0], dict(enumerate(found[1:]))
@@ -205,12 +205,18 @@ def _run(
     return Federated(run, sha, manifest, local, central)
 
 
-def passes_of(job: Job) -> float:
-    """How often a client's row of a task is passed over in the rounds of that task, on average."""
+def passes_of(job: Job, manifest: StreamManifest) -> float:
+    """How often a client's row of a task is passed over in the rounds of that task, on average: the
+    budget of the bounds."""
     assert job.federation is not None
-    settings = job.federation.settings
-    share = settings.participation if settings.mode != "buffered" else 1.0
-    return settings.rounds * share * settings.local_epochs
+    settings, number = job.federation.settings, len(manifest)
+    asked = settings.cohort(number)
+    wanted = asked.buffer if settings.mode == "buffered" else asked.size
+    passes = float(settings.local_epochs)
+    if settings.local_steps is not None:
+        sizes = [len(each.rows) for client in range(number) for each in manifest.events(client)]
+        passes = settings.local_steps * job.training.batch_size * len(sizes) / sum(sizes)
+    return settings.rounds * min(wanted / number, 1.0) * passes
 
 
 def _make_desk(mapping: Mapping[str, Any], is_gpu: bool, *shared: Any) -> LearningDesk:
