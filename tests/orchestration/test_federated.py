@@ -9,12 +9,14 @@ from threading import Timer
 
 import pytest
 import ray
+from safetensors.torch import load_file
 
 from lamina.config import parse_job
+from lamina.federation.update import digest_of
 from lamina.orchestration.federated import run_federated
 from lamina.registry import InputError
 from lamina.streams import build_stream
-from watched import RAY
+from watched import RAY, Watched
 
 MODES = {
     "synchronous": {"participation": 0.7},
@@ -141,3 +143,19 @@ def test_what_clients_keep_is_on_disk_and_no_more_than_that(alone, federated_job
     assert kept == set(found.run.own.values())
     assert len(list((tmp_path / "rounds").iterdir())) == 1
     assert (tmp_path / "manifest.json").stat().st_size > 0
+
+
+@pytest.mark.ray
+@RAY[1]
+def test_a_sweep_tries_aggregators_on_the_same_clients(ray_cluster, federated_job, tmp_path):
+    job = federated_job(tmp_path, "synchronous")
+    aggregators = [{"federation": {"aggregator": {"name": name}}} for name in ("fedit", "flora")]
+    sweep = Watched({**job, "sweep": {"variants": aggregators}})
+    assert [row["status"] for row in sweep.rows] == ["finished", "finished"]
+    for row in sweep.rows:
+        assert len(row["reports"]) == 3
+        name = row["mapping"]["federation"]["aggregator"]["name"]
+        alone = federate({**row["mapping"], "output_dir": str(tmp_path / name)}, in_process=True)
+        left = tmp_path / "trials" / row["trial"] / "adapters" / "global.safetensors"
+        assert digest_of(load_file(left)) == alone.sha
+        assert row["reports"][-1]["metrics"]["bytes/up"] > 0

@@ -7,7 +7,6 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
 
 from lamina.cli.progress import Display, display
 from lamina.cli.report import RESULT, show_mlflow, stdout
@@ -34,6 +33,7 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
     (raw,) = check_parts([job])
     # Only a job that is sound is worth the seconds that Ray takes to be imported and started.
     from lamina.orchestration.federated import MANIFEST, run_federated
+    from lamina.orchestration.federated_learner import save_global
     from lamina.orchestration.federated_scribe import FederatedScribe, write_result
 
     scribe = FederatedScribe(job, str(path))
@@ -55,9 +55,7 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
     result = _result(found)
     folder = job.output_dir
     write_result(folder / RESULT_OF_FEDERATION, result)
-    state = found.run.state
-    ledger = {f"ledger:{name}": tensor for name, tensor in state.ledger.items()}
-    save_file({**state.tensors, **ledger}, folder / ADAPTER)
+    save_global(found.run, folder / ADAPTER)
     kept = {folder / ADAPTER: "adapters", folder / MANIFEST: "", folder / RESULT_OF_FEDERATION: ""}
     missing = scribe.finish("finished", result["metrics"], found.run.version, kept)
     if missing:

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lamina.backbones.backbone import load_backbone
+from lamina.backbones.backbone import Backbone, load_backbone
 from lamina.config import Job, build_learner, parse_job
-from lamina.core import Samples, Stream, Summary
+from lamina.core import Batch, Samples, Stream, Summary
 from lamina.federation.client import ClientWork, Flags, Frame, Own
 from lamina.federation.drift import CONTROL
 from lamina.federation.privacy.wire import update_to_bytes
@@ -76,15 +76,11 @@ class LearningDesk:
     """The desk of a job: clients that train adapters on a backbone."""
 
     def __init__(
-        self,
-        mapping: Mapping[str, Any],
-        raw: Stream[Samples],
-        manifest: StreamManifest,
-        device: torch.device,
+        self, job: Job, backbone: Backbone, stream: Stream[Batch], manifest: StreamManifest
     ) -> None:
-        self.job = parse_job(mapping)
-        backbone = load_backbone(self.job.backbone, device)
-        self.work = client_work(self.job, backbone, backbone.encode_stream(raw), manifest)
+        """Desks of several jobs may share the backbone and the stream that it has encoded."""
+        self.job = job
+        self.work = client_work(job, backbone, stream, manifest)
         self._known: dict[str, Any] = {}
 
     def do(self, chunk: Chunk, fetch: Fetch) -> list[Answer]:
@@ -185,7 +181,21 @@ def turned_of(content: bytes) -> tuple[Frame, dict[str, Tensor]]:
     return Frame.of(plain["frame"]), plain["tensors"]
 
 
-def client_work(job: Job, backbone: Any, stream: Any, manifest: StreamManifest) -> ClientWork:
+def desk_of(
+    mapping: Mapping[str, Any],
+    raw: Stream[Samples],
+    manifest: StreamManifest,
+    device: torch.device,
+) -> LearningDesk:
+    """A desk with a backbone of its own."""
+    job = parse_job(mapping)
+    backbone = load_backbone(job.backbone, device)
+    return LearningDesk(job, backbone, backbone.encode_stream(raw), manifest)
+
+
+def client_work(
+    job: Job, backbone: Backbone, stream: Stream[Batch], manifest: StreamManifest
+) -> ClientWork:
     """The work of a job's clients on an encoded stream."""
     assert job.federation is not None, "only a job with a federation has clients"
     federation = job.federation

@@ -1,10 +1,10 @@
 """A federated run from its first round to its last: the state machine, the hosts that do its work,
 and the store that keeps it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lamina.adapters.kinds.lora import LoRA
 from lamina.config import Job
-from lamina.core import Part, Samples, Stream
+from lamina.core import D, Part, Samples, Stream
 from lamina.federation.privacy.wire import update_from_bytes
 from lamina.federation.rounds import EVALUATED, Down, FederatedRun, Reply, RunSettings, Work
 from lamina.federation.state import Scaling
@@ -24,6 +24,7 @@ from lamina.orchestration.desk import (
     LearningDesk,
     broadcast,
     chunks_of,
+    desk_of,
     stops_of,
     turned_of,
 )
@@ -95,7 +96,7 @@ def run_federated(
     )
     if in_process:
         torch.set_num_threads(job.hosts.threads)
-        desk = LearningDesk(job.mapping, raw, manifest, torch.device("cpu"))
+        desk = desk_of(job.mapping, raw, manifest, torch.device("cpu"))
         return _run(job, run, LocalPool(desk), store, manifest, on_event)
     with cluster():
         shared = (ray.put(raw), ray.put(manifest))
@@ -109,19 +110,47 @@ def run_federated(
             pool.close()
 
 
-def drive(
-    run: FederatedRun, pool: Pool, store: RoundStore | None, on_event: Callable[[Event], None]
-) -> None:
-    """Do all that is left of a run, and keep its state after each work."""
+class ClientStore(Protocol):
+    """Where what clients keep is, and where the state of a run is kept."""
+
+    def put(self, content: bytes) -> str:
+        """Keep what a client keeps; returns its digest."""
+        ...
+
+    def get(self, digest: str) -> bytes:
+        """What `digest` names."""
+        ...
+
+    def replaced(self, digest: str | None) -> None:
+        """It is of no use once the next state is kept."""
+        ...
+
+    def keep(self, run: FederatedRun) -> None:
+        """Make the state of a run the last one."""
+        ...
+
+
+def advance(
+    run: FederatedRun, pool: Pool, store: ClientStore
+) -> Iterator[tuple[Work, dict[str, float]]]:
+    """Do all that is left of a run, work by work, and keep its state after each."""
     noticeboard = _Noticeboard(pool)
     while (work := run.work()) is not None:
         chunks, down = noticeboard.chunks(run, work, store)
         replies = [_reply(each, store) for answers in pool.do(chunks) for each in answers]
         before = {client: run.own.get(client) for client in _clients_of(work)}
         metrics = run.apply(work, replies, down)
-        if store is not None:
+        if work.stop.kind == "train":
             _discard(run, work, replies, before, store)
-            store.keep(run.state_dict())
+        store.keep(run)
+        yield work, metrics
+
+
+def drive(
+    run: FederatedRun, pool: Pool, store: ClientStore, on_event: Callable[[Event], None]
+) -> None:
+    """`advance`, told as events."""
+    for work, metrics in advance(run, pool, store):
         on_event(
             {
                 "event": "work_done",
@@ -134,7 +163,7 @@ def drive(
         )
 
 
-def manifest_of(job: Job, raw: Stream[Samples]) -> StreamManifest:
+def manifest_of(job: Job, raw: Stream[D]) -> StreamManifest:
     """The manifest that a job names, or the one that its partition and arrival make."""
     assert job.federation is not None
     federation, settings = job.federation, job.federation.settings
@@ -146,7 +175,7 @@ def manifest_of(job: Job, raw: Stream[Samples]) -> StreamManifest:
     )
 
 
-def settings_of_run(job: Job, raw: Stream[Samples], manifest: StreamManifest) -> RunSettings:
+def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSettings:
     """What the state machine must know of a job."""
     assert job.federation is not None
     federation, settings = job.federation, job.federation.settings
@@ -221,7 +250,7 @@ def passes_of(job: Job, manifest: StreamManifest) -> float:
 
 def _make_desk(mapping: Mapping[str, Any], is_gpu: bool, *shared: Any) -> LearningDesk:
     raw, manifest = shared
-    return LearningDesk(mapping, raw, manifest, torch.device("cuda" if is_gpu else "cpu"))
+    return desk_of(mapping, raw, manifest, torch.device("cuda" if is_gpu else "cpu"))
 
 
 class _Noticeboard:
@@ -232,9 +261,7 @@ class _Noticeboard:
         self._pool = pool
         self._sizes: dict[str, int] = {}
 
-    def chunks(
-        self, run: FederatedRun, work: Work, store: RoundStore | None
-    ) -> tuple[list[Chunk], Down]:
+    def chunks(self, run: FederatedRun, work: Work, store: ClientStore) -> tuple[list[Chunk], Down]:
         """A work cut into chunks, and what each of its clients is sent."""
         versions = {run.version, *run.past, *(item.version for item in work.items)}
         states = {version: f"state {run.frame_number}.{version}" for version in sorted(versions)}
@@ -271,7 +298,7 @@ def _discard(
     work: Work,
     replies: Sequence[Reply],
     before: Mapping[int, str | None],
-    store: RoundStore,
+    store: ClientStore,
 ) -> None:
     """What clients kept until now, and what a refused one wanted to keep, is of no use any more."""
     for item, reply in zip(work.items, replies, strict=True):
@@ -285,19 +312,19 @@ def _clients_of(work: Work) -> list[int]:
     return [item.client for item in work.items if item.client is not None]
 
 
-def _own(run: FederatedRun, store: RoundStore | None, client: int | None) -> bytes | None:
+def _own(run: FederatedRun, store: ClientStore, client: int | None) -> bytes | None:
     digest = None if client is None else run.own.get(client)
-    return None if digest is None or store is None else store.clients.get(digest)
+    return None if digest is None else store.get(digest)
 
 
-def _reply(answer: Answer, store: RoundStore | None) -> Reply:
+def _reply(answer: Answer, store: ClientStore) -> Reply:
     """An answer, read. What cannot be read is damage, which the run counts."""
     if answer.update is None:
         turned = None if answer.turned is None else turned_of(answer.turned)
         return Reply(turned=turned, flags=answer.flags)
     own = None
-    if answer.own is not None and store is not None:
-        own = store.clients.put(answer.own)
+    if answer.own is not None:
+        own = store.put(answer.own)
     try:
         return Reply(update_from_bytes(answer.update), len(answer.update), own)
     except InputError:

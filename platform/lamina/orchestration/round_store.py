@@ -1,10 +1,10 @@
 """A federated run on disk: its state after each work, and what clients keep."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lamina.federation.rounds import FederatedRun
 from lamina.orchestration.payloads import Payloads
 from lamina.registry import InputError
 from lamina.training.checkpoint import pack, unpack
@@ -23,7 +23,7 @@ class RoundStore:
         self._rounds = folder / "rounds"
         self._rounds.mkdir(parents=True, exist_ok=True)
         self._config = config
-        self.clients = Payloads(folder / "clients")
+        self._clients = Payloads(folder / "clients")
         self._frames = Payloads(folder / "frames")
         self._frame: tuple[int, str | None] = (0, None)
         self._stale: set[str] = set()
@@ -48,11 +48,20 @@ class RoundStore:
         digest = state["frame"]
         state["frame"] = None if digest is None else unpack(self._frames.get(digest))
         self._frame = (state["frame_number"], digest)
-        self.clients.keep_only(set(state["own"].values()))
+        self._clients.keep_only(set(state["own"].values()))
         return state
 
-    def keep(self, state: Mapping[str, Any]) -> None:
-        """Make `state` the last one; what only earlier ones name is deleted."""
+    def put(self, content: bytes) -> str:
+        """Keep what a client keeps; returns its digest."""
+        return self._clients.put(content)
+
+    def get(self, digest: str) -> bytes:
+        """What a client keeps."""
+        return self._clients.get(digest)
+
+    def keep(self, run: FederatedRun) -> None:
+        """Make the state of `run` the last one; what only earlier ones name is deleted."""
+        state = run.state_dict()
         number = state["frame_number"]
         if number != self._frame[0]:
             self._frame = (number, self._frames.put(pack(state["frame"])))
@@ -69,7 +78,7 @@ class RoundStore:
             if older != path:
                 older.unlink()
         if self._stale:
-            self.clients.delete(self._stale - set(state["own"].values()))
+            self._clients.delete(self._stale - set(state["own"].values()))
             self._stale = set()
 
     def replaced(self, digest: str | None) -> None:

@@ -8,6 +8,7 @@ import torch
 from lamina.backbones.backbone import Backbone, BackboneSettings, load_backbone
 from lamina.config import Job, build_learner, parse_job
 from lamina.core import Batch, Samples, Stream
+from lamina.orchestration.federated_learner import FederatedLearner
 from lamina.orchestration.identity import digest_of
 from lamina.streams import build_stream
 from lamina.training.learner import Learner
@@ -37,8 +38,9 @@ class Workshop:
         self._backbones: dict[BackboneSettings, Backbone] = {}
         self._streams: dict[tuple[BackboneSettings, str], Stream[Batch]] = {}
 
-    def learner(self, mapping: Mapping[str, Any]) -> Learner:
-        """The learner that a job asks for. Raises InputError when the job cannot be done."""
+    def learner(self, mapping: Mapping[str, Any]) -> Learner | FederatedLearner:
+        """The learner that a job asks for: one that sees all rows, or a federation of several.
+        Raises InputError when the job cannot be done."""
         job = parse_job(mapping)
         backbone = self._backbones.get(job.backbone)
         if backbone is None:
@@ -48,4 +50,6 @@ class Workshop:
         if stream is None:
             raw = self._find_stream(key[1], lambda: stream_of(job))
             stream = self._streams[key] = backbone.encode_stream(raw)
+        if job.federation is not None:
+            return FederatedLearner(job, stream, backbone)
         return build_learner(job, stream, backbone)
