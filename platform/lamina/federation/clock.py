@@ -5,12 +5,13 @@ bytes by bandwidth). So the real work may be done in any order, anywhere: it is 
 of virtual arrival, and who drops out or comes too late is never computed at all.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil, inf
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lamina.core import seed_of
 from lamina.registry import InputError
@@ -174,29 +175,42 @@ class VirtualClock:
         updates have arrived."""
         arrivals: list[Start] = []
         others: list[Start] = []
-        self._refill(cohort.size, clients, version, load_of)
+        known = np.asarray(clients, dtype=np.int64)
+        self._refill(cohort.size, known, version, load_of, [])
         while len(arrivals) < cohort.buffer and self.in_flight:
             first = min(self.in_flight, key=_arrival)
             self.in_flight.remove(first)
             self.time = max(self.time, first.end)
             (arrivals if first.fate == "arrives" else others).append(first)
-            # A round's own arrivals stay away until it is over: none is in a buffer twice.
-            here = {each.client for each in arrivals}
-            free = [client for client in clients if client not in here]
             if len(arrivals) < cohort.buffer:
-                self._refill(cohort.size, free, version, load_of)
+                # A round's own arrivals stay away until it is over: none is in a buffer twice.
+                here = [each.client for each in arrivals]
+                self._refill(cohort.size, known, version, load_of, here)
         return Plan(tuple(arrivals), tuple(others), self.time)
 
-    def _refill(self, size: int, clients: Sequence[int], version: int, load_of: LoadOf) -> None:
+    def _refill(
+        self,
+        size: int,
+        clients: NDArray[np.int64],
+        version: int,
+        load_of: LoadOf,
+        away: Sequence[int],
+    ) -> None:
+        """Give work to as many as are missing, of those that have none and are not `away`."""
         missing = size - len(self.in_flight)
-        busy = {each.client for each in self.in_flight}
-        idle = [client for client in clients if client not in busy]
-        if missing > 0 and idle:
-            for client in self._choose(idle, missing, None, self.num_starts):
-                self.in_flight.append(self._start(client, version, load_of(client)))
+        if missing <= 0:
+            return
+        busy = [*away, *(each.client for each in self.in_flight)]
+        idle = clients[~np.isin(clients, busy)]
+        for client in self._choose(idle, missing, None, self.num_starts):
+            self.in_flight.append(self._start(client, version, load_of(client)))
 
     def _choose(
-        self, clients: Collection[int], number: int, share: float | None, moment: int
+        self,
+        clients: Sequence[int] | NDArray[np.int64],
+        number: int,
+        share: float | None,
+        moment: int,
     ) -> list[int]:
         """Who is asked: `number` of those available, or each with probability `share`; in order."""
         random = np.random.default_rng(seed_of(self.seed, "participation", moment))

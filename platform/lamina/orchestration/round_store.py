@@ -63,7 +63,8 @@ class RoundStore:
         """Make the state of `run` the last one; what only earlier ones name is deleted."""
         state = run.state_dict()
         number = state["frame_number"]
-        if number != self._frame[0]:
+        is_new = number != self._frame[0] and state["frame"] is not None
+        if is_new:
             self._frame = (number, self._frames.put(pack(state["frame"])))
         plain = {"config": self._config, "state": {**state, "frame": self._frame[1]}}
         path = self._rounds / f"{state['place']:06d}.safetensors"
@@ -77,6 +78,8 @@ class RoundStore:
         for older in self._rounds.glob("*.safetensors"):
             if older != path:
                 older.unlink()
+        if is_new and self._frame[1] is not None:
+            self._frames.keep_only({self._frame[1]})
         if self._stale:
             self._clients.delete(self._stale - set(state["own"].values()))
             self._stale = set()
