@@ -161,6 +161,8 @@ def test_a_round_without_updates_changes_nothing(manifest):
     metrics = do_round_of_nobody(run)
     assert run.state is before
     assert metrics["missing"] == 4
+    assert run.tallies.up.tolist() == [0] * 4
+    assert run.tallies.down.tolist() == [1000] * 4
     assert run.version == 1
 
 

@@ -354,6 +354,8 @@ class FederatedRun:
             after = settings.optimiser.apply(self.state, after)
         if after is not self.state:
             count(self.tallies.included, (self._numbers[name] for name in after.included))
+        for each in plan.others:
+            self.tallies.down[each.client] += down.state
         self._count([*plan.arrivals, *plan.others])
         self._remember(work.stop)
         self.state = after
