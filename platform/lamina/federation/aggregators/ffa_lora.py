@@ -3,8 +3,8 @@ averaged.
 
 Sent: B and whatever is no LoRA factor. Kept at the client: nothing. With A common the mean of B A
 is the mean B times A, so the aggregate is exact, and noise added for privacy enters linearly. All
-clients must hold the same A bit for bit: the `base` of an update says so. Differs from the paper:
-heads are trained too.
+clients must hold the same A bit for bit: the `base` of an update says so. Heads are trained
+and averaged too; whether the paper's are, we did not see.
 """
 
 from dataclasses import dataclass

@@ -1,11 +1,11 @@
 """FlexLoRA (Bai et al., 2024): the weighted sum of the clients' updates is cut to a low rank,
 and every client gets as much of it as its own rank holds.
 
-Sent: all that is trained. Kept at the client: nothing. Ranks may differ. Differs from the paper:
-the SVD is of the stacked factors (QR and a small SVD), never of a dense matrix; B = U S and
-A = V^T, so that a direction of singular value zero can still be learned; and by default a rank
-slice is weighted by the clients that have it, against rank collapse (raFLoRA, Wu et al., 2026), as
-a client of rank 2 says nothing of the third term.
+Sent: all that is trained. Kept at the client: nothing. Ranks may differ. B = U S and A = V^T, so
+that a direction of singular value zero can still be learned; how the paper splits S, we did not
+see. Differs from the paper: the SVD is of the stacked factors (QR and a small SVD), unless they are
+larger than the matrix; and by default a rank slice is weighted by the clients that have it, against
+rank collapse (raFLoRA, Wu et al., 2026), as a client of rank 2 says nothing of the third term.
 """
 
 from collections.abc import Sequence

@@ -32,7 +32,7 @@ from lamina.federation.update import ClientUpdate, Tensors
 @dataclass(frozen=True)
 class LoRM(LinearAggregator):
     """A += (sum (A_i - A) G_i) (sum G_i)^+ in odd rounds, B += (sum (B_i - B) A G_i A^T)
-    (A sum G_i A^T)^+ in even ones (eq. 8 and 9), with G_i = X_i^T X_i."""
+    (A sum G_i A^T)^+ in even ones, with G_i = X_i^T X_i."""
 
     phases: ClassVar[tuple[str, ...]] = ("b", "a")
     needs_lora: ClassVar[bool] = True

@@ -4,7 +4,8 @@ with B frozen.
 Sent: the factor of the round, and whatever is no LoRA factor. Kept at the client: nothing. With the
 other factor common the aggregate is exact, and a round sends half. B comes first, as A has no
 gradient while B is zero. An update of the other phase, or from another frozen factor, does not mix:
-its `phase` and `base` tell. Differs from the paper: heads are trained in every round.
+its `phase` and `base` tell. Heads are trained in every round; whether the paper's are, we did not
+see.
 """
 
 from dataclasses import dataclass
