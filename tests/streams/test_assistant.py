@@ -126,3 +126,29 @@ def test_a_language_with_too_few_intents_is_refused():
 def test_too_few_sentences_per_intent_are_refused():
     with pytest.raises(InputError, match=r"^stream\.sentences_per_intent: 2 is too few"):
         Assistant(sentences_per_intent=2)
+
+
+def test_rooms_are_those_that_sentences_name(table):
+    rooms = Counter(table.owners["room"])
+    assert {"kitchen", "nursery", "anywhere"} <= set(rooms)
+    for text, room in zip(table.values, table.owners["room"], strict=True):
+        assert room == "anywhere" or room in text
+
+
+def test_several_languages_share_their_intents_and_keep_forms_together():
+    table = Assistant(language=("en", "de"), sentences_per_intent=12).load(seed=0)
+    english = Assistant(sentences_per_intent=12).load(seed=0)
+    assert Counter(table.owners["language"]).keys() == {"en", "de"}
+    assert set(english.classes) <= set(table.classes)
+    assert len({text.casefold() for text in table.values}) == len(table)
+    part_of: dict[str, str] = {}
+    for each in make_stream(table, CLASS_INCREMENTAL, seed=0).experiences:
+        for part in PARTS:
+            for row in each.part(part).ids.tolist():
+                assert part_of.setdefault(table.templates[row], part) == part
+
+
+@pytest.mark.parametrize("language", [(), ("en", "en")])
+def test_a_list_of_languages_without_different_ones_is_refused(language):
+    with pytest.raises(InputError, match=r"^stream\.language: .* a list of different ones"):
+        Assistant(language=language)

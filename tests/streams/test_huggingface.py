@@ -62,6 +62,13 @@ def test_a_file_of_any_kind_gives_the_same_table_and_no_noise(kind, tmp_path, ca
     assert list(table.classes) == ["ask", "tell"]
 
 
+def test_a_column_says_whom_rows_belong_to(tmp_path):
+    path = write(tmp_path, "csv")
+    table = HuggingFace(path=path, text_column="text", client_column="topic").load(seed=0)
+    assert table.owners == {"topic": [row["topic"] for row in ROWS]}
+    assert HuggingFace(path=path, text_column="text").load(seed=0).owners == {}
+
+
 def test_progress_bars_are_as_they_were_afterwards(tmp_path):
     before = datasets.are_progress_bars_disabled()
     HuggingFace(path=write(tmp_path, "csv"), text_column="text").load(seed=0)
@@ -145,6 +152,7 @@ def test_numbers_are_classes_in_numerical_order(tmp_path):
         ({"text_column": "txt"}, r"stream\.text_column: 'txt' is unknown; did you mean 'text'\?"),
         ({"label_column": "lable"}, r"stream\.label_column: 'lable' is .* did you mean 'label'\?"),
         ({"task_column": "topics"}, r"stream\.task_column: 'topics' is .* did you mean 'topic'\?"),
+        ({"client_column": "user"}, r"stream\.client_column: 'user' is unknown"),
         ({"text_column": "number"}, r"stream\.text_column: 'number' has no texts but .*int64"),
         (
             {"path": "holes.csv"},

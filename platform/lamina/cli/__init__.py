@@ -1,9 +1,9 @@
-"""The command line: `lamina run | sweep | strategies | report`, and of a sweep that runs, `trials |
-stop | pause | resume | fork`.
+"""The command line: `lamina run | sweep | federate | strategies | report`, and of a sweep that is
+running, `trials | stop | pause | resume | fork`.
 
 Each command imports what it needs when it is called, so that `lamina --help` is there at once and
-only what concerns a sweep knows Ray. What is wrong with the input is said on stderr, a line each,
-and the exit code is 2.
+only what concerns a sweep or a federation knows Ray. What is wrong with the input is said on
+stderr, a line each, and the exit code is 2.
 """
 
 from pathlib import Path
@@ -63,6 +63,21 @@ def sweep(job: Path, overrides: tuple[str, ...], plan: bool) -> None:
     from lamina.cli.sweep import sweep_job
 
     sweep_job(job, overrides, plan)
+
+
+@main.command()
+@_job
+@_overrides
+@click.option("--in-process", is_flag=True, help="Without Ray: one backbone, in this process.")
+def federate(job: Path, overrides: tuple[str, ...], in_process: bool) -> None:
+    """Run the federation of JOB: clients with rows of their own, in rounds.
+
+    A run that was interrupted goes on where it was. FILE is a job file laid over it; KEY=VALUE sets
+    a dotted key of the job: federation.participation=0.2
+    """
+    from lamina.cli.federate import federate_job
+
+    federate_job(job, overrides, in_process)
 
 
 @main.command()

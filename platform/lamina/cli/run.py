@@ -47,6 +47,11 @@ def run_job(path: Path, overrides: Sequence[str]) -> None:
     """
     console = stdout()
     job = load_job(path, overrides)
+    if job.federation is not None:
+        raise InputError(
+            f"federation: {str(path)!r} is for `lamina federate`, or for `lamina sweep` (allowed "
+            "here: null, which trains one learner on all rows)"
+        )
     trial = lone_trial(job, read_overrides(overrides))
     (raw,) = check_parts([trial.job])
     learner = _learner(trial.job, raw)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lamina.adapters.base import AdapterKind
 from lamina.backbones.backbone import BackboneSettings
+from lamina.config.federation import SECTION, Federation, not_together, read_federation
 from lamina.config.fields import ConfigError, Unfit, read_fields, settings_of, unknown_key
 from lamina.config.overrides import NAMED_BY, SPACE, dotted, laid_over, nested
 from lamina.config.reading import Plain, is_job_file, read_job_file, read_overrides, shown
@@ -132,6 +133,8 @@ class Job:
     memory: Policy | None
     """None too where the strategy has no use for one (see `unused`)."""
     training: TrainingSettings
+    federation: Federation | None
+    """None where one learner sees all rows."""
     sweep: SweepSettings | None
     hosts: HostSettings
     tracking: TrackingSettings
@@ -169,6 +172,8 @@ class Job:
             values = {key: every[key] for key in settings_of(type(settings))}
             named = {by: self.mapping[section][by]} if by else {}
             filled[section] = {**named, **values}
+        if self.federation is not None:
+            filled[SECTION] = self.federation.plain()
         plain: Plain = json.loads(json.dumps(filled, default=str))
         return plain
 
@@ -226,6 +231,7 @@ def parse_job(mapping: Mapping[str, Any]) -> Job:
         "strategy": read_member("strategy", given, problems),
         "memory": read_member("memory", given, problems, optional=True),
         "training": _read(TrainingSettings, "training", given, problems),
+        SECTION: read_federation(given.get(SECTION), problems),
         "sweep": _read_sweep(given, problems),
         "hosts": _read(HostSettings, "hosts", given, problems),
         "tracking": _read(TrackingSettings, "tracking", given, problems),
@@ -317,6 +323,13 @@ def _fit_to_strategy(sections: Plain, given: Plain, problems: list[str]) -> None
     if sections["training"] is not None:
         problems.extend(_probes(sections["training"], cls, name))
     adapter = sections["adapter"]
+    federation, training = sections[SECTION], sections["training"]
+    if federation is not None and training is not None:
+        kind_name = None if adapter is None else adapter.name
+        one_pass = scenario is not None and scenario.one_pass
+        problems.extend(
+            not_together(federation, name, sections["strategy"], kind_name, training, one_pass)
+        )
     kind = NO_ADAPTER if adapter is None else adapter.name
     if cls.adapters is not None and kind not in cls.adapters and "adapter" not in broken:
         said = "adapter: null" if adapter is None else f"adapter.kind: {kind!r}"

@@ -7,7 +7,16 @@ from lamina.config.reading import Plain, shown
 
 SPACE = "sweep.space"
 """Below this key names are dotted keys themselves, and a value is one thing: how its key varies."""
-NAMED_BY = {"stream": "name", "adapter": "kind", "strategy": "name", "memory": "policy"}
+NAMED_BY = {
+    "stream": "name",
+    "adapter": "kind",
+    "strategy": "name",
+    "memory": "policy",
+    "federation.partition": "kind",
+    "federation.arrival": "kind",
+    "federation.aggregator": "name",
+    "federation.server_optimiser": "name",
+}
 """The sections whose remaining keys depend on what this key names."""
 
 
@@ -84,13 +93,14 @@ def _deeper(base: Plain, over: Plain, path: str) -> Plain:
     for key, given in over.items():
         old = base.get(key)
         if isinstance(old, dict) and isinstance(given, dict) and path != SPACE:
-            if f"{path}.{key}" in _NAMED_IN_SWEEP and given.get("name") != old.get("name"):
-                old = {} if "name" in given else old
+            by = _NAMED_BELOW.get(f"{path}.{key}")
+            if by in given and given[by] != old.get(by):
+                old = {}
             result[key] = _deeper(old, given, f"{path}.{key}")
         else:
             result[key] = given
     return result
 
 
-_NAMED_IN_SWEEP = ("sweep.scheduler", "sweep.searcher")
+_NAMED_BELOW = {**NAMED_BY, "sweep.scheduler": "name", "sweep.searcher": "name"}
 """Where another name makes the old arguments meaningless."""

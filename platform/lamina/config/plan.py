@@ -15,7 +15,17 @@ from lamina.config.reading import Plain, shown
 from lamina.config.sections import FAMILIES, has_setting, stays
 from lamina.config.space import Domain
 
-VARYING = ("seed", "stream", "scenario", "backbone", "adapter", "strategy", "memory", "training")
+VARYING = (
+    "seed",
+    "stream",
+    "scenario",
+    "backbone",
+    "adapter",
+    "strategy",
+    "memory",
+    "training",
+    "federation",
+)
 """The keys and sections that a trial depends on, and so the only ones that may vary."""
 
 _NAMING = {f"{section}.{by}" for section, by in NAMED_BY.items()}

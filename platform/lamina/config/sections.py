@@ -9,14 +9,22 @@ from lamina.adapters.base import AdapterKind
 from lamina.config.fields import read_fields, settings_of
 from lamina.config.overrides import NAMED_BY
 from lamina.config.reading import shown
+from lamina.federation.aggregators import aggregator_class, aggregator_names
+from lamina.federation.aggregators.base import Aggregator
+from lamina.federation.optimisers import server_optimiser_class, server_optimiser_names
+from lamina.federation.optimisers.base import ServerOptimiser
 from lamina.memory import policy_class, policy_names
 from lamina.memory.base import Policy
 from lamina.registry import InputError
 from lamina.strategies import strategy_class, strategy_names
 from lamina.strategies.base import Strategy
 from lamina.streams import Source, source_class, source_names
+from lamina.streams.arrivals import Arrival, arrival_class, arrival_names
+from lamina.streams.partitioners import Partitioner, partitioner_class, partitioner_names
 
-Member = Source | AdapterKind | Strategy | Policy
+Member = (
+    Source | AdapterKind | Strategy | Policy | Partitioner | Arrival | Aggregator | ServerOptimiser
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,10 @@ FAMILIES = {
     "adapter": Family(kind_names, kind_class),
     "strategy": Family(strategy_names, strategy_class),
     "memory": Family(policy_names, policy_class),
+    "federation.partition": Family(partitioner_names, partitioner_class),
+    "federation.arrival": Family(arrival_names, arrival_class),
+    "federation.aggregator": Family(aggregator_names, aggregator_class),
+    "federation.server_optimiser": Family(server_optimiser_names, server_optimiser_class),
 }
 
 
@@ -39,9 +51,10 @@ def read_member(
     section: str, given: Mapping[str, Any], problems: list[str], optional: bool = False
 ) -> Any:
     """The object that a section says, or None after adding a line to `problems` for each thing that
-    is wrong; None too for an optional section that is null or not there."""
+    is wrong; None too for an optional section that is null or not there. `given` is the mapping
+    that the section is in."""
     family, by = FAMILIES[section], NAMED_BY[section]
-    settings = given.get(section)
+    settings = given.get(section.rpartition(".")[2])
     if settings is None and optional:
         return None
     if settings is None:

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import ray
 
+from lamina.orchestration.federated_learner import FederatedLearner
 from lamina.orchestration.host import HostSpec
 from lamina.orchestration.store import Claim
 from lamina.orchestration.store_client import Answer
@@ -33,7 +34,7 @@ class Crew:
         self._cohort = Cohort(most_rows=1)
         self._size = 1
         self._claims: dict[str, Claim] = {}
-        self._learners: dict[str, Learner] = {}
+        self._learners: dict[str, Learner | FederatedLearner] = {}
         self._answers: dict[Answer, str] = {}
         """Of the store, on whether to go on, by trial."""
 
@@ -121,7 +122,7 @@ class Crew:
             self._store.fail(trial, "".join(traceback.format_exception(error)))
 
 
-def adapter_files(learner: Learner) -> dict[str, bytes]:
+def adapter_files(learner: Learner | FederatedLearner) -> dict[str, bytes]:
     """What `Learner.save_adapters` writes, by path."""
     with TemporaryDirectory(prefix="lamina-adapters-") as name:
         folder = Path(name)

@@ -9,6 +9,7 @@ from lamina.adapters.kinds.lora import LoRA
 from lamina.backbones.backbone import Backbone, BackboneSettings, load_backbone
 from lamina.config import HostSettings, Job, build_learner, keep_features, parse_job
 from lamina.core import Batch, Samples, Stream
+from lamina.orchestration.federated_learner import FederatedLearner
 from lamina.orchestration.identity import digest_of
 from lamina.streams import build_stream
 from lamina.training.cohort import shared
@@ -42,11 +43,13 @@ class Workshop:
         self._streams: dict[tuple[BackboneSettings, str], Stream[Batch]] = {}
         self._sizes: dict[Hashable, int] = {}
 
-    def learner(self, mapping: Mapping[str, Any]) -> Learner:
-        """The learner that a job asks for, able to join a cohort. Raises InputError when the job
-        cannot be done."""
+    def learner(self, mapping: Mapping[str, Any]) -> Learner | FederatedLearner:
+        """The learner that a job asks for: one that sees all rows, able to join a cohort, or a
+        federation of several. Raises InputError when the job cannot be done."""
         job = parse_job(mapping)
         backbone, stream = self._found(job)
+        if job.federation is not None:
+            return FederatedLearner(job, stream, backbone)
         return build_learner(job, stream, shared(backbone))
 
     def packing(self, mapping: Mapping[str, Any]) -> tuple[int, int]:
@@ -54,7 +57,8 @@ class Workshop:
         worth running together. Found out on a batch of its stream, once for all that are alike."""
         job = parse_job(mapping)
         most = self._hosts.cohort or MOST_PACKED
-        if not job.strategy.takes_gradient_steps(job.adapter is not None):
+        takes_steps = job.strategy.takes_gradient_steps(job.adapter is not None)
+        if job.federation is not None or not takes_steps:
             return self._hosts.cohort or 1, job.training.batch_size
         backbone, stream = self._found(job)
         key = (job.backbone, job.adapter, job.training.batch_size, stream.name)

@@ -1,4 +1,5 @@
-"""Where tasks come from: a source gives labelled rows, a scenario makes a stream of them."""
+"""Where tasks come from: a source gives labelled rows, a scenario makes a stream of them, and a
+manifest deals it out to clients."""
 
 from lamina import registry
 from lamina.core import Samples, Stream

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -29,6 +29,9 @@ class Table:
     """N official parts; None where the source has no split of its own."""
     templates: Sequence[str] | None = None
     """N keys; rows with the same key are variants of each other, which no carved part divides."""
+    owners: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By name, N values of what each row belongs to (a language, a room, a user): the natural
+    clients of a federation."""
 
     def __len__(self) -> int:
         return len(self.labels)

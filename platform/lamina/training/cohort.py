@@ -9,9 +9,9 @@ code, and packing changes a result by no more than the rounding of float sums.
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from greenlet import getcurrent, greenlet
@@ -45,10 +45,18 @@ class _Backward:
     keep: bool
 
 
+class Learns(Protocol):
+    """What can be a member: a `Learner`, or whatever else learns task by task."""
+
+    def learn(self) -> Iterator[TaskReport]:
+        """Learn the tasks that are left, one for each report."""
+        ...
+
+
 class _Member:
     """A learner in its greenlet."""
 
-    def __init__(self, name: str, learner: Learner) -> None:
+    def __init__(self, name: str, learner: Learns) -> None:
         self.name = name
         self.asks: _Forward | _Backward | Boundary | None = None
         """What it waits for; None: to be told to go on."""
@@ -57,7 +65,8 @@ class _Member:
         self._spent = 0.0
         self._since: float | None = None
         self._grad = True
-        learner.scores.clock = self.seconds
+        if isinstance(learner, Learner):
+            learner.scores.clock = self.seconds
 
     def seconds(self) -> float:
         """What it took: its own code, and its share of what was run together."""
@@ -140,8 +149,8 @@ class Cohort:
         """Whether some learner does not stand at a boundary."""
         return any(not isinstance(each.asks, Boundary) for each in self._members.values())
 
-    def add(self, name: str, learner: Learner) -> None:
-        """Let a learner take part, whose backbone is `shared`."""
+    def add(self, name: str, learner: Learns) -> None:
+        """Let a learner take part; one whose backbone is `shared` is packed with others."""
         self._members[name] = _Member(name, learner)
 
     def go_on(self, name: str) -> None:

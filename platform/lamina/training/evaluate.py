@@ -18,11 +18,11 @@ def accuracy_row(
     batch_size: int,
 ) -> Row:
     """Accuracy on every task's part; None where the head does not know all of the task's classes
-    yet."""
+    yet, and where the part has no rows (a client need not have some of every task)."""
     known = model.num_classes()
     return [
         accuracy(strategy, model, each.part(part), told(stream, each.task), batch_size)
-        if max(each.task.classes) < known
+        if max(each.task.classes) < known and len(each.part(part))
         else None
         for each in stream.experiences
     ]

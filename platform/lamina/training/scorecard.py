@@ -140,7 +140,8 @@ class Scorecard:
     def _price_a_prediction(self, task: int) -> None:
         """Forwards of the backbone that a row costs, and their operations if that has changed."""
         experience = self._stream.experiences[task]
-        few, known = self._few(experience.test), told(self._stream, experience.task)
+        rows = experience.test if len(experience.test) else experience.train
+        few, known = self._few(rows), told(self._stream, experience.task)
         predict = partial(self._strategy.predict, self._model, few.inputs, known)
         backbone = self._model.backbone
         with backbone.by_itself(whole=True), backbone.counting_rows() as count:

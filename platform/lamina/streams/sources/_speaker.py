@@ -25,9 +25,12 @@ class Speaker:
         self._household = household
         self._random = random
         self._parsed: dict[str, Any] = {}
+        self.room: str | None = None
+        """The room that the last sentence was about, if any."""
 
     def say(self, template: str, domain: str) -> str:
         """A sentence of `template` about a device of `domain`."""
+        self.room = None
         return " ".join(self._expand(self._parse(template), domain).split())
 
     def _parse(self, template: str) -> Any:
@@ -55,6 +58,12 @@ class Speaker:
         return "".join(self._expand(item, domain) for item in items)
 
     def _fill(self, slot: str, domain: str) -> str:
+        value = self._value(slot, domain)
+        if slot == "area":
+            self.room = value
+        return value
+
+    def _value(self, slot: str, domain: str) -> str:
         """A value for a slot: of the household, a plausible number, or what the language lists."""
         for key in (f"{slot}/{domain}", slot):
             if key in self._household:

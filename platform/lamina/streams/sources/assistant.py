@@ -43,6 +43,9 @@ _FEWEST_FORMS = 3
 """One for each of train, validation and test."""
 
 _FEWEST_INTENTS = 4
+_NO_ROOM = "anywhere"
+"""Where a sentence is said that names no room."""
+
 _TRIES = 20
 """Draws without a new sentence after which a template counts as exhausted."""
 
@@ -59,15 +62,22 @@ class Assistant(Source):
     area", "a light by its name"), and forms are what a split keeps together: what is tested is
     asked in a form that was never trained, so nothing leaks. Only an intent of fewer than three
     forms is split by its single templates. English has a household of its own; the others use names
-    that most languages understand.
+    that most languages understand. Of several languages, intents are the same classes, and forms
+    are kept together across them. The natural clients of a federation are `language` and `room`.
     """
 
-    language: str = "en"
-    """A language of `home-assistant-intents`: en, de, pt-BR, zh-CN ..."""
+    language: str | tuple[str, ...] = "en"
+    """A language of `home-assistant-intents` (en, de, pt-BR, zh-CN ...), or several."""
     sentences_per_intent: int = 80
-    """At most this many different sentences of each intent, spread evenly over its templates."""
+    """At most this many different sentences of each intent in each language, spread evenly over its
+    templates."""
 
     def __post_init__(self) -> None:
+        if not self._languages or len(set(self._languages)) < len(self._languages):
+            raise InputError(
+                f"stream.language: {list(self._languages)!r} is not allowed "
+                "(allowed: a language, or a list of different ones)"
+            )
         if self.sentences_per_intent < _FEWEST_FORMS:
             raise InputError(
                 f"stream.sentences_per_intent: {self.sentences_per_intent} is too few "
@@ -84,27 +94,19 @@ class Assistant(Source):
 
         Raises InputError for an unknown language, and for one with too few intents to tell apart.
         """
-        package = demo_module("home_assistant_intents", self.name)
-        if self.language not in package.get_languages():
-            raise unknown("stream.language", self.language, package.get_languages())
-        data = package.get_intents(self.language)
-        random = Random(seed_of(seed, "stream", self.name, self.language))
-        household = HOUSEHOLDS.get(self.language, ANYWHERE)
-        speaker = Speaker(data["lists"], data["expansion_rules"], household, random)
-        intents = _intents(data["intents"], package.get_intent_info())
-        drawn = [
-            sentence
-            for intent in intents
-            for sentence in _draw(intent, speaker, self.sentences_per_intent, random)
-        ]
-        sentences = _with_enough_forms(_unambiguous(drawn))
+        task: dict[str, str] = {}
+        drawn: list[_Sentence] = []
+        for language in self._languages:
+            intents, sentences = self._say(language, seed)
+            task = {intent.label: intent.task for intent in intents} | task
+            drawn += sentences
+        sentences = _with_enough_forms(_once(_unambiguous(drawn)))
         labels = list(dict.fromkeys(sentence.label for sentence in sentences))
         if len(labels) < _FEWEST_INTENTS:
             raise InputError(
                 f"stream.language: {self.language!r} has {len(labels)} intents of "
                 f"{_FEWEST_FORMS} templates or more, and {_FEWEST_INTENTS} are needed"
             )
-        task = {intent.label: intent.task for intent in intents}
         return Table(
             modality=self.modality,
             values=[sentence.text for sentence in sentences],
@@ -112,7 +114,31 @@ class Assistant(Source):
             classes=labels,
             groups=[task[sentence.label] for sentence in sentences],
             templates=[sentence.key for sentence in sentences],
+            owners={
+                "language": [sentence.language for sentence in sentences],
+                "room": [sentence.room for sentence in sentences],
+            },
         )
+
+    @property
+    def _languages(self) -> tuple[str, ...]:
+        return (self.language,) if isinstance(self.language, str) else self.language
+
+    def _say(self, language: str, seed: int) -> tuple[list["_Intent"], list["_Sentence"]]:
+        """The intents of a language, and sentences of each."""
+        package = demo_module("home_assistant_intents", self.name)
+        if language not in package.get_languages():
+            raise unknown("stream.language", language, package.get_languages())
+        data = package.get_intents(language)
+        random = Random(seed_of(seed, "stream", self.name, language))
+        household = HOUSEHOLDS.get(language, ANYWHERE)
+        speaker = Speaker(data["lists"], data["expansion_rules"], household, random)
+        intents = _intents(data["intents"], package.get_intent_info())
+        return intents, [
+            sentence
+            for intent in intents
+            for sentence in _draw(intent, speaker, self.sentences_per_intent, language, random)
+        ]
 
 
 @dataclass(frozen=True)
@@ -138,6 +164,8 @@ class _Sentence:
     label: str
     template: str
     form: str
+    language: str
+    room: str
     key: str = ""
     """Its form or its template: what a split keeps together."""
 
@@ -173,7 +201,9 @@ def _domain(name: str, otherwise: str, block: Mapping[str, Any]) -> str:
     return same.pop() if len(same) == 1 else _DEVICE
 
 
-def _draw(intent: _Intent, speaker: Speaker, most: int, random: Random) -> list[_Sentence]:
+def _draw(
+    intent: _Intent, speaker: Speaker, most: int, language: str, random: Random
+) -> list[_Sentence]:
     """At most `most` different sentences, one of each template in turn."""
     drawn: dict[str, _Sentence] = {}
     templates = random.sample(intent.templates, len(intent.templates))
@@ -186,7 +216,8 @@ def _draw(intent: _Intent, speaker: Speaker, most: int, random: Random) -> list[
             else:
                 templates.remove(template)
                 continue
-            sentence = _Sentence(text, intent.label, template.text, template.form)
+            room = speaker.room or _NO_ROOM
+            sentence = _Sentence(text, intent.label, template.text, template.form, language, room)
             drawn[text.casefold()] = sentence
             if len(drawn) == most:
                 return list(drawn.values())
@@ -199,6 +230,14 @@ def _unambiguous(sentences: Sequence[_Sentence]) -> list[_Sentence]:
     for sentence in sentences:
         labels.setdefault(sentence.text.casefold(), set()).add(sentence.label)
     return [each for each in sentences if len(labels[each.text.casefold()]) == 1]
+
+
+def _once(sentences: Sequence[_Sentence]) -> list[_Sentence]:
+    """What two languages say in the same words is the first one's."""
+    first: dict[str, _Sentence] = {}
+    for sentence in sentences:
+        first.setdefault(sentence.text.casefold(), sentence)
+    return list(first.values())
 
 
 def _with_enough_forms(sentences: Sequence[_Sentence]) -> list[_Sentence]:

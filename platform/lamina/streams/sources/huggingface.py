@@ -36,6 +36,9 @@ class HuggingFace(Source):
     """The column of classes: class labels, texts or numbers."""
     task_column: str | None = None
     """The column of natural tasks (topics, domains), if there is one."""
+    client_column: str | None = None
+    """The column of whom a row belongs to (a user, a site), if there is one: the natural clients of
+    a federation."""
     train_split: str = "train"
     """The split to train on; a single file is one split called `train`."""
     validation_split: str | None = None
@@ -67,6 +70,7 @@ class HuggingFace(Source):
         values: list[Any] = []
         labels: list[Any] = []
         groups: list[str] = []
+        owners: list[str] = []
         parts: list[Part] = []
         for part, split in chosen.items():
             data = splits[split]
@@ -77,6 +81,8 @@ class HuggingFace(Source):
             labels += _labels(data, self.label_column)
             if self.task_column is not None:
                 groups += map(str, _filled(data, "task_column", self.task_column))
+            if self.client_column is not None:
+                owners += map(str, _filled(data, "client_column", self.client_column))
             parts += [part] * len(data)
         texts = values if self.text_column is not None else None
         return Table(
@@ -87,6 +93,7 @@ class HuggingFace(Source):
             groups=groups or None,
             parts=parts,
             templates=texts and [" ".join(text.casefold().split()) for text in texts],
+            owners={} if self.client_column is None else {self.client_column: owners},
         )
 
     def _chosen(self, splits: Mapping[str, Any]) -> dict[Part, str]:
@@ -105,7 +112,7 @@ class HuggingFace(Source):
         return chosen
 
     def _check_columns(self, data: Any) -> None:
-        for key in ("text_column", "image_column", "label_column", "task_column"):
+        for key in ("text_column", "image_column", "label_column", "task_column", "client_column"):
             column = getattr(self, key)
             if column is not None and column not in data.column_names:
                 raise unknown(f"stream.{key}", column, data.column_names)

@@ -1,0 +1,220 @@
+"""`lamina federate`: clients that keep their rows, round by round, and what they reach together."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from lamina.cli.progress import Display, display
+from lamina.cli.report import RESULT, show_mlflow, stdout
+from lamina.config import check_parts, load_job
+from lamina.evaluation.fairness import mean_over_clients
+from lamina.registry import InputError
+
+ADAPTER = "global.safetensors"
+_MOST_CLIENTS = 20
+"""So many are shown one by one."""
+
+
+def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None:
+    """Run a job's federation, from where an earlier run stopped, and show what came out.
+
+    In the output folder: result.json, the final global tensors, the stream manifest, events.jsonl.
+    """
+    console = stdout()
+    job = load_job(path, overrides)
+    if job.federation is None:
+        raise InputError(
+            f"federation: missing in {str(path)!r} (allowed: a mapping; see jobs/federated_*.yaml)"
+        )
+    (raw,) = check_parts([job])
+    # Only a job that is sound is worth the seconds that Ray takes to be imported and started.
+    from lamina.orchestration.federated import MANIFEST, run_federated
+    from lamina.orchestration.federated_learner import save_global
+    from lamina.orchestration.federated_scribe import FederatedScribe, write_result
+
+    scribe = FederatedScribe(job, str(path))
+    for section, why in job.unused.items():
+        console.print(f"{section} changes nothing: {why}", markup=False)
+    missing = None
+    try:
+        with display(console, 0) as shown:
+            progress = _Progress(shown, raw.scenario, raw.name)
+
+            def tell(event: Mapping[str, Any]) -> None:
+                scribe(event)
+                progress(event)
+
+            found = run_federated(job, raw, tell, in_process=in_process)
+    except BaseException as error:
+        scribe.finish("stopped" if isinstance(error, KeyboardInterrupt) else "failed", {}, 0, {})
+        raise
+    result = _result(found)
+    folder = job.output_dir
+    write_result(folder / RESULT_OF_FEDERATION, result)
+    save_global(found.run, folder / ADAPTER)
+    kept = {folder / ADAPTER: "adapters", folder / MANIFEST: "", folder / RESULT_OF_FEDERATION: ""}
+    missing = scribe.finish("finished", result["metrics"], found.run.version, kept)
+    if missing:
+        click.echo(f"tracking: {missing}", err=True)
+    _show(console, result)
+    console.print(f"\n{folder}: {RESULT_OF_FEDERATION}, {ADAPTER}, {MANIFEST}", soft_wrap=True)
+    show_mlflow(console, folder, job.tracking.mlflow_uri)
+
+
+RESULT_OF_FEDERATION = f"federated_{RESULT}"
+
+
+class _Progress:
+    """A line for each round."""
+
+    def __init__(self, shown: Display, scenario: str, stream: str) -> None:
+        self._shown = shown
+        self._about = f"{scenario} on {stream}"
+        self._rounds = 0
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        match event:
+            case {"event": "federation_started", "rounds": rounds, "clients": clients}:
+                self._rounds = rounds
+                again = f", from round {event['done'] + 1} on" if event["done"] else ""
+                self._shown.line(f"{clients} clients, {rounds} rounds{again}: {self._about}")
+            case {"event": "host_ready", "host": host}:
+                self._shown.line(f"{host} is ready")
+            case {"event": "work_done", "kind": "train", "round": number, "metrics": metrics}:
+                self._shown.line(_round(number + 1, self._rounds, metrics))
+            case {"event": "work_done", "kind": "evaluate", "task": step, "metrics": metrics}:
+                self._shown.line(
+                    f"after step {step + 1} of the stream: test accuracy "
+                    f"{metrics['test/pooled_accuracy']:.3f}, of the clients "
+                    f"{metrics.get('test/accuracy/mean', 0):.3f} "
+                    f"(tenth percentile {metrics.get('test/accuracy/p10', 0):.3f})"
+                )
+            case {"event": "bounds_started"}:
+                self._shown.line("training the bounds: each client alone, and one on all rows")
+
+
+def _round(number: int, rounds: int, metrics: Mapping[str, float]) -> str:
+    """One round in a line."""
+    parts = [f"round {number}/{rounds}: {metrics['clients']:.0f} updates"]
+    if "loss/mean" in metrics:
+        parts.append(f"loss {metrics['loss/mean']:.3f}")
+    for key in ("refused", "missing"):
+        if metrics[key]:
+            parts.append(f"{metrics[key]:.0f} {key}")
+    if metrics["staleness"]:
+        parts.append(f"staleness {metrics['staleness']:.1f}")
+    parts.append(f"{_bytes(metrics['bytes_up'])} up, {_bytes(metrics['bytes_down'])} down")
+    return ", ".join(parts) + f", at {metrics['virtual_seconds']:.1f} virtual s"
+
+
+def _result(found: Any) -> dict[str, Any]:
+    """All that is known of a finished run, as JSON."""
+    from lamina.federation.outcome import bound_matrix, client_matrix, summaries_of
+
+    run, manifest = found.run, found.manifest
+    counts = manifest.counts
+    each = client_matrix(run.scores, manifest, "test").of_each()
+    place = {name: number for number, name in enumerate(manifest.tasks)}
+    clients = []
+    for number, client in enumerate(manifest.clients):
+        row: dict[str, Any] = {
+            "client": client.name,
+            "rows": int(counts[number, :, 0].sum()),
+            "accuracy": each[number].get("average_accuracy"),
+            "forgetting": each[number].get("forgetting"),
+            "bytes_up": int(run.tallies.up[number]),
+            "bytes_down": int(run.tallies.down[number]),
+            "included": int(run.tallies.included[number]),
+        }
+        if number in found.local:
+            bound = found.local[number]
+            sizes = [int(counts[number, place.get(task, 0), 2]) for task in bound.tasks]
+            alone = bound_matrix(bound.rows, sizes).summaries() if bound.tasks else {}
+            row |= {
+                "alone_accuracy": alone.get("average_accuracy"),
+                "alone_forgetting": alone.get("forgetting"),
+            }
+        clients.append(row)
+    metrics = summaries_of(run)
+    if found.central is not None:
+        sizes = [int(n) for n in counts[:, :, 2].sum(dim=0)]
+        central = bound_matrix(found.central.rows, sizes).summaries()
+        metrics |= {f"bound/central/{name}": value for name, value in central.items()}
+        for name in ("accuracy", "forgetting"):
+            mean = mean_over_clients([row.get(f"alone_{name}") for row in clients])
+            if mean is not None:
+                key = "average_accuracy" if name == "accuracy" else name
+                metrics[f"bound/alone/{key}"] = mean
+    return {"sha": found.sha, "manifest": manifest.hash, "metrics": metrics, "clients": clients}
+
+
+def _show(console: Console, result: Mapping[str, Any]) -> None:
+    metrics, clients = result["metrics"], result["clients"]
+    table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("test part")
+    for heading in ("accuracy", "forgetting"):
+        table.add_column(heading, justify="right")
+    rows = {
+        "global, on the rows of all": "test",
+        "mean over clients, on their own rows": "test/clients",
+        "bound: each client alone": "bound/alone",
+        "bound: one learner on all rows": "bound/central",
+    }
+    for words, prefix in rows.items():
+        values = [metrics.get(f"{prefix}/{key}") for key in ("average_accuracy", "forgetting")]
+        if any(value is not None for value in values):
+            table.add_row(words, *map(_number, values))
+    console.print()
+    console.print(table)
+    console.print(
+        f"{_bytes(metrics['bytes/up'])} up, {_bytes(metrics['bytes/down'])} down, "
+        f"{metrics['virtual_seconds']:.1f} virtual s"
+    )
+    refused = {
+        key.removeprefix("refused/"): value
+        for key, value in metrics.items()
+        if key.startswith("refused/")
+    }
+    if refused:
+        console.print("refused: " + ", ".join(f"{n:.0f} {why}" for why, n in refused.items()))
+    console.print()
+    console.print(_clients(clients[:_MOST_CLIENTS]))
+    if len(clients) > _MOST_CLIENTS:
+        console.print(f"and {len(clients) - _MOST_CLIENTS} more in {RESULT_OF_FEDERATION}")
+
+
+def _clients(clients: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("client")
+    headings = ("rows", "accuracy", "forgetting", "alone", "rounds", "up", "down")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in clients:
+        table.add_row(
+            row["client"],
+            str(row["rows"]),
+            _number(row["accuracy"]),
+            _number(row["forgetting"]),
+            _number(row.get("alone_accuracy")),
+            str(row["included"]),
+            _bytes(row["bytes_up"]),
+            _bytes(row["bytes_down"]),
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _bytes(number: float) -> str:
+    """`1.2 MB`."""
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"

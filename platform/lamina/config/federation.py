@@ -1,0 +1,262 @@
+"""The section `federation` of a job: who the clients are, what a round is, how updates are
+combined."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import inf
+from pathlib import Path
+from typing import Any, Literal
+
+from lamina.config.fields import read_fields
+from lamina.config.overrides import NAMED_BY
+from lamina.config.reading import Plain, shown
+from lamina.config.sections import read_member
+from lamina.federation.aggregators.base import Aggregator
+from lamina.federation.aggregators.fedit import FedIT
+from lamina.federation.client import LocalWork
+from lamina.federation.clock import ClockSettings, Cohort, Mode
+from lamina.federation.combinations import Combination, impossible
+from lamina.federation.correction import DriftSettings
+from lamina.federation.fitness import misfit
+from lamina.federation.optimisers.base import ServerOptimiser
+from lamina.federation.private_sum import PrivacySettings, PrivateSum, is_plain_mean
+from lamina.registry import InputError
+from lamina.strategies.base import Strategy
+from lamina.streams.arrivals.base import Arrival
+from lamina.streams.arrivals.in_step import InStep
+from lamina.streams.partitioners.base import Partitioner
+from lamina.streams.partitioners.iid import Iid
+from lamina.training.settings import TrainingSettings
+
+SECTION = "federation"
+_MEMBERS = ("partition", "arrival", "aggregator", "server_optimiser")
+_PLAIN = ("clock", "drift", "privacy")
+HEAD_WEIGHT = "head.weight"
+_DEFAULTS = {"partition": Iid(), "arrival": InStep(), "aggregator": FedIT()}
+
+
+@dataclass(frozen=True)
+class FederationSettings:
+    """Keys of `federation` that are no sections of their own."""
+
+    clients: int | None = 10
+    """How many the rows are dealt out to; null: as many as a natural partition finds."""
+    manifest: Path | None = None
+    """A stream manifest to take instead of making one of `partition` and `arrival`."""
+    rounds: int = 5
+    """In each step of the stream (in step: for each task)."""
+    participation: float = 1.0
+    """The share of the clients that a round wants updates of."""
+    sampling: Literal["fixed", "poisson"] = "fixed"
+    """`poisson`: each client takes part by itself with probability `participation`, as private
+    accounting assumes; `fixed`: always as many."""
+    mode: Mode = "synchronous"
+    """`synchronous`: a round waits for all. `deadline`: for the first, until a deadline.
+    `buffered`: clients start and end as they can, and every `buffer` updates are a round."""
+    over_selection: float = 1.0
+    """A deadline round asks so many times the clients that it wants."""
+    deadline: float | None = None
+    """Virtual seconds that a deadline round takes at most; null: as long as it needs."""
+    buffer: int = 5
+    """Updates of a buffered round."""
+    local_epochs: int = 1
+    """Passes of a client over its rows in a round."""
+    local_steps: int | None = None
+    """Steps of a client in a round, instead of passes."""
+    ranks: tuple[int, ...] = ()
+    """LoRA ranks, dealt to the clients in turn; none: the adapter's, for all."""
+    bounds: bool = True
+    """Whether what clients reach alone, and what one learner reaches on all rows, is trained too,
+    each with the passes that a client's rows get here."""
+
+    def __post_init__(self) -> None:
+        for key in ("clients", "rounds", "buffer", "local_epochs", "local_steps"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise InputError(f"federation.{key}: {value} is not positive")
+        if not 0 < self.participation <= 1:
+            raise InputError(f"federation.participation: {self.participation} is not in (0, 1]")
+        if self.over_selection < 1:
+            raise InputError(f"federation.over_selection: {self.over_selection} is below 1")
+        if self.deadline is not None and self.deadline <= 0:
+            raise InputError(f"federation.deadline: {self.deadline} is not positive")
+        if any(rank < 1 for rank in self.ranks):
+            raise InputError(f"federation.ranks: {list(self.ranks)} are not all positive")
+        if self.mode != "deadline" and (self.over_selection > 1 or self.deadline is not None):
+            key = "deadline" if self.deadline is not None else "over_selection"
+            raise InputError(f"federation.{key}: mode {self.mode!r} has none")
+        if self.mode != "synchronous" and self.sampling == "poisson":
+            raise InputError(
+                f"federation.sampling: 'poisson' does not go with mode {self.mode!r} "
+                "(allowed: synchronous)"
+            )
+
+    @property
+    def local(self) -> LocalWork:
+        """What a client does in a round."""
+        return LocalWork(self.local_epochs, self.local_steps)
+
+    def cohort(self, num_clients: int) -> Cohort:
+        """Whom a round asks, of so many."""
+        return Cohort(
+            size=max(1, round(self.participation * num_clients)),
+            mode=self.mode,
+            sampling=self.sampling,
+            over_selection=self.over_selection,
+            deadline=inf if self.deadline is None else self.deadline,
+            buffer=self.buffer,
+        )
+
+
+@dataclass(frozen=True)
+class Federation:
+    """The section, read."""
+
+    settings: FederationSettings
+    partition: Partitioner
+    arrival: Arrival
+    aggregator: Aggregator
+    server_optimiser: ServerOptimiser | None
+    clock: ClockSettings
+    drift: DriftSettings
+    privacy: PrivacySettings | None
+    """None: the server sees every update."""
+
+    def private_sum(self, num_clients: int, seed: int) -> PrivateSum | None:
+        """How updates are combined unseen, of so many clients; None without `privacy`."""
+        if self.privacy is None:
+            return None
+        size = self.settings.cohort(num_clients).size
+        return PrivateSum(
+            self.privacy,
+            self.privacy.of_clients(size / num_clients, num_clients),
+            self.settings.sampling == "poisson",
+            seed,
+        )
+
+    def plain(self) -> Plain:
+        """As a job says it, with every default filled in."""
+        found: Plain = asdict(self.settings)
+        for member in _MEMBERS:
+            each = getattr(self, member)
+            by = NAMED_BY[f"{SECTION}.{member}"]
+            name = None if each is None else type(each).__module__.rpartition(".")[2]
+            found[member] = None if each is None else {by: name, **asdict(each)}
+        privacy = None if self.privacy is None else asdict(self.privacy)
+        plain = {"clock": asdict(self.clock), "drift": asdict(self.drift), "privacy": privacy}
+        return {**found, **plain}
+
+
+def read_federation(given: Any, problems: list[str]) -> Federation | None:
+    """The section that a job gives, or None after adding a line to `problems` for each mistake."""
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        problems.append(f"{SECTION}: {shown(given)} is not allowed (allowed: a mapping or null)")
+        return None
+    before = len(problems)
+    keys = {key: value for key, value in given.items() if key not in (*_MEMBERS, *_PLAIN)}
+    settings = read_fields(FederationSettings, keys, SECTION, problems, also=(*_MEMBERS, *_PLAIN))
+    members = {
+        member: read_member(f"{SECTION}.{member}", given, problems, optional=True)
+        for member in _MEMBERS
+    }
+    read_clock = _read(ClockSettings, "clock", given.get("clock") or {}, problems)
+    drift = _read(DriftSettings, "drift", given.get("drift") or {}, problems)
+    privacy = given.get("privacy")
+    if privacy is not None:
+        privacy = _read(PrivacySettings, "privacy", privacy, problems)
+    if len(problems) > before or settings is None or read_clock is None:
+        return None
+    filled: dict[str, Any] = {
+        member: each or _DEFAULTS.get(member) for member, each in members.items()
+    }
+    return Federation(settings, clock=read_clock, drift=drift, privacy=privacy, **filled)
+
+
+def _read(cls: type, key: str, given: Any, problems: list[str]) -> Any:
+    if not isinstance(given, Mapping):
+        problems.append(f"{SECTION}.{key}: {shown(given)} is not allowed (allowed: a mapping)")
+        return None
+    return read_fields(cls, given, f"{SECTION}.{key}", problems)
+
+
+def not_together(
+    federation: Federation,
+    name: str,
+    strategy: Strategy,
+    adapter: str | None,
+    training: TrainingSettings,
+    one_pass: bool,
+) -> list[str]:
+    """Why a job's parts cannot be federated as it says, a line each; `name` is the strategy's."""
+    settings = federation.settings
+    problems = []
+    reason = misfit(name, type(strategy), adapter is not None)
+    if reason is not None:
+        problems.append(f"strategy.name: {reason}")
+    if one_pass:
+        problems.append(
+            "scenario: an online stream's rows are seen once, and a federated round passes over a "
+            "client's rows again (allowed: streams that are not online)"
+        )
+    asked = None if settings.clients is None else settings.cohort(settings.clients).size
+    combination = Combination(
+        aggregator=federation.aggregator,
+        server_optimiser=federation.server_optimiser,
+        drift=None if federation.drift.name == "none" else federation.drift.name,
+        local_optimiser=training.optimizer,
+        mode=settings.mode,
+        secure=federation.privacy is not None and federation.privacy.secure_sum != "off",
+        client_privacy=federation.privacy is not None and federation.privacy.clip is not None,
+        adapter=adapter,
+        ranks=settings.ranks,
+        clients_per_round=asked,
+    )
+    problems += [f"{SECTION}: {line}" for line in impossible(combination)]
+    if federation.aggregator.by_task:
+        problems.append(
+            f"{SECTION}.aggregator.name: {federation.aggregator.name!r} keeps tensors by task, and "
+            "rounds have one set for all tasks (allowed: any other)"
+        )
+    takes_steps = strategy.takes_gradient_steps(adapter is not None)
+    if takes_steps and not federation.aggregator.trains(0, HEAD_WEIGHT):
+        problems.append(
+            f"{SECTION}.aggregator.name: {federation.aggregator.name!r} trains nothing, and "
+            f"strategy {name!r} takes gradient steps"
+        )
+    if federation.drift.name == "scaffold" and training.momentum and training.optimizer == "sgd":
+        problems.append(
+            f"training.momentum: {training.momentum} does not go with SCAFFOLD, whose control "
+            "variates are gradients of plain SGD (allowed: 0)"
+        )
+    if federation.privacy is not None:
+        problems += _not_private(federation)
+    return problems
+
+
+def _not_private(federation: Federation) -> list[str]:
+    """What does not go with sums of differences that weigh alike."""
+    aggregator = federation.aggregator
+    problems = []
+    if not is_plain_mean(aggregator):
+        problems.append(
+            f"{SECTION}.privacy: aggregator {aggregator.name!r} does more with updates than to "
+            "average them (allowed: fedit, ffa_lora, fedsa_lora, rolora)"
+        )
+    elif aggregator.weighting != "equal":
+        problems.append(
+            f"{SECTION}.aggregator.weighting: {aggregator.weighting!r} does not go with privacy, "
+            "as a weight would tell of a client's rows (allowed: equal)"
+        )
+    if federation.drift.name == "scaffold":
+        problems.append(
+            f"{SECTION}.privacy: SCAFFOLD sends control variates beside the update, which no sum "
+            "hides (allowed: federation.drift.name none or fedprox)"
+        )
+    if federation.settings.mode == "buffered":
+        problems.append(
+            f"{SECTION}.privacy: the updates of a buffered round start from different states and "
+            "are no sum of one round (allowed: synchronous, deadline)"
+        )
+    return problems

@@ -1,0 +1,500 @@
+"""The work of clients and of the server that needs a backbone, as pure functions of what they are
+given: nothing here remembers anything from call to call but what was looked up."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.base import AdapterKind
+from lamina.adapters.kinds.lora import LoRA
+from lamina.adapters.model import AdaptedModel
+from lamina.backbones.backbone import Backbone
+from lamina.core import Batch, Part, Stream, Summary, Task, generator_of, seed_of
+from lamina.federation.aggregators.base import Aggregator, gram_name, modules_of
+from lamina.federation.correction import Corrected, DriftSettings
+from lamina.federation.drift import CONTROL, control_change, own_control
+from lamina.federation.fitness import trains
+from lamina.federation.state import GlobalState
+from lamina.federation.update import ClientUpdate
+from lamina.memory.base import Policy
+from lamina.memory.memory import Memory, Replay
+from lamina.registry import InputError
+from lamina.strategies.base import Strategy
+from lamina.streams.manifest import Event, StreamManifest
+from lamina.training.evaluate import told
+from lamina.training.rows import Rows
+from lamina.training.settings import TrainingSettings
+from lamina.training.stepper import Stepper
+from lamina.training.workers import Alone
+
+LEDGER = "ledger"
+"""The frozen adapter that holds what other code would fold into the backbone."""
+_UNSCALED = LoRA(rank=1, alpha=1.0)
+"""Lays B A over a module as it is, of whatever rank."""
+
+Own = dict[str, Any]
+"""What a client keeps between rounds, as plain values and tensors: `tensors` of its own, `memory`
+and `offered` (how many of its events the memory was shown), and, where clients are at tasks of
+their own, `frame`, `task` and `at` (the time of its event)."""
+_STEPS_OF_A_ROUND = 1_000_000
+"""More than a client takes: so the draws of two rounds from a memory have different names."""
+Flags = dict[str, Tensor]
+"""By part (validation, test), bool [n]: which rows of a task are answered rightly, in the order of
+their ids."""
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """How much a client trains in a round."""
+
+    epochs: int = 1
+    """Passes over its current rows."""
+    steps: int | None = None
+    """Steps instead of passes."""
+
+    def num_steps(self, num_rows: int, batch_size: int) -> int:
+        """Of one round."""
+        return self.steps or self.epochs * -(-num_rows // batch_size)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is common to all clients besides what is averaged, between two task boundaries."""
+
+    model: Mapping[str, Any]
+    """`AdaptedModel.state_dict()`: what is frozen, and what is laid over the backbone. Where the
+    global state has a tensor, this has an empty one."""
+    strategy: Mapping[str, Any]
+    """`Strategy.state`."""
+    trained: tuple[str, ...]
+    """The names in `AdaptedModel.parameters()`."""
+
+    def plain(self) -> dict[str, Any]:
+        """As a checkpoint packs it."""
+        return {
+            "model": dict(self.model),
+            "strategy": dict(self.strategy),
+            "trained": list(self.trained),
+        }
+
+    @staticmethod
+    def of(plain: Mapping[str, Any]) -> "Frame":
+        """Back from `plain`."""
+        return Frame(plain["model"], plain["strategy"], tuple(plain["trained"]))
+
+
+@dataclass
+class ClientWork:
+    """Everything that the work depends on and that is the same for the whole run."""
+
+    strategy: Strategy
+    adapter: AdapterKind | None
+    memory: Policy | None
+    training: TrainingSettings
+    local: LocalWork
+    aggregator: Aggregator
+    seed: int
+    stream: Stream[Batch]
+    manifest: StreamManifest
+    in_step: bool
+    """Whether tasks begin and end for all clients at once, at the server."""
+    backbone: Backbone
+    drift: DriftSettings
+    ranks: tuple[int, ...] = ()
+    """LoRA ranks, dealt to the clients in turn; none: the adapter's."""
+
+    def __post_init__(self) -> None:
+        self._rows = Rows(self.stream)
+        # The rows of an event are looked up once, not once a round.
+        self._batch_of: Callable[[int, float], Batch] = lru_cache(maxsize=4096)(self._found)
+
+    def turn(
+        self, frame: Frame | None, state: GlobalState, task: int, end: bool, summary: Summary | None
+    ) -> tuple[Frame, dict[str, Tensor]]:
+        """The server's side of a task boundary: `begin_task` or `end_task` with the clients' summed
+        summaries. Returns the frame and the tensors that are trained from now on.
+
+        Without a frame, the strategy is set up first.
+        """
+        if frame is None:
+            model, strategy = AdaptedModel(self.backbone, self.adapter, self.seed), self._strategy()
+            strategy.setup(model)
+        else:
+            model, strategy = self._resumed(frame, state.tensors, state.ledger)
+        if not end:
+            seen = self.stream.experiences[: task + 1] if self.in_step else self.stream.experiences
+            model.grow_head(max(max(each.task.classes) for each in seen) + 1)
+        if self.in_step or not self._trains(task):
+            now = self.stream.experiences[task].task
+            (strategy.end_task if end else strategy.begin_task)(model, now, summary)
+        tensors = _detached(model.parameters())
+        return self._frame(model, strategy, tensors), tensors
+
+    def look(
+        self,
+        frame: Frame,
+        state: GlobalState,
+        base: str,
+        client: int,
+        time: int,
+        task: int,
+        after: bool,
+    ) -> ClientUpdate:
+        """`preview` or `review` of the rows of a task that came to a client in the stream step from
+        `time` on: sums, and nothing else."""
+        model, strategy = self._resumed(frame, state.tensors, state.ledger)
+        ids = [each.rows for each in self.arrived(client, time) if each.task == task]
+        data = replace(self._rows(torch.cat(ids)), task=self.stream.experiences[task].task)
+        found = self._summed(strategy.review if after else strategy.preview, model, data)
+        return ClientUpdate(
+            client=self.manifest.clients[client].name,
+            round=time,
+            tensors={},
+            num_rows=len(data),
+            phase="review" if after else "preview",
+            base=base,
+            summaries={} if found is None else _detached(found.sums),
+        )
+
+    def train(
+        self,
+        frame: Frame,
+        state: GlobalState,
+        base: str,
+        client: int,
+        round: int,
+        time: float,
+        own: Own,
+    ) -> tuple[ClientUpdate, Own]:
+        """A round of a client: the event that it is at, learned from the global state, whose digest
+        is `base`.
+
+        Returns what it sends and what it keeps. A pure function of its arguments.
+        """
+        event = self.manifest.latest(client, time)
+        assert event is not None, "a client without rows is not asked"
+        own = dict(own)
+        tensors = self._laid(state, client, own)
+        if not self.in_step:
+            frame = self._at_its_task(frame, state, tensors, event, own)
+        model, strategy = self._resumed(frame, tensors, state.ledger)
+        memory = self._memory(client, own)
+        if memory is not None:
+            self._offer_past(model, strategy, memory, client, event, own)
+        task, data = self.task_of(event, own), self._batch_of(client, event.time)
+        data = replace(data, task=task)
+        strategy.begin_phase(model, task, 0)
+        for name, tensor in model.parameters().items():
+            tensor.requires_grad_(self.aggregator.trains(round, name))
+        start = {name: each.detach().clone() for name, each in model.parameters().items()}
+        shared = controls_of(state)
+        held = self._held(strategy, start, shared, own)
+        loss = self._descend(model, held, memory, data, client, round)
+        sums: dict[str, Tensor] = {}
+        if self.drift.name == "scaffold":
+            before, end = own.get("control", {}), _detached(model.parameters())
+            steps = self.local.num_steps(len(data), self.training.batch_size)
+            rate = self.training.learning_rate
+            own["control"] = own_control(before, shared, start, end, steps, rate)
+            sums |= control_change(before, own["control"])
+        if self.aggregator.needs_grams:
+            sums |= self._grams(model, data)
+        every = _every_tensor(model)
+        trained = {name: _sent(every[name]) for name in state.tensors}
+        if memory is not None and len(memory) > 0:
+            own["memory"] = memory.state_dict()
+        kept = {name: each for name, each in trained.items() if self.aggregator.keeps(name)}
+        if kept:
+            own["tensors"] = {**own.get("tensors", {}), **kept}
+        sent = {name: each for name, each in trained.items() if self.aggregator.sends(round, name)}
+        update = ClientUpdate(
+            client=self.manifest.clients[client].name,
+            round=round,
+            tensors=sent,
+            num_rows=len(data),
+            phase=self.aggregator.phase(round),
+            base=base,
+            summaries=sums,
+            metrics={"loss": loss},
+        )
+        return update, own
+
+    def answer(
+        self, frame: Frame, state: GlobalState, task: int, client: int | None, own: Own
+    ) -> Flags:
+        """Which rows of a task are answered rightly by what `client` would serve, or by the global
+        state; of a client, its own rows only, in the order of `manifest.rows`."""
+        tensors = dict(state.tensors) if client is None else self._laid(state, client, own)
+        if own.get("frame"):
+            frame = Frame.of(own["frame"])
+        model, strategy = self._resumed(frame, tensors, state.ledger)
+        experience = self.stream.experiences[task]
+        flags: Flags = {}
+        parts: tuple[Part, ...] = ("validation", "test")
+        for part in parts:
+            data = experience.part(part)
+            order = data.ids.argsort()
+            if client is not None:
+                own_ids = self.manifest.rows(client, part, task)
+                order = order[torch.searchsorted(data.ids[order], own_ids)]
+            # Sorted by length they are hardly padded; answered, they are sorted by id.
+            shortest = order.sort()
+            right = self._right(
+                model, strategy, data[shortest.values], told(self.stream, experience.task)
+            )
+            flags[part] = right[shortest.indices.argsort()]
+        return flags
+
+    def arrived(self, client: int, time: int) -> list[Event]:
+        """What came to a client in the stream step from `time` on."""
+        return [each for each in self.manifest.events(client) if time <= each.time < time + 1]
+
+    def task_of(self, event: Event, own: Own) -> Task:
+        """The task of an event as the client's strategy knows it: where tasks are the client's own,
+        numbered by its own stream."""
+        task = self.stream.experiences[event.task].task
+        return task if self.in_step else replace(task, index=own["task"])
+
+    def _trains(self, task: int) -> bool:
+        return trains(type(self.strategy), self.adapter is not None, task)
+
+    def _strategy(self) -> Strategy:
+        return replace(self.strategy)
+
+    def _laid(self, state: GlobalState, client: int, own: Own) -> dict[str, Tensor]:
+        rank = self.ranks[client % len(self.ranks)] if self.ranks else None
+        return self.aggregator.laid(state, own.get("tensors"), rank)
+
+    def _resumed(
+        self, frame: Frame, tensors: Mapping[str, Tensor], ledger: Mapping[str, Tensor]
+    ) -> tuple[AdaptedModel, Strategy]:
+        """The model and strategy of a frame, with the given tensors in place of its own. Both are
+        copies: what was given is not changed by training them."""
+        model, strategy = AdaptedModel(self.backbone, self.adapter, self.seed), self._strategy()
+        adapters = {}
+        for name, saved in frame.model["adapters"].items():
+            now = {
+                key: tensors.get(f"{name}.{key}", value).clone()
+                for key, value in saved["tensors"].items()
+            }
+            adapters[name] = {**saved, "tensors": now}
+        model.load_state_dict({**frame.model, "adapters": adapters})
+        trained = set(frame.trained)
+        for name, tensor in _every_tensor(model).items():
+            tensor.requires_grad_(name in trained)
+        strategy.state = _copied(frame.strategy, self.backbone.device)
+        if ledger:
+            residual = {name.partition(".")[2]: each for name, each in ledger.items()}
+            model.keep(LEDGER, _UNSCALED, residual)
+        return model, strategy
+
+    def _frame(
+        self, model: AdaptedModel, strategy: Strategy, shared: Mapping[str, Tensor]
+    ) -> Frame:
+        if LEDGER in model.adapters:
+            model.remove(LEDGER)
+        state = model.state_dict()
+        for name, saved in state["adapters"].items():
+            for key in saved["tensors"]:
+                if f"{name}.{key}" in shared:
+                    saved["tensors"][key] = torch.empty(0)
+        return Frame(state, strategy.state, tuple(model.parameters()))
+
+    def _at_its_task(
+        self, frame: Frame, state: GlobalState, tensors: dict[str, Tensor], event: Event, own: Own
+    ) -> Frame:
+        """The client's own frame at the task of its event: where that has begun since it was last
+        asked, the earlier task ends and this one begins, at the client."""
+        at = own.get("at")
+        if at == event.time:
+            return Frame.of(own["frame"])
+        model, strategy = self._resumed(
+            Frame.of(own["frame"]) if at is not None else frame, tensors, state.ledger
+        )
+        if at is not None:
+            before = self.manifest.latest(event.client, at)
+            assert before is not None
+            old, seen = self.task_of(before, own), self._batch_of(event.client, at)
+            review = self._summed(strategy.review, model, replace(seen, task=old))
+            strategy.end_task(model, old, review)
+        own["task"] = own.get("task", -1) + 1
+        task, data = self.task_of(event, own), self._batch_of(event.client, event.time)
+        preview = self._summed(strategy.preview, model, replace(data, task=task))
+        strategy.begin_task(model, task, preview)
+        if strange := sorted(model.parameters().keys() - state.tensors.keys()):
+            raise InputError(
+                f"strategy.name: it trains {strange[0]!r} from some task on, and clients whose "
+                "tasks do not come in step share what was there from the start"
+            )
+        found = self._frame(model, strategy, state.tensors)
+        own["frame"], own["at"] = found.plain(), event.time
+        return found
+
+    def _memory(self, client: int, own: Own) -> Memory | None:
+        if self.memory is None:
+            return None
+        memory = Memory(self.memory, seed_of(self.seed, "client", client))
+        if "memory" in own:
+            memory.load_state_dict(own["memory"])
+        return memory
+
+    @torch.no_grad()
+    def _offer_past(
+        self,
+        model: AdaptedModel,
+        strategy: Strategy,
+        memory: Memory,
+        client: int,
+        event: Event,
+        own: Own,
+    ) -> None:
+        """Let the memory keep what it wants of the events before this one; they are over."""
+        past = [each for each in self.manifest.events(client) if each.time < event.time]
+
+        def note(rows: Batch) -> Mapping[str, Tensor]:
+            chunks = rows.chunks(self.training.evaluation_batch_size)
+            notes = [strategy.annotate(model, each.to(self.backbone.device)) for each in chunks]
+            return {name: torch.cat([each[name] for each in notes]) for name in notes[0]}
+
+        for each in past[own.get("offered", 0) :]:
+            memory.offer(self._batch_of(client, each.time), note)
+        if past:
+            own["offered"] = len(past)
+
+    def _descend(
+        self,
+        model: AdaptedModel,
+        strategy: Strategy,
+        memory: Memory | None,
+        data: Batch,
+        client: int,
+        round: int,
+    ) -> float:
+        """The client's steps. Returns their mean loss."""
+        size = self.training.batch_size
+        num_steps = self.local.num_steps(len(data), size)
+        stepper = Stepper(strategy, model, self.training, num_steps, Alone())
+        device, before = self.backbone.device, round * _STEPS_OF_A_ROUND
+        total = torch.zeros((), device=device)
+        with model.dropping(generator_of(self.seed, "dropout", round, client)):
+            batches = self._batches(data, client, round)
+            for step, batch in zip(range(num_steps), batches, strict=False):
+                replay = Replay(memory, self._rows, before + step, device)
+                total += stepper.step(batch, replay)
+        return float(total) / num_steps
+
+    def _held(
+        self,
+        strategy: Strategy,
+        start: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        own: Own,
+    ) -> Strategy:
+        """The strategy, held to the others' where the job says so."""
+        if self.drift.name == "fedprox":
+            return Corrected(strategy, start, mu=self.drift.mu)
+        if self.drift.name == "scaffold":
+            return Corrected(strategy, start, own=own.get("control", {}), shared=shared)
+        return strategy
+
+    @torch.no_grad()
+    def _grams(self, model: AdaptedModel, data: Batch) -> dict[str, Tensor]:
+        """sum x x^T [d_in, d_in] over the inputs x of each module that a LoRA adapts."""
+        adapters = modules_of(_every_tensor(model))
+        paths = {each: each.partition(".")[2] for each in adapters}
+        sums: dict[str, Tensor] = {}
+        for batch in data.by_length().chunks(self.training.evaluation_batch_size):
+            placed = batch.to(self.backbone.device)
+            read = model.inputs_at(placed.inputs, sorted(set(paths.values())))
+            for module, path in paths.items():
+                gram = (read[path].T @ read[path]).cpu()
+                name = gram_name(module)
+                sums[name] = sums[name] + gram if name in sums else gram
+        return sums
+
+    def _batches(self, data: Batch, client: int, round: int) -> Iterator[Batch]:
+        """Pass after pass over the rows, each in an order of its own."""
+        epoch = 0
+        while True:
+            shuffle = generator_of(self.seed, "order", round, client, epoch)
+            order = torch.randperm(len(data), generator=shuffle)
+            for rows in order.split(self.training.batch_size):
+                yield data[rows]
+            epoch += 1
+
+    @torch.no_grad()
+    def _summed(
+        self,
+        look: Callable[[AdaptedModel, Batch], Summary | None],
+        model: AdaptedModel,
+        data: Batch,
+    ) -> Summary | None:
+        total = None
+        for batch in data.by_length().chunks(self.training.evaluation_batch_size):
+            summary = look(model, batch.to(self.backbone.device))
+            if summary is None:
+                return None
+            assert not summary.rows, "rows do not leave a client"
+            total = summary if total is None else total + summary
+        return total
+
+    @torch.no_grad()
+    def _right(
+        self, model: AdaptedModel, strategy: Strategy, data: Batch, task: Task | None
+    ) -> Tensor:
+        found = [torch.empty(0, dtype=torch.bool)]
+        for batch in data.chunks(self.training.evaluation_batch_size):
+            logits = strategy.predict(model, batch.to(self.backbone.device).inputs, task).cpu()
+            if task is not None:
+                classes = torch.tensor(task.classes)
+                predicted = classes[logits[:, classes].argmax(dim=1)]
+            else:
+                predicted = logits.argmax(dim=1)
+            found.append(predicted == batch.labels.cpu())
+        return torch.cat(found)
+
+    def _found(self, client: int, time: float) -> Batch:
+        event = self.manifest.latest(client, time)
+        assert event is not None
+        return self._rows(event.rows)
+
+
+def controls_of(state: GlobalState) -> dict[str, Tensor]:
+    """The server's control variates, by the names of tensors."""
+    return {
+        name.removeprefix(CONTROL): each
+        for name, each in state.memory.items()
+        if name.startswith(CONTROL)
+    }
+
+
+def _every_tensor(model: AdaptedModel) -> dict[str, Tensor]:
+    """As `AdaptedModel.parameters()`, and what is frozen."""
+    return {
+        f"{group}.{name}": tensor
+        for group, adapter in model.adapters.items()
+        for name, tensor in adapter.tensors.items()
+    }
+
+
+def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: _sent(tensor) for name, tensor in tensors.items()}
+
+
+def _sent(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous()
+
+
+def _copied(state: Any, device: torch.device) -> Any:
+    """The same state on a device, sharing no tensor."""
+    if isinstance(state, Tensor):
+        return state.to(device, copy=True)
+    if isinstance(state, Mapping):
+        return {key: _copied(each, device) for key, each in state.items()}
+    if isinstance(state, list):
+        return [_copied(each, device) for each in state]
+    return state

@@ -1,0 +1,69 @@
+"""What a federated run reached, from its scores: matrices of accuracies, and their summaries."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lamina.core import Part
+from lamina.evaluation.accuracy_matrix import AccuracyMatrix
+from lamina.evaluation.client_matrix import Check, ClientMatrix
+from lamina.evaluation.participation import participation, staleness
+from lamina.federation.rounds import EVALUATED, FederatedRun, Scores
+from lamina.streams.manifest import StreamManifest
+
+
+def client_matrix(scores: Sequence[Scores], manifest: StreamManifest, part: Part) -> ClientMatrix:
+    """R[c, t, j] of what each client would serve, on its own rows of a part, after each step of the
+    stream."""
+    asked = manifest.counts[:, :, 1 + EVALUATED.index(part)]
+    matrix = ClientMatrix(asked.tolist())
+    for client in range(len(manifest)):
+        events = manifest.events(client)
+        for each in scores:
+            past = [event.task for event in events if event.time < each.step + 1]
+            right, number = each.right[part][client], each.asked[part][client]
+            accuracy = {
+                task: float(right[task] / number[task])
+                for task in range(len(manifest.tasks))
+                if number[task] > 0
+            }
+            matrix.add(client, Check(float(each.step), tuple(dict.fromkeys(past)), accuracy))
+    return matrix
+
+
+def global_matrix(scores: Sequence[Scores], manifest: StreamManifest, part: Part) -> AccuracyMatrix:
+    """R[t, j] of the global state on the rows of all clients (where clients serve models of their
+    own: of each on its own rows, together)."""
+    tasks = range(len(manifest.tasks))
+    sizes = [int(n) for n in manifest.counts[:, :, 1 + EVALUATED.index(part)].sum(dim=0)]
+    matrix = AccuracyMatrix(sizes)
+    for each in scores:
+        right, number = each.right[part][-1], each.asked[part][-1]
+        matrix.add([float(right[j] / number[j]) if number[j] > 0 else None for j in tasks])
+    return matrix
+
+
+def summaries_of(run: FederatedRun) -> dict[str, float]:
+    """Every number of a run that is defined, by name."""
+    manifest, tallies = run.settings.manifest, run.tallies
+    found: dict[str, float] = {}
+    for part in EVALUATED:
+        of_all = global_matrix(run.scores, manifest, part).summaries()
+        found |= {f"{part}/{name}": value for name, value in of_all.items()}
+        of_clients = client_matrix(run.scores, manifest, part).summaries()
+        found |= {f"{part}/clients/{name}": value for name, value in of_clients.items()}
+    included = {client: int(n) for client, n in enumerate(tallies.included)}
+    took_part = participation(included, len(manifest), run.version)
+    found |= {f"participation/{name}": value for name, value in took_part.items()}
+    found |= {f"staleness/{name}": value for name, value in staleness(tallies.staleness).items()}
+    found |= {f"refused/{why}": float(number) for why, number in tallies.refused.items()}
+    if run.settings.private is not None and run.settings.private.privacy is not None:
+        found["privacy/epsilon"] = run.accountant.epsilon()
+    found["bytes/up"] = float(tallies.up.sum())
+    found["bytes/down"] = float(tallies.down.sum())
+    found["virtual_seconds"] = run.clock.time
+    return found
+
+
+def bound_matrix(rows: Mapping[str, Sequence[Any]], sizes: Sequence[int]) -> AccuracyMatrix:
+    """R of a learner that was trained beside the federation, on the test part."""
+    return AccuracyMatrix(list(sizes), [list(row) for row in rows["test"]])

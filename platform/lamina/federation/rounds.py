@@ -1,0 +1,537 @@
+"""The state machine of a federated run: what is to be done next, and what its results make of the
+state. Pure: no Ray, no files, no model; whoever runs it does the work and keeps the state."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from math import floor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lamina.core import Part, Summary
+from lamina.federation.aggregators.base import Aggregator, gram_name, modules_of
+from lamina.federation.checking import Expected, admit
+from lamina.federation.client import Flags, Frame, LocalWork, controls_of
+from lamina.federation.clock import ClockSettings, Cohort, Load, Plan, VirtualClock
+from lamina.federation.drift import CONTROL, shared_control
+from lamina.federation.optimisers.base import ServerOptimiser
+from lamina.federation.privacy.accounting import Accountant
+from lamina.federation.privacy.secure_sum import SumAbortedError
+from lamina.federation.private_sum import PrivateSum
+from lamina.federation.staleness import discount, rebased
+from lamina.federation.state import GlobalState, Scaling
+from lamina.federation.summaries import summed
+from lamina.federation.tallies import Tallies, count
+from lamina.federation.timetable import BOUNDARIES, Stop, arrivals
+from lamina.federation.update import ClientUpdate
+from lamina.streams.manifest import StreamManifest
+
+EVALUATED: tuple[Part, ...] = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """All that the course of a run depends on besides what clients answer."""
+
+    manifest: StreamManifest
+    timetable: tuple[Stop, ...]
+    aggregator: Aggregator
+    optimiser: ServerOptimiser | None
+    """None: the server takes the average as it is."""
+    cohort: Cohort
+    clock: ClockSettings
+    local: LocalWork
+    batch_size: int
+    seed: int
+    scaling: Scaling
+    ranks: tuple[int, ...]
+    """LoRA ranks, dealt to the clients in turn; none: all have the adapter's."""
+    personal: bool
+    """Whether each client serves a model of its own, and is asked for its answers by itself."""
+    ids: Mapping[tuple[Part, int], Tensor]
+    """By part and task, the ids of its rows, ascending."""
+    controls: bool = False
+    """Whether updates bring changes of control variates (SCAFFOLD)."""
+    private: PrivateSum | None = None
+    """How updates are combined unseen; None: the aggregator sees each."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One piece of work: a pure function of what the run's state holds under these names."""
+
+    client: int | None
+    """None: the server's own, or that of all clients together."""
+    task: int
+    version: int
+    """The global state that it starts from: the number of rounds that were over."""
+    time: float
+    """In stream steps, when the client was given it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done now. Its items may be done in any order, anywhere."""
+
+    number: int
+    """The how-manieth work of the run: names its checkpoint."""
+    stop: Stop
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an item came to."""
+
+    update: ClientUpdate | None = None
+    """Of a client's round, or of its look at its rows."""
+    up: int = 0
+    """Bytes in which it was sent."""
+    own: str | None = None
+    """The digest of what the client keeps from now on; None where it keeps nothing."""
+    turned: tuple[Frame, dict[str, Tensor]] | None = None
+    """Of a boundary."""
+    flags: Flags = field(default_factory=dict)
+    """Of an evaluation."""
+    damage: str | None = None
+    """Why what came could not even be read."""
+
+
+@dataclass(frozen=True)
+class Down:
+    """Bytes that a client is sent."""
+
+    state: int
+    """The global state: each time."""
+    frame: int
+    """What is common besides: once after each boundary."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was right after a step of the stream; by part, counts [clients + 1, tasks]. The last
+    row is the global state's, on every row of a task."""
+
+    step: int
+    right: Mapping[str, Tensor]
+    asked: Mapping[str, Tensor]
+
+
+class FederatedRun:
+    """A run between two works. `work` says what is next, `apply` takes what it came to; the same
+    answers give the same state, whoever worked out which of them when."""
+
+    def __init__(self, settings: RunSettings) -> None:
+        self.settings = settings
+        self.place = 0
+        """In the timetable."""
+        self.clock = VirtualClock(settings.clock, settings.seed)
+        self.state = GlobalState({}, scaling=settings.scaling, seed=settings.seed)
+        self.version = 0
+        """Rounds that are over."""
+        self.past: dict[int, GlobalState] = {}
+        """Earlier states that somebody still trains from, by version."""
+        self.given: dict[int, float] = {}
+        """Who is training since before this round, and the stream time of what they were given."""
+        self.frame: Frame | None = None
+        self.frame_number = 0
+        """How many boundaries there were: names the frame."""
+        self.summary: Summary | None = None
+        """What clients said at the last look, until the boundary that it is for."""
+        self.own: dict[int, str] = {}
+        """By client, the digest of what it keeps."""
+        self.tallies = Tallies(len(settings.manifest))
+        self.accountant = Accountant(1e-5)
+        if settings.private is not None:
+            privacy = settings.private.settings
+            self.accountant = Accountant(privacy.delta, privacy.max_epsilon)
+            settings.private.check_budget(self.accountant, self.num_rounds)
+        self.scores: list[Scores] = []
+        self._plan: Plan | None = None
+        self._work: Work | None = None
+        self._eligible: tuple[tuple[float, int], float | None, list[int]] | None = None
+        self._arrivals = arrivals(settings.manifest)
+        self._numbers = {each.name: n for n, each in enumerate(settings.manifest.clients)}
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.place == len(self.settings.timetable)
+
+    @property
+    def num_rounds(self) -> int:
+        """Of the whole run."""
+        return sum(each.kind == "train" for each in self.settings.timetable)
+
+    def work(self) -> Work | None:
+        """What is to be done now: the same until `apply` has taken its results."""
+        if self.done:
+            return None
+        if self._work is None:
+            stop = self.settings.timetable[self.place]
+            self._work = Work(self.place, stop, tuple(self._items(stop)))
+        return self._work
+
+    def state_of(self, version: int) -> GlobalState:
+        """The global state after so many rounds, as long as somebody trains from it."""
+        return self.state if version == self.version else self.past[version]
+
+    def apply(self, work: Work, replies: Sequence[Reply], down: Down) -> dict[str, float]:
+        """Take the replies to the items of `work`, in the items' order; `down` is what its clients
+        were sent. Returns what is worth recording of it."""
+        assert work == self._work, "only what is to be done now can be applied"
+        metrics: dict[str, float] = {}
+        match work.stop.kind:
+            case "begin" | "end":
+                self._turn(replies[0])
+            case "preview" | "review":
+                self._look(work, replies, down)
+            case "train":
+                metrics = self._round(work, replies, down)
+            case "evaluate":
+                metrics = self._score(work, replies)
+        self.place += 1
+        self._work = self._plan = None
+        return metrics
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on."""
+        return {
+            "place": self.place,
+            "clock": self.clock.state_dict(),
+            "state": _plain(self.state),
+            "version": self.version,
+            "past": {str(version): _plain(each) for version, each in self.past.items()},
+            "given": {str(client): time for client, time in self.given.items()},
+            "frame": self.frame and self.frame.plain(),
+            "frame_number": self.frame_number,
+            "summary": self.summary and dict(self.summary.sums),
+            "own": {str(client): digest for client, digest in self.own.items()},
+            "tallies": self.tallies.state_dict(),
+            "accountant": self.accountant.state_dict(),
+            "scores": [
+                {"step": each.step, "right": dict(each.right), "asked": dict(each.asked)}
+                for each in self.scores
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.place = state["place"]
+        self.clock.load_state_dict(state["clock"])
+        self.state = _state_of(state["state"])
+        self.version = state["version"]
+        self.past = {int(version): _state_of(each) for version, each in state["past"].items()}
+        self.given = {int(client): time for client, time in state["given"].items()}
+        self.frame = Frame.of(state["frame"]) if state["frame"] else None
+        self.frame_number = state["frame_number"]
+        self.summary = Summary(state["summary"]) if state["summary"] else None
+        self.own = {int(client): digest for client, digest in state["own"].items()}
+        self.tallies.load_state_dict(state["tallies"])
+        self.accountant = Accountant.from_state(state["accountant"])
+        self.scores = [Scores(**each) for each in state["scores"]]
+        self._work = self._plan = None
+
+    def _items(self, stop: Stop) -> list[Item]:
+        settings = self.settings
+        if stop.kind in BOUNDARIES:
+            return [Item(None, stop.task, self.version, stop.time)]
+        if stop.kind in ("preview", "review"):
+            there = self._arrivals.get(floor(stop.time), {}).get(stop.task, [])
+            return [Item(client, stop.task, self.version, stop.time) for client in there]
+        if stop.kind == "train":
+            before = self.version
+            self._plan = self.clock.plan(
+                settings.cohort, self._clients(stop), before, lambda each: self._load(each, stop)
+            )
+            return [
+                Item(
+                    each.client,
+                    stop.task,
+                    each.version,
+                    stop.time if each.version == before else self.given[each.place],
+                )
+                for each in sorted(self._plan.arrivals, key=lambda start: start.client)
+            ]
+        seen = range(1 + max((each.task for each in self._begun(stop)), default=0))
+        if settings.personal:
+            counts = settings.manifest.counts[:, :, 1:].sum(dim=2)
+            return [
+                Item(client, task, self.version, stop.time)
+                for client in range(len(settings.manifest))
+                for task in seen
+                if counts[client, task] > 0
+            ]
+        return [Item(None, task, self.version, stop.time) for task in seen]
+
+    def _begun(self, stop: Stop) -> list[Stop]:
+        """The boundaries at which tasks have begun; where they begin at the clients, a task for
+        each that somebody has had."""
+        if self.settings.aggregator.by_task or self._at_server:
+            past = self.settings.timetable[: self.place]
+            return [each for each in past if each.kind == "begin"]
+        tasks = [
+            task for step, came in self._arrivals.items() if step <= stop.time for task in came
+        ]
+        return [Stop("begin", stop.time, task) for task in tasks]
+
+    @property
+    def _at_server(self) -> bool:
+        return any(each.kind == "end" for each in self.settings.timetable)
+
+    def _clients(self, stop: Stop) -> list[int]:
+        """Who can train now: those present, where tasks begin at the server, if they have rows of
+        the task under way."""
+        manifest = self.settings.manifest
+        key = (float(floor(stop.time)), stop.task)
+        known = self._eligible
+        if known is not None and known[0] == key and (known[1] is None or stop.time < known[1]):
+            return known[2]
+        there = manifest.present(stop.time)
+        if self._at_server:
+            there = [
+                client
+                for client in there
+                if (event := manifest.latest(client, stop.time)) and event.task == stop.task
+            ]
+        self._eligible = (key, manifest.next_change(stop.time), there)
+        return there
+
+    def _load(self, client: int, stop: Stop) -> Load:
+        event = self.settings.manifest.latest(client, stop.time)
+        assert event is not None
+        steps = self.settings.local.num_steps(len(event.rows), self.settings.batch_size)
+        sends = self.settings.aggregator.sends
+        sizes = {
+            name: each.numel() * each.element_size()
+            for name, each in (*self.state.tensors.items(), *self.state.ledger.items())
+        }
+        up = sum(
+            size
+            for name, size in sizes.items()
+            if name in self.state.tensors and sends(self.version, name)
+        )
+        return Load(steps, sum(sizes.values()), up)
+
+    def _turn(self, reply: Reply) -> None:
+        assert reply.turned is not None
+        self.frame, tensors = reply.turned
+        self.frame_number += 1
+        self.summary = None
+        self.state = replace(self.state, tensors=tensors)
+        # What was given before the boundary is out of date.
+        self._count(self.clock.recall())
+        self.past, self.given = {}, {}
+
+    def _look(self, work: Work, replies: Sequence[Reply], down: Down) -> None:
+        """Sum up what the clients said; whoever says something else than the rest is refused."""
+        said = [reply.update for reply in replies if reply.update and reply.update.summaries]
+        base = self.state.digest()
+        names = tuple(said[0].summaries) if said else ()
+        expected = Expected(int(work.stop.time), work.stop.kind, {}, base, (), names)
+        accepted = self._let_in(work, replies, down, lambda _: expected)
+        self.summary = summed(accepted)
+
+    def _round(self, work: Work, replies: Sequence[Reply], down: Down) -> dict[str, float]:
+        settings, plan = self.settings, self._plan
+        assert plan is not None
+        before, down_before = self.tallies.refused.total(), int(self.tallies.down.sum())
+        accepted = self._let_in(work, replies, down, cache(self._expected_of))
+        age = {}
+        updates = []
+        for update in accepted:
+            age[update.client] = self.version - update.round
+            updates.append(self._brought_up_to_date(update))
+        self.tallies.staleness.update(age.values())
+        after = self._combined(updates)
+        if settings.controls and updates:
+            controls = shared_control(controls_of(self.state), updates, len(settings.manifest))
+            named = {CONTROL + name: each for name, each in controls.items()}
+            after = replace(after, memory={**after.memory, **named})
+        if settings.optimiser is not None:
+            after = settings.optimiser.apply(self.state, after)
+        if after is not self.state:
+            count(self.tallies.included, (self._numbers[name] for name in after.included))
+        for each in plan.others:
+            self.tallies.down[each.client] += down.state
+        self._count([*plan.arrivals, *plan.others])
+        self._remember(work.stop)
+        self.state = after
+        self.version += 1
+        count(self.tallies.asked, (each.client for each in (*plan.arrivals, *plan.others)))
+        refused = self.tallies.refused.total() - before
+        return {
+            "clients": float(len(updates)),
+            "refused": float(refused),
+            "missing": float(len(plan.others)),
+            "staleness": _mean([float(each) for each in age.values()]),
+            "virtual_seconds": self.clock.time,
+            "bytes_up": float(sum(reply.up for reply in replies)),
+            "bytes_down": float(int(self.tallies.down.sum()) - down_before),
+            **_quantiles("loss", [each.metrics["loss"] for each in updates]),
+        }
+
+    def _combined(self, updates: Sequence[ClientUpdate]) -> GlobalState:
+        """The state after these updates; the same state where they come to nothing."""
+        private, plan = self.settings.private, self._plan
+        if private is None:
+            return self.settings.aggregator.aggregate(self.state, updates)
+        assert plan is not None
+        names = self.settings.manifest.clients
+        lost = [names[each.client].name for each in plan.others if each.fate == "is lost"]
+        accountant = self.accountant
+        try:
+            after, summed = private.combine(self.state, updates, lost, self.version, accountant)
+        except SumAbortedError:
+            self.tallies.refused["sum aborted"] += len(updates)
+            return self.state
+        for tally, sent in (
+            (self.tallies.up, summed.bytes_up),
+            (self.tallies.down, summed.bytes_down),
+        ):
+            for name, size in sent.items():
+                tally[self._numbers[name]] += size
+        return after
+
+    def _expected_of(self, key: tuple[int, int | None]) -> Expected:
+        """What an update must be like that started from a version, of a client of a rank."""
+        version, rank = key
+        state, aggregator = self.state_of(version), self.settings.aggregator
+        like = {
+            name: each
+            for name, each in aggregator.laid(state, None, rank).items()
+            if aggregator.sends(version, name)
+        }
+        sums: list[str] = []
+        if aggregator.needs_grams:
+            sums += [gram_name(module) for module in modules_of(state.tensors)]
+        if self.settings.controls:
+            trained = [name for name in state.tensors if aggregator.trains(version, name)]
+            sums += [CONTROL + name for name in trained]
+        return Expected(version, aggregator.phase(version), like, state.digest(), (), sums)
+
+    def _let_in(
+        self,
+        work: Work,
+        replies: Sequence[Reply],
+        down: Down,
+        expected_of: Callable[[tuple[int, int | None]], Expected],
+    ) -> tuple[ClientUpdate, ...]:
+        """The updates that may be used; the others are counted by why they may not."""
+        names = self.settings.manifest.clients
+        ranks = self.settings.ranks
+        expected: dict[str, Expected] = {}
+        kept: dict[str, tuple[int, str | None]] = {}
+        for item, reply in zip(work.items, replies, strict=True):
+            client = item.client
+            assert client is not None
+            self.tallies.up[client] += reply.up
+            self.tallies.down[client] += down.state
+            if self.tallies.frames[client] != self.frame_number:
+                self.tallies.frames[client] = self.frame_number
+                self.tallies.down[client] += down.frame
+            rank = ranks[client % len(ranks)] if ranks else None
+            expected[names[client].name] = expected_of((item.version, rank))
+            kept[names[client].name] = client, reply.own
+            if reply.damage is not None:
+                self.tallies.refused[reply.damage] += 1
+        admission = admit((each.update for each in replies if each.update), expected)
+        self.tallies.refused.update(admission.tally())
+        if work.stop.kind == "train":
+            for update in admission.accepted:
+                client, own = kept[update.client]
+                if own is None:
+                    self.own.pop(client, None)
+                else:
+                    self.own[client] = own
+        return admission.accepted
+
+    def _brought_up_to_date(self, update: ClientUpdate) -> ClientUpdate:
+        """A late update as if it had started from the state of now: what it changed, discounted by
+        its age (FedBuff)."""
+        if update.round == self.version:
+            return update
+        then, now = self.state_of(update.round).tensors, self.state.tensors
+        return rebased(update, then, now, discount(self.version - update.round))
+
+    def _remember(self, stop: Stop) -> None:
+        """Keep the states that somebody still trains from, and what they were given when."""
+        flying = self.clock.in_flight
+        if not flying:
+            self.past, self.given = {}, {}
+            return
+        states = {**self.past, self.version: self.state}
+        self.past = {each.version: states[each.version] for each in flying}
+        self.given = {each.place: self.given.get(each.place, stop.time) for each in flying}
+
+    def _count(self, starts: Sequence[Any]) -> None:
+        self.tallies.fates.update(each.fate for each in starts)
+
+    def _score(self, work: Work, replies: Sequence[Reply]) -> dict[str, float]:
+        manifest = self.settings.manifest
+        shape = (len(manifest) + 1, len(manifest.tasks))
+        right: dict[str, Tensor] = {}
+        asked: dict[str, Tensor] = {}
+        for part in EVALUATED:
+            right[part] = torch.zeros(shape, dtype=torch.int64)
+            asked[part] = torch.zeros(shape, dtype=torch.int64)
+            for item, reply in zip(work.items, replies, strict=True):
+                flags = reply.flags[part]
+                rows = len(manifest) if item.client is None else item.client
+                right[part][rows, item.task] = flags.sum()
+                asked[part][rows, item.task] = len(flags)
+                if item.client is None:
+                    ids = self.settings.ids[part, item.task]
+                    for client in range(len(manifest)):
+                        own = manifest.rows(client, part, item.task)
+                        answered = flags[torch.searchsorted(ids, own)]
+                        right[part][client, item.task] = answered.sum()
+                        asked[part][client, item.task] = len(answered)
+            if self.settings.personal:
+                right[part][-1] = right[part][:-1].sum(dim=0)
+                asked[part][-1] = asked[part][:-1].sum(dim=0)
+        self.scores.append(Scores(work.stop.task, right, asked))
+        metrics = {}
+        for part in EVALUATED:
+            share = right[part].sum(dim=1) / asked[part].sum(dim=1)
+            metrics[f"{part}/pooled_accuracy"] = float(share[-1])
+            metrics |= _quantiles(f"{part}/accuracy", share[:-1][~share[:-1].isnan()].tolist())
+        return metrics
+
+
+def _plain(state: GlobalState) -> dict[str, Any]:
+    return {
+        **{name: dict(getattr(state, name)) for name in ("tensors", "ledger", "memory")},
+        "discarded": dict(state.discarded),
+        "included": list(state.included),
+        "scaling": asdict(state.scaling),
+        "seed": state.seed,
+    }
+
+
+def _state_of(plain: Mapping[str, Any]) -> GlobalState:
+    return GlobalState(
+        **{
+            **plain,
+            "scaling": Scaling(**plain["scaling"]),
+            "included": tuple(plain["included"]),
+        }
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _quantiles(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Mean, least, tenth, middle and ninetieth percentile over clients."""
+    if not values:
+        return {}
+    points = torch.tensor(values, dtype=torch.float64)
+    places = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9}
+    found = {
+        f"{name}/{word}": float(torch.quantile(points, place)) for word, place in places.items()
+    }
+    return {f"{name}/mean": float(points.mean()), **found}

@@ -1,0 +1,50 @@
+"""What a federated run counts: bytes as they were really sent, who took part, what was refused."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Tallies:
+    """Totals over a run. Each tensor is int64 [clients], by their numbers."""
+
+    def __init__(self, num_clients: int) -> None:
+        self.up = torch.zeros(num_clients, dtype=torch.int64)
+        """Bytes that each client sent."""
+        self.down = torch.zeros(num_clients, dtype=torch.int64)
+        """Bytes that each client was sent."""
+        self.asked = torch.zeros(num_clients, dtype=torch.int64)
+        """How often each was given work."""
+        self.included = torch.zeros(num_clients, dtype=torch.int64)
+        """How often an update of each went into the global state."""
+        self.frames = torch.full((num_clients,), -1)
+        """The frame that each was sent last."""
+        self.refused: Counter[str] = Counter()
+        """Updates that were refused, by reason."""
+        self.fates: Counter[str] = Counter()
+        """Of those that were given work: how many updates arrived, and why others did not."""
+        self.staleness: Counter[int] = Counter()
+        """Of updates, how many rounds ended between their start and their arrival."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        return {
+            name: each if isinstance(each, Tensor) else {str(key): n for key, n in each.items()}
+            for name, each in vars(self).items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        for name in ("up", "down", "asked", "included", "frames"):
+            setattr(self, name, state[name])
+        self.refused, self.fates = Counter(state["refused"]), Counter(state["fates"])
+        self.staleness = Counter({int(age): n for age, n in state["staleness"].items()})
+
+
+def count(tally: Tensor, clients: Iterable[int]) -> None:
+    """One more for each of these clients."""
+    for client in clients:
+        tally[client] += 1

@@ -1,0 +1,84 @@
+"""What a federated run does one after the other: boundaries of tasks, rounds, evaluations."""
+
+from dataclasses import dataclass
+from math import floor
+from typing import Literal
+
+from lamina.federation.fitness import previews, reviews, trains
+from lamina.strategies.base import Strategy
+from lamina.streams.manifest import Event, StreamManifest
+
+Kind = Literal["preview", "begin", "train", "review", "end", "evaluate"]
+BOUNDARIES: tuple[Kind, ...] = ("begin", "end")
+"""What the server does itself."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One thing to do. Nothing that is decided on the way is in it."""
+
+    kind: Kind
+    time: float
+    """In stream steps."""
+    task: int = 0
+    """The task that begins, ends or is looked at; of a round in step, the one that is trained."""
+    round: int = 0
+    """The how-manieth round of the run, from 0; of other stops, how many were before."""
+
+
+def is_in_step(manifest: StreamManifest) -> bool:
+    """Whether all clients get their k-th task in the k-th step of the stream."""
+    return all(floor(each.time) == each.task for each in _events(manifest))
+
+
+def timetable(
+    manifest: StreamManifest, strategy: type[Strategy], has_adapter: bool, rounds: int
+) -> tuple[Stop, ...]:
+    """Every stop of a run with `rounds` rounds in each step of the stream.
+
+    In step, a task begins and ends at the server, with the summaries of all clients that have rows
+    of it. Otherwise clients are at tasks of their own, and begin and end them themselves; but a
+    strategy that takes no steps learns at the server, from the summaries of what came in each step.
+    """
+    arrived = arrivals(manifest)
+    learns_by_steps = strategy.takes_gradient_steps(has_adapter)
+    at_server = is_in_step(manifest) or not learns_by_steps
+    stops: list[Stop] = []
+    number = 0
+    if not at_server:
+        stops.append(Stop("begin", 0.0))
+    for step in range(max(arrived, default=-1) + 1):
+        time = float(step)
+        tasks = sorted(arrived.get(step, {})) if at_server else []
+        for task in tasks:
+            if previews(strategy):
+                stops.append(Stop("preview", time, task, number))
+            stops.append(Stop("begin", time, task, number))
+            if trains(strategy, has_adapter, task):
+                for within in range(rounds):
+                    stops.append(Stop("train", time + within / rounds, task, number))
+                    number += 1
+            if reviews(strategy):
+                stops.append(Stop("review", time, task, number))
+            stops.append(Stop("end", time, task, number))
+        if not at_server:
+            for within in range(rounds):
+                stops.append(Stop("train", time + within / rounds, 0, number))
+                number += 1
+        stops.append(Stop("evaluate", time, step, number))
+    return tuple(stops)
+
+
+def arrivals(manifest: StreamManifest) -> dict[int, dict[int, list[int]]]:
+    """For each step of the stream, who gets rows of which task in it: step -> task -> clients in
+    order."""
+    found: dict[int, dict[int, list[int]]] = {}
+    for event in _events(manifest):
+        clients = found.setdefault(floor(event.time), {}).setdefault(event.task, [])
+        if event.client not in clients:
+            clients.append(event.client)
+    return found
+
+
+def _events(manifest: StreamManifest) -> list[Event]:
+    return [each for client in range(len(manifest)) for each in manifest.events(client)]

@@ -1,0 +1,99 @@
+"""A federated run on disk: its state after each work, and what clients keep."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from lamina.federation.rounds import FederatedRun
+from lamina.orchestration.payloads import Payloads
+from lamina.registry import InputError
+from lamina.training.checkpoint import pack, unpack
+
+
+class RoundStore:
+    """`rounds/000123.safetensors` is the state after 123 works, `clients/` what each client keeps
+    and `frames/` what was common to all, under the digests of their contents.
+
+    A state is written aside, brought to the disk and moved into place, and only then is what it
+    replaces deleted: whenever the driver dies, there is one whole state, and all that it names.
+    """
+
+    def __init__(self, folder: Path, config: str) -> None:
+        """`config` is the digest of what the results depend on: a folder of another is refused."""
+        self._rounds = folder / "rounds"
+        self._rounds.mkdir(parents=True, exist_ok=True)
+        self._config = config
+        self._clients = Payloads(folder / "clients")
+        self._frames = Payloads(folder / "frames")
+        self._frame: tuple[int, str | None] = (0, None)
+        self._stale: set[str] = set()
+        for torn in self._rounds.glob("*.tmp"):
+            torn.unlink()
+
+    def latest(self) -> dict[str, Any] | None:
+        """The last state that was kept; None where there is none.
+
+        Raises InputError where the folder is of another job.
+        """
+        found = sorted(self._rounds.glob("*.safetensors"))
+        if not found:
+            return None
+        kept: dict[str, Any] = unpack(found[-1].read_bytes())
+        if kept["config"] != self._config:
+            raise InputError(
+                f"output_dir: {str(self._rounds.parent)!r} holds the rounds of another job or of "
+                "other settings (allowed: a folder of its own, or the same job to go on)"
+            )
+        state: dict[str, Any] = kept["state"]
+        digest = state["frame"]
+        state["frame"] = None if digest is None else unpack(self._frames.get(digest))
+        self._frame = (state["frame_number"], digest)
+        self._clients.keep_only(set(state["own"].values()))
+        return state
+
+    def put(self, content: bytes) -> str:
+        """Keep what a client keeps; returns its digest."""
+        return self._clients.put(content)
+
+    def get(self, digest: str) -> bytes:
+        """What a client keeps."""
+        return self._clients.get(digest)
+
+    def keep(self, run: FederatedRun) -> None:
+        """Make the state of `run` the last one; what only earlier ones name is deleted."""
+        state = run.state_dict()
+        number = state["frame_number"]
+        is_new = number != self._frame[0] and state["frame"] is not None
+        if is_new:
+            self._frame = (number, self._frames.put(pack(state["frame"])))
+        plain = {"config": self._config, "state": {**state, "frame": self._frame[1]}}
+        path = self._rounds / f"{state['place']:06d}.safetensors"
+        aside = path.with_suffix(".tmp")
+        with aside.open("wb") as file:
+            file.write(pack(plain))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+        _sync(self._rounds)
+        for older in self._rounds.glob("*.safetensors"):
+            if older != path:
+                older.unlink()
+        if is_new and self._frame[1] is not None:
+            self._frames.keep_only({self._frame[1]})
+        if self._stale:
+            self._clients.delete(self._stale - set(state["own"].values()))
+            self._stale = set()
+
+    def replaced(self, digest: str | None) -> None:
+        """What a client kept until now is of no use once the next state is kept."""
+        if digest is not None:
+            self._stale.add(digest)
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

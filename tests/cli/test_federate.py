@@ -1,0 +1,54 @@
+"""`lamina federate`, in this process."""
+
+import json
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+
+@pytest.fixture
+def federated(job):
+    """The job with four clients."""
+    mapping = yaml.safe_load(job.read_text())
+    del mapping["sweep"]
+    mapping["federation"] = {"clients": 4, "rounds": 2, "participation": 0.5}
+    job.write_text(yaml.safe_dump(mapping))
+    return job
+
+
+def test_a_federated_run_shows_its_rounds_and_what_was_reached_beside_the_bounds(
+    lamina, federated, tmp_path
+):
+    shown = lamina("federate", federated, "--in-process")
+    assert shown.exit_code == 0, shown.output
+    lines = shown.stdout.splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith("round ")] == [
+        f"round {number}/4" for number in (1, 2, 3, 4)
+    ]
+    for words in ("global", "mean over clients", "each client alone", "one learner on all rows"):
+        assert any(words in line for line in lines)
+    assert sum(line.startswith("client ") for line in lines) == 4 + 1
+    result = json.loads((tmp_path / "out" / "federated_result.json").read_text())
+    up = sum(client["bytes_up"] for client in result["clients"])
+    assert up == result["metrics"]["bytes/up"] > 0
+    assert 0 <= result["metrics"]["bound/central/average_accuracy"] <= 1
+    tensors = load_file(tmp_path / "out" / "global.safetensors")
+    assert "head.weight" in tensors
+    events = (tmp_path / "out" / "events.jsonl").read_text().splitlines()
+    rounds = [each for each in map(json.loads, events) if "round/loss/p50" in each]
+    assert [each["step"] for each in rounds] == [0, 1, 2, 3]
+
+
+def test_the_same_command_again_trains_no_round(lamina, federated):
+    lamina("federate", federated, "--in-process", "federation.bounds=false")
+    again = lamina("federate", federated, "--in-process", "federation.bounds=false")
+    assert again.exit_code == 0
+    assert not [line for line in again.stdout.splitlines() if line.startswith("round ")]
+
+
+def test_a_job_without_a_federation_and_an_impossible_one_are_refused(lamina, job, federated):
+    refused = lamina("federate", federated, "federation.aggregator.name=krumm")
+    assert (refused.exit_code, "did you mean 'krum'?" in refused.output) == (2, True)
+    refused = lamina("federate", federated, "federation=null")
+    assert (refused.exit_code, "federation: missing" in refused.output) == (2, True)

@@ -1,0 +1,99 @@
+"""The section `federation`: what it fills in, what it refuses."""
+
+import pytest
+
+from lamina.config import ConfigError, parse_job
+from lamina.federation.fitness import misfit
+from lamina.strategies import strategy_class, strategy_names
+
+JOB = {
+    "name": "rooms",
+    "stream": {"name": "assistant"},
+    "scenario": {"kind": "class_incremental"},
+    "backbone": {"name": "minilm"},
+    "adapter": {"kind": "lora"},
+    "strategy": {"name": "finetune"},
+    "federation": {"clients": 10},
+}
+PRIVATE = {"clip": 1.0}
+EQUAL = {"name": "fedit", "weighting": "equal"}
+
+
+def with_federation(**federation):
+    return {**JOB, "federation": {**JOB["federation"], **federation}}
+
+
+def problems_of(mapping):
+    with pytest.raises(ConfigError) as refused:
+        parse_job(mapping)
+    return refused.value.problems
+
+
+def test_a_job_without_the_section_has_no_trace_of_it():
+    job = parse_job({key: value for key, value in JOB.items() if key != "federation"})
+    assert job.federation is None
+    assert "federation" not in job.settings()
+
+
+def test_every_default_is_filled_in_and_read_again():
+    settings = parse_job(JOB).settings()
+    assert settings["federation"]["aggregator"] == {"name": "fedit", "weighting": "rows"}
+    assert settings["federation"]["partition"]["kind"] == "iid"
+    assert settings["federation"]["clock"]["availability"] == 1.0
+    assert parse_job(settings).settings() == settings
+
+
+@pytest.mark.parametrize(
+    ("federation", "said"),
+    [
+        ({"clinets": 3}, "federation.clinets: unknown key; did you mean 'clients'?"),
+        ({"aggregator": {"name": "fedut"}}, "did you mean 'fedit'?"),
+        ({"partition": {"kind": "dirichlet", "alpha": -1}}, "federation.partition"),
+        ({"clock": {"dropout": 2}}, "federation.clock.dropout: 2"),
+        ({"privacy": {"clip": -1}}, "federation.privacy.clip"),
+        ({"participation": 0}, "federation.participation: 0"),
+        ({"mode": "buffered", "deadline": 3.0}, "federation.deadline"),
+        ({"mode": "buffered", "sampling": "poisson"}, "federation.sampling"),
+        ({"aggregator": {"name": "krum"}, "privacy": {"secure_sum": "real"}}, "krum"),
+        ({"aggregator": {"name": "flora"}, "privacy": {"secure_sum": "real"}}, "flora"),
+        ({"privacy": PRIVATE}, "weighting"),
+        ({"privacy": PRIVATE, "aggregator": EQUAL, "mode": "buffered"}, "federation.privacy"),
+        ({"aggregator": {"name": "rolora"}, "mode": "buffered"}, "rolora"),
+        ({"drift": {"name": "scaffold"}}, "SCAFFOLD"),
+        (
+            {"aggregator": {"name": "flexlora"}, "server_optimiser": {"name": "fedadam"}},
+            "flexlora",
+        ),
+        ({"aggregator": {"name": "prompt_pool"}}, "prompt_pool"),
+        ({"aggregator": {"name": "prototypes"}}, "prototypes"),
+        ({"ranks": [2, 4]}, "ranks"),
+    ],
+)
+def test_what_cannot_be_is_refused_when_the_job_is_read(federation, said):
+    assert any(said in line for line in problems_of(with_federation(**federation)))
+
+
+def test_another_aggregator_brings_its_own_settings():
+    from lamina.config.overrides import laid_over
+
+    base = with_federation(aggregator={"name": "trimmed_mean", "weighting": "equal"})
+    over = {"federation": {"aggregator": {"name": "fedit"}}}
+    merged = laid_over(base, over, lambda *_: False)
+    assert merged["federation"]["aggregator"] == {"name": "fedit"}
+    assert merged["federation"]["clients"] == 10
+
+
+def test_strategies_that_see_rows_are_refused():
+    refused = {
+        name
+        for name in strategy_names()
+        if "single rows" in (misfit(name, strategy_class(name), True) or "")
+    }
+    assert refused == {"color", "ovor", "s_prompts"}
+    (line,) = problems_of({**JOB, "strategy": {"name": "color"}, "adapter": {"kind": "prompt"}})[:1]
+    assert "color" in line
+
+
+def test_an_online_stream_is_refused():
+    scenario = {"kind": "class_incremental", "online": True}
+    assert any("online" in line for line in problems_of({**JOB, "scenario": scenario}))

@@ -1,0 +1,209 @@
+"""What clients compute together, against one learner that sees all rows."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lamina.adapters.kinds.lora import LoRA
+from lamina.adapters.model import AdaptedModel
+from lamina.federation.aggregators.fedit import FedIT
+from lamina.federation.client import ClientWork, LocalWork
+from lamina.federation.clock import ClockSettings, Cohort
+from lamina.federation.correction import Corrected, DriftSettings
+from lamina.federation.rounds import Down, FederatedRun, Reply, RunSettings
+from lamina.federation.state import Scaling
+from lamina.federation.timetable import timetable
+from lamina.memory import policy_class
+from lamina.strategies import strategy_class
+from lamina.streams.arrivals.in_step import InStep
+from lamina.streams.arrivals.periodic import Periodic
+from lamina.streams.dealing import make_manifest
+from lamina.streams.partitioners.iid import Iid
+from lamina.training.settings import TrainingSettings
+from nouns import make_learner, nouns_stream
+
+TRAINING = TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-2)
+
+
+class Small:
+    """Three clients of the small stream, and a run of them in this process."""
+
+    def __init__(self, name, backbone, arrival=None, drift=None, memory=None, **settings):
+        cls = strategy_class(name)
+        has_adapter = cls.trained_tasks == "all"
+        self.stream = nouns_stream(backbone)
+        self.manifest = make_manifest(self.stream, 3, Iid(), arrival or InStep(), seed=0)
+        stops = timetable(self.manifest, cls, has_adapter, rounds=2)
+        self.work = ClientWork(
+            strategy=cls(**settings),
+            adapter=LoRA(rank=4) if has_adapter else None,
+            memory=memory,
+            training=TRAINING,
+            local=LocalWork(epochs=2),
+            aggregator=FedIT(),
+            seed=0,
+            stream=self.stream,
+            manifest=self.manifest,
+            in_step=any(stop.kind == "end" for stop in stops),
+            backbone=backbone,
+            drift=drift or DriftSettings(),
+        )
+        self.run = FederatedRun(
+            RunSettings(
+                manifest=self.manifest,
+                timetable=stops,
+                aggregator=FedIT(),
+                optimiser=None,
+                cohort=Cohort(3),
+                clock=ClockSettings(),
+                local=LocalWork(epochs=2),
+                batch_size=4,
+                seed=0,
+                scaling=Scaling(4.0, 0.0),
+                ranks=(),
+                personal=False,
+                ids={
+                    (part, place): each.part(part).ids.sort().values
+                    for place, each in enumerate(self.stream.experiences)
+                    for part in ("validation", "test")
+                },
+                controls=self.work.drift.name == "scaffold",
+            )
+        )
+        self.owns = {}
+        self.updates = []
+
+    def go(self):
+        while (work := self.run.work()) is not None:
+            self.run.apply(work, [self.reply(work.stop, item) for item in work.items], Down(0, 0))
+        return self
+
+    def reply(self, stop, item):
+        run, work, state = self.run, self.work, self.run.state_of(item.version)
+        if stop.kind in ("begin", "end"):
+            turned = work.turn(run.frame, state, item.task, stop.kind == "end", run.summary)
+            return Reply(turned=turned)
+        if stop.kind == "evaluate":
+            return Reply(flags=work.answer(run.frame, state, item.task, None, {}))
+        base = state.digest()
+        if stop.kind == "train":
+            own = self.owns.get(item.client, {})
+            update, self.owns[item.client] = work.train(
+                run.frame, state, base, item.client, item.version, item.time, own
+            )
+        else:
+            update = work.look(
+                run.frame,
+                state,
+                base,
+                item.client,
+                int(item.time),
+                item.task,
+                stop.kind == "review",
+            )
+        self.updates.append(update)
+        return Reply(update, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"), [("ncm", {}), ("slda", {}), ("ranpac", {"projection": 64})]
+)
+def test_statistics_of_three_clients_are_those_of_all_rows(tiny_bert, name, settings):
+    small = Small(name, tiny_bert, **settings).go()
+    learner = make_learner(name, small.stream, tiny_bert, adapter=None, **settings)
+    list(learner.learn())
+    inputs = small.stream.experiences[0].test.inputs
+    model, strategy = small.work._resumed(small.run.frame, small.run.state.tensors, {})
+    together = strategy.predict(model, inputs, None)
+    central = learner.strategy.predict(learner.model, inputs, None)
+    torch.testing.assert_close(together, central, atol=1e-4, rtol=1e-4)
+
+
+def test_a_round_of_one_client_is_the_learner_itself_to_the_last_bit(tiny_bert):
+    small = Small("finetune", tiny_bert)
+    run, work = small.run, small.work
+    run.apply(run.work(), [small.reply(run.work().stop, run.work().items[0])], Down(0, 0))
+    state = run.state
+    before = {name: each.clone() for name, each in state.tensors.items()}
+    first, _ = work.train(run.frame, state, "x", 0, 0, 0.0, {})
+    second, _ = work.train(run.frame, state, "x", 0, 0, 0.0, {})
+    other, _ = work.train(run.frame, state, "x", 0, 1, 0.0, {})
+    for name, each in first.tensors.items():
+        assert torch.equal(each, second.tensors[name])
+        assert torch.equal(state.tensors[name], before[name])
+    assert any(not torch.equal(first.tensors[n], other.tensors[n]) for n in first.tensors)
+
+
+@pytest.mark.parametrize("name", ["finetune", "er", "ewc", "lwf", "olora"])
+@pytest.mark.parametrize("arrival", [InStep(), Periodic(order="own", spread=0.4)])
+def test_strategies_go_through_a_stream_and_their_updates_hold_no_rows(tiny_bert, name, arrival):
+    if name == "olora" and not isinstance(arrival, InStep):
+        pytest.skip("attaches an adapter for each task, which needs tasks in step")
+    memory = policy_class("reservoir")(8) if name == "er" else None
+    small = Small(name, tiny_bert, arrival=arrival, memory=memory).go()
+    assert not small.run.tallies.refused
+    shapes = Counter(len(each.tensors) for each in small.updates if each.phase == "both")
+    assert shapes
+    allowed = set(small.run.frame.trained)
+    tokens = max(part.inputs["input_ids"].shape[1] for part in _parts(small.stream))
+    for update in small.updates:
+        if update.phase == "both":
+            assert name == "olora" or update.tensors.keys() == allowed
+        for each in (*update.tensors.values(), *update.summaries.values()):
+            assert each.is_floating_point()
+            assert each.shape[-1:] != (tokens,)
+        assert set(update.metrics) <= {"loss"}
+
+
+def _parts(stream):
+    return [each.train for each in stream.experiences]
+
+
+def test_clients_at_own_tasks_are_refused_an_adapter_that_the_server_does_not_know(tiny_bert):
+    from lamina.registry import InputError
+
+    with pytest.raises(InputError, match="in step"):
+        Small("olora", tiny_bert, arrival=Periodic(order="own", spread=0.4)).go()
+
+
+def test_replay_at_a_client_sees_its_own_rows_only(tiny_bert):
+    small = Small("er", tiny_bert, memory=policy_class("reservoir")(8)).go()
+    for client, own in small.owns.items():
+        mine = small.manifest.rows(client, "train")
+        assert len(own["memory"]["ids"]) > 0
+        assert torch.isin(own["memory"]["ids"], mine).all()
+
+
+def test_fedprox_adds_the_gradient_of_its_term(tiny_bert):
+    model = AdaptedModel(tiny_bert, LoRA(rank=2), 0)
+    model.grow_head(2)
+    strategy = strategy_class("finetune")()
+    start = {name: each.detach() - 1 for name, each in model.parameters().items()}
+    held = Corrected(strategy, start, mu=0.5)
+    gradients = {name: torch.zeros_like(each) for name, each in model.parameters().items()}
+    for each in held.adjust(model, gradients, []).values():
+        torch.testing.assert_close(each, torch.full_like(each, 0.5))
+
+
+def test_a_strong_fedprox_keeps_clients_where_they_began(tiny_bert):
+    def moved(drift):
+        small = Small("finetune", tiny_bert, drift=drift)
+        small.work.training = replace(TRAINING, optimizer="sgd", momentum=0.0)
+        small.go()
+        return sum(float(each.norm()) for n, each in small.run.state.tensors.items() if "B" in n)
+
+    assert moved(DriftSettings("fedprox", mu=50.0)) < moved(DriftSettings())
+
+
+def test_scaffold_keeps_control_variates_at_both_ends(tiny_bert):
+    small = Small("finetune", tiny_bert, drift=DriftSettings("scaffold"))
+    small.work.training = replace(TRAINING, optimizer="sgd", momentum=0.0)
+    small.go()
+    shared = {n: each for n, each in small.run.state.memory.items()}
+    for name, each in shared.items():
+        own = [owned["control"][name.removeprefix("control:")] for owned in small.owns.values()]
+        torch.testing.assert_close(each, torch.stack(own).mean(dim=0), atol=1e-5, rtol=1e-4)
+    assert shared
+    assert not small.run.tallies.refused

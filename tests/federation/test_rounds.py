@@ -1,0 +1,309 @@
+"""The state machine with answers made up here: no backbone trains."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lamina.federation.aggregators.fedit import FedIT
+from lamina.federation.aggregators.ffa_lora import FFALoRA
+from lamina.federation.aggregators.rolora import RoLoRA
+from lamina.federation.client import Frame, LocalWork
+from lamina.federation.clock import ClockSettings, Cohort
+from lamina.federation.optimisers.fedavgm import FedAvgM
+from lamina.federation.privacy.accounting import Accountant, BudgetError
+from lamina.federation.private_sum import PrivacySettings, PrivateSum
+from lamina.federation.rounds import Down, FederatedRun, Reply, RunSettings
+from lamina.federation.state import Scaling
+from lamina.federation.timetable import Stop, is_in_step, timetable
+from lamina.federation.update import ClientUpdate
+from lamina.registry import InputError
+from lamina.strategies import strategy_class
+from lamina.streams.arrivals.in_step import InStep
+from lamina.streams.arrivals.periodic import Periodic
+from lamina.streams.dealing import make_manifest
+from lamina.streams.partitioners.iid import Iid
+from lamina.training.checkpoint import pack, unpack
+from nouns import nouns_stream
+
+A, B, HEAD = "main.q.lora_A.weight", "main.q.lora_B.weight", "head.weight"
+DOWN = Down(1000, 50)
+NOBODY_WAITS = Cohort(3, mode="buffered", buffer=2)
+UNEVEN = ClockSettings(speed_spread=1.0)
+
+
+@pytest.fixture(scope="module")
+def manifest(tiny_bert):
+    return make_manifest(nouns_stream(tiny_bert), 4, Iid(), InStep(), seed=0)
+
+
+def tensors():
+    return {A: torch.ones(2, 3), B: torch.zeros(3, 2), HEAD: torch.zeros(2, 3)}
+
+
+def make_run(manifest, rounds=4, cohort=None, clock=None, aggregator=None, optimiser=None):
+    stops = (
+        Stop("begin", 0.0),
+        *(Stop("train", each / rounds, 0, each) for each in range(rounds)),
+        Stop("end", 0.0, 0, rounds),
+    )
+    settings = RunSettings(
+        manifest=manifest,
+        timetable=stops,
+        aggregator=aggregator or FedIT(weighting="equal"),
+        optimiser=optimiser,
+        cohort=cohort or Cohort(4),
+        clock=clock or ClockSettings(),
+        local=LocalWork(),
+        batch_size=4,
+        seed=0,
+        scaling=Scaling(),
+        ranks=(),
+        personal=False,
+        ids={},
+    )
+    run = FederatedRun(settings)
+    begin(run)
+    return run
+
+
+def begin(run):
+    frame = Frame({"adapters": {}, "active": []}, {}, (A, B, HEAD))
+    run.apply(run.work(), [Reply(turned=(frame, tensors()))], DOWN)
+
+
+def found(run, item):
+    """What an honest client sends: every tensor it may, one more than its start, by its number."""
+    aggregator, state = run.settings.aggregator, run.state_of(item.version)
+    return ClientUpdate(
+        client=run.settings.manifest.clients[item.client].name,
+        round=item.version,
+        tensors={
+            name: value + 1 + item.client
+            for name, value in state.tensors.items()
+            if aggregator.sends(item.version, name)
+        },
+        num_rows=3,
+        phase=aggregator.phase(item.version),
+        base=state.digest(),
+        metrics={"loss": 1.0},
+    )
+
+
+def do_round(run, spoil=None):
+    """A round in which everybody is honest, but for whom `spoil` changes."""
+    work = run.work()
+    replies = [Reply(found(run, item), 100) for item in work.items]
+    if spoil is not None:
+        replies[0] = replace(replies[0], update=spoil(replies[0].update))
+    return run.apply(work, replies, DOWN)
+
+
+def with_tensor(name, value):
+    return lambda update: replace(update, tensors={**update.tensors, name: value})
+
+
+SPOILT = {
+    "not finite": with_tensor(A, torch.full((2, 3), float("nan"))),
+    "shape": with_tensor(A, torch.ones(3, 2)),
+    "unknown": with_tensor("main.q.rows", torch.ones(2, 3)),
+    "missing": lambda update: replace(update, tensors={A: update.tensors[A]}),
+    "phase": lambda update: replace(update, phase="a"),
+    "base": lambda update: replace(update, base="0" * 64),
+    "round": lambda update: replace(update, round=7),
+    "not asked": lambda update: replace(update, client="a stranger"),
+}
+
+
+@pytest.mark.parametrize("why", SPOILT)
+def test_a_bad_update_is_counted_and_refused_and_the_round_goes_on(manifest, why):
+    run = make_run(manifest)
+    metrics = do_round(run, SPOILT[why])
+    assert run.tallies.refused == {why: 1}
+    assert (metrics["refused"], metrics["clients"]) == (1, 3)
+    assert torch.equal(run.state.tensors[A], torch.full((2, 3), 1 + (2 + 3 + 4) / 3))
+    assert run.tallies.included.tolist() == [0, 1, 1, 1]
+    assert run.version == 1
+
+
+def test_an_update_that_came_twice_counts_once(manifest):
+    run = make_run(manifest)
+    work = run.work()
+    replies = [Reply(found(run, item), 100) for item in work.items]
+    replies[1] = replies[0]
+    run.apply(work, replies, DOWN)
+    assert run.tallies.refused == {"duplicate": 1}
+    assert torch.equal(run.state.tensors[A], torch.full((2, 3), 1 + (1 + 3 + 4) / 3))
+
+
+def test_bytes_that_are_no_update_are_counted_and_the_client_keeps_what_it_had(manifest):
+    run = make_run(manifest)
+    work = run.work()
+    run.own[0] = "before"
+    replies = [Reply(found(run, item), 100, own="new") for item in work.items]
+    replies[0] = Reply(None, 9, own="new", damage="unreadable")
+    run.apply(work, replies, DOWN)
+    assert run.tallies.refused == {"unreadable": 1}
+    assert run.own == {0: "before", 1: "new", 2: "new", 3: "new"}
+    assert run.tallies.up.tolist() == [9, 100, 100, 100]
+
+
+def test_what_is_common_is_sent_once_after_each_boundary(manifest):
+    run = make_run(manifest)
+    do_round(run)
+    do_round(run)
+    assert run.tallies.down.tolist() == [2 * 1000 + 50] * 4
+
+
+def test_a_round_without_updates_changes_nothing(manifest):
+    run = make_run(manifest, clock=ClockSettings(dropout=0.999999))
+    before = run.state
+    metrics = do_round_of_nobody(run)
+    assert run.state is before
+    assert metrics["missing"] == 4
+    assert run.tallies.up.tolist() == [0] * 4
+    assert run.tallies.down.tolist() == [1000] * 4
+    assert run.version == 1
+
+
+def do_round_of_nobody(run):
+    work = run.work()
+    assert work.items == ()
+    return run.apply(work, [], DOWN)
+
+
+def test_the_server_optimiser_takes_the_step(manifest):
+    run = make_run(manifest, optimiser=FedAvgM(learning_rate=0.5, momentum=0.0))
+    do_round(run)
+    assert torch.equal(run.state.tensors[A], torch.full((2, 3), 1 + 0.5 * 2.5))
+
+
+def test_alternating_rounds_send_one_factor_and_leave_the_other(manifest):
+    run = make_run(manifest, aggregator=RoLoRA(weighting="equal"))
+    do_round(run)
+    assert torch.equal(run.state.tensors[A], torch.ones(2, 3))
+    assert torch.equal(run.state.tensors[B], torch.full((3, 2), 2.5))
+    do_round(run)
+    assert torch.equal(run.state.tensors[A], torch.full((2, 3), 3.5))
+
+
+def test_a_buffered_round_joins_late_updates_by_their_age(manifest):
+    run = make_run(manifest, rounds=8, cohort=NOBODY_WAITS, clock=UNEVEN)
+    for _ in range(8):
+        work = run.work()
+        expected = run.state.tensors[A] + sum(
+            (1 + item.client) * (1 + run.version - item.version) ** -0.5 for item in work.items
+        ) / len(work.items)
+        do_round(run)
+        torch.testing.assert_close(run.state.tensors[A], expected)
+    assert max(run.tallies.staleness) > 0
+    assert not run.tallies.refused
+
+
+def test_a_boundary_calls_back_who_is_still_training(manifest):
+    run = make_run(manifest, rounds=3, cohort=NOBODY_WAITS, clock=UNEVEN)
+    for _ in range(3):
+        do_round(run)
+    assert run.clock.in_flight
+    begin(run)
+    assert run.clock.in_flight == []
+    assert run.past == {}
+    assert run.done
+
+
+@pytest.mark.parametrize("cohort", [Cohort(2), NOBODY_WAITS])
+def test_a_run_goes_on_from_its_state_as_if_nothing_had_happened(manifest, cohort):
+    clock = ClockSettings(speed_spread=1.0, dropout=0.1)
+    whole = make_run(manifest, 8, cohort, clock, optimiser=FedAvgM())
+    for _ in range(8):
+        do_round(whole)
+    first = make_run(manifest, 8, cohort, clock, optimiser=FedAvgM())
+    for _ in range(4):
+        do_round(first)
+    second = make_run(manifest, 8, cohort, clock, optimiser=FedAvgM())
+    second.load_state_dict(unpack(pack(first.state_dict())))
+    for _ in range(4):
+        do_round(second)
+    assert pack(second.state_dict()) == pack(whole.state_dict())
+
+
+def test_ffa_sends_no_a(manifest):
+    run = make_run(manifest, aggregator=FFALoRA(weighting="equal"))
+    assert A not in found(run, run.work().items[0]).tensors
+    do_round(run)
+    assert torch.equal(run.state.tensors[A], torch.ones(2, 3))
+
+
+def test_a_timetable_in_step_begins_and_ends_each_task_at_the_server(manifest):
+    stops = timetable(manifest, strategy_class("ewc"), True, rounds=2)
+    kinds = [each.kind for each in stops]
+    assert kinds == ["begin", "train", "train", "review", "end", "evaluate"] * 3
+    assert [each.round for each in stops if each.kind == "train"] == list(range(6))
+
+
+def test_a_strategy_of_sums_has_no_rounds(manifest):
+    stops = timetable(manifest, strategy_class("ranpac"), False, rounds=2)
+    assert [each.kind for each in stops] == ["begin", "review", "end", "evaluate"] * 3
+
+
+def test_clients_at_tasks_of_their_own_begin_and_end_them_themselves(tiny_bert):
+    stream = nouns_stream(tiny_bert)
+    manifest = make_manifest(stream, 4, Iid(), Periodic(order="own", spread=0.5), seed=0)
+    assert not is_in_step(manifest)
+    kinds = [each.kind for each in timetable(manifest, strategy_class("ewc"), True, rounds=2)]
+    assert kinds[0] == "begin"
+    assert set(kinds[1:]) == {"train", "evaluate"}
+
+
+def private(**settings):
+    chosen = PrivacySettings(**settings)
+    return PrivateSum(chosen, chosen.of_clients(1.0, 4), poisson=False, seed=0)
+
+
+def run_privately(manifest, sum_, clock=None):
+    run = make_run(manifest, clock=clock)
+    run.settings = replace(run.settings, private=sum_)
+    run.accountant = Accountant(sum_.settings.delta, sum_.settings.max_epsilon)
+    return run
+
+
+def test_a_secure_sum_gives_the_mean_and_no_update(manifest):
+    ideal = run_privately(manifest, private(secure_sum="ideal", limit=8.0, bits=24))
+    real = run_privately(manifest, private(secure_sum="real", limit=8.0, bits=24))
+    for run in (ideal, real):
+        do_round(run)
+    torch.testing.assert_close(ideal.state.tensors[A], torch.full((2, 3), 3.5), atol=1e-4, rtol=0)
+    assert torch.equal(ideal.state.tensors[A], real.state.tensors[A])
+
+
+def test_a_secure_sum_that_too_many_leave_is_no_round(manifest):
+    run = run_privately(
+        manifest,
+        private(secure_sum="ideal", threshold=1.0),
+        ClockSettings(lost_uploads=0.5),
+    )
+    before = run.state
+    while run.tallies.fates["is lost"] == 0:
+        before = run.state
+        do_round(run)
+    assert run.state is before
+    assert run.tallies.refused["sum aborted"] > 0
+
+
+def test_noise_is_paid_for_before_it_is_released(manifest):
+    pytest.importorskip("dp_accounting")
+    run = run_privately(manifest, private(clip=1.0, noise_multiplier=1.0, max_epsilon=6.0))
+    do_round(run)
+    assert 0 < run.accountant.epsilon() < 6.0
+    released = run.state
+    with pytest.raises(BudgetError):
+        do_round(run)
+    assert run.state is released
+
+
+def test_a_budget_that_does_not_hold_all_rounds_is_refused_before_the_first(manifest):
+    pytest.importorskip("dp_accounting")
+    tight = private(clip=1.0, noise_multiplier=1.0, max_epsilon=6.0)
+    settings = replace(make_run(manifest).settings, private=tight)
+    with pytest.raises(InputError, match="max_epsilon"):
+        FederatedRun(settings)
