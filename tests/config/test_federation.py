@@ -97,3 +97,10 @@ def test_strategies_that_see_rows_are_refused():
 def test_an_online_stream_is_refused():
     scenario = {"kind": "class_incremental", "online": True}
     assert any("online" in line for line in problems_of({**JOB, "scenario": scenario}))
+
+
+def test_sums_that_privacy_does_not_cover_are_refused():
+    private = with_federation(privacy=PRIVATE, aggregator=EQUAL)
+    assert parse_job(private).federation.privacy is not None
+    told = {**private, "strategy": {"name": "ranpac"}}
+    assert any("'ranpac' also sends sums over rows" in line for line in problems_of(told))

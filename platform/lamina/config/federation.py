@@ -17,7 +17,7 @@ from lamina.federation.client import LocalWork
 from lamina.federation.clock import ClockSettings, Cohort, Mode
 from lamina.federation.combinations import Combination, impossible
 from lamina.federation.correction import DriftSettings
-from lamina.federation.fitness import misfit
+from lamina.federation.fitness import misfit, previews, reviews
 from lamina.federation.optimisers.base import ServerOptimiser
 from lamina.federation.private_sum import PrivacySettings, PrivateSum, is_plain_mean
 from lamina.registry import InputError
@@ -232,6 +232,12 @@ def not_together(
         )
     if federation.privacy is not None:
         problems += _not_private(federation)
+        if previews(type(strategy)) or reviews(type(strategy)):
+            problems.append(
+                f"{SECTION}.privacy: strategy {name!r} also sends sums over rows before or after a "
+                "task, which are neither clipped nor hidden (allowed: strategies whose clients send "
+                "trained tensors alone)"
+            )
     return problems
 
 
