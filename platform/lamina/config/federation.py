@@ -235,8 +235,8 @@ def not_together(
         if previews(type(strategy)) or reviews(type(strategy)):
             problems.append(
                 f"{SECTION}.privacy: strategy {name!r} also sends sums over rows before or after a "
-                "task, which are neither clipped nor hidden (allowed: strategies whose clients send "
-                "trained tensors alone)"
+                "task, which are neither clipped nor hidden (allowed: strategies whose clients "
+                "send trained tensors alone)"
             )
     return problems
 

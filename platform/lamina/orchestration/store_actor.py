@@ -236,7 +236,7 @@ class StoreActor:
         if self._scheduled:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._until(decided), _DECISION_SECONDS)
-            if wanted[1] >= self._ahead.get(trial, len(report["test"])):
+            if trial in self._ahead and wanted[1] >= self._ahead[trial] and not report["done"]:
                 self._store.pause(trial)
         return self._store.is_running(trial, host) and (report["done"] or not self._closing)
 

@@ -62,12 +62,11 @@ class ADA(Strategy):
         assert batch.task is not None
         if len(self.state["classes"]) < self.pool_size:
             return None
-        classes = batch.task.classes
-        labels = places(batch.labels, classes)
+        labels = places(batch.labels, batch.task.classes)
         sums = {}
         for slot in range(self.pool_size):
             features = model(batch.inputs, adapters=[pooled(slot)]).features
-            for name, value in moments(features, labels, len(classes)).items():
+            for name, value in moments(features, labels, len(batch.task.classes)).items():
                 sums[f"{slot}.{name}"] = value
         return Summary(sums)
 

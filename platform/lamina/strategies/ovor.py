@@ -134,9 +134,8 @@ class OVOR(Strategy):
             own, out = plan[step]
             inside = F.linear(features[own], **rows)
             outside = F.linear(outliers[out], **rows)
-            loss = cross_entropy(inside, columns[own])
             apart = energy_bounds(inside, outside, self.inlier_energy, self.outlier_energy)
-            return loss + self.regularisation * apart
+            return cross_entropy(inside, columns[own]) + self.regularisation * apart
 
         start = {name: tensor[classes] for name, tensor in head.items()}
         rows = descend(start, loss_of, len(plan), self.alignment_rate)
