@@ -129,7 +129,7 @@ def difference(backbone: Backbone, kind: str, small: bool) -> float:
     """The largest difference of a learned number between trials of a cohort and alone. Raises
     SystemExit where an accuracy differs."""
     source = source_class("assistant")()
-    settings = ScenarioSettings("class_incremental", num_tasks=2, limit_per_class=4 if small else 8)
+    settings = ScenarioSettings("class_incremental", num_tasks=2, limit_per_class=1 if small else 2)
     stream = backbone.encode_stream(build_stream(source, settings, seed=0))
     alone = [learner(backbone, stream, kind, rate) for rate in RATES]
     expected = [[report.test for report in each.learn()] for each in alone]
