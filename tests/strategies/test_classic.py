@@ -440,7 +440,7 @@ def test_gpm_knows_what_every_matrix_of_an_adapter_reads(nouns, tiny_bert):
 
 def test_gpm_of_the_whole_space_keeps_old_features_and_of_none_of_it_moves_them(nouns, tiny_bert):
     def change(threshold):
-        settings = {"threshold": threshold, "growth": 0.0, "training": SGD}
+        settings = {"threshold": threshold, "growth": 0.0, "training": replace(SGD, epochs=4)}
         learner, data = after(1, "gpm", nouns, tiny_bert, **settings)
         old = nouns.experiences[0].test.inputs
         before = learner.model(old).features.detach()
@@ -448,7 +448,7 @@ def test_gpm_of_the_whole_space_keeps_old_features_and_of_none_of_it_moves_them(
         return (learner.model(old).features - before).abs().max()
 
     free = change(0.0)
-    assert free > 5e-4
+    assert free > 1e-3
     assert change(0.99) < 0.1 * free
     assert change(1.0) < 1e-5
 
