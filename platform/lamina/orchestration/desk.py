@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lamina.backbones.backbone import Backbone, load_backbone
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.load import load_backbone
 from lamina.config import Job, build_learner, parse_job
 from lamina.core import Batch, Samples, Stream, Summary
 from lamina.federation.client import ClientWork, Flags, Frame, Own
