@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
-from lamina.config import Job, build_learner, parse_job
+from lamina.config import Job, build_learner, keep_features, parse_job
 from lamina.core import Batch, Samples, Stream, Summary
 from lamina.federation.client import ClientWork, Flags, Frame, Own
 from lamina.federation.drift import CONTROL
@@ -191,6 +191,7 @@ def desk_of(
     """A desk with a backbone of its own."""
     job = parse_job(mapping)
     backbone = load_backbone(job.backbone, device)
+    keep_features(backbone, job.hosts)
     return LearningDesk(job, backbone, backbone.encode_stream(raw), manifest)
 
 
