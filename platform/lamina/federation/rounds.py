@@ -23,7 +23,7 @@ from lamina.federation.private_sum import PrivateSum
 from lamina.federation.staleness import discount, rebased
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.summaries import summed
-from lamina.federation.tallies import Tallies, count
+from lamina.federation.tallies import Tallies, add, count
 from lamina.federation.timetable import BOUNDARIES, Stop, arrivals
 from lamina.federation.update import ClientUpdate
 from lamina.streams.manifest import StreamManifest
@@ -244,7 +244,7 @@ class FederatedRun:
         if stop.kind == "train":
             before = self.version
             self._plan = self.clock.plan(
-                settings.cohort, self._clients(stop), before, lambda each: self._load(each, stop)
+                settings.cohort, self._clients(stop), before, self._loads(stop)
             )
             return [
                 Item(
@@ -299,21 +299,19 @@ class FederatedRun:
         self._eligible = (key, manifest.next_change(stop.time), there)
         return there
 
-    def _load(self, client: int, stop: Stop) -> Load:
-        event = self.settings.manifest.latest(client, stop.time)
-        assert event is not None
-        steps = self.settings.local.num_steps(len(event.rows), self.settings.batch_size)
-        sends = self.settings.aggregator.sends
-        sizes = {
-            name: each.numel() * each.element_size()
-            for name, each in (*self.state.tensors.items(), *self.state.ledger.items())
-        }
-        up = sum(
-            size
-            for name, size in sizes.items()
-            if name in self.state.tensors and sends(self.version, name)
-        )
-        return Load(steps, sum(sizes.values()), up)
+    def _loads(self, stop: Stop) -> Callable[[int], Load]:
+        """What each client has to do if it is given work now."""
+        settings, tensors, ledger = self.settings, self.state.tensors, self.state.ledger
+        down = sum(_size(each) for each in (*tensors.values(), *ledger.values()))
+        sends = settings.aggregator.sends
+        up = sum(_size(each) for name, each in tensors.items() if sends(self.version, name))
+
+        def load(client: int) -> Load:
+            event = settings.manifest.latest(client, stop.time)
+            assert event is not None
+            return Load(settings.local.num_steps(len(event.rows), settings.batch_size), down, up)
+
+        return load
 
     def _turn(self, reply: Reply) -> None:
         assert reply.turned is not None
@@ -424,14 +422,10 @@ class FederatedRun:
         ranks = self.settings.ranks
         expected: dict[str, Expected] = {}
         kept: dict[str, tuple[int, str | None]] = {}
-        for item, reply in zip(work.items, replies, strict=True):
-            client = item.client
-            assert client is not None
-            self.tallies.up[client] += reply.up
-            self.tallies.down[client] += down.state
-            if self.tallies.frames[client] != self.frame_number:
-                self.tallies.frames[client] = self.frame_number
-                self.tallies.down[client] += down.frame
+        asked = [item.client for item in work.items if item.client is not None]
+        assert len(asked) == len(work.items), "an update is a client's"
+        self._count_bytes(asked, replies, down)
+        for client, item, reply in zip(asked, work.items, replies, strict=True):
             rank = ranks[client % len(ranks)] if ranks else None
             expected[names[client].name] = expected_of((item.version, rank))
             kept[names[client].name] = client, reply.own
@@ -447,6 +441,19 @@ class FederatedRun:
                 else:
                     self.own[client] = own
         return admission.accepted
+
+    def _count_bytes(self, clients: Sequence[int], replies: Sequence[Reply], down: Down) -> None:
+        """What clients were sent, the frame if they do not have it, and what they sent."""
+        tallies = self.tallies
+        add(tallies.up, clients, [reply.up for reply in replies])
+        add(tallies.down, clients, [down.state] * len(clients))
+        without = [
+            client
+            for client, frame in zip(clients, tallies.frames[list(clients)].tolist(), strict=True)
+            if frame != self.frame_number
+        ]
+        add(tallies.down, without, [down.frame] * len(without))
+        tallies.frames[without] = self.frame_number
 
     def _brought_up_to_date(self, update: ClientUpdate) -> ClientUpdate:
         """A late update as if it had started from the state of now: what it changed, discounted by
@@ -521,6 +528,10 @@ def _state_of(plain: Mapping[str, Any]) -> GlobalState:
     )
 
 
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
@@ -531,7 +542,6 @@ def _quantiles(name: str, values: Sequence[float]) -> dict[str, float]:
         return {}
     points = torch.tensor(values, dtype=torch.float64)
     places = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9}
-    found = {
-        f"{name}/{word}": float(torch.quantile(points, place)) for word, place in places.items()
-    }
-    return {f"{name}/mean": float(points.mean()), **found}
+    levels = torch.tensor(list(places.values()), dtype=torch.float64)
+    found = zip(places, torch.quantile(points, levels).tolist(), strict=True)
+    return {f"{name}/mean": float(points.mean())} | {f"{name}/{word}": at for word, at in found}

@@ -1,7 +1,7 @@
 """What a federated run counts: bytes as they were really sent, who took part, what was refused."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,5 +46,12 @@ class Tallies:
 
 def count(tally: Tensor, clients: Iterable[int]) -> None:
     """One more for each of these clients."""
-    for client in clients:
-        tally[client] += 1
+    which = list(clients)
+    add(tally, which, [1] * len(which))
+
+
+def add(tally: Tensor, clients: Sequence[int], numbers: Sequence[int]) -> None:
+    """A number for each of these clients; one may be there several times."""
+    tally.index_add_(
+        0, torch.tensor(clients, dtype=torch.int64), torch.tensor(numbers, dtype=torch.int64)
+    )
