@@ -12,6 +12,7 @@ from lamina.federation.aggregators.fedit import FedIT
 from lamina.federation.client import ClientWork, LocalWork
 from lamina.federation.clock import ClockSettings, Cohort
 from lamina.federation.correction import Corrected, DriftSettings
+from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.rounds import Down, FederatedRun, Reply, RunSettings
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import timetable
@@ -30,7 +31,9 @@ TRAINING = TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-2)
 class Small:
     """Three clients of the small stream, and a run of them in this process."""
 
-    def __init__(self, name, backbone, arrival=None, drift=None, memory=None, **settings):
+    def __init__(
+        self, name, backbone, arrival=None, drift=None, memory=None, privacy=None, **settings
+    ):
         cls = strategy_class(name)
         has_adapter = cls.trained_tasks == "all"
         self.stream = nouns_stream(backbone)
@@ -49,6 +52,7 @@ class Small:
             in_step=any(stop.kind == "end" for stop in stops),
             backbone=backbone,
             drift=drift or DriftSettings(),
+            privacy=privacy,
         )
         self.run = FederatedRun(
             RunSettings(
@@ -70,6 +74,7 @@ class Small:
                     for part in ("validation", "test")
                 },
                 controls=self.work.drift.name == "scaffold",
+                row_privacy=privacy,
             )
         )
         self.owns = {}
@@ -207,3 +212,36 @@ def test_scaffold_keeps_control_variates_at_both_ends(tiny_bert):
         torch.testing.assert_close(each, torch.stack(own).mean(dim=0), atol=1e-5, rtol=1e-4)
     assert shared
     assert not small.run.tallies.refused
+
+
+HIDDEN = PrivacySettings(unit="example", clip=0.5, noise_multiplier=1.0)
+
+
+def test_rows_are_hidden_in_what_their_client_sends(tiny_bert):
+    pytest.importorskip("opacus")
+    open_, hidden, again = (
+        Small("finetune", tiny_bert, privacy=privacy).go() for privacy in (None, HIDDEN, HIDDEN)
+    )
+    assert hidden.run.state.digest() == again.run.state.digest() != open_.run.state.digest()
+    assert all("loss" in each.metrics for each in open_.updates)
+    assert not any(each.metrics for each in hidden.updates)
+    assert hidden.run.epsilon == max(hidden.run.row_accounts.by_client().values()) > 0
+    # A row is in one task, so three tasks cost what the dearest costs.
+    assert hidden.run.epsilon < 1.5 * first_task_epsilon(tiny_bert)
+
+
+def first_task_epsilon(backbone):
+    small = Small("finetune", backbone, privacy=HIDDEN)
+    while small.run.version < 2:
+        work = small.run.work()
+        replies = [small.reply(work.stop, item) for item in work.items]
+        small.run.apply(work, replies, Down(0, 0))
+    return small.run.epsilon
+
+
+@pytest.mark.parametrize("drift", ["fedprox", "scaffold"])
+def test_what_holds_clients_together_goes_with_hidden_rows(tiny_bert, drift):
+    pytest.importorskip("opacus")
+    small = Small("finetune", tiny_bert, drift=DriftSettings(drift), privacy=HIDDEN).go()
+    assert not small.run.tallies.refused
+    assert small.run.epsilon > 0

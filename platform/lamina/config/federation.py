@@ -19,7 +19,8 @@ from lamina.federation.combinations import Combination, impossible
 from lamina.federation.correction import DriftSettings
 from lamina.federation.fitness import misfit, previews, reviews
 from lamina.federation.optimisers.base import ServerOptimiser
-from lamina.federation.private_sum import PrivacySettings, PrivateSum, is_plain_mean
+from lamina.federation.privacy.settings import PrivacySettings
+from lamina.federation.private_sum import PrivateSum, is_plain_mean
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 from lamina.streams.arrivals.base import Arrival
@@ -123,8 +124,8 @@ class Federation:
     """None: the server sees every update."""
 
     def private_sum(self, num_clients: int, seed: int) -> PrivateSum | None:
-        """How updates are combined unseen, of so many clients; None without `privacy`."""
-        if self.privacy is None:
+        """How updates are combined unseen, of so many clients; None where they are seen."""
+        if self.privacy is None or not self.privacy.needs_sum:
             return None
         size = self.settings.cohort(num_clients).size
         return PrivateSum(
@@ -133,6 +134,12 @@ class Federation:
             self.settings.sampling == "poisson",
             seed,
         )
+
+    @property
+    def row_privacy(self) -> PrivacySettings | None:
+        """What hides the rows of clients; None where nothing does."""
+        hides_rows = self.privacy is not None and self.privacy.unit == "example"
+        return self.privacy if hides_rows else None
 
     def plain(self) -> Plain:
         """As a job says it, with every default filled in."""
@@ -208,7 +215,10 @@ def not_together(
         local_optimiser=training.optimizer,
         mode=settings.mode,
         secure=federation.privacy is not None and federation.privacy.secure_sum != "off",
-        client_privacy=federation.privacy is not None and federation.privacy.clip is not None,
+        client_privacy=(
+            federation.privacy is not None and federation.privacy.of_clients(1.0, 1) is not None
+        ),
+        example_privacy=federation.row_privacy is not None,
         adapter=adapter,
         ranks=settings.ranks,
         clients_per_round=asked,
@@ -230,14 +240,33 @@ def not_together(
             f"training.momentum: {training.momentum} does not go with SCAFFOLD, whose control "
             "variates are gradients of plain SGD (allowed: 0)"
         )
-    if federation.privacy is not None:
+    if federation.row_privacy is not None:
+        problems += _rows_not_hidden(name, strategy, takes_steps)
+    if federation.privacy is not None and federation.privacy.needs_sum:
         problems += _not_private(federation)
-        if previews(type(strategy)) or reviews(type(strategy)):
-            problems.append(
-                f"{SECTION}.privacy: strategy {name!r} also sends sums over rows before or after a "
-                "task, which are neither clipped nor hidden (allowed: strategies whose clients "
-                "send trained tensors alone)"
-            )
+    if federation.privacy is not None and (previews(type(strategy)) or reviews(type(strategy))):
+        problems.append(
+            f"{SECTION}.privacy: strategy {name!r} also sends sums over rows before or after a "
+            "task, which are neither clipped nor hidden (allowed: strategies whose clients "
+            "send trained tensors alone)"
+        )
+    return problems
+
+
+def _rows_not_hidden(name: str, strategy: Strategy, takes_steps: bool) -> list[str]:
+    """What noise on the steps of a client does not hide its rows from."""
+    problems = []
+    if not takes_steps:
+        problems.append(
+            f"{SECTION}.privacy.unit: 'example' puts noise on gradient steps, and strategy "
+            f"{name!r} takes none (allowed: client)"
+        )
+    if strategy.needs_memory:
+        problems.append(
+            f"{SECTION}.privacy.unit: 'example' does not go with strategy {name!r}, which replays "
+            "rows of earlier tasks beside those of a step, so that one row moves more than its own "
+            "gradient and more often than is counted (allowed: strategies without a memory)"
+        )
     return problems
 
 

@@ -4,6 +4,7 @@ given: nothing here remembers anything from call to call but what was looked up.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import nan
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from lamina.federation.aggregators.base import Aggregator, gram_name, modules_of
 from lamina.federation.correction import Corrected, DriftSettings
 from lamina.federation.drift import CONTROL, control_change, own_control
 from lamina.federation.fitness import trains
+from lamina.federation.privacy.example_level import ExamplePrivacy, PrivateSteps, sample_rows
+from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.state import GlobalState
 from lamina.federation.update import ClientUpdate
 from lamina.memory.base import Policy
@@ -104,6 +107,8 @@ class ClientWork:
     """Whether tasks begin and end for all clients at once, at the server."""
     backbone: Backbone
     drift: DriftSettings
+    privacy: PrivacySettings | None = None
+    """What hides clients, or their rows; None: nothing."""
     ranks: tuple[int, ...] = ()
     """LoRA ranks, dealt to the clients in turn; none: the adapter's."""
 
@@ -219,7 +224,8 @@ class ClientWork:
             phase=self.aggregator.phase(round),
             base=base,
             summaries=sums,
-            metrics={"loss": loss},
+            # A mean over rows, which no noise hides and no sum.
+            metrics={"loss": loss} if self.privacy is None else {},
         )
         return update, own
 
@@ -374,10 +380,14 @@ class ClientWork:
         client: int,
         round: int,
     ) -> float:
-        """The client's steps. Returns their mean loss."""
+        """The client's steps. Returns their mean loss, if it may be known."""
         size = self.training.batch_size
         num_steps = self.local.num_steps(len(data), size)
         stepper = Stepper(strategy, model, self.training, num_steps, Alone())
+        hidden = None if self.privacy is None else self.privacy.of_rows(len(data), size)
+        if hidden is not None:
+            self._descend_privately(stepper, hidden, num_steps, data, client, round)
+            return nan
         device, before = self.backbone.device, round * _STEPS_OF_A_ROUND
         total = torch.zeros((), device=device)
         with model.dropping(generator_of(self.seed, "dropout", round, client)):
@@ -386,6 +396,22 @@ class ClientWork:
                 replay = Replay(memory, self._rows, before + step, device)
                 total += stepper.step(batch, replay)
         return float(total) / num_steps
+
+    def _descend_privately(
+        self,
+        stepper: Stepper,
+        privacy: ExamplePrivacy,
+        num_steps: int,
+        data: Batch,
+        client: int,
+        round: int,
+    ) -> None:
+        """As many steps, each on rows that are drawn for it."""
+        steps = PrivateSteps(stepper, privacy, len(data), self.seed, round, client)
+        with stepper.model.dropping(generator_of(self.seed, "dropout", round, client)):
+            for step in range(num_steps):
+                rows = sample_rows(len(data), privacy, self.seed, round, client, step)
+                steps.step(data[rows])
 
     def _held(
         self,

@@ -18,7 +18,9 @@ from lamina.federation.clock import ClockSettings, Cohort, Load, Plan, VirtualCl
 from lamina.federation.drift import CONTROL, shared_control
 from lamina.federation.optimisers.base import ServerOptimiser
 from lamina.federation.privacy.accounting import Accountant
+from lamina.federation.privacy.row_accounts import RowAccounts
 from lamina.federation.privacy.secure_sum import SumAbortedError
+from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.private_sum import PrivateSum
 from lamina.federation.staleness import discount, rebased
 from lamina.federation.state import GlobalState, Scaling
@@ -56,6 +58,8 @@ class RunSettings:
     """Whether updates bring changes of control variates (SCAFFOLD)."""
     private: PrivateSum | None = None
     """How updates are combined unseen; None: the aggregator sees each."""
+    row_privacy: PrivacySettings | None = None
+    """What hides the rows of clients in what they send; None: nothing does."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,15 @@ class FederatedRun:
             privacy = settings.private.settings
             self.accountant = Accountant(privacy.delta, privacy.max_epsilon)
             settings.private.check_budget(self.accountant, self.num_rounds)
+        self.row_accounts: RowAccounts | None = None
+        if settings.row_privacy is not None:
+            self.row_accounts = RowAccounts(
+                settings.row_privacy,
+                settings.manifest,
+                lambda num_rows: settings.local.num_steps(num_rows, settings.batch_size),
+                settings.batch_size,
+            )
+            self.row_accounts.require_one_round()
         self.scores: list[Scores] = []
         self._plan: Plan | None = None
         self._work: Work | None = None
@@ -164,6 +177,16 @@ class FederatedRun:
     def num_rounds(self) -> int:
         """Of the whole run."""
         return sum(each.kind == "train" for each in self.settings.timetable)
+
+    @property
+    def epsilon(self) -> float | None:
+        """What was spent so far: of each client, or of each of its rows. None where nothing is
+        counted."""
+        if self.row_accounts is not None:
+            return self.row_accounts.epsilon()
+        if self.settings.private is not None and self.settings.private.privacy is not None:
+            return self.accountant.epsilon()
+        return None
 
     def work(self) -> Work | None:
         """What is to be done now: the same until `apply` has taken its results."""
@@ -211,6 +234,7 @@ class FederatedRun:
             "own": {str(client): digest for client, digest in self.own.items()},
             "tallies": self.tallies.state_dict(),
             "accountant": self.accountant.state_dict(),
+            "row_accounts": self.row_accounts and self.row_accounts.state_dict(),
             "scores": [
                 {"step": each.step, "right": dict(each.right), "asked": dict(each.asked)}
                 for each in self.scores
@@ -231,6 +255,8 @@ class FederatedRun:
         self.own = {int(client): digest for client, digest in state["own"].items()}
         self.tallies.load_state_dict(state["tallies"])
         self.accountant = Accountant.from_state(state["accountant"])
+        if self.row_accounts is not None:
+            self.row_accounts.load_state_dict(state["row_accounts"])
         self.scores = [Scores(**each) for each in state["scores"]]
         self._work = self._plan = None
 
@@ -243,8 +269,9 @@ class FederatedRun:
             return [Item(client, stop.task, self.version, stop.time) for client in there]
         if stop.kind == "train":
             before = self.version
+            there = [client for client in self._clients(stop) if self._can_pay(client, stop.time)]
             self._plan = self.clock.plan(
-                settings.cohort, self._clients(stop), before, lambda each: self._load(each, stop)
+                settings.cohort, there, before, lambda each: self._load(each, stop)
             )
             return [
                 Item(
@@ -299,6 +326,26 @@ class FederatedRun:
         self._eligible = (key, manifest.next_change(stop.time), there)
         return there
 
+    def _can_pay(self, client: int, time: float) -> bool:
+        """Whether its rows' budget, if there is one, covers another round."""
+        if self.row_accounts is None:
+            return True
+        event = self.settings.manifest.latest(client, time)
+        return event is None or self.row_accounts.covers(event)
+
+    def _pay(self, work: Work) -> None:
+        """Count what rows cost that were trained on: also of an update that came too late."""
+        if self.row_accounts is None:
+            return
+        assert self._plan is not None
+        late = [each.client for each in self._plan.others if each.fate == "is late"]
+        times = [(item.client, item.time) for item in work.items]
+        for client, time in (*times, *((client, work.stop.time) for client in late)):
+            assert client is not None
+            event = self.settings.manifest.latest(client, time)
+            assert event is not None, "a client without rows is not asked"
+            self.row_accounts.spend(event)
+
     def _load(self, client: int, stop: Stop) -> Load:
         event = self.settings.manifest.latest(client, stop.time)
         assert event is not None
@@ -337,6 +384,7 @@ class FederatedRun:
     def _round(self, work: Work, replies: Sequence[Reply], down: Down) -> dict[str, float]:
         settings, plan = self.settings, self._plan
         assert plan is not None
+        self._pay(work)
         before, down_before = self.tallies.refused.total(), int(self.tallies.down.sum())
         accepted = self._let_in(work, replies, down, cache(self._expected_of))
         age = {}
@@ -362,6 +410,7 @@ class FederatedRun:
         self.version += 1
         count(self.tallies.asked, (each.client for each in (*plan.arrivals, *plan.others)))
         refused = self.tallies.refused.total() - before
+        epsilon = self.epsilon
         return {
             "clients": float(len(updates)),
             "refused": float(refused),
@@ -370,7 +419,8 @@ class FederatedRun:
             "virtual_seconds": self.clock.time,
             "bytes_up": float(sum(reply.up for reply in replies)),
             "bytes_down": float(int(self.tallies.down.sum()) - down_before),
-            **_quantiles("loss", [each.metrics["loss"] for each in updates]),
+            **({} if epsilon is None else {"epsilon": epsilon}),
+            **_quantiles("loss", [u.metrics["loss"] for u in updates if "loss" in u.metrics]),
         }
 
     def _combined(self, updates: Sequence[ClientUpdate]) -> GlobalState:

@@ -212,6 +212,7 @@ def client_work(
         in_step=tasks_at_server(job, manifest),
         backbone=backbone,
         drift=federation.drift,
+        privacy=federation.privacy,
         ranks=federation.settings.ranks,
     )
 

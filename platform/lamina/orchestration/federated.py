@@ -203,6 +203,7 @@ def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSe
         ids=ids,
         controls=federation.drift.name == "scaffold",
         private=federation.private_sum(len(manifest), job.seed),
+        row_privacy=federation.row_privacy,
     )
 
 
