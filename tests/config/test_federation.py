@@ -139,10 +139,45 @@ def test_clients_that_hide_their_rows_themselves_may_be_combined_in_any_way(fede
     ("parts", "said"),
     [
         ({"strategy": {"name": "er"}, "memory": {"policy": "ring", "size": 9}}, "replays rows"),
-        ({"strategy": {"name": "ewc"}}, "'ewc' also sends sums over rows"),
-        ({"strategy": {"name": "ncm"}, "adapter": None}, "takes none"),
+        ({"strategy": {"name": "ewc"}}, "summaries.noise_multiplier: strategy 'ewc'"),
     ],
 )
 def test_what_noise_on_the_steps_does_not_hide_is_refused(parts, said):
     problems = problems_of({**with_federation(privacy=ROWS), **parts})
     assert any(said in line for line in problems)
+
+
+NOISY = {"summaries": {"noise_multiplier": 2.0, "clip": 0.5}}
+
+
+def test_sums_over_rows_may_leave_behind_noise_or_without_rare_classes():
+    hidden = with_federation(privacy=ROWS | NOISY)
+    for strategy, more in (("ewc", {}), ("ncm", {"adapter": None})):
+        job = parse_job({**hidden, "strategy": {"name": strategy}, **more})
+        assert job.federation.privacy.summaries.clip == 0.5
+        assert parse_job(job.settings()).settings() == job.settings()
+    frequent = with_federation(privacy={"summaries": {"min_rows": 4}})
+    job = parse_job({**frequent, "strategy": {"name": "ncm"}, "adapter": None})
+    assert job.federation.privacy.summaries.min_rows == 4
+    assert job.federation.row_privacy is None
+    assert job.federation.private_sum(10, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("federation", "said"),
+    [
+        ({"privacy": {"summaries": {"min_rows": 0}}}, "privacy.summaries.min_rows: 0"),
+        ({"privacy": {"summaries": {"min_row": 3}}}, "did you mean 'min_rows'?"),
+        ({"privacy": {"summaries": 3}}, "federation.privacy.summaries: 3 is not allowed"),
+        ({"privacy": NOISY}, "federation.privacy.unit example"),
+        (
+            {"privacy": ROWS | NOISY, "arrival": {"kind": "periodic", "order": "own"}},
+            "clients at tasks of their own",
+        ),
+        ({"privacy": {**NOISY, "unit": "example"}}, "federation.privacy.clip: missing"),
+        ({"privacy": PRIVATE | {"summaries": {}}, "aggregator": EQUAL}, "neither clipped"),
+    ],
+)
+def test_sums_that_leave_in_another_way_are_refused(federation, said):
+    job = {**with_federation(**federation), "strategy": {"name": "ewc"}}
+    assert any(said in line for line in problems_of(job))

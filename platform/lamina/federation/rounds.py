@@ -26,9 +26,10 @@ from lamina.federation.staleness import discount, rebased
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.summaries import summed
 from lamina.federation.tallies import Tallies, count
-from lamina.federation.timetable import BOUNDARIES, Stop, arrivals
+from lamina.federation.timetable import BOUNDARIES, Stop, arrivals, arrived
 from lamina.federation.update import ClientUpdate
-from lamina.streams.manifest import StreamManifest
+from lamina.registry import InputError
+from lamina.streams.manifest import Event, StreamManifest
 
 EVALUATED: tuple[Part, ...] = ("validation", "test")
 
@@ -266,6 +267,7 @@ class FederatedRun:
             return [Item(None, stop.task, self.version, stop.time)]
         if stop.kind in ("preview", "review"):
             there = self._arrivals.get(floor(stop.time), {}).get(stop.task, [])
+            there = [client for client in there if self._can_say(client, stop)]
             return [Item(client, stop.task, self.version, stop.time) for client in there]
         if stop.kind == "train":
             before = self.version
@@ -331,7 +333,20 @@ class FederatedRun:
         if self.row_accounts is None:
             return True
         event = self.settings.manifest.latest(client, time)
-        return event is None or self.row_accounts.covers(event)
+        accounts = self.row_accounts
+        return event is None or accounts.covers(event, accounts.of_round(event))
+
+    def _can_say(self, client: int, stop: Stop) -> bool:
+        """Whether its rows' budget, if there is one, covers that sums over them are sent."""
+        accounts = self.row_accounts
+        return accounts is None or all(
+            accounts.covers(event, accounts.of_sums()) for event in self._looked_at(client, stop)
+        )
+
+    def _looked_at(self, client: int, stop: Stop) -> list[Event]:
+        """What a client looks at before or after a task."""
+        events = arrived(self.settings.manifest, client, floor(stop.time))
+        return [each for each in events if each.task == stop.task]
 
     def _pay(self, work: Work) -> None:
         """Count what rows cost that were trained on: also of an update that came too late."""
@@ -344,7 +359,7 @@ class FederatedRun:
             assert client is not None
             event = self.settings.manifest.latest(client, time)
             assert event is not None, "a client without rows is not asked"
-            self.row_accounts.spend(event)
+            self.row_accounts.spend(event, self.row_accounts.of_round(event))
 
     def _load(self, client: int, stop: Stop) -> Load:
         event = self.settings.manifest.latest(client, stop.time)
@@ -373,12 +388,27 @@ class FederatedRun:
         self.past, self.given = {}, {}
 
     def _look(self, work: Work, replies: Sequence[Reply], down: Down) -> None:
-        """Sum up what the clients said; whoever says something else than the rest is refused."""
+        """Sum up what the clients said; whoever says something else than the rest is refused.
+
+        Raises InputError where privacy leaves nothing to sum up.
+        """
+        if self.row_accounts is not None:
+            for item in work.items:
+                assert item.client is not None
+                for event in self._looked_at(item.client, work.stop):
+                    self.row_accounts.spend(event, self.row_accounts.of_sums())
         said = [reply.update for reply in replies if reply.update and reply.update.summaries]
         base = self.state.digest()
         names = tuple(said[0].summaries) if said else ()
         expected = Expected(int(work.stop.time), work.stop.kind, {}, base, (), names)
         accepted = self._let_in(work, replies, down, lambda _: expected)
+        if not any(update.num_rows for update in accepted):
+            task = self.settings.manifest.tasks[work.stop.task]
+            raise InputError(
+                f"strategy: what it must know of task {task!r} nobody says: of {len(replies)} "
+                f"clients that were asked, {len(accepted)} answered, with sums over no row "
+                "(federation.privacy.summaries.min_rows may be too large, or max_epsilon too small)"
+            )
         self.summary = summed(accepted)
 
     def _round(self, work: Work, replies: Sequence[Reply], down: Down) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What a run has cost the rows of each client, under example-level privacy."""
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from lamina.federation.privacy.accounting import Accountant, Release
@@ -8,6 +9,8 @@ from lamina.federation.privacy.settings import PrivacySettings
 from lamina.registry import InputError
 from lamina.streams.manifest import Event, StreamManifest
 
+Cost = tuple[Release | None, int]
+"""What is released, and how often; None where nothing is."""
 _Key = tuple[int, float]
 """A client, and the time of the event whose rows are at stake."""
 
@@ -42,30 +45,41 @@ class RowAccounts:
     def require_one_round(self) -> None:
         """Raises InputError where no client may take part in even one round."""
         events = [each for n in range(len(self._manifest)) for each in self._manifest.events(n)[:1]]
-        if events and not any(map(self.covers, events)):
-            least = min(
-                self._account(each).epsilon(*self._round(len(each.rows))) for each in events
-            )
+        if events and not any(self.covers(each, self.of_round(each)) for each in events):
+            least = min(self._account(each).epsilon(*self.of_round(each)) for each in events)
             raise InputError(
                 f"federation.privacy.max_epsilon: one round costs epsilon {least:.4g} or more, and "
                 f"{self._settings.max_epsilon:.4g} are allowed (allowed: more noise, fewer local "
                 "steps, or a larger budget)"
             )
 
-    def covers(self, event: Event) -> bool:
-        """Whether a round on the rows of an event fits into what is left of its budget."""
-        most = self._settings.max_epsilon
-        return most is None or (self._account(event).epsilon(*self._round(len(event.rows))) <= most)
+    def of_round(self, event: Event) -> Cost:
+        """What a round on the rows of an event costs them; nothing where its steps have no
+        noise, which is where no steps are taken."""
+        num_rows = len(event.rows)
+        privacy = self._settings.of_rows(num_rows, self._batch_size)
+        return (None, 0) if privacy is None else (privacy.release, self._num_steps(num_rows))
 
-    def spend(self, event: Event) -> None:
-        """Record a round on the rows of an event.
+    def of_sums(self) -> Cost:
+        """What it costs rows that the sums over them leave a client."""
+        rule = self._settings.summaries
+        return (None if rule is None else rule.release), 1
+
+    def covers(self, event: Event, cost: Cost) -> bool:
+        """Whether what is left of the budget of an event's rows covers a cost."""
+        most = self._settings.max_epsilon
+        return most is None or self._account(event).epsilon(*cost) <= most
+
+    def spend(self, event: Event, cost: Cost) -> None:
+        """Record a cost of the rows of an event.
 
         Raises BudgetError, and records nothing, where it is not covered.
         """
-        key = self._key(event)
-        account = self._account(event)
-        account.spend(*self._round(len(event.rows)))
-        self._accounts[key] = account
+        release, times = cost
+        if release is not None:
+            account = self._account(event)
+            account.spend(release, times)
+            self._accounts[self._key(event)] = account
 
     def epsilon(self) -> float:
         """The largest over clients and events."""
@@ -92,11 +106,6 @@ class RowAccounts:
             (each["client"], each["time"]): Accountant.from_state(each["account"]) for each in state
         }
 
-    def _round(self, num_rows: int) -> tuple[Release, int]:
-        privacy = self._settings.of_rows(num_rows, self._batch_size)
-        assert privacy is not None, "rows have accounts under example-level privacy only"
-        return privacy.release, self._num_steps(num_rows)
-
     def _account(self, event: Event) -> Accountant:
         settings = self._settings
         return self._accounts.get(
@@ -115,8 +124,8 @@ class RowAccounts:
 
     @staticmethod
     def _dearest(accounts: Iterable[Accountant]) -> list[Accountant]:
-        """Those that may be the dearest: an account whose every release happened at least as often
-        at another, sampled at least as likely, is not."""
+        """Those that may be the dearest: one is not if another released all that it did, at least
+        as often and with rows at least as likely."""
         kept: list[Accountant] = []
         for each in accounts:
             if any(_at_least(other, each) for other in kept):
@@ -126,13 +135,19 @@ class RowAccounts:
 
 
 def _at_least(dear: Accountant, cheap: Accountant) -> bool:
-    """Whether one release with noise stands against each kind of the other, as likely and as
-    often."""
-    (high, *more), (low, *others) = sorted(dear.releases.items()), sorted(cheap.releases.items())
-    if more or others:
-        return dear.releases == cheap.releases
-    return (
-        high[0].noise_multiplier <= low[0].noise_multiplier
-        and high[0].sampling_rate >= low[0].sampling_rate
-        and high[1] >= low[1]
+    """Whether against each kind of release of one there is one of the other that tells as much."""
+    pairs = list(
+        zip_longest(sorted(dear.releases.items()), sorted(cheap.releases.items()), fillvalue=None)
+    )
+    return all(
+        high is not None
+        and (
+            low is None
+            or (
+                high[0].noise_multiplier <= low[0].noise_multiplier
+                and high[0].sampling_rate >= low[0].sampling_rate
+                and high[1] >= low[1]
+            )
+        )
+        for high, low in pairs
     )

@@ -8,6 +8,7 @@ from lamina.federation.privacy.accounting import Accountant
 from lamina.federation.privacy.client_level import ClientPrivacy
 from lamina.federation.privacy.combine import SecureSum
 from lamina.federation.privacy.example_level import ExamplePrivacy
+from lamina.federation.privacy.released import ReleaseRule
 from lamina.registry import InputError
 
 LEAST_NOISE = 0.1
@@ -45,12 +46,15 @@ class PrivacySettings:
     """How many bits it keeps."""
     threshold: float = 2 / 3
     """The share of a round's clients that must stay for a secure sum."""
+    summaries: ReleaseRule | None = None
+    """When and how the sums over rows leave a client that a strategy asks for before or after a
+    task; null: as they are."""
 
     def __post_init__(self) -> None:
-        if self.unit == "example" and self.clip is None:
+        if self.unit == "client" and self.summaries is not None and self.summaries.release:
             raise InputError(
-                "federation.privacy.clip: missing; unit 'example' hides rows by noise, which is "
-                "scaled to it (allowed: a number)"
+                "federation.privacy.summaries.noise_multiplier: it hides rows, and unit 'client' "
+                "counts what clients have spent (allowed: 0, or federation.privacy.unit example)"
             )
         if self.clip is not None and not LEAST_NOISE <= self.noise_multiplier < math.inf:
             raise InputError(
