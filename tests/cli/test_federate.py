@@ -52,3 +52,27 @@ def test_a_job_without_a_federation_and_an_impossible_one_are_refused(lamina, jo
     assert (refused.exit_code, "did you mean 'krum'?" in refused.output) == (2, True)
     refused = lamina("federate", federated, "federation=null")
     assert (refused.exit_code, "federation: missing" in refused.output) == (2, True)
+
+
+def test_what_was_spent_is_shown_in_each_round_and_at_the_end(lamina, federated, tmp_path):
+    pytest.importorskip("opacus")
+    hidden = "federation.privacy={unit: example, clip: 1.0, noise_multiplier: 2.0}"
+    shown = lamina(
+        "federate",
+        federated,
+        "--in-process",
+        hidden,
+        "federation.bounds=false",
+        "strategy={name: finetune}",
+        "memory=null",
+    )
+    assert shown.exit_code == 0, shown.output
+    lines = shown.stdout.splitlines()
+    rounds = [line for line in lines if line.startswith("round ")]
+    assert rounds
+    assert all(", epsilon " in line and "loss" not in line for line in rounds)
+    assert any(line.startswith("epsilon ") and "whether a row" in line for line in lines)
+    result = json.loads((tmp_path / "out" / "federated_result.json").read_text())
+    spent = [row.get("epsilon", 0.0) for row in result["clients"]]
+    assert max(spent) == result["metrics"]["privacy/epsilon"] > 0
+    assert result["privacy"] == {"unit": "example", "delta": 1e-5}

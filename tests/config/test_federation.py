@@ -16,6 +16,7 @@ JOB = {
     "federation": {"clients": 10},
 }
 PRIVATE = {"clip": 1.0}
+ROWS = {"unit": "example", "clip": 1.0}
 EQUAL = {"name": "fedit", "weighting": "equal"}
 
 
@@ -51,6 +52,18 @@ def test_every_default_is_filled_in_and_read_again():
         ({"partition": {"kind": "dirichlet", "alpha": -1}}, "federation.partition"),
         ({"clock": {"dropout": 2}}, "federation.clock.dropout: 2"),
         ({"privacy": {"clip": -1}}, "federation.privacy.clip"),
+        ({"privacy": {"unit": "row"}}, "federation.privacy.unit: 'row'"),
+        ({"privacy": {"unit": "example"}}, "federation.privacy.clip: missing"),
+        (
+            {"privacy": {**PRIVATE, "noise_multiplier": 0}},
+            "noise_multiplier: 0.0 is not a number from 0.1",
+        ),
+        (
+            {"privacy": ROWS | {"noise_multiplier": 0}},
+            "noise_multiplier: 0.0 is not a number from 0.1",
+        ),
+        ({"privacy": ROWS, "aggregator": {"name": "lorm"}}, "the noise on their steps"),
+        ({"privacy": ROWS | {"secure_sum": "real"}}, "federation.aggregator.weighting"),
         ({"participation": 0}, "federation.participation: 0"),
         ({"mode": "buffered", "deadline": 3.0}, "federation.deadline"),
         ({"mode": "buffered", "sampling": "poisson"}, "federation.sampling"),
@@ -104,3 +117,67 @@ def test_sums_that_privacy_does_not_cover_are_refused():
     assert parse_job(private).federation.privacy is not None
     told = {**private, "strategy": {"name": "ranpac"}}
     assert any("'ranpac' also sends sums over rows" in line for line in problems_of(told))
+
+
+@pytest.mark.parametrize(
+    "federation",
+    [
+        {},
+        {"aggregator": {"name": "flora"}},
+        {"aggregator": {"name": "krum", "byzantine": 1, "weighting": "equal"}},
+        {"mode": "buffered", "arrival": {"kind": "periodic", "order": "own"}},
+        {"aggregator": EQUAL, "privacy": ROWS | {"secure_sum": "real"}},
+    ],
+)
+def test_clients_that_hide_their_rows_themselves_may_be_combined_in_any_way(federation):
+    job = parse_job(with_federation(**{"privacy": ROWS, **federation}))
+    assert job.federation.row_privacy is job.federation.privacy
+    assert parse_job(job.settings()).settings() == job.settings()
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ({"strategy": {"name": "er"}, "memory": {"policy": "ring", "size": 9}}, "replays rows"),
+        ({"strategy": {"name": "ewc"}}, "summaries.noise_multiplier: strategy 'ewc'"),
+    ],
+)
+def test_what_noise_on_the_steps_does_not_hide_is_refused(parts, said):
+    problems = problems_of({**with_federation(privacy=ROWS), **parts})
+    assert any(said in line for line in problems)
+
+
+NOISY = {"summaries": {"noise_multiplier": 2.0, "clip": 0.5}}
+
+
+def test_sums_over_rows_may_leave_behind_noise_or_without_rare_classes():
+    hidden = with_federation(privacy=ROWS | NOISY)
+    for strategy, more in (("ewc", {}), ("ncm", {"adapter": None})):
+        job = parse_job({**hidden, "strategy": {"name": strategy}, **more})
+        assert job.federation.privacy.summaries.clip == 0.5
+        assert parse_job(job.settings()).settings() == job.settings()
+    frequent = with_federation(privacy={"summaries": {"min_rows": 4}})
+    job = parse_job({**frequent, "strategy": {"name": "ncm"}, "adapter": None})
+    assert job.federation.privacy.summaries.min_rows == 4
+    assert job.federation.row_privacy is None
+    assert job.federation.private_sum(10, 0) is None
+
+
+@pytest.mark.parametrize(
+    ("federation", "said"),
+    [
+        ({"privacy": {"summaries": {"min_rows": 0}}}, "privacy.summaries.min_rows: 0"),
+        ({"privacy": {"summaries": {"min_row": 3}}}, "did you mean 'min_rows'?"),
+        ({"privacy": {"summaries": 3}}, "federation.privacy.summaries: 3 is not allowed"),
+        ({"privacy": NOISY}, "federation.privacy.unit example"),
+        (
+            {"privacy": ROWS | NOISY, "arrival": {"kind": "periodic", "order": "own"}},
+            "clients at tasks of their own",
+        ),
+        ({"privacy": {**NOISY, "unit": "example"}}, "federation.privacy.clip: missing"),
+        ({"privacy": PRIVATE | {"summaries": {}}, "aggregator": EQUAL}, "neither clipped"),
+    ],
+)
+def test_sums_that_leave_in_another_way_are_refused(federation, said):
+    job = {**with_federation(**federation), "strategy": {"name": "ewc"}}
+    assert any(said in line for line in problems_of(job))

@@ -6,39 +6,57 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lamina.adapters import kind_class
 from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
 from lamina.federation.aggregators.fedit import FedIT
 from lamina.federation.client import ClientWork, LocalWork
 from lamina.federation.clock import ClockSettings, Cohort
 from lamina.federation.correction import Corrected, DriftSettings
+from lamina.federation.fitness import misfit, previews, reviews
+from lamina.federation.privacy.accounting import Accountant, Release
+from lamina.federation.privacy.released import ReleaseRule
+from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.rounds import Down, FederatedRun, Reply, RunSettings
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import timetable
 from lamina.memory import policy_class
-from lamina.strategies import strategy_class
+from lamina.registry import InputError
+from lamina.strategies import strategy_class, strategy_names
+from lamina.strategies.base import NO_ADAPTER
 from lamina.streams.arrivals.in_step import InStep
 from lamina.streams.arrivals.periodic import Periodic
 from lamina.streams.dealing import make_manifest
 from lamina.streams.partitioners.iid import Iid
 from lamina.training.settings import TrainingSettings
-from nouns import make_learner, nouns_stream
+from nouns import SMALL, as_scenario, make_learner, nouns_stream
 
 TRAINING = TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-2)
+
+
+def kind_of(cls):
+    """The adapter of a strategy that trains one on every task."""
+    if cls.trained_tasks != "all" or cls.adapters == (NO_ADAPTER,):
+        return None
+    if cls.adapters is None or "lora" in cls.adapters:
+        return LoRA(rank=4)
+    return kind_class(cls.adapters[0])()
 
 
 class Small:
     """Three clients of the small stream, and a run of them in this process."""
 
-    def __init__(self, name, backbone, arrival=None, drift=None, memory=None, **settings):
+    def __init__(
+        self, name, backbone, arrival=None, drift=None, memory=None, privacy=None, **settings
+    ):
         cls = strategy_class(name)
-        has_adapter = cls.trained_tasks == "all"
-        self.stream = nouns_stream(backbone)
+        kind = kind_of(cls)
+        self.stream = as_scenario(nouns_stream(backbone), cls.scenarios[0])
         self.manifest = make_manifest(self.stream, 3, Iid(), arrival or InStep(), seed=0)
-        stops = timetable(self.manifest, cls, has_adapter, rounds=2)
+        stops = timetable(self.manifest, cls, kind is not None, rounds=2)
         self.work = ClientWork(
             strategy=cls(**settings),
-            adapter=LoRA(rank=4) if has_adapter else None,
+            adapter=kind,
             memory=memory,
             training=TRAINING,
             local=LocalWork(epochs=2),
@@ -49,6 +67,7 @@ class Small:
             in_step=any(stop.kind == "end" for stop in stops),
             backbone=backbone,
             drift=drift or DriftSettings(),
+            privacy=privacy,
         )
         self.run = FederatedRun(
             RunSettings(
@@ -70,6 +89,7 @@ class Small:
                     for part in ("validation", "test")
                 },
                 controls=self.work.drift.name == "scaffold",
+                row_privacy=privacy,
             )
         )
         self.owns = {}
@@ -157,13 +177,27 @@ def test_strategies_go_through_a_stream_and_their_updates_hold_no_rows(tiny_bert
         assert set(update.metrics) <= {"loss"}
 
 
+FEDERATED = [
+    name
+    for name in strategy_names()
+    if misfit(name, strategy_class(name), kind_of(strategy_class(name)) is not None) is None
+]
+
+
+@pytest.mark.parametrize("name", FEDERATED)
+def test_every_strategy_that_can_be_federated_goes_through_a_stream(tiny_bert, name):
+    memory = policy_class("reservoir")(8) if strategy_class(name).needs_memory else None
+    small = Small(name, tiny_bert, memory=memory, **SMALL.get(name, {})).go()
+    assert not small.run.tallies.refused
+    assert [each.step for each in small.run.scores] == [0, 1, 2]
+    assert all(each.isfinite().all() for each in small.run.state.tensors.values())
+
+
 def _parts(stream):
     return [each.train for each in stream.experiences]
 
 
 def test_clients_at_own_tasks_are_refused_an_adapter_that_the_server_does_not_know(tiny_bert):
-    from lamina.registry import InputError
-
     with pytest.raises(InputError, match="in step"):
         Small("olora", tiny_bert, arrival=Periodic(order="own", spread=0.4)).go()
 
@@ -207,3 +241,78 @@ def test_scaffold_keeps_control_variates_at_both_ends(tiny_bert):
         torch.testing.assert_close(each, torch.stack(own).mean(dim=0), atol=1e-5, rtol=1e-4)
     assert shared
     assert not small.run.tallies.refused
+
+
+HIDDEN = PrivacySettings(unit="example", clip=0.5, noise_multiplier=1.0)
+
+
+def test_rows_are_hidden_in_what_their_client_sends(tiny_bert):
+    pytest.importorskip("opacus")
+    open_, hidden, again = (
+        Small("finetune", tiny_bert, privacy=privacy).go() for privacy in (None, HIDDEN, HIDDEN)
+    )
+    assert hidden.run.state.digest() == again.run.state.digest() != open_.run.state.digest()
+    assert all("loss" in each.metrics for each in open_.updates)
+    assert not any(each.metrics for each in hidden.updates)
+    assert hidden.run.epsilon == max(hidden.run.row_accounts.by_client().values()) > 0
+    # A row is in one task, so three tasks cost what the dearest costs.
+    assert hidden.run.epsilon < 1.5 * first_task_epsilon(tiny_bert)
+
+
+def first_task_epsilon(backbone):
+    small = Small("finetune", backbone, privacy=HIDDEN)
+    while small.run.version < 2:
+        work = small.run.work()
+        replies = [small.reply(work.stop, item) for item in work.items]
+        small.run.apply(work, replies, Down(0, 0))
+    return small.run.epsilon
+
+
+@pytest.mark.parametrize("drift", ["fedprox", "scaffold"])
+def test_what_holds_clients_together_goes_with_hidden_rows(tiny_bert, drift):
+    pytest.importorskip("opacus")
+    small = Small("finetune", tiny_bert, drift=DriftSettings(drift), privacy=HIDDEN).go()
+    assert not small.run.tallies.refused
+    assert small.run.epsilon > 0
+
+
+def test_rare_classes_of_a_client_are_not_in_what_it_says(tiny_bert):
+    rule = PrivacySettings(summaries=ReleaseRule(min_rows=2))
+    open_ = Small("ncm", tiny_bert).go()
+    closed = Small("ncm", tiny_bert, privacy=rule).go()
+    left_out = 0
+    for before, after in zip(open_.updates, closed.updates, strict=True):
+        count = before.summaries["count"]
+        left_out += int((count == 1).sum())
+        assert torch.equal(after.summaries["count"], torch.where(count < 2, 0, count))
+        assert after.num_rows == after.summaries["count"].sum()
+    assert left_out > 0
+
+
+def test_a_task_of_which_nothing_may_be_said_ends_the_run_with_the_reason(tiny_bert):
+    rule = PrivacySettings(summaries=ReleaseRule(min_rows=100))
+    with pytest.raises(InputError, match="min_rows"):
+        Small("ncm", tiny_bert, privacy=rule).go()
+
+
+@pytest.mark.parametrize("name", ["ncm", "simplecil", "slda", "ranpac", "fecam", "ewc"])
+def test_sums_behind_noise_are_accounted_for_with_the_steps(tiny_bert, name):
+    pytest.importorskip("opacus")
+    noisy = replace(HIDDEN, summaries=ReleaseRule(noise_multiplier=2.0, clip=1.0))
+    small = Small(name, tiny_bert, privacy=noisy, **SMALL.get(name, {})).go()
+    assert not small.run.tallies.refused
+    times = previews(strategy_class(name)) + reviews(strategy_class(name))
+    spent = Accountant(1e-5)
+    spent.spend(Release(2.0), times)
+    if name == "ewc":
+        assert small.run.epsilon > spent.epsilon()
+    else:
+        assert small.run.epsilon == spent.epsilon()
+
+
+def test_who_has_no_budget_left_for_its_sums_says_nothing(tiny_bert):
+    pytest.importorskip("opacus")
+    rule = ReleaseRule(noise_multiplier=2.0)
+    poor = replace(HIDDEN, clip=None, max_epsilon=1.0, summaries=rule)
+    with pytest.raises(InputError, match="max_epsilon"):
+        Small("ncm", tiny_bert, privacy=poor).go()

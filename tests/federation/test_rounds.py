@@ -11,8 +11,9 @@ from lamina.federation.aggregators.rolora import RoLoRA
 from lamina.federation.client import Frame, LocalWork
 from lamina.federation.clock import ClockSettings, Cohort
 from lamina.federation.optimisers.fedavgm import FedAvgM
-from lamina.federation.privacy.accounting import Accountant, BudgetError
-from lamina.federation.private_sum import PrivacySettings, PrivateSum
+from lamina.federation.privacy.accounting import Accountant, BudgetError, Release
+from lamina.federation.privacy.settings import PrivacySettings
+from lamina.federation.private_sum import PrivateSum
 from lamina.federation.rounds import Down, FederatedRun, Reply, RunSettings
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import Stop, is_in_step, timetable
@@ -307,3 +308,63 @@ def test_a_budget_that_does_not_hold_all_rounds_is_refused_before_the_first(mani
     settings = replace(make_run(manifest).settings, private=tight)
     with pytest.raises(InputError, match="max_epsilon"):
         FederatedRun(settings)
+
+
+def run_with_hidden_rows(manifest, rounds=4, aggregator=None, **settings):
+    chosen = PrivacySettings(unit="example", clip=1.0, **settings)
+    plain = make_run(manifest, rounds, aggregator=aggregator)
+    run = FederatedRun(replace(plain.settings, row_privacy=chosen, batch_size=1))
+    begin(run)
+    return run
+
+
+def dearest(manifest, rounds):
+    """Of a client with the fewest rows, whose rows are the likeliest in a step of one."""
+    few = min(len(manifest.latest(client, 0.0).rows) for client in range(len(manifest)))
+    return Accountant(1e-5).epsilon(Release(1.0, 1 / few), rounds * few)
+
+
+def test_the_rows_of_each_client_are_accounted_for_and_the_dearest_is_told(manifest):
+    pytest.importorskip("dp_accounting")
+    run = run_with_hidden_rows(manifest)
+    metrics = [do_round(run) for _ in range(2)]
+    assert [each["epsilon"] for each in metrics] == [dearest(manifest, 1), dearest(manifest, 2)]
+    assert run.epsilon == max(run.row_accounts.by_client().values())
+    assert sorted(run.row_accounts.by_client()) == [0, 1, 2, 3]
+    again = run_with_hidden_rows(manifest)
+    again.load_state_dict(unpack(pack(run.state_dict())))
+    assert again.epsilon == run.epsilon
+
+
+def test_a_client_whose_rows_have_no_budget_left_is_not_asked(manifest):
+    pytest.importorskip("dp_accounting")
+    few, many = dearest(manifest, 2), dearest(manifest, 3)
+    run = run_with_hidden_rows(manifest, max_epsilon=(few + many) / 2)
+    asked = []
+    for _ in range(4):
+        asked.append(len(run.work().items))
+        do_round(run)
+    sizes = [len(manifest.latest(client, 0.0).rows) for client in range(4)]
+    assert asked[:2] == [4, 4]
+    assert asked[2] == 4 - sizes.count(min(sizes))
+    assert few <= run.epsilon <= (few + many) / 2
+
+
+def test_an_update_that_came_too_late_is_paid_for_and_one_that_never_came_is_not(manifest):
+    pytest.importorskip("dp_accounting")
+    late = run_with_hidden_rows(manifest)
+    late.settings = replace(late.settings, cohort=Cohort(2, mode="deadline", over_selection=2.0))
+    metrics = do_round(late)
+    assert metrics["missing"] == 2
+    assert sorted(late.row_accounts.by_client()) == [0, 1, 2, 3]
+    lost = run_with_hidden_rows(manifest)
+    lost.clock.settings = ClockSettings(lost_uploads=0.999999)
+    do_round_of_nobody(lost)
+    assert lost.row_accounts.by_client() == {}
+    assert lost.epsilon == 0
+
+
+def test_a_budget_that_holds_no_round_of_anybody_is_refused_before_the_first(manifest):
+    pytest.importorskip("dp_accounting")
+    with pytest.raises(InputError, match="one round costs epsilon"):
+        run_with_hidden_rows(manifest, max_epsilon=0.1)

@@ -145,6 +145,32 @@ def test_what_clients_keep_is_on_disk_and_no_more_than_that(alone, federated_job
     assert (tmp_path / "manifest.json").stat().st_size > 0
 
 
+def test_clients_that_hide_their_rows_go_on_from_a_killed_run_with_what_they_have_spent(
+    federated_job, tmp_path
+):
+    pytest.importorskip("opacus")
+
+    def job(name):
+        hidden = {"unit": "example", "clip": 1.0, "noise_multiplier": 0.8}
+        found = federated_job(tmp_path / name, "synchronous", privacy=hidden)
+        return {**found, "strategy": {"name": "finetune"}, "memory": None}
+
+    def kill(event):
+        if event.get("kind") == "train" and event["round"] == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        federate(job("killed"), kill, in_process=True)
+    rounds = []
+    found = federate(job("killed"), rounds.append, in_process=True)
+    whole = federate(job("whole"), in_process=True)
+    assert found.sha == whole.sha
+    assert found.run.epsilon == whole.run.epsilon > 0
+    told = [each["metrics"]["epsilon"] for each in rounds if each.get("kind") == "train"]
+    assert told == sorted(told)
+    assert told[-1] == whole.run.epsilon
+
+
 @pytest.mark.ray
 @RAY[1]
 def test_a_sweep_tries_aggregators_on_the_same_clients(ray_cluster, federated_job, tmp_path):

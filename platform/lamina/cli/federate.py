@@ -15,6 +15,11 @@ from lamina.evaluation.fairness import mean_over_clients
 from lamina.registry import InputError
 
 ADAPTER = "global.safetensors"
+_UNITS = {
+    "client": "of whether a client took part",
+    "example": "of whether a row was at a client: the largest over clients",
+}
+"""What an epsilon is of, by the unit of privacy."""
 _MOST_CLIENTS = 20
 """So many are shown one by one."""
 
@@ -107,6 +112,8 @@ def _round(number: int, rounds: int, metrics: Mapping[str, float]) -> str:
             parts.append(f"{metrics[key]:.0f} {key}")
     if metrics["staleness"]:
         parts.append(f"staleness {metrics['staleness']:.1f}")
+    if "epsilon" in metrics:
+        parts.append(f"epsilon {metrics['epsilon']:.3g}")
     parts.append(f"{_bytes(metrics['bytes_up'])} up, {_bytes(metrics['bytes_down'])} down")
     return ", ".join(parts) + f", at {metrics['virtual_seconds']:.1f} virtual s"
 
@@ -119,6 +126,7 @@ def _result(found: Any) -> dict[str, Any]:
     counts = manifest.counts
     each = client_matrix(run.scores, manifest, "test").of_each()
     place = {name: number for number, name in enumerate(manifest.tasks)}
+    spent = run.row_accounts.by_client() if run.row_accounts is not None else {}
     clients = []
     for number, client in enumerate(manifest.clients):
         row: dict[str, Any] = {
@@ -130,6 +138,8 @@ def _result(found: Any) -> dict[str, Any]:
             "bytes_down": int(run.tallies.down[number]),
             "included": int(run.tallies.included[number]),
         }
+        if number in spent:
+            row["epsilon"] = spent[number]
         if number in found.local:
             bound = found.local[number]
             sizes = [int(counts[number, place.get(task, 0), 2]) for task in bound.tasks]
@@ -149,7 +159,16 @@ def _result(found: Any) -> dict[str, Any]:
             if mean is not None:
                 key = "average_accuracy" if name == "accuracy" else name
                 metrics[f"bound/alone/{key}"] = mean
-    return {"sha": found.sha, "manifest": manifest.hash, "metrics": metrics, "clients": clients}
+    private = run.settings.row_privacy
+    if private is None and run.settings.private is not None and run.epsilon is not None:
+        private = run.settings.private.settings
+    return {
+        "sha": found.sha,
+        "manifest": manifest.hash,
+        "metrics": metrics,
+        "privacy": private and {"unit": private.unit, "delta": private.delta},
+        "clients": clients,
+    }
 
 
 def _show(console: Console, result: Mapping[str, Any]) -> None:
@@ -174,6 +193,11 @@ def _show(console: Console, result: Mapping[str, Any]) -> None:
         f"{_bytes(metrics['bytes/up'])} up, {_bytes(metrics['bytes/down'])} down, "
         f"{metrics['virtual_seconds']:.1f} virtual s"
     )
+    if result["privacy"] is not None:
+        console.print(
+            f"epsilon {metrics['privacy/epsilon']:.4g} at delta {result['privacy']['delta']:g}, "
+            f"{_UNITS[result['privacy']['unit']]}"
+        )
     refused = {
         key.removeprefix("refused/"): value
         for key, value in metrics.items()
@@ -190,10 +214,12 @@ def _show(console: Console, result: Mapping[str, Any]) -> None:
 def _clients(clients: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("client")
-    headings = ("rows", "accuracy", "forgetting", "alone", "rounds", "up", "down")
-    for heading in headings:
+    headings = ["rows", "accuracy", "forgetting", "alone", "rounds", "up", "down"]
+    is_spent = any("epsilon" in row for row in clients)
+    for heading in headings + ["epsilon"] * is_spent:
         table.add_column(heading, justify="right")
     for row in clients:
+        spent = [_number(row.get("epsilon"))] * is_spent
         table.add_row(
             row["client"],
             str(row["rows"]),
@@ -203,6 +229,7 @@ def _clients(clients: Sequence[Mapping[str, Any]]) -> Table:
             str(row["included"]),
             _bytes(row["bytes_up"]),
             _bytes(row["bytes_down"]),
+            *spent,
         )
     return table
 

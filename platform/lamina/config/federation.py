@@ -19,7 +19,9 @@ from lamina.federation.combinations import Combination, impossible
 from lamina.federation.correction import DriftSettings
 from lamina.federation.fitness import misfit, previews, reviews
 from lamina.federation.optimisers.base import ServerOptimiser
-from lamina.federation.private_sum import PrivacySettings, PrivateSum, is_plain_mean
+from lamina.federation.privacy.released import ReleaseRule
+from lamina.federation.privacy.settings import PrivacySettings
+from lamina.federation.private_sum import PrivateSum, is_plain_mean
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 from lamina.streams.arrivals.base import Arrival
@@ -123,8 +125,8 @@ class Federation:
     """None: the server sees every update."""
 
     def private_sum(self, num_clients: int, seed: int) -> PrivateSum | None:
-        """How updates are combined unseen, of so many clients; None without `privacy`."""
-        if self.privacy is None:
+        """How updates are combined unseen, of so many clients; None where they are seen."""
+        if self.privacy is None or not self.privacy.needs_sum:
             return None
         size = self.settings.cohort(num_clients).size
         return PrivateSum(
@@ -133,6 +135,12 @@ class Federation:
             self.settings.sampling == "poisson",
             seed,
         )
+
+    @property
+    def row_privacy(self) -> PrivacySettings | None:
+        """What hides the rows of clients; None where nothing does."""
+        hides_rows = self.privacy is not None and self.privacy.unit == "example"
+        return self.privacy if hides_rows else None
 
     def plain(self) -> Plain:
         """As a job says it, with every default filled in."""
@@ -164,6 +172,9 @@ def read_federation(given: Any, problems: list[str]) -> Federation | None:
     read_clock = _read(ClockSettings, "clock", given.get("clock") or {}, problems)
     drift = _read(DriftSettings, "drift", given.get("drift") or {}, problems)
     privacy = given.get("privacy")
+    if isinstance(privacy, Mapping) and privacy.get("summaries") is not None:
+        summaries = _read(ReleaseRule, "privacy.summaries", privacy["summaries"], problems)
+        privacy = {**privacy, "summaries": summaries and asdict(summaries)}
     if privacy is not None:
         privacy = _read(PrivacySettings, "privacy", privacy, problems)
     if len(problems) > before or settings is None or read_clock is None:
@@ -208,7 +219,10 @@ def not_together(
         local_optimiser=training.optimizer,
         mode=settings.mode,
         secure=federation.privacy is not None and federation.privacy.secure_sum != "off",
-        client_privacy=federation.privacy is not None and federation.privacy.clip is not None,
+        client_privacy=(
+            federation.privacy is not None and federation.privacy.of_clients(1.0, 1) is not None
+        ),
+        example_privacy=federation.row_privacy is not None,
         adapter=adapter,
         ranks=settings.ranks,
         clients_per_round=asked,
@@ -230,7 +244,9 @@ def not_together(
             f"training.momentum: {training.momentum} does not go with SCAFFOLD, whose control "
             "variates are gradients of plain SGD (allowed: 0)"
         )
-    if federation.privacy is not None:
+    if federation.row_privacy is not None:
+        problems += _rows_not_hidden(federation, name, strategy, takes_steps)
+    if federation.privacy is not None and federation.privacy.needs_sum:
         problems += _not_private(federation)
         if previews(type(strategy)) or reviews(type(strategy)):
             problems.append(
@@ -238,6 +254,41 @@ def not_together(
                 "task, which are neither clipped nor hidden (allowed: strategies whose clients "
                 "send trained tensors alone)"
             )
+    return problems
+
+
+def _rows_not_hidden(
+    federation: Federation, name: str, strategy: Strategy, takes_steps: bool
+) -> list[str]:
+    """What rows would not be hidden from, by noise on a client's steps and sums."""
+    privacy = federation.row_privacy
+    assert privacy is not None
+    problems = []
+    if takes_steps and privacy.clip is None:
+        problems.append(
+            f"{SECTION}.privacy.clip: missing; unit 'example' hides rows by noise on gradient "
+            "steps, which is scaled to it (allowed: a number)"
+        )
+    if strategy.needs_memory:
+        problems.append(
+            f"{SECTION}.privacy.unit: 'example' does not go with strategy {name!r}, which replays "
+            "rows of earlier tasks beside those of a step, so that one row moves more than its own "
+            "gradient and more often than is counted (allowed: strategies without a memory)"
+        )
+    if not (previews(type(strategy)) or reviews(type(strategy))):
+        return problems
+    if privacy.summaries is None or privacy.summaries.release is None:
+        problems.append(
+            f"{SECTION}.privacy.summaries.noise_multiplier: strategy {name!r} also sends sums over "
+            "rows before or after a task, which noise on its steps does not hide (allowed: a "
+            "number above 0, or strategies whose clients send trained tensors alone)"
+        )
+    if takes_steps and not isinstance(federation.arrival, InStep):
+        problems.append(
+            f"{SECTION}.privacy.unit: 'example' hides sums over rows where they leave a client; "
+            f"clients at tasks of their own keep them, and strategy {name!r} learns from them in "
+            "steps whose noise does not cover them (allowed: federation.arrival.kind in_step)"
+        )
     return problems
 
 

@@ -4,6 +4,7 @@ given: nothing here remembers anything from call to call but what was looked up.
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import nan
 from typing import Any
 
 import torch
@@ -18,7 +19,11 @@ from lamina.federation.aggregators.base import Aggregator, gram_name, modules_of
 from lamina.federation.correction import Corrected, DriftSettings
 from lamina.federation.drift import CONTROL, control_change, own_control
 from lamina.federation.fitness import trains
+from lamina.federation.privacy.example_level import ExamplePrivacy, PrivateSteps, sample_rows
+from lamina.federation.privacy.released import ReleaseRule, released_sums
+from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.state import GlobalState
+from lamina.federation.timetable import arrived
 from lamina.federation.update import ClientUpdate
 from lamina.memory.base import Policy
 from lamina.memory.memory import Memory, Replay
@@ -104,6 +109,8 @@ class ClientWork:
     """Whether tasks begin and end for all clients at once, at the server."""
     backbone: Backbone
     drift: DriftSettings
+    privacy: PrivacySettings | None = None
+    """What hides clients, or their rows; None: nothing."""
     ranks: tuple[int, ...] = ()
     """LoRA ranks, dealt to the clients in turn; none: the adapter's."""
 
@@ -120,14 +127,7 @@ class ClientWork:
 
         Without a frame, the strategy is set up first.
         """
-        if frame is None:
-            model, strategy = AdaptedModel(self.backbone, self.adapter, self.seed), self._strategy()
-            strategy.setup(model)
-        else:
-            model, strategy = self._resumed(frame, state.tensors, state.ledger)
-        if not end:
-            seen = self.stream.experiences[: task + 1] if self.in_step else self.stream.experiences
-            model.grow_head(max(max(each.task.classes) for each in seen) + 1)
+        model, strategy = self._at_a_boundary(frame, state, task, end)
         if self.in_step or not self._trains(task):
             now = self.stream.experiences[task].task
             (strategy.end_task if end else strategy.begin_task)(model, now, summary)
@@ -136,7 +136,7 @@ class ClientWork:
 
     def look(
         self,
-        frame: Frame,
+        frame: Frame | None,
         state: GlobalState,
         base: str,
         client: int,
@@ -145,19 +145,29 @@ class ClientWork:
         after: bool,
     ) -> ClientUpdate:
         """`preview` or `review` of the rows of a task that came to a client in the stream step from
-        `time` on: sums, and nothing else."""
-        model, strategy = self._resumed(frame, state.tensors, state.ledger)
-        ids = [each.rows for each in self.arrived(client, time) if each.task == task]
+        `time` on: sums, and nothing else. Without a frame, the strategy is set up first."""
+        model, strategy = self._at_a_boundary(frame, state, task, after)
+        ids = [each.rows for each in arrived(self.manifest, client, time) if each.task == task]
         data = replace(self._rows(torch.cat(ids)), task=self.stream.experiences[task].task)
-        found = self._summed(strategy.review if after else strategy.preview, model, data)
+        look, phase = strategy.preview, "preview"
+        if after:
+            look, phase = strategy.review, "review"
+        rule = None if self.privacy is None else self.privacy.summaries
+        num_rows = len(data)
+        if rule is None:
+            found = self._summed(look, model, data)
+            sums = {} if found is None else found.sums
+        else:
+            sums = self._released(look, model, data, rule, time, task, client, phase)
+            num_rows = rule.num_rows(data.labels)
         return ClientUpdate(
             client=self.manifest.clients[client].name,
             round=time,
             tensors={},
-            num_rows=len(data),
-            phase="review" if after else "preview",
+            num_rows=num_rows,
+            phase=phase,
             base=base,
-            summaries={} if found is None else _detached(found.sums),
+            summaries=_detached(sums),
         )
 
     def train(
@@ -219,7 +229,8 @@ class ClientWork:
             phase=self.aggregator.phase(round),
             base=base,
             summaries=sums,
-            metrics={"loss": loss},
+            # A mean over rows, which no noise hides and no sum.
+            metrics={"loss": loss} if self.privacy is None else {},
         )
         return update, own
 
@@ -249,10 +260,6 @@ class ClientWork:
             flags[part] = right[shortest.indices.argsort()]
         return flags
 
-    def arrived(self, client: int, time: int) -> list[Event]:
-        """What came to a client in the stream step from `time` on."""
-        return [each for each in self.manifest.events(client) if time <= each.time < time + 1]
-
     def task_of(self, event: Event, own: Own) -> Task:
         """The task of an event as the client's strategy knows it: where tasks are the client's own,
         numbered by its own stream."""
@@ -268,6 +275,21 @@ class ClientWork:
     def _laid(self, state: GlobalState, client: int, own: Own) -> dict[str, Tensor]:
         rank = self.ranks[client % len(self.ranks)] if self.ranks else None
         return self.aggregator.laid(state, own.get("tensors"), rank)
+
+    def _at_a_boundary(
+        self, frame: Frame | None, state: GlobalState, task: int, end: bool
+    ) -> tuple[AdaptedModel, Strategy]:
+        """The model and strategy as a task is about to begin, with its classes, or to end. Before
+        the first one they are set up."""
+        if frame is None:
+            model, strategy = AdaptedModel(self.backbone, self.adapter, self.seed), self._strategy()
+            strategy.setup(model)
+        else:
+            model, strategy = self._resumed(frame, state.tensors, state.ledger)
+        if not end:
+            seen = self.stream.experiences[: task + 1] if self.in_step else self.stream.experiences
+            model.grow_head(max(max(each.task.classes) for each in seen) + 1)
+        return model, strategy
 
     def _resumed(
         self, frame: Frame, tensors: Mapping[str, Tensor], ledger: Mapping[str, Tensor]
@@ -374,10 +396,14 @@ class ClientWork:
         client: int,
         round: int,
     ) -> float:
-        """The client's steps. Returns their mean loss."""
+        """The client's steps. Returns their mean loss, if it may be known."""
         size = self.training.batch_size
         num_steps = self.local.num_steps(len(data), size)
         stepper = Stepper(strategy, model, self.training, num_steps, Alone())
+        hidden = None if self.privacy is None else self.privacy.of_rows(len(data), size)
+        if hidden is not None:
+            self._descend_privately(stepper, hidden, num_steps, data, client, round)
+            return nan
         device, before = self.backbone.device, round * _STEPS_OF_A_ROUND
         total = torch.zeros((), device=device)
         with model.dropping(generator_of(self.seed, "dropout", round, client)):
@@ -386,6 +412,22 @@ class ClientWork:
                 replay = Replay(memory, self._rows, before + step, device)
                 total += stepper.step(batch, replay)
         return float(total) / num_steps
+
+    def _descend_privately(
+        self,
+        stepper: Stepper,
+        privacy: ExamplePrivacy,
+        num_steps: int,
+        data: Batch,
+        client: int,
+        round: int,
+    ) -> None:
+        """As many steps, each on rows that are drawn for it."""
+        steps = PrivateSteps(stepper, privacy, len(data), self.seed, round, client)
+        with stepper.model.dropping(generator_of(self.seed, "dropout", round, client)):
+            for step in range(num_steps):
+                rows = sample_rows(len(data), privacy, self.seed, round, client, step)
+                steps.step(data[rows])
 
     def _held(
         self,
@@ -441,6 +483,20 @@ class ClientWork:
             assert not summary.rows, "rows do not leave a client"
             total = summary if total is None else total + summary
         return total
+
+    @torch.no_grad()
+    def _released(
+        self,
+        look: Callable[[AdaptedModel, Batch], Summary | None],
+        model: AdaptedModel,
+        data: Batch,
+        rule: ReleaseRule,
+        *names: str | int,
+    ) -> dict[str, Tensor]:
+        device, chunk = self.backbone.device, self.training.evaluation_batch_size
+        return released_sums(
+            lambda rows: look(model, rows.to(device)), data, rule, self.seed, *names, chunk=chunk
+        )
 
     @torch.no_grad()
     def _right(

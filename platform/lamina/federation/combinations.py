@@ -28,6 +28,8 @@ class Combination:
     """Whether the server sees the sum of the updates only (secure aggregation)."""
     client_privacy: bool = False
     """Whether a client's whole update is clipped and the sum noised (DP-FedAvg)."""
+    example_privacy: bool = False
+    """Whether clients put noise on their steps (DP-SGD)."""
     adapter: str | None = "lora"
     """The job's adapter kind."""
     ranks: Collection[int] = ()
@@ -62,6 +64,11 @@ def _of_sums(job: Combination) -> Iterator[str]:
         yield (
             f"aggregator {name!r} needs the Gram matrices of the clients' inputs, which "
             "differential privacy of the update neither clips nor noises"
+        )
+    if job.example_privacy and job.aggregator.needs_grams:
+        yield (
+            f"aggregator {name!r} needs the Gram matrices of the clients' inputs, which the noise "
+            "on their steps does not hide"
         )
 
 

@@ -56,8 +56,8 @@ def summaries_of(run: FederatedRun) -> dict[str, float]:
     found |= {f"participation/{name}": value for name, value in took_part.items()}
     found |= {f"staleness/{name}": value for name, value in staleness(tallies.staleness).items()}
     found |= {f"refused/{why}": float(number) for why, number in tallies.refused.items()}
-    if run.settings.private is not None and run.settings.private.privacy is not None:
-        found["privacy/epsilon"] = run.accountant.epsilon()
+    if (epsilon := run.epsilon) is not None:
+        found["privacy/epsilon"] = epsilon
     found["bytes/up"] = float(tallies.up.sum())
     found["bytes/down"] = float(tallies.down.sum())
     found["virtual_seconds"] = run.clock.time

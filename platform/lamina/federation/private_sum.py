@@ -2,58 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from lamina.federation.aggregators.base import Aggregator, LinearAggregator
 from lamina.federation.privacy.accounting import Accountant
 from lamina.federation.privacy.client_level import ClientPrivacy, clipped, difference, noisy_mean
-from lamina.federation.privacy.combine import SecureSum, Stage, Summed, sum_of
+from lamina.federation.privacy.combine import Stage, Summed, sum_of
+from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.state import GlobalState
 from lamina.federation.update import ClientUpdate
 from lamina.registry import InputError
-
-
-@dataclass(frozen=True)
-class PrivacySettings:
-    """What may be learned of a client from what it sends and from what is released."""
-
-    clip: float | None = None
-    """C: a client's whole update is scaled down to this norm, and the sum of all is released with
-    noise (DP-FedAvg); null: no noise."""
-    noise_multiplier: float = 1.0
-    """z: the noise on the sum has the standard deviation z C."""
-    delta: float = 1e-5
-    """The probability with which epsilon may fail to hold."""
-    max_epsilon: float | None = None
-    """The budget of the whole run, by clients; null: epsilon is only counted."""
-    secure_sum: Literal["off", "ideal", "real"] = "off"
-    """`real`: updates are masked and only their sum can be read. `ideal`: the same sum to the bit,
-    without the cryptography."""
-    limit: float = 1.0
-    """Each number of an update is clipped to [-limit, limit] before it is masked."""
-    bits: int = 16
-    """How many bits it keeps."""
-    threshold: float = 2 / 3
-    """The share of a round's clients that must stay for a secure sum."""
-
-    def __post_init__(self) -> None:
-        try:
-            _ = self.sum
-            self.of_clients(1.0, 1)
-            Accountant(self.delta, self.max_epsilon)
-        except InputError as error:
-            raise InputError(str(error).replace("privacy.", "federation.privacy.", 1)) from error
-
-    @property
-    def sum(self) -> SecureSum:
-        """How updates are added up."""
-        return SecureSum(self.secure_sum, self.limit, self.bits, self.threshold)
-
-    def of_clients(self, sampling_rate: float, num_clients: int) -> ClientPrivacy | None:
-        """Client-level privacy; None without a clip."""
-        if self.clip is None:
-            return None
-        return ClientPrivacy(self.clip, self.noise_multiplier, sampling_rate, num_clients)
 
 
 @dataclass(frozen=True)
@@ -91,7 +48,7 @@ class PrivateSum:
         Raises BudgetError before anything would be released that the budget does not cover, and
         SumAbortedError where too few clients stayed.
         """
-        clip = self.settings.clip
+        clip = None if self.privacy is None else self.privacy.clip
         changes = {}
         for update in updates:
             change = difference(update.tensors, state.tensors)

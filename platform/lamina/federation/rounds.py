@@ -18,15 +18,18 @@ from lamina.federation.clock import ClockSettings, Cohort, Load, Plan, VirtualCl
 from lamina.federation.drift import CONTROL, shared_control
 from lamina.federation.optimisers.base import ServerOptimiser
 from lamina.federation.privacy.accounting import Accountant
+from lamina.federation.privacy.row_accounts import RowAccounts
 from lamina.federation.privacy.secure_sum import SumAbortedError
+from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.private_sum import PrivateSum
 from lamina.federation.staleness import discount, rebased
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.summaries import summed
 from lamina.federation.tallies import Tallies, add, count
-from lamina.federation.timetable import BOUNDARIES, Stop, arrivals
+from lamina.federation.timetable import BOUNDARIES, Stop, arrivals, arrived
 from lamina.federation.update import ClientUpdate
-from lamina.streams.manifest import StreamManifest
+from lamina.registry import InputError
+from lamina.streams.manifest import Event, StreamManifest
 
 EVALUATED: tuple[Part, ...] = ("validation", "test")
 
@@ -56,6 +59,8 @@ class RunSettings:
     """Whether updates bring changes of control variates (SCAFFOLD)."""
     private: PrivateSum | None = None
     """How updates are combined unseen; None: the aggregator sees each."""
+    row_privacy: PrivacySettings | None = None
+    """What hides the rows of clients in what they send; None: nothing does."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,15 @@ class FederatedRun:
             privacy = settings.private.settings
             self.accountant = Accountant(privacy.delta, privacy.max_epsilon)
             settings.private.check_budget(self.accountant, self.num_rounds)
+        self.row_accounts: RowAccounts | None = None
+        if settings.row_privacy is not None:
+            self.row_accounts = RowAccounts(
+                settings.row_privacy,
+                settings.manifest,
+                lambda num_rows: settings.local.num_steps(num_rows, settings.batch_size),
+                settings.batch_size,
+            )
+            self.row_accounts.require_one_round()
         self.scores: list[Scores] = []
         self._plan: Plan | None = None
         self._work: Work | None = None
@@ -164,6 +178,16 @@ class FederatedRun:
     def num_rounds(self) -> int:
         """Of the whole run."""
         return sum(each.kind == "train" for each in self.settings.timetable)
+
+    @property
+    def epsilon(self) -> float | None:
+        """What was spent so far: of each client, or of each of its rows. None where nothing is
+        counted."""
+        if self.row_accounts is not None:
+            return self.row_accounts.epsilon()
+        if self.settings.private is not None and self.settings.private.privacy is not None:
+            return self.accountant.epsilon()
+        return None
 
     def work(self) -> Work | None:
         """What is to be done now: the same until `apply` has taken its results."""
@@ -211,6 +235,7 @@ class FederatedRun:
             "own": {str(client): digest for client, digest in self.own.items()},
             "tallies": self.tallies.state_dict(),
             "accountant": self.accountant.state_dict(),
+            "row_accounts": self.row_accounts and self.row_accounts.state_dict(),
             "scores": [
                 {"step": each.step, "right": dict(each.right), "asked": dict(each.asked)}
                 for each in self.scores
@@ -231,6 +256,8 @@ class FederatedRun:
         self.own = {int(client): digest for client, digest in state["own"].items()}
         self.tallies.load_state_dict(state["tallies"])
         self.accountant = Accountant.from_state(state["accountant"])
+        if self.row_accounts is not None:
+            self.row_accounts.load_state_dict(state["row_accounts"])
         self.scores = [Scores(**each) for each in state["scores"]]
         self._work = self._plan = None
 
@@ -240,12 +267,12 @@ class FederatedRun:
             return [Item(None, stop.task, self.version, stop.time)]
         if stop.kind in ("preview", "review"):
             there = self._arrivals.get(floor(stop.time), {}).get(stop.task, [])
+            there = [client for client in there if self._can_say(client, stop)]
             return [Item(client, stop.task, self.version, stop.time) for client in there]
         if stop.kind == "train":
             before = self.version
-            self._plan = self.clock.plan(
-                settings.cohort, self._clients(stop), before, self._loads(stop)
-            )
+            there = [client for client in self._clients(stop) if self._can_pay(client, stop.time)]
+            self._plan = self.clock.plan(settings.cohort, there, before, self._loads(stop))
             return [
                 Item(
                     each.client,
@@ -299,6 +326,39 @@ class FederatedRun:
         self._eligible = (key, manifest.next_change(stop.time), there)
         return there
 
+    def _can_pay(self, client: int, time: float) -> bool:
+        """Whether its rows' budget, if there is one, covers another round."""
+        if self.row_accounts is None:
+            return True
+        event = self.settings.manifest.latest(client, time)
+        accounts = self.row_accounts
+        return event is None or accounts.covers(event, accounts.of_round(event))
+
+    def _can_say(self, client: int, stop: Stop) -> bool:
+        """Whether its rows' budget, if there is one, covers that sums over them are sent."""
+        accounts = self.row_accounts
+        return accounts is None or all(
+            accounts.covers(event, accounts.of_sums()) for event in self._looked_at(client, stop)
+        )
+
+    def _looked_at(self, client: int, stop: Stop) -> list[Event]:
+        """What a client looks at before or after a task."""
+        events = arrived(self.settings.manifest, client, floor(stop.time))
+        return [each for each in events if each.task == stop.task]
+
+    def _pay(self, work: Work) -> None:
+        """Count what rows cost that were trained on: also of an update that came too late."""
+        if self.row_accounts is None:
+            return
+        assert self._plan is not None
+        late = [each.client for each in self._plan.others if each.fate == "is late"]
+        times = [(item.client, item.time) for item in work.items]
+        for client, time in (*times, *((client, work.stop.time) for client in late)):
+            assert client is not None
+            event = self.settings.manifest.latest(client, time)
+            assert event is not None, "a client without rows is not asked"
+            self.row_accounts.spend(event, self.row_accounts.of_round(event))
+
     def _loads(self, stop: Stop) -> Callable[[int], Load]:
         """What each client has to do if it is given work now."""
         settings, tensors, ledger = self.settings, self.state.tensors, self.state.ledger
@@ -324,17 +384,33 @@ class FederatedRun:
         self.past, self.given = {}, {}
 
     def _look(self, work: Work, replies: Sequence[Reply], down: Down) -> None:
-        """Sum up what the clients said; whoever says something else than the rest is refused."""
+        """Sum up what the clients said; whoever says something else than the rest is refused.
+
+        Raises InputError where privacy leaves nothing to sum up.
+        """
+        if self.row_accounts is not None:
+            for item in work.items:
+                assert item.client is not None
+                for event in self._looked_at(item.client, work.stop):
+                    self.row_accounts.spend(event, self.row_accounts.of_sums())
         said = [reply.update for reply in replies if reply.update and reply.update.summaries]
         base = self.state.digest()
         names = tuple(said[0].summaries) if said else ()
         expected = Expected(int(work.stop.time), work.stop.kind, {}, base, (), names)
         accepted = self._let_in(work, replies, down, lambda _: expected)
+        if not any(update.num_rows for update in accepted):
+            task = self.settings.manifest.tasks[work.stop.task]
+            raise InputError(
+                f"strategy: what it must know of task {task!r} nobody says: of {len(replies)} "
+                f"clients that were asked, {len(accepted)} answered, with sums over no row "
+                "(federation.privacy.summaries.min_rows may be too large, or max_epsilon too small)"
+            )
         self.summary = summed(accepted)
 
     def _round(self, work: Work, replies: Sequence[Reply], down: Down) -> dict[str, float]:
         settings, plan = self.settings, self._plan
         assert plan is not None
+        self._pay(work)
         before, down_before = self.tallies.refused.total(), int(self.tallies.down.sum())
         accepted = self._let_in(work, replies, down, cache(self._expected_of))
         age = {}
@@ -360,6 +436,7 @@ class FederatedRun:
         self.version += 1
         count(self.tallies.asked, (each.client for each in (*plan.arrivals, *plan.others)))
         refused = self.tallies.refused.total() - before
+        epsilon = self.epsilon
         return {
             "clients": float(len(updates)),
             "refused": float(refused),
@@ -368,7 +445,8 @@ class FederatedRun:
             "virtual_seconds": self.clock.time,
             "bytes_up": float(sum(reply.up for reply in replies)),
             "bytes_down": float(int(self.tallies.down.sum()) - down_before),
-            **_quantiles("loss", [each.metrics["loss"] for each in updates]),
+            **({} if epsilon is None else {"epsilon": epsilon}),
+            **_quantiles("loss", [u.metrics["loss"] for u in updates if "loss" in u.metrics]),
         }
 
     def _combined(self, updates: Sequence[ClientUpdate]) -> GlobalState:

@@ -80,5 +80,10 @@ def arrivals(manifest: StreamManifest) -> dict[int, dict[int, list[int]]]:
     return found
 
 
+def arrived(manifest: StreamManifest, client: int, step: int) -> list[Event]:
+    """What came to a client in the stream step from `step` on, in order."""
+    return [each for each in manifest.events(client) if step <= each.time < step + 1]
+
+
 def _events(manifest: StreamManifest) -> list[Event]:
     return [each for client in range(len(manifest)) for each in manifest.events(client)]

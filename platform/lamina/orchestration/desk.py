@@ -121,7 +121,7 @@ class Clients(Protocol):
 
     def look(
         self,
-        frame: Frame,
+        frame: Frame | None,
         state: GlobalState,
         base: str,
         client: int,
@@ -169,19 +169,18 @@ class ClientDesk:
             said = None if chunk.summary is None else Summary(unpack(fetch(chunk.summary)))
             turned, tensors = work.turn(frame, state, item.task, stop.kind == "end", said)
             return Answer(turned=pack({"frame": turned.plain(), "tensors": tensors}))
-        assert frame is not None, "nothing is done before the first boundary"
+        if stop.kind in ("preview", "review"):
+            assert item.client is not None
+            update = work.look(
+                frame, state, base, item.client, int(item.time), item.task, stop.kind == "review"
+            )
+            return Answer(update_to_bytes(update), own)
+        assert frame is not None, "nobody is trained or asked before the first boundary"
         if stop.kind == "evaluate":
             return Answer(flags=work.answer(frame, state, item.task, item.client, kept))
         assert item.client is not None
-        if stop.kind == "train":
-            update, kept = work.train(
-                frame, state, base, item.client, item.version, item.time, kept
-            )
-            return Answer(update_to_bytes(update), pack(kept) if kept else None)
-        update = work.look(
-            frame, state, base, item.client, int(item.time), item.task, stop.kind == "review"
-        )
-        return Answer(update_to_bytes(update), own)
+        update, kept = work.train(frame, state, base, item.client, item.version, item.time, kept)
+        return Answer(update_to_bytes(update), pack(kept) if kept else None)
 
     def _state(self, key: str, fetch: Fetch) -> tuple[GlobalState, str]:
         if key not in self._known:
@@ -261,6 +260,7 @@ def client_work(
         in_step=tasks_at_server(job, manifest),
         backbone=backbone,
         drift=federation.drift,
+        privacy=federation.privacy,
         ranks=federation.settings.ranks,
     )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from lamina.adapters.kinds.lora import LoRA
 from lamina.config import Job
 from lamina.core import D, Part, Samples, Stream
+from lamina.federation.fitness import previews, reviews
 from lamina.federation.privacy.wire import update_from_bytes
 from lamina.federation.rounds import EVALUATED, Down, FederatedRun, Reply, RunSettings, Work
 from lamina.federation.state import Scaling
@@ -180,6 +181,14 @@ def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSe
     assert job.federation is not None
     federation, settings = job.federation, job.federation.settings
     stops = stops_of(job, manifest)
+    if federation.row_privacy is not None and federation.settings.manifest is not None:
+        in_step = any(each.kind == "end" for each in stops)
+        if not in_step and (previews(type(job.strategy)) or reviews(type(job.strategy))):
+            raise InputError(
+                "federation.manifest: clients are at tasks of their own in it, and unit 'example' "
+                "of federation.privacy does not hide the sums over rows that strategy "
+                f"{job.strategy_name!r} takes at a client (allowed: tasks in step)"
+            )
     scale = job.adapter.alpha / job.adapter.rank if isinstance(job.adapter, LoRA) else 1.0
     ids: dict[tuple[Part, int], Tensor] = {
         (part, place): each.part(part).ids.sort().values
@@ -203,6 +212,7 @@ def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSe
         ids=ids,
         controls=federation.drift.name == "scaffold",
         private=federation.private_sum(len(manifest), job.seed),
+        row_privacy=federation.row_privacy,
     )
 
 

@@ -1,6 +1,6 @@
 """A stepper: the optimiser over what a model trains at the moment, and one step of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,17 +52,20 @@ class Stepper:
             self.model, share.trimmed().to(self.model.backbone.device), replay
         )
         references = [self._gradients(each, weight, keep=True) for each in output.references]
-        gradients = self._gradients(output.loss, weight, keep=False)
-        gradients = dict(self.strategy.adjust(self.model, gradients, references))
+        self.descend(self._gradients(output.loss, weight, keep=False), references)
+        seen = None if output.seen is None else added(output.seen, self.workers)
+        self.strategy.after_step(self.model, seen)
+        return self.workers.add([output.loss.detach() * weight])[0]
+
+    def descend(self, gradients: Tensors, references: Sequence[Tensors] = ()) -> None:
+        """What the optimiser makes of these gradients, once the strategy has adjusted them."""
+        adjusted = self.strategy.adjust(self.model, gradients, references)
         for name, tensor in self.parameters.items():
-            tensor.grad = gradients.get(name)
+            tensor.grad = adjusted.get(name)
         if self.settings.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
         self.optimizer.step()
         self.schedule.step()
-        seen = None if output.seen is None else added(output.seen, self.workers)
-        self.strategy.after_step(self.model, seen)
-        return self.workers.add([output.loss.detach() * weight])[0]
 
     def state_dict(self) -> dict[str, Any]:
         """What the optimiser remembers of each tensor, by the tensor's name."""

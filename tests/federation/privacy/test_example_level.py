@@ -6,14 +6,19 @@ import torch.nn.functional as F
 
 from lamina.adapters import kind_class
 from lamina.adapters.model import AdaptedModel
-from lamina.core import generator_of
+from lamina.core import StepOutput, generator_of
 from lamina.federation.privacy.example_level import (
     ExamplePrivacy,
+    PrivateSteps,
     private_optimizer,
-    private_step,
     sample_rows,
 )
 from lamina.registry import InputError
+from lamina.strategies.base import Strategy
+from lamina.strategies.finetune import Finetune
+from lamina.training.settings import TrainingSettings
+from lamina.training.stepper import Stepper
+from lamina.training.workers import Alone
 
 QUIET = ExamplePrivacy(clip=0.05, noise_multiplier=0.0, sampling_rate=0.5)
 
@@ -33,12 +38,12 @@ def losses_of(logits, batch):
     return F.cross_entropy(logits, batch.labels, reduction="none")
 
 
-def descended(model, batch, privacy, chunk=32, num_rows=6):
+def descended(model, batch, privacy, strategy=None, num_rows=6):
     """What a private step of gradient descent with rate 1 takes off each tensor."""
     before = {name: value.detach().clone() for name, value in model.parameters().items()}
-    descent = torch.optim.SGD(model.parameters().values(), lr=1.0)
-    optimizer = private_optimizer(descent, privacy, num_rows, 3, "round 0", "client 0")
-    private_step(model, batch, optimizer, losses_of, chunk)
+    descent = TrainingSettings(optimizer="sgd", momentum=0.0, learning_rate=1.0)
+    stepper = Stepper(strategy or Finetune(), model, descent, 1, Alone())
+    PrivateSteps(stepper, privacy, num_rows, 3, "round 0", "client 0").step(batch)
     return {name: before[name] - value.detach() for name, value in model.parameters().items()}
 
 
@@ -60,13 +65,36 @@ def test_a_step_without_noise_is_the_sum_of_clipped_row_gradients(tiny_bert, sen
         torch.testing.assert_close(steps[name], value, rtol=1e-3, atol=1e-6)
 
 
-def test_a_step_in_chunks_is_the_same_step_with_noise_added_once(tiny_bert, sentences):
+def test_more_rows_than_are_held_at_once_are_the_same_step_with_noise_added_once(
+    tiny_bert, sentences, monkeypatch
+):
     loud = ExamplePrivacy(clip=0.05, noise_multiplier=1.0, sampling_rate=0.5)
     for privacy in (QUIET, loud):
         whole = descended(adapted(tiny_bert), sentences, privacy)
-        chunked = descended(adapted(tiny_bert), sentences, privacy, chunk=4)
+        with monkeypatch.context() as few:
+            few.setattr("lamina.federation.privacy.example_level._AT_ONCE", 4)
+            chunked = descended(adapted(tiny_bert), sentences, privacy)
         for name, value in whole.items():
             torch.testing.assert_close(chunked[name], value, rtol=1e-3, atol=1e-6)
+
+
+class Comparing(Strategy):
+    """Its loss compares the rows of a batch, and is scaled without bounds."""
+
+    def step(self, model, batch, replay):
+        features = model(batch.inputs).features
+        near = (features @ features.T).sum()
+        return StepOutput(1000 * (near + model(batch.inputs).logits.square().sum()))
+
+
+def test_no_row_moves_a_step_by_more_than_the_clip_whatever_the_loss(tiny_bert, sentences):
+    for row in range(len(sentences)):
+        others = torch.tensor([n for n in range(len(sentences)) if n != row])
+        with_it = descended(adapted(tiny_bert), sentences, QUIET, Comparing())
+        without = descended(adapted(tiny_bert), sentences[others], QUIET, Comparing())
+        moved = torch.cat([(with_it[name] - without[name]).flatten() for name in with_it])
+        # The sum is divided by the three rows that are expected.
+        assert 0 < moved.norm() <= 1.001 * QUIET.clip / 3
 
 
 def test_the_noise_of_a_step_without_rows_has_the_deviation_that_was_asked_for(

@@ -223,7 +223,7 @@ def mean_of(sums: Sums, before: Tensors) -> dict[str, Tensor]:
             continue
         name = name.removeprefix("weight:")
         summed, old = sums[name], before.get(name)
-        weights = weights.reshape(*weights.shape, *[1] * (summed.dim() - weights.dim()))
+        weights = weights.reshape([*weights.shape, *[1] * (summed.dim() - weights.dim())])
         mean = summed / weights
         dtype = torch.float32 if old is None else old.dtype
         mean = mean.to(dtype)

@@ -154,14 +154,14 @@ def _key_of(releases: Counter[Release]) -> _Key:
     return (*([(Release(whole**-0.5), 1)] if whole else []), *sampled)
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=4096)
 def _pld_epsilon(key: _Key, delta: float) -> float:
     parts = [_loss_distribution(release).self_compose(times) for release, times in key]
     composed = reduce(lambda first, second: first.compose(second), parts)
     return float(composed.get_epsilon_for_delta(delta))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _loss_distribution(release: Release) -> Any:
     return privacy_module("dp_accounting.pld.privacy_loss_distribution").from_gaussian_mechanism(
         release.noise_multiplier,

@@ -1,24 +1,28 @@
 """Example-level differential privacy on a client: whether one of its rows was trained on can hardly
 be told from its update (DP-SGD: Abadi et al., 2016, arXiv 1607.00133).
 
-Opacus clips, adds noise and divides. The gradients of single rows are ours
-(`per_sample_gradients`), because its hooks need nn.Modules, and an adapter is bare tensors that are
-laid over a backbone. Only losses that are means of the rows' own losses have such gradients.
+Opacus clips, adds noise and divides. The gradients of single rows are ours, because its hooks need
+nn.Modules, and an adapter is bare tensors that are laid over a backbone. Each is that of the
+strategy's step on a batch of one row, so what a row adds is clipped whatever the loss is: also one
+that compares rows, which then has none to compare. It costs as many passes as a step has rows.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lamina.adapters.model import AdaptedModel, per_sample_gradients
 from lamina.core import Batch, generator_of, seed_of
 from lamina.federation.privacy.accounting import Release
 from lamina.federation.privacy.extra import privacy_module
+from lamina.memory.memory import Replay
 from lamina.registry import InputError
+from lamina.training.stepper import Stepper
+
+_AT_ONCE = 32
+"""So many rows have a gradient of their own at a time."""
 
 
 @dataclass(frozen=True)
@@ -84,36 +88,50 @@ def private_optimizer(
     )
 
 
-def private_step(
-    model: AdaptedModel,
-    batch: Batch,
-    optimizer: Any,
-    losses_of: Callable[[Tensor, Batch], Tensor],
-    chunk: int = 32,
-) -> None:
-    """One step of a `private_optimizer` on the rows that `sample_rows` chose, maybe none.
+class PrivateSteps:
+    """The steps of a stepper with noise in them: what follows the noise (the strategy's projection,
+    momentum, the schedule) sees no row."""
 
-    `losses_of` maps logits [n, classes] and a batch to its rows' own losses [n]; `chunk` bounds how
-    many rows have a copy of the trained tensors at a time.
-    """
-    trained = model.parameters()
-    assert {id(tensor) for tensor in trained.values()} == {id(each) for each in optimizer.params}
-    starts = list(range(0, len(batch), chunk)) or [0]
-    for start in starts:
-        part = batch[start : start + chunk].trimmed()
-        for name, gradients in _gradients(model, part, losses_of).items():
-            trained[name].grad_sample = gradients  # type: ignore[attr-defined]
-        optimizer.signal_skip_step(do_skip=start != starts[-1])
-        optimizer.step()
-        optimizer.zero_grad()
+    def __init__(
+        self,
+        stepper: Stepper,
+        privacy: ExamplePrivacy,
+        num_rows: int,
+        seed: int,
+        *names: str | int,
+    ) -> None:
+        """`names` are the round and the client."""
+        self._stepper = stepper
+        self._optimizer = private_optimizer(stepper.optimizer, privacy, num_rows, seed, *names)
 
+    def step(self, rows: Batch) -> None:
+        """One step on the rows that `sample_rows` chose, maybe none."""
+        stepper = self._stepper
+        trained = stepper.parameters
+        groups = list(rows.chunks(_AT_ONCE)) or [rows]
+        for place, group in enumerate(groups):
+            found = [self._gradient(row) for row in group.chunks(1)]
+            for at, tensor in enumerate(trained.values()):
+                each = [gradients[at] for gradients in found]
+                empty = tensor.new_zeros(0, *tensor.shape)
+                tensor.grad_sample = torch.stack(each) if each else empty  # type: ignore[attr-defined]
+            is_last = place == len(groups) - 1
+            self._optimizer.signal_skip_step(do_skip=not is_last)
+            self._optimizer.pre_step()
+            if not is_last:
+                self._optimizer.zero_grad()
+        noisy = {name: tensor.grad for name, tensor in trained.items() if tensor.grad is not None}
+        stepper.descend(noisy)
+        self._optimizer.zero_grad()
 
-def _gradients(
-    model: AdaptedModel, part: Batch, losses_of: Callable[[Tensor, Batch], Tensor]
-) -> dict[str, Tensor]:
-    if len(part) == 0:
-        return {
-            name: tensor.new_zeros(0, *tensor.shape) for name, tensor in model.parameters().items()
-        }
-    part = part.to(model.backbone.device)
-    return per_sample_gradients(model, part.inputs, lambda logits: losses_of(logits, part))
+    def _gradient(self, row: Batch) -> list[Tensor]:
+        """Of one row's own loss, by the trained tensors in their order."""
+        stepper, backbone = self._stepper, self._stepper.model.backbone
+        nothing = Replay(None, lambda _: row, 0, backbone.device)
+        loss = stepper.strategy.step(stepper.model, row.trimmed().to(backbone.device), nothing).loss
+        tensors = list(stepper.parameters.values())
+        found = backbone.gradients(loss, tensors, keep=False)
+        return [
+            torch.zeros_like(tensor) if gradient is None else gradient
+            for tensor, gradient in zip(tensors, found, strict=True)
+        ]

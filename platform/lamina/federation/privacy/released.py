@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lamina.core import Batch, Summary, generator_of
+from lamina.federation.privacy.accounting import Release
 from lamina.federation.privacy.client_level import clipped
 from lamina.federation.privacy.schema import declared_sums
 from lamina.registry import InputError
@@ -29,14 +30,27 @@ class ReleaseRule:
 
     def __post_init__(self) -> None:
         if self.min_rows < 1:
-            raise InputError(f"privacy.summaries.min_rows: {self.min_rows} is not positive")
+            raise InputError(
+                f"federation.privacy.summaries.min_rows: {self.min_rows} is not positive"
+            )
         if not (self.noise_multiplier >= 0 and math.isfinite(self.noise_multiplier)):
             raise InputError(
-                f"privacy.summaries.noise_multiplier: {self.noise_multiplier} is not a number "
-                "from 0"
+                "federation.privacy.summaries.noise_multiplier: "
+                f"{self.noise_multiplier} is not a number from 0"
             )
         if not (self.clip > 0 and math.isfinite(self.clip)):
-            raise InputError(f"privacy.summaries.clip: {self.clip} is not a positive number")
+            raise InputError(
+                f"federation.privacy.summaries.clip: {self.clip} is not a positive number"
+            )
+
+    @property
+    def release(self) -> Release | None:
+        """What the sums cost an `Accountant` of the client's rows; None without noise."""
+        return Release(self.noise_multiplier) if self.noise_multiplier > 0 else None
+
+    def num_rows(self, labels: Tensor) -> int:
+        """How many rows with these labels the sums are of."""
+        return len(labels) if self.release else len(frequent_rows(labels, self.min_rows))
 
 
 def frequent_rows(labels: Tensor, min_rows: int) -> Tensor:
@@ -48,7 +62,7 @@ def frequent_rows(labels: Tensor, min_rows: int) -> Tensor:
 
 
 def released_sums(
-    review: Callable[[Batch], Summary],
+    review: Callable[[Batch], Summary | None],
     batch: Batch,
     rule: ReleaseRule,
     seed: int,
@@ -56,7 +70,7 @@ def released_sums(
     chunk: int = 128,
 ) -> dict[str, Tensor]:
     """The sums that `review` (`Strategy.preview` or `review` of a model) finds in a client's rows
-    (at least one), as they may be sent.
+    (at least one), as they may be sent; none where it wants none.
 
     With noise, every row is reviewed by itself, so that what it adds can be clipped to C: as many
     calls as rows. The noise comes from the seed of `names` (the round and the client), which in a
@@ -65,7 +79,7 @@ def released_sums(
     """
     assert len(batch) > 0
     if rule.noise_multiplier == 0:
-        kept = batch[frequent_rows(batch.labels, rule.min_rows)]
+        kept = batch[frequent_rows(batch.labels, rule.min_rows)].by_length()
         if len(kept) > 0:
             return _added(review, kept, chunk)
         one = _added(review, batch[:1], chunk)
@@ -73,7 +87,10 @@ def released_sums(
     total: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
     for row in batch.chunks(1):
-        sums = declared_sums(review(row))
+        summary = review(row)
+        if summary is None:
+            return {}
+        sums = declared_sums(summary)
         dtypes = {name: value.dtype for name, value in sums.items()}
         for name, value in clipped(sums, rule.clip).items():
             total[name] = total[name] + value if name in total else value
@@ -84,10 +101,15 @@ def released_sums(
     }
 
 
-def _added(review: Callable[[Batch], Summary], batch: Batch, chunk: int) -> dict[str, Tensor]:
+def _added(
+    review: Callable[[Batch], Summary | None], batch: Batch, chunk: int
+) -> dict[str, Tensor]:
     total: Mapping[str, Tensor] = {}
     for part in batch.chunks(chunk):
-        sums = declared_sums(review(part))
+        summary = review(part)
+        if summary is None:
+            return {}
+        sums = declared_sums(summary)
         total = {name: total[name] + value for name, value in sums.items()} if total else sums
     return dict(total)
 
