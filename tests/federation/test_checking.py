@@ -1,17 +1,32 @@
 """The door: every kind of bad update is counted and refused, and the others come through."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from federated import clients, started
 from lamina.federation.aggregators import aggregator_class
-from lamina.federation.checking import Expected, admit, problem_of
+from lamina.federation.checking import (
+    Expected,
+    Slot,
+    admit,
+    expected_of,
+    leaving,
+    problem_of,
+    slots_of,
+)
+from lamina.federation.update import ClientUpdate
+from lamina.registry import InputError
 
 STATE = started()
-EXPECTED = Expected(0, "both", STATE.tensors, STATE.digest())
+SLOTS = slots_of(STATE.tensors)
+EXPECTED = Expected(0, "both", SLOTS, STATE.digest(), {})
+SUMS = {"count": torch.ones(2), "total": torch.ones(2, 3)}
 NAME = "main.0.query.lora_A.weight"
+ROWS = torch.randint(100, (7, 9))
+TEXT = "turn on the light"
+LONG = int.from_bytes(TEXT.encode(), "big")
 
 
 def sound():
@@ -46,6 +61,21 @@ BAD = [
     ("base", lambda u: replace(u, base="0" * 64)),
     ("round", lambda u: replace(u, round=3)),
     ("rows", lambda u: replace(u, num_rows=-1)),
+    ("rows", lambda u: replace(u, num_rows=LONG)),
+    ("rows", lambda u: replace(u, num_rows=[3, 7])),
+    ("round", lambda u: replace(u, round=TEXT)),
+    ("phase", lambda u: replace(u, phase=TEXT)),
+    ("base", lambda u: replace(u, base=TEXT)),
+    ("metrics", lambda u: replace(u, metrics={TEXT: 1.0})),
+    ("metrics", lambda u: replace(u, metrics={"loss": TEXT})),
+    ("metrics", lambda u: replace(u, metrics={"loss": LONG})),
+    ("not finite", lambda u: replace(u, metrics={"loss": float("nan")})),
+    ("type", lambda u: with_tensor(u, ROWS[:3, :6])),
+    ("type", lambda u: with_tensor(u, [TEXT])),
+    ("type", lambda u: with_tensor(u, torch.zeros(3, 6).to_sparse())),
+    ("shape", lambda u: with_tensor(u, torch.ones(7, 3, 6))),
+    ("shape", lambda u: with_tensor(u, torch.ones(6, 5), "head.weight")),
+    ("unknown", lambda u: with_tensor(u, ROWS, "inputs")),
     ("not asked", lambda u: replace(u, client="stranger")),
 ]
 
@@ -91,31 +121,52 @@ def test_a_bad_copy_does_not_spoil_a_good_one():
     assert found.tally() == {"not finite": 1}
 
 
-def test_a_head_may_come_back_with_new_classes():
-    grown = with_tensor(
-        with_tensor(sound()[0], torch.ones(6, 5), "head.weight"), torch.ones(6), "head.bias"
-    )
-    assert problem_of(grown, EXPECTED) is None
-
-
-def test_where_older_states_are_taken_the_base_is_not_compared():
-    stale = replace(sound()[0], base="0" * 64)
-    assert problem_of(stale, replace(EXPECTED, base=None)) is None
-
-
-def test_summaries_come_whole_or_not_at_all():
-    asked = replace(EXPECTED, summaries=("count", "total"))
+def test_summaries_come_as_they_were_declared_or_not_at_all():
+    asked = replace(EXPECTED, summaries=slots_of(SUMS))
     update = sound()[0]
-    both = replace(update, summaries={"count": torch.ones(2), "total": torch.ones(2, 3)})
-    assert problem_of(update, asked) is None
-    assert problem_of(both, asked) is None
-    half = problem_of(replace(update, summaries={"count": torch.ones(2)}), asked)
-    assert half is not None
-    assert half[0] == "missing"
-    spoiled = {"count": torch.ones(2), "total": torch.full((2, 3), float("nan"))}
-    found = problem_of(replace(update, summaries=spoiled), asked)
-    assert found is not None
-    assert found[0] == "not finite"
+    assert problem_of(replace(update, summaries=SUMS), asked) is None
+    for reason, spoilt in (
+        ("missing", {}),
+        ("missing", {"count": torch.ones(2)}),
+        ("unknown", {**SUMS, "rows": ROWS}),
+        ("shape", {**SUMS, "total": torch.ones(7, 3)}),
+        ("shape", {**SUMS, "total": torch.ones(1, 3)}),
+        ("type", {**SUMS, "total": torch.ones(2, 3, dtype=torch.int64)}),
+        ("not finite", {**SUMS, "total": torch.full((2, 3), float("nan"))}),
+    ):
+        found = problem_of(replace(update, summaries=spoilt), asked)
+        assert found is not None
+        assert found[0] == reason
+
+
+def test_every_field_of_an_update_is_checked():
+    checked = {"client", "round", "tensors", "num_rows", "phase", "base", "summaries", "metrics"}
+    assert {each.name for each in fields(ClientUpdate)} == checked
+
+
+@pytest.mark.parametrize(("reason", "spoil"), BAD)
+def test_what_holds_more_than_was_asked_for_does_not_even_leave(reason, spoil):
+    honest = sound()[1]
+    assert leaving(honest, EXPECTED) is honest
+    spoilt = spoil(honest)
+    if reason in ("not finite", "not asked"):
+        # A step that diverged shows nobody's rows: the server counts it.
+        assert leaving(spoilt, EXPECTED) is spoilt
+    else:
+        with pytest.raises(InputError, match=rf"may not leave it \({reason}\)"):
+            leaving(spoilt, EXPECTED)
+
+
+def test_a_client_may_send_what_its_aggregator_and_its_rank_say():
+    lorm, flora = aggregator_class("lorm")(), aggregator_class("flora")()
+    grams = expected_of(lorm, STATE, "base", 0, None, controls=False).summaries
+    assert grams["gram:main.0.query"] == Slot((6, 6), torch.float32)
+    ranked = expected_of(flora, STATE, "base", 0, 2, controls=False).tensors
+    assert ranked[NAME].shape == (2, 6)
+    rolora = expected_of(aggregator_class("rolora")(), STATE, "base", 1, None, controls=True)
+    assert rolora.phase == "a"
+    assert not any("lora_B" in name for name in (*rolora.tensors, *rolora.summaries))
+    assert rolora.summaries.keys() == {f"control:{name}" for name in rolora.tensors}
 
 
 def test_all_may_be_refused():

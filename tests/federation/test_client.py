@@ -1,7 +1,7 @@
 """What clients compute together, against one learner that sees all rows."""
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ import torch
 from lamina.adapters import kind_class
 from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
+from lamina.core import StepOutput, Summary
 from lamina.federation.aggregators.fedit import FedIT
 from lamina.federation.client import ClientWork, LocalWork
 from lamina.federation.clock import ClockSettings, Cohort
@@ -23,7 +24,7 @@ from lamina.federation.timetable import timetable
 from lamina.memory import policy_class
 from lamina.registry import InputError
 from lamina.strategies import strategy_class, strategy_names
-from lamina.strategies.base import NO_ADAPTER
+from lamina.strategies.base import NO_ADAPTER, Strategy
 from lamina.streams.arrivals.in_step import InStep
 from lamina.streams.arrivals.periodic import Periodic
 from lamina.streams.dealing import make_manifest
@@ -47,13 +48,22 @@ class Small:
     """Three clients of the small stream, and a run of them in this process."""
 
     def __init__(
-        self, name, backbone, arrival=None, drift=None, memory=None, privacy=None, **settings
+        self,
+        name,
+        backbone,
+        arrival=None,
+        drift=None,
+        memory=None,
+        privacy=None,
+        review=False,
+        **settings,
     ):
         cls = strategy_class(name)
         kind = kind_of(cls)
         self.stream = as_scenario(nouns_stream(backbone), cls.scenarios[0])
         self.manifest = make_manifest(self.stream, 3, Iid(), arrival or InStep(), seed=0)
-        stops = timetable(self.manifest, cls, kind is not None, rounds=2)
+        looks = Leaky if review else cls
+        stops = timetable(self.manifest, looks, kind is not None, rounds=2)
         self.work = ClientWork(
             strategy=cls(**settings),
             adapter=kind,
@@ -107,6 +117,9 @@ class Small:
             return Reply(turned=turned)
         if stop.kind == "evaluate":
             return Reply(flags=work.answer(run.frame, state, item.task, None, {}))
+        if stop.kind != "train" and item.client is None:
+            after = stop.kind == "review"
+            return Reply(declared=work.declared(run.frame, state, item.task, after))
         base = state.digest()
         if stop.kind == "train":
             own = self.owns.get(item.client, {})
@@ -316,3 +329,68 @@ def test_who_has_no_budget_left_for_its_sums_says_nothing(tiny_bert):
     poor = replace(HIDDEN, clip=None, max_epsilon=1.0, summaries=rule)
     with pytest.raises(InputError, match="max_epsilon"):
         Small("ncm", tiny_bert, privacy=poor).go()
+
+
+@dataclass
+class Leaky(Strategy):
+    """Says of a task what it should not."""
+
+    what: str = "features"
+
+    family, paper, year = "baseline", "None", 2026
+
+    def step(self, model, batch, replay):
+        return StepOutput(model(batch.inputs).logits.square().mean())
+
+    def review(self, model, batch):
+        features = model(batch.inputs).features.detach()
+        match self.what:
+            case "features":
+                return Summary({"features": features})
+            case "padded":
+                return Summary({f"feature {len(features)}": features.sum(dim=0)})
+            case "tokens":
+                return Summary({"tokens": batch.inputs["input_ids"].sum(dim=0)})
+            case _:
+                return Summary({"count": torch.ones(1)}, {"features": features})
+
+
+@pytest.mark.parametrize("what", ["features", "padded", "tokens", "rows"])
+def test_a_strategy_that_would_send_rows_is_stopped_at_the_client(tiny_bert, what):
+    small = Small("finetune", tiny_bert, review=True)
+    small.work.strategy = Leaky(what)
+    with pytest.raises(InputError, match="may not leave"):
+        small.go()
+    assert all(each.phase == "both" for each in small.updates)
+
+
+def test_who_says_something_else_than_the_server_declared_is_refused(tiny_bert):
+    small = Small("ncm", tiny_bert)
+    honest, run = small.reply, small.run
+
+    def reply(stop, item):
+        found = honest(stop, item)
+        if stop.kind == "review" and item.client == 1:
+            sums = {name: each[:1] for name, each in found.update.summaries.items()}
+            return replace(found, update=replace(found.update, summaries=sums))
+        return found
+
+    small.reply = reply
+    small.go()
+    assert run.tallies.refused == {"shape": len(run.scores)}
+
+
+def test_clients_that_diverge_are_counted_and_the_round_goes_on(tiny_bert):
+    small = Small("finetune", tiny_bert)
+    honest = small.work.training
+    wild = replace(honest, optimizer="sgd", learning_rate=1e30)
+
+    def train_as(client):
+        small.work.training = wild if client == 1 else honest
+
+    reply = small.reply
+    small.reply = lambda stop, item: (train_as(item.client), reply(stop, item))[1]
+    small.go()
+    assert small.run.tallies.refused == {"not finite": 6}
+    assert small.run.tallies.included.tolist() == [6, 0, 6]
+    assert all(each.isfinite().all() for each in small.run.state.tensors.values())

@@ -171,6 +171,22 @@ def test_clients_that_hide_their_rows_go_on_from_a_killed_run_with_what_they_hav
     assert told[-1] == whole.run.epsilon
 
 
+def test_sums_that_are_asked_for_before_and_after_a_task_come_through_the_door(
+    federated_job, tmp_path
+):
+    job = federated_job(tmp_path, "synchronous", rounds=1)
+    looked = []
+
+    def note(event):
+        if event.get("kind") in ("preview", "review"):
+            looked.append(event["kind"])
+
+    found = federate({**job, "strategy": {"name": "inflora"}, "memory": None}, note, True)
+    assert {"preview", "review"} & set(looked)
+    assert not found.run.tallies.refused
+    assert found.run.done
+
+
 @pytest.mark.ray
 @RAY[1]
 def test_a_sweep_tries_aggregators_on_the_same_clients(ray_cluster, federated_job, tmp_path):

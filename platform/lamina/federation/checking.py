@@ -1,15 +1,27 @@
-"""The door: an update comes in as the schema that was agreed on, or is counted and refused; the
-round goes on either way."""
+"""The door: an update is what was agreed on before the round, name by name, or it is counted and
+refused; the round goes on either way.
+
+The agreement is an allow-list: of each tensor and each sum the name, the shape and the type, none
+of which grows with a client's rows. So rows of data have no place in an update. A client holds what
+it sends to the list before it leaves (`leaving`), the server once more (`admit`). What was lost or
+spoilt on the way, or by a step that diverged, only the server can refuse.
+"""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from math import isfinite
 from typing import Literal
 
+import torch
 from torch import Tensor
 
+from lamina.federation.aggregators.base import LORA_A, Aggregator, gram_name, modules_of
+from lamina.federation.drift import CONTROL
+from lamina.federation.state import GlobalState
 from lamina.federation.update import ClientUpdate, Tensors, digest_of
+from lamina.registry import InputError
 
 Reason = Literal[
     "not asked",
@@ -17,6 +29,7 @@ Reason = Literal[
     "phase",
     "base",
     "rows",
+    "metrics",
     "prefix",
     "missing",
     "unknown",
@@ -26,6 +39,28 @@ Reason = Literal[
     "duplicate",
     "conflict",
 ]
+METRICS = frozenset({"loss"})
+"""The plain numbers that may come along."""
+_LARGEST = 2**53
+"""No whole number may be larger: Python's have no end, and a long one can spell out a text."""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one tensor."""
+
+    shape: tuple[int, ...]
+    """This shape."""
+    dtype: torch.dtype
+    """This type."""
+
+
+Slots = Mapping[str, Slot]
+
+
+def slots_of(tensors: Tensors) -> dict[str, Slot]:
+    """The places that such tensors take."""
+    return {name: Slot(tuple(each.shape), each.dtype) for name, each in tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -36,14 +71,12 @@ class Expected:
     """The round it was given."""
     phase: str
     """The round's phase, or the key of its task."""
-    tensors: Tensors
-    """What it was asked to send, as it was given them: names, shapes and types are checked."""
-    base: str | None = None
-    """The digest of the state that it started from. None where older states are taken too."""
-    growing: Collection[str] = ("head",)
-    """Adapters and heads whose tensors may come back with more rows: the task brought classes."""
-    summaries: Collection[str] = ()
-    """The names of the sums it may send: all of them or none."""
+    tensors: Slots
+    """What it was asked to send: all of it, and nothing else."""
+    base: str
+    """The digest of the state that it started from."""
+    summaries: Slots
+    """The sums that it was asked for: all of them, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +101,31 @@ class Admission:
     def tally(self) -> dict[str, int]:
         """How many were refused, by reason."""
         return dict(Counter(refusal.reason for refusal in self.refusals))
+
+
+def expected_of(
+    aggregator: Aggregator,
+    state: GlobalState,
+    base: str,
+    round: int,
+    rank: int | None,
+    *,
+    controls: bool,
+) -> Expected:
+    """What a client of a rank may send after a round that it starts from a state, whose digest is
+    `base`; with `controls`, also what changed of its control variates."""
+    laid = aggregator.laid(state, None, rank)
+    sums: dict[str, Slot] = {}
+    if aggregator.needs_grams:
+        for module in modules_of(laid):
+            read = laid[module + LORA_A]
+            sums[gram_name(module)] = Slot((read.shape[1], read.shape[1]), read.dtype)
+    slots = slots_of(laid)
+    if controls:
+        trained = (name for name in slots if aggregator.trains(round, name))
+        sums |= {CONTROL + name: slots[name] for name in trained}
+    sent = {name: slot for name, slot in slots.items() if aggregator.sends(round, name)}
+    return Expected(round, aggregator.phase(round), sent, base, sums)
 
 
 def admit(updates: Iterable[ClientUpdate], expected: Mapping[str, Expected]) -> Admission:
@@ -99,14 +157,24 @@ def admit(updates: Iterable[ClientUpdate], expected: Mapping[str, Expected]) -> 
 
 
 def problem_of(update: ClientUpdate, expected: Expected | None) -> tuple[Reason, str] | None:
-    """What is wrong with an update, the first thing; None if nothing is."""
+    """What is wrong with an update that came, the first thing; None if nothing is."""
     if expected is None:
         return "not asked", f"{update.client!r} was not asked"
-    for check in _CHECKS:
-        problem = check(update, expected)
-        if problem is not None:
-            return problem
-    return None
+    return _first(_CHECKS, update, expected)
+
+
+def leaving(update: ClientUpdate, expected: Expected) -> ClientUpdate:
+    """The update, which may leave its client.
+
+    Raises InputError for one that holds anything but what the client was asked for.
+    """
+    problem = _first(_OF_FORM, update, expected)
+    if problem is not None:
+        reason, message = problem
+        raise InputError(
+            f"update: what {update.client!r} found may not leave it ({reason}): {message}"
+        )
+    return update
 
 
 def update_digest(update: ClientUpdate) -> str:
@@ -119,51 +187,62 @@ def update_digest(update: ClientUpdate) -> str:
 Problem = tuple[Reason, str] | None
 
 
+def _first(
+    checks: Iterable[Callable[[ClientUpdate, Expected], Problem]],
+    update: ClientUpdate,
+    expected: Expected,
+) -> Problem:
+    return next(
+        (problem for check in checks if (problem := check(update, expected)) is not None), None
+    )
+
+
 def _about(update: ClientUpdate, expected: Expected) -> Problem:
-    """Round, phase, base, weight."""
+    """Round, phase, base, weight, and the numbers that come along."""
     if update.round != expected.round:
-        return "round", f"it is of round {update.round}, not {expected.round}"
+        return "round", f"it is of round {update.round!r}, not {expected.round}"
     if update.phase != expected.phase:
         return "phase", f"it trained {update.phase!r}, not {expected.phase!r}"
-    if expected.base is not None and update.base != expected.base:
-        return "base", f"it started from {update.base[:12]}, not from {expected.base[:12]}"
-    if update.num_rows < 0:
-        return "rows", f"it says that it has {update.num_rows} rows"
-    return None
-
-
-def _names(update: ClientUpdate, expected: Expected) -> Problem:
-    """Neither more names nor fewer."""
-    wrapped = [name for name in update.tensors if "_module." in name]
-    if wrapped:
-        return "prefix", f"{wrapped[0]}: a wrapper's '_module.' is in the name"
-    if missing := sorted(expected.tensors.keys() - update.tensors.keys()):
-        return "missing", f"{len(missing)} tensors are missing: {', '.join(missing[:3])}"
-    if strange := sorted(update.tensors.keys() - expected.tensors.keys()):
-        return "unknown", f"{len(strange)} tensors are unknown: {', '.join(strange[:3])}"
-    if not update.summaries.keys() <= set(expected.summaries):
-        strange = sorted(update.summaries.keys() - set(expected.summaries))
-        return "unknown", f"{len(strange)} summaries are unknown: {', '.join(strange[:3])}"
-    if update.summaries and len(update.summaries) < len(expected.summaries):
-        missing = sorted(set(expected.summaries) - update.summaries.keys())
-        return "missing", f"{len(missing)} summaries are missing: {', '.join(missing[:3])}"
+    if update.base != expected.base:
+        return "base", f"it started from {update.base!r:.20}, not from {expected.base[:12]}"
+    if type(update.num_rows) is not int or not 0 <= update.num_rows <= _LARGEST:
+        return "rows", f"it says that it has {update.num_rows!r:.20} rows"
+    for name, value in update.metrics.items():
+        if name not in METRICS:
+            return "metrics", f"{name!r:.20} is no metric (allowed: {', '.join(sorted(METRICS))})"
+        if type(value) is not float and (type(value) is not int or abs(value) > _LARGEST):
+            return "metrics", f"{name} is {value!r:.20}, no number, or a whole one above 2^53"
     return None
 
 
 def _tensors(update: ClientUpdate, expected: Expected) -> Problem:
-    """Types and shapes as given."""
-    for name, tensor in update.tensors.items():
-        given = expected.tensors[name]
-        if tensor.dtype != given.dtype:
-            return "type", f"{name} is {tensor.dtype}, not {given.dtype}"
-        grows = name.partition(".")[0] in expected.growing and given.dim() > 0
-        if tensor.shape != given.shape and not (grows and _is_longer(tensor, given)):
-            return "shape", f"{name} is {tuple(tensor.shape)}, not {tuple(given.shape)}"
+    """What was trained."""
+    wrapped = [name for name in update.tensors if "_module." in name]
+    if wrapped:
+        return "prefix", f"{wrapped[0]}: a wrapper's '_module.' is in the name"
+    return _fit("tensors", update.tensors, expected.tensors)
+
+
+def _summaries(update: ClientUpdate, expected: Expected) -> Problem:
+    """What was summed up."""
+    return _fit("summaries", update.summaries, expected.summaries)
+
+
+def _fit(kind: str, given: Tensors, slots: Slots) -> Problem:
+    """Neither more names nor fewer; types and shapes as agreed."""
+    if missing := sorted(slots.keys() - given.keys()):
+        return "missing", f"{len(missing)} {kind} are missing: {', '.join(missing[:3])}"
+    if strange := sorted(given.keys() - slots.keys()):
+        return "unknown", f"{len(strange)} {kind} are unknown: {', '.join(strange[:3])}"
+    for name, slot in slots.items():
+        value = given[name]
+        if not isinstance(value, Tensor) or value.layout is not torch.strided:
+            return "type", f"{name} is no (dense) tensor"
+        if value.dtype != slot.dtype:
+            return "type", f"{name} is {value.dtype}, not {slot.dtype}"
+        if tuple(value.shape) != slot.shape:
+            return "shape", f"{name} is {tuple(value.shape)}, not {slot.shape}"
     return None
-
-
-def _is_longer(tensor: Tensor, given: Tensor) -> bool:
-    return tensor.shape[1:] == given.shape[1:] and len(tensor) > len(given)
 
 
 def _finite(update: ClientUpdate, _: Expected) -> Problem:
@@ -173,12 +252,11 @@ def _finite(update: ClientUpdate, _: Expected) -> Problem:
         # numbers may be too large.
         if not tensor.sum().isfinite() and not tensor.isfinite().all():
             return "not finite", f"{name} holds numbers that are not finite"
+    for name, value in update.metrics.items():
+        if not isfinite(value):
+            return "not finite", f"{name} is {value}"
     return None
 
 
-_CHECKS: tuple[Callable[[ClientUpdate, Expected], Problem], ...] = (
-    _about,
-    _names,
-    _tensors,
-    _finite,
-)
+_OF_FORM = (_about, _tensors, _summaries)
+_CHECKS = (*_OF_FORM, _finite)

@@ -14,13 +14,14 @@ from lamina.adapters.base import AdapterKind
 from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone
-from lamina.core import Batch, Part, Stream, Summary, Task, generator_of, seed_of
+from lamina.core import KEYS, Batch, Part, Stream, Summary, Task, generator_of, seed_of
 from lamina.federation.aggregators.base import Aggregator, gram_name, modules_of
+from lamina.federation.checking import Expected, Slot, expected_of, leaving, slots_of
 from lamina.federation.correction import Corrected, DriftSettings
 from lamina.federation.drift import CONTROL, control_change, own_control
 from lamina.federation.fitness import trains
 from lamina.federation.privacy.example_level import ExamplePrivacy, PrivateSteps, sample_rows
-from lamina.federation.privacy.released import ReleaseRule, released_sums
+from lamina.federation.privacy.released import ReleaseRule, declared_sums, released_sums
 from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.state import GlobalState
 from lamina.federation.timetable import arrived
@@ -160,7 +161,7 @@ class ClientWork:
         else:
             sums = self._released(look, model, data, rule, time, task, client, phase)
             num_rows = rule.num_rows(data.labels)
-        return ClientUpdate(
+        update = ClientUpdate(
             client=self.manifest.clients[client].name,
             round=time,
             tensors={},
@@ -169,6 +170,22 @@ class ClientWork:
             base=base,
             summaries=_detached(sums),
         )
+        declared = self.declared(frame, state, task, after)
+        return leaving(update, Expected(time, phase, {}, base, declared))
+
+    def declared(
+        self, frame: Frame | None, state: GlobalState, task: int, after: bool
+    ) -> dict[str, Slot]:
+        """The sums that `look` may find: those of a row without content, so that no shape depends
+        on how many rows there are or on what is in them.
+
+        Raises InputError for a strategy whose summary keeps rows.
+        """
+        model, strategy = self._at_a_boundary(frame, state, task, after)
+        now = self.stream.experiences[task]
+        row = blank(replace(now.train[:1], task=now.task), now.task)
+        found = self._summed(strategy.review if after else strategy.preview, model, row)
+        return slots_of({} if found is None else found.sums)
 
     def train(
         self,
@@ -232,7 +249,10 @@ class ClientWork:
             # A mean over rows, which no noise hides and no sum.
             metrics={"loss": loss} if self.privacy is None else {},
         )
-        return update, own
+        controls = self.drift.name == "scaffold"
+        rank = self._rank(client)
+        expected = expected_of(self.aggregator, state, base, round, rank, controls=controls)
+        return leaving(update, expected), own
 
     def answer(
         self, frame: Frame, state: GlobalState, task: int, client: int | None, own: Own
@@ -273,8 +293,10 @@ class ClientWork:
         return replace(self.strategy)
 
     def _laid(self, state: GlobalState, client: int, own: Own) -> dict[str, Tensor]:
-        rank = self.ranks[client % len(self.ranks)] if self.ranks else None
-        return self.aggregator.laid(state, own.get("tensors"), rank)
+        return self.aggregator.laid(state, own.get("tensors"), self._rank(client))
+
+    def _rank(self, client: int) -> int | None:
+        return self.ranks[client % len(self.ranks)] if self.ranks else None
 
     def _at_a_boundary(
         self, frame: Frame | None, state: GlobalState, task: int, end: bool
@@ -480,7 +502,7 @@ class ClientWork:
             summary = look(model, batch.to(self.backbone.device))
             if summary is None:
                 return None
-            assert not summary.rows, "rows do not leave a client"
+            declared_sums(summary)
             total = summary if total is None else total + summary
         return total
 
@@ -517,6 +539,18 @@ class ClientWork:
         event = self.manifest.latest(client, time)
         assert event is not None
         return self._rows(event.rows)
+
+
+def blank(row: Batch, task: Task) -> Batch:
+    """A row of the form of another, of which nothing is left: no token or pixel, no key by which
+    kept features are found, and the first class of a task."""
+    inputs = {
+        name: torch.ones_like(each) if name == "attention_mask" else torch.zeros_like(each)
+        for name, each in row.inputs.items()
+        if name != KEYS
+    }
+    classes = task.classes or (0,)
+    return replace(row, inputs=inputs, labels=torch.full_like(row.labels, classes[0]))
 
 
 def controls_of(state: GlobalState) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from lamina.core import Part, Summary
-from lamina.federation.aggregators.base import Aggregator, gram_name, modules_of
-from lamina.federation.checking import Expected, admit
+from lamina.federation.aggregators.base import Aggregator
+from lamina.federation.checking import Expected, Slots, admit, expected_of
 from lamina.federation.client import Flags, Frame, LocalWork, controls_of
 from lamina.federation.clock import ClockSettings, Cohort, Load, Plan, VirtualClock
 from lamina.federation.drift import CONTROL, shared_control
@@ -100,6 +100,8 @@ class Reply:
     """Of a boundary."""
     flags: Flags = field(default_factory=dict)
     """Of an evaluation."""
+    declared: Slots = field(default_factory=dict)
+    """Of the server's look at a blank row: which sums clients may send."""
     damage: str | None = None
     """Why what came could not even be read."""
 
@@ -268,7 +270,7 @@ class FederatedRun:
         if stop.kind in ("preview", "review"):
             there = self._arrivals.get(floor(stop.time), {}).get(stop.task, [])
             there = [client for client in there if self._can_say(client, stop)]
-            return [Item(client, stop.task, self.version, stop.time) for client in there]
+            return [Item(client, stop.task, self.version, stop.time) for client in (None, *there)]
         if stop.kind == "train":
             before = self.version
             there = [client for client in self._clients(stop) if self._can_pay(client, stop.time)]
@@ -384,24 +386,23 @@ class FederatedRun:
         self.past, self.given = {}, {}
 
     def _look(self, work: Work, replies: Sequence[Reply], down: Down) -> None:
-        """Sum up what the clients said; whoever says something else than the rest is refused.
+        """Sum up what the clients said, who may say what the server finds in a blank row.
 
         Raises InputError where privacy leaves nothing to sum up.
         """
+        (_, *items), (blank, *said) = work.items, replies
         if self.row_accounts is not None:
-            for item in work.items:
+            for item in items:
                 assert item.client is not None
                 for event in self._looked_at(item.client, work.stop):
                     self.row_accounts.spend(event, self.row_accounts.of_sums())
-        said = [reply.update for reply in replies if reply.update and reply.update.summaries]
-        base = self.state.digest()
-        names = tuple(said[0].summaries) if said else ()
-        expected = Expected(int(work.stop.time), work.stop.kind, {}, base, (), names)
-        accepted = self._let_in(work, replies, down, lambda _: expected)
+        base, step = self.state.digest(), int(work.stop.time)
+        expected = Expected(step, work.stop.kind, {}, base, blank.declared)
+        accepted = self._let_in(work.stop, items, said, down, lambda _: expected)
         if not any(update.num_rows for update in accepted):
             task = self.settings.manifest.tasks[work.stop.task]
             raise InputError(
-                f"strategy: what it must know of task {task!r} nobody says: of {len(replies)} "
+                f"strategy: what it must know of task {task!r} nobody says: of {len(said)} "
                 f"clients that were asked, {len(accepted)} answered, with sums over no row "
                 "(federation.privacy.summaries.min_rows may be too large, or max_epsilon too small)"
             )
@@ -412,7 +413,7 @@ class FederatedRun:
         assert plan is not None
         self._pay(work)
         before, down_before = self.tallies.refused.total(), int(self.tallies.down.sum())
-        accepted = self._let_in(work, replies, down, cache(self._expected_of))
+        accepted = self._let_in(work.stop, work.items, replies, down, cache(self._expected_of))
         age = {}
         updates = []
         for update in accepted:
@@ -474,23 +475,14 @@ class FederatedRun:
     def _expected_of(self, key: tuple[int, int | None]) -> Expected:
         """What an update must be like that started from a version, of a client of a rank."""
         version, rank = key
-        state, aggregator = self.state_of(version), self.settings.aggregator
-        like = {
-            name: each
-            for name, each in aggregator.laid(state, None, rank).items()
-            if aggregator.sends(version, name)
-        }
-        sums: list[str] = []
-        if aggregator.needs_grams:
-            sums += [gram_name(module) for module in modules_of(state.tensors)]
-        if self.settings.controls:
-            trained = [name for name in state.tensors if aggregator.trains(version, name)]
-            sums += [CONTROL + name for name in trained]
-        return Expected(version, aggregator.phase(version), like, state.digest(), (), sums)
+        state, settings = self.state_of(version), self.settings
+        base, controls = state.digest(), settings.controls
+        return expected_of(settings.aggregator, state, base, version, rank, controls=controls)
 
     def _let_in(
         self,
-        work: Work,
+        stop: Stop,
+        items: Sequence[Item],
         replies: Sequence[Reply],
         down: Down,
         expected_of: Callable[[tuple[int, int | None]], Expected],
@@ -500,10 +492,10 @@ class FederatedRun:
         ranks = self.settings.ranks
         expected: dict[str, Expected] = {}
         kept: dict[str, tuple[int, str | None]] = {}
-        asked = [item.client for item in work.items if item.client is not None]
-        assert len(asked) == len(work.items), "an update is a client's"
+        asked = [item.client for item in items if item.client is not None]
+        assert len(asked) == len(items), "an update is a client's"
         self._count_bytes(asked, replies, down)
-        for client, item, reply in zip(asked, work.items, replies, strict=True):
+        for client, item, reply in zip(asked, items, replies, strict=True):
             rank = ranks[client % len(ranks)] if ranks else None
             expected[names[client].name] = expected_of((item.version, rank))
             kept[names[client].name] = client, reply.own
@@ -511,7 +503,7 @@ class FederatedRun:
                 self.tallies.refused[reply.damage] += 1
         admission = admit((each.update for each in replies if each.update), expected)
         self.tallies.refused.update(admission.tally())
-        if work.stop.kind == "train":
+        if stop.kind == "train":
             for update in admission.accepted:
                 client, own = kept[update.client]
                 if own is None:

@@ -13,6 +13,7 @@ from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.config import Job, build_learner, keep_features, parse_job
 from lamina.core import Batch, Samples, Stream, Summary
+from lamina.federation.checking import Slots
 from lamina.federation.client import ClientWork, Flags, Frame, Own
 from lamina.federation.drift import CONTROL
 from lamina.federation.privacy.wire import update_to_bytes
@@ -54,6 +55,7 @@ class Answer:
     own: bytes | None = None
     turned: bytes | None = None
     flags: Flags = field(default_factory=dict)
+    declared: Slots = field(default_factory=dict)
 
 
 class Desk(Protocol):
@@ -130,6 +132,10 @@ class Clients(Protocol):
         after: bool,
     ) -> ClientUpdate: ...
 
+    def declared(
+        self, frame: Frame | None, state: GlobalState, task: int, after: bool
+    ) -> Slots: ...
+
     def train(
         self,
         frame: Frame,
@@ -170,10 +176,10 @@ class ClientDesk:
             turned, tensors = work.turn(frame, state, item.task, stop.kind == "end", said)
             return Answer(turned=pack({"frame": turned.plain(), "tensors": tensors}))
         if stop.kind in ("preview", "review"):
-            assert item.client is not None
-            update = work.look(
-                frame, state, base, item.client, int(item.time), item.task, stop.kind == "review"
-            )
+            after = stop.kind == "review"
+            if item.client is None:
+                return Answer(declared=work.declared(frame, state, item.task, after))
+            update = work.look(frame, state, base, item.client, int(item.time), item.task, after)
             return Answer(update_to_bytes(update), own)
         assert frame is not None, "nobody is trained or asked before the first boundary"
         if stop.kind == "evaluate":

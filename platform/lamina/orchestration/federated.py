@@ -331,7 +331,7 @@ def _reply(answer: Answer, store: ClientStore) -> Reply:
     """An answer, read. What cannot be read is damage, which the run counts."""
     if answer.update is None:
         turned = None if answer.turned is None else turned_of(answer.turned)
-        return Reply(turned=turned, flags=answer.flags)
+        return Reply(turned=turned, flags=answer.flags, declared=answer.declared)
     own = None
     if answer.own is not None:
         own = store.put(answer.own)

@@ -23,6 +23,7 @@ from torch import Tensor
 from client_work import Found, Plan, initial, mean_of, work_of
 from lamina.core import Experience, Samples, Stream, Summary, Task
 from lamina.federation.aggregators.fedit import FedIT
+from lamina.federation.checking import Slots
 from lamina.federation.client import Flags, Frame, LocalWork, Own
 from lamina.federation.clock import ClockSettings, Cohort
 from lamina.federation.rounds import FederatedRun, RunSettings
@@ -84,6 +85,9 @@ class PlannedClients:
         return update, {}
 
     def look(self, *_: Any) -> ClientUpdate:
+        raise AssertionError("nothing in the timetable asks for summaries")
+
+    def declared(self, *_: Any) -> Slots:
         raise AssertionError("nothing in the timetable asks for summaries")
 
     def answer(self, *_: Any) -> Flags:

@@ -10,7 +10,6 @@ from torch import Tensor
 from lamina.core import Batch, Summary, generator_of
 from lamina.federation.privacy.accounting import Release
 from lamina.federation.privacy.client_level import clipped
-from lamina.federation.privacy.schema import declared_sums
 from lamina.registry import InputError
 
 
@@ -99,6 +98,19 @@ def released_sums(
         name: (value + scale * _noise(value, seed, *names, name)).to(dtypes[name])
         for name, value in total.items()
     }
+
+
+def declared_sums(summary: Summary) -> Mapping[str, Tensor]:
+    """The sums of a summary, which is all of it that may leave a client.
+
+    Raises InputError for one that also keeps rows: what needs them cannot be federated.
+    """
+    if summary.rows:
+        raise InputError(
+            f"strategy: its summary keeps rows of the data ({', '.join(sorted(summary.rows))}), "
+            "which may not leave a client"
+        )
+    return summary.sums
 
 
 def _added(

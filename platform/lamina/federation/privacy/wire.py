@@ -28,7 +28,7 @@ def update_to_bytes(update: ClientUpdate) -> bytes:
 
 
 def update_from_bytes(data: bytes) -> ClientUpdate:
-    """What `update_to_bytes` wrote; `UpdateSchema.check` says whether it may be used.
+    """What `update_to_bytes` wrote; `checking.problem_of` says whether it may be used.
 
     Raises InputError for bytes that are no such update.
     """
