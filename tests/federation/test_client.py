@@ -179,6 +179,9 @@ def test_strategies_go_through_a_stream_and_their_updates_hold_no_rows(tiny_bert
     assert not small.run.tallies.refused
     shapes = Counter(len(each.tensors) for each in small.updates if each.phase == "both")
     assert shapes
+    sent = small.run.tallies.up_of_task
+    assert sent.sum() == small.run.tallies.up.sum() == len(small.updates)
+    assert (sent > 0).all()
     allowed = set(small.run.frame.trained)
     tokens = max(part.inputs["input_ids"].shape[1] for part in _parts(small.stream))
     for update in small.updates:

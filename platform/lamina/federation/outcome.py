@@ -60,6 +60,9 @@ def summaries_of(run: FederatedRun) -> dict[str, float]:
         found["privacy/epsilon"] = epsilon
     found["bytes/up"] = float(tallies.up.sum())
     found["bytes/down"] = float(tallies.down.sum())
+    for place in range(len(manifest.tasks)):
+        found[f"bytes/up/task_{place}"] = float(tallies.up_of_task[place])
+        found[f"bytes/down/task_{place}"] = float(tallies.down_of_task[place])
     found["virtual_seconds"] = run.clock.time
     return found
 

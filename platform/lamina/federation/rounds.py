@@ -149,7 +149,7 @@ class FederatedRun:
         """What clients said at the last look, until the boundary that it is for."""
         self.own: dict[int, str] = {}
         """By client, the digest of what it keeps."""
-        self.tallies = Tallies(len(settings.manifest))
+        self.tallies = Tallies(len(settings.manifest), len(settings.manifest.tasks))
         self.accountant = Accountant(1e-5)
         if settings.private is not None:
             privacy = settings.private.settings
@@ -168,6 +168,7 @@ class FederatedRun:
         self._plan: Plan | None = None
         self._work: Work | None = None
         self._eligible: tuple[tuple[float, int], float | None, list[int]] | None = None
+        self._at_server = any(each.kind == "end" for each in settings.timetable)
         self._arrivals = arrivals(settings.manifest)
         self._numbers = {each.name: n for n, each in enumerate(settings.manifest.clients)}
 
@@ -308,10 +309,6 @@ class FederatedRun:
         ]
         return [Stop("begin", stop.time, task) for task in tasks]
 
-    @property
-    def _at_server(self) -> bool:
-        return any(each.kind == "end" for each in self.settings.timetable)
-
     def _clients(self, stop: Stop) -> list[int]:
         """Who can train now: those present, where tasks begin at the server, if they have rows of
         the task under way."""
@@ -329,6 +326,14 @@ class FederatedRun:
             ]
         self._eligible = (key, manifest.next_change(stop.time), there)
         return there
+
+    def _task_at(self, client: int, stop: Stop, time: float) -> int:
+        """The task that a client is at: that of a stop where all are at it, or its own."""
+        if self._at_server or stop.kind != "train":
+            return stop.task
+        event = self.settings.manifest.latest(client, time)
+        assert event is not None, "a client without rows is not asked"
+        return event.task
 
     def _can_pay(self, client: int, time: float) -> bool:
         """Whether its rows' budget, if there is one, covers another round."""
@@ -424,7 +429,7 @@ class FederatedRun:
             age[update.client] = self.version - update.round
             updates.append(self._brought_up_to_date(update))
         self.tallies.staleness.update(age.values())
-        after = self._combined(updates)
+        after = self._combined(updates, work.stop)
         if settings.controls and updates:
             controls = shared_control(controls_of(self.state), updates, len(settings.manifest))
             named = {CONTROL + name: each for name, each in controls.items()}
@@ -434,7 +439,8 @@ class FederatedRun:
         if after is not self.state:
             count(self.tallies.included, (self._numbers[name] for name in after.included))
         for each in plan.others:
-            self.tallies.down[each.client] += down.state
+            task = self._task_at(each.client, work.stop, work.stop.time)
+            self.tallies.travelled(each.client, task, down=down.state)
         self._count([*plan.arrivals, *plan.others])
         self._remember(work.stop)
         self.state = after
@@ -454,7 +460,7 @@ class FederatedRun:
             **_quantiles("loss", [u.metrics["loss"] for u in updates if "loss" in u.metrics]),
         }
 
-    def _combined(self, updates: Sequence[ClientUpdate]) -> GlobalState:
+    def _combined(self, updates: Sequence[ClientUpdate], stop: Stop) -> GlobalState:
         """The state after these updates; the same state where they come to nothing."""
         private, plan = self.settings.private, self._plan
         if private is None:
@@ -468,12 +474,10 @@ class FederatedRun:
         except SumAbortedError:
             self.tallies.refused["sum aborted"] += len(updates)
             return self.state
-        for tally, sent in (
-            (self.tallies.up, summed.bytes_up),
-            (self.tallies.down, summed.bytes_down),
-        ):
-            for name, size in sent.items():
-                tally[self._numbers[name]] += size
+        for name, up in summed.bytes_up.items():
+            client = self._numbers[name]
+            task = self._task_at(client, stop, stop.time)
+            self.tallies.travelled(client, task, up, summed.bytes_down[name])
         return after
 
     def _expected_of(self, key: tuple[int, int | None]) -> Expected:
@@ -499,11 +503,11 @@ class FederatedRun:
         for item, reply in zip(items, replies, strict=True):
             client = item.client
             assert client is not None
-            self.tallies.up[client] += reply.up
-            self.tallies.down[client] += down.state
-            if self.tallies.frames[client] != self.frame_number:
-                self.tallies.frames[client] = self.frame_number
-                self.tallies.down[client] += down.frame
+            is_behind = bool(self.tallies.frames[client] != self.frame_number)
+            sent = down.state + is_behind * down.frame
+            task = self._task_at(client, stop, item.time)
+            self.tallies.travelled(client, task, reply.up, sent)
+            self.tallies.frames[client] = self.frame_number
             rank = ranks[client % len(ranks)] if ranks else None
             expected[names[client].name] = expected_of((item.version, rank))
             kept[names[client].name] = client, reply.own
