@@ -5,7 +5,7 @@ from typing import Any
 
 from lamina.core import Part
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
-from lamina.evaluation.client_matrix import Check, ClientMatrix
+from lamina.evaluation.client_matrix import Check, ClientMatrix, spatial_forgetting
 from lamina.evaluation.participation import participation, staleness
 from lamina.federation.rounds import EVALUATED, FederatedRun, Scores
 from lamina.streams.manifest import StreamManifest
@@ -51,6 +51,9 @@ def summaries_of(run: FederatedRun) -> dict[str, float]:
         found |= {f"{part}/{name}": value for name, value in of_all.items()}
         of_clients = client_matrix(run.scores, manifest, part).summaries()
         found |= {f"{part}/clients/{name}": value for name, value in of_clients.items()}
+        pairs = [pair for each in run.scores for pair in each.spatial_forgetting(part)]
+        drop = spatial_forgetting([local for local, _ in pairs], [served for _, served in pairs])
+        found |= {} if drop is None else {f"{part}/clients/spatial_forgetting": drop}
     included = {client: int(n) for client, n in enumerate(tallies.included)}
     took_part = participation(included, len(manifest), run.version)
     found |= {f"participation/{name}": value for name, value in took_part.items()}

@@ -99,7 +99,7 @@ class Reply:
     turned: tuple[Frame, dict[str, Tensor]] | None = None
     """Of a boundary."""
     flags: Flags = field(default_factory=dict)
-    """Of an evaluation."""
+    """Of an evaluation; of a task's last round, of what the client trained by itself."""
     declared: Slots = field(default_factory=dict)
     """Of the server's look at a blank row: which sums clients may send."""
     damage: str | None = None
@@ -124,6 +124,17 @@ class Scores:
     step: int
     right: Mapping[str, Tensor]
     asked: Mapping[str, Tensor]
+    alone: Mapping[str, Tensor]
+    """float64 [clients, tasks]: the accuracy of each client's own model on the task that it was at,
+    after its steps of the last round and before the others' were averaged in; NaN where nobody
+    asked."""
+
+    def spatial_forgetting(self, part: Part) -> list[tuple[float, float]]:
+        """L and G of each client that was asked for L: its accuracy on its task before and after
+        aggregation."""
+        served = self.right[part][:-1] / self.asked[part][:-1]
+        known = ~self.alone[part].isnan() & ~served.isnan()
+        return list(zip(self.alone[part][known].tolist(), served[known].tolist(), strict=True))
 
 
 class FederatedRun:
@@ -165,6 +176,7 @@ class FederatedRun:
             )
             self.row_accounts.require_one_round()
         self.scores: list[Scores] = []
+        self._alone = self._nobody_asked()
         self._plan: Plan | None = None
         self._work: Work | None = None
         self._eligible: tuple[tuple[float, int], float | None, list[int]] | None = None
@@ -240,9 +252,13 @@ class FederatedRun:
             "accountant": self.accountant.state_dict(),
             "row_accounts": self.row_accounts and self.row_accounts.state_dict(),
             "scores": [
-                {"step": each.step, "right": dict(each.right), "asked": dict(each.asked)}
+                {
+                    "step": each.step,
+                    **{key: dict(getattr(each, key)) for key in ("right", "asked", "alone")},
+                }
                 for each in self.scores
             ],
+            "alone": dict(self._alone),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -262,6 +278,7 @@ class FederatedRun:
         if self.row_accounts is not None:
             self.row_accounts.load_state_dict(state["row_accounts"])
         self.scores = [Scores(**each) for each in state["scores"]]
+        self._alone = dict(state["alone"])
         self._work = self._plan = None
 
     def _items(self, stop: Stop) -> list[Item]:
@@ -421,6 +438,7 @@ class FederatedRun:
         settings, plan = self.settings, self._plan
         assert plan is not None
         self._pay(work)
+        self._hear_alone(work, replies)
         before, down_before = self.tallies.refused.total(), int(self.tallies.down.sum())
         accepted = self._let_in(work.stop, work.items, replies, down, cache(self._expected_of))
         age = {}
@@ -459,6 +477,20 @@ class FederatedRun:
             **({} if epsilon is None else {"epsilon": epsilon}),
             **_quantiles("loss", [u.metrics["loss"] for u in updates if "loss" in u.metrics]),
         }
+
+    def _nobody_asked(self) -> dict[str, Tensor]:
+        manifest = self.settings.manifest
+        shape = (len(manifest), len(manifest.tasks))
+        return {part: torch.full(shape, torch.nan, dtype=torch.float64) for part in EVALUATED}
+
+    def _hear_alone(self, work: Work, replies: Sequence[Reply]) -> None:
+        """Note what clients reached before aggregation, if they were asked."""
+        for item, reply in zip(work.items, replies, strict=True):
+            for part, flags in reply.flags.items():
+                if len(flags) > 0:
+                    assert item.client is not None
+                    task = self._task_at(item.client, work.stop, item.time)
+                    self._alone[part][item.client, task] = flags.double().mean()
 
     def _combined(self, updates: Sequence[ClientUpdate], stop: Stop) -> GlobalState:
         """The state after these updates; the same state where they come to nothing."""
@@ -568,12 +600,15 @@ class FederatedRun:
             if self.settings.personal:
                 right[part][-1] = right[part][:-1].sum(dim=0)
                 asked[part][-1] = asked[part][:-1].sum(dim=0)
-        self.scores.append(Scores(work.stop.task, right, asked))
+        self.scores.append(Scores(work.stop.task, right, asked, self._alone))
+        self._alone = self._nobody_asked()
         metrics = {}
         for part in EVALUATED:
             share = right[part].sum(dim=1) / asked[part].sum(dim=1)
             metrics[f"{part}/pooled_accuracy"] = float(share[-1])
             metrics |= _quantiles(f"{part}/accuracy", share[:-1][~share[:-1].isnan()].tolist())
+            drops = [before - after for before, after in self.scores[-1].spatial_forgetting(part)]
+            metrics |= {f"{part}/spatial_forgetting": _mean(drops)} if drops else {}
         return metrics
 
 

@@ -134,7 +134,10 @@ class LearningDesk:
             return Answer(flags=work.answer(frame, state, item.task, item.client, kept))
         assert item.client is not None
         update, kept = work.train(frame, state, base, item.client, item.version, item.time, kept)
-        return Answer(update_to_bytes(update), pack(kept) if kept else None)
+        alone: Flags = {}
+        if stop.is_last:
+            alone = work.answer_alone(frame, state, update, item.client, item.time, kept)
+        return Answer(update_to_bytes(update), pack(kept) if kept else None, flags=alone)
 
     def _state(self, key: str, fetch: Fetch) -> tuple[GlobalState, str]:
         if key not in self._known:

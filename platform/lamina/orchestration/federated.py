@@ -352,6 +352,7 @@ def _reply(answer: Answer, store: ClientStore) -> Reply:
     if answer.own is not None:
         own = store.put(answer.own)
     try:
-        return Reply(update_from_bytes(answer.update), len(answer.update), own)
+        update = update_from_bytes(answer.update)
+        return Reply(update, len(answer.update), own, flags=answer.flags)
     except InputError:
         return Reply(None, len(answer.update), own, damage="unreadable")
