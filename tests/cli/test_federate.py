@@ -26,7 +26,13 @@ def test_a_federated_run_shows_its_rounds_and_what_was_reached_beside_the_bounds
     assert [line.split(":")[0] for line in lines if line.startswith("round ")] == [
         f"round {number}/4" for number in (1, 2, 3, 4)
     ]
-    for words in ("global", "mean over clients", "each client alone", "one learner on all rows"):
+    for words in (
+        "global",
+        "mean over clients",
+        "each client alone",
+        "one learner on all rows",
+        "spatial forgetting",
+    ):
         assert any(words in line for line in lines)
     assert sum(line.startswith("client ") for line in lines) == 4 + 1
     result = json.loads((tmp_path / "out" / "federated_result.json").read_text())

@@ -77,7 +77,7 @@ def test_every_default_is_filled_in_and_read_again():
             {"aggregator": {"name": "flexlora"}, "server_optimiser": {"name": "fedadam"}},
             "flexlora",
         ),
-        ({"aggregator": {"name": "prompt_pool"}}, "prompt_pool"),
+        ({"aggregator": {"name": "prompt_pool"}}, "for each task, and a row"),
         ({"aggregator": {"name": "prototypes"}}, "prototypes"),
         ({"ranks": [2, 4]}, "ranks"),
     ],

@@ -6,7 +6,6 @@ from lamina.evaluation.client_matrix import (
     Check,
     ClientMatrix,
     spatial_forgetting,
-    temporal_forgetting,
 )
 
 SIZES = [[10, 10, 20], [30, 30, 0], [5, 5, 5]]
@@ -64,9 +63,7 @@ def test_summaries_are_means_over_clients_and_weighted_by_rows(matrix):
 
 def test_forgetting_is_chaudhrys_of_each_client(matrix):
     first, second = ((0.8 - 0.6) + (0.6 - 0.4)) / 2, 0.5 - 0.3
-    assert temporal_forgetting(matrix) == pytest.approx((first + second) / 2)
     assert matrix.summaries()["forgetting"] == pytest.approx((first + second) / 2)
-    assert temporal_forgetting(matrix, [1, 0, 5]) == pytest.approx(first)
 
 
 def test_accuracy_on_the_union_counts_rows(matrix):
@@ -100,7 +97,7 @@ def test_nobody_asked_means_nothing_to_say():
     matrix = ClientMatrix(SIZES)
     assert matrix.summaries() == {}
     assert matrix.union_accuracy() is None
-    assert temporal_forgetting(matrix) is None
+    assert "forgetting" not in matrix.summaries()
 
 
 def test_an_accuracy_without_rows_or_out_of_order_is_an_error(matrix):

@@ -15,6 +15,7 @@ from lamina.federation.client import ClientWork, LocalWork
 from lamina.federation.clock import ClockSettings, Cohort
 from lamina.federation.correction import Corrected, DriftSettings
 from lamina.federation.fitness import misfit, previews, reviews
+from lamina.federation.outcome import summaries_of
 from lamina.federation.privacy.accounting import Accountant, Release
 from lamina.federation.privacy.released import ReleaseRule
 from lamina.federation.privacy.settings import PrivacySettings
@@ -137,7 +138,11 @@ class Small:
                 stop.kind == "review",
             )
         self.updates.append(update)
-        return Reply(update, 1)
+        alone = {}
+        if stop.is_last:
+            own = self.owns[item.client]
+            alone = work.answer_alone(run.frame, state, update, item.client, item.time, own)
+        return Reply(update, 1, flags=alone)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +184,9 @@ def test_strategies_go_through_a_stream_and_their_updates_hold_no_rows(tiny_bert
     assert not small.run.tallies.refused
     shapes = Counter(len(each.tensors) for each in small.updates if each.phase == "both")
     assert shapes
+    sent = small.run.tallies.up_of_task
+    assert sent.sum() == small.run.tallies.up.sum() == len(small.updates)
+    assert (sent > 0).all()
     allowed = set(small.run.frame.trained)
     tokens = max(part.inputs["input_ids"].shape[1] for part in _parts(small.stream))
     for update in small.updates:
@@ -394,3 +402,44 @@ def test_clients_that_diverge_are_counted_and_the_round_goes_on(tiny_bert):
     assert small.run.tallies.refused == {"not finite": 6}
     assert small.run.tallies.included.tolist() == [6, 0, 6]
     assert all(each.isfinite().all() for each in small.run.state.tensors.values())
+
+
+def test_what_a_client_knows_before_the_others_are_averaged_in_is_asked_in_the_last_round(
+    tiny_bert,
+):
+    small = Small("finetune", tiny_bert)
+    asked = []
+    honest = small.reply
+
+    def reply(stop, item):
+        found = honest(stop, item)
+        if stop.kind == "train":
+            asked.append((stop.round % 2 == 1, bool(found.flags)))
+        return found
+
+    small.reply = reply
+    small.go()
+    assert set(asked) == {(False, False), (True, True)}
+    metrics = summaries_of(small.run)
+    drops = [
+        float(scores.alone["test"][client, step])
+        - float(scores.right["test"][client, step] / scores.asked["test"][client, step])
+        for step, scores in enumerate(small.run.scores)
+        for client in range(3)
+        if scores.asked["test"][client, step] > 0
+    ]
+    assert metrics["test/clients/spatial_forgetting"] == pytest.approx(sum(drops) / len(drops))
+
+
+def test_a_single_clients_model_loses_nothing_in_the_average(tiny_bert):
+    small = Small("finetune", tiny_bert)
+    small.run.settings = replace(small.run.settings, cohort=Cohort(1))
+    small.go()
+    for scores in small.run.scores:
+        for local, served in scores.spatial_forgetting("test"):
+            assert local == served
+
+
+def test_what_a_strategy_answers_only_after_its_review_is_not_asked_before(tiny_bert):
+    small = Small("slca", tiny_bert).go()
+    assert "test/clients/spatial_forgetting" not in summaries_of(small.run)

@@ -154,6 +154,8 @@ def test_what_is_common_is_sent_once_after_each_boundary(manifest):
     do_round(run)
     do_round(run)
     assert run.tallies.down.tolist() == [2 * 1000 + 50] * 4
+    assert run.tallies.up_of_task.tolist() == [2 * 4 * 100, 0, 0]
+    assert run.tallies.down_of_task.tolist() == [4 * (2 * 1000 + 50), 0, 0]
 
 
 def test_the_network_takes_time_for_the_ledger_on_the_way_down_and_not_on_the_way_up(manifest):

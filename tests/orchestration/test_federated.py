@@ -131,6 +131,17 @@ def test_a_run_that_is_over_does_nothing_again(alone, federated_job, tmp_path):
     assert [event["event"] for event in again] == ["federation_started"]
 
 
+def test_what_was_reached_beside_a_run_is_trained_once(federated_job, tmp_path):
+    job = federated_job(tmp_path, "synchronous", rounds=1, bounds=True)
+    events = []
+    first = federate(job, events.append, in_process=True)
+    second = federate(job, events.append, in_process=True)
+    assert [each["event"] for each in events].count("bounds_started") == 1
+    assert (second.central, second.local) == (first.central, first.local)
+    assert sorted(second.local) == [0, 1, 2, 3, 4]
+    assert second.central.rows["test"][-1][0] is not None
+
+
 def test_a_folder_of_another_job_is_refused(federated_job, tmp_path):
     federate(federated_job(tmp_path, "synchronous"), in_process=True)
     with pytest.raises(InputError, match="output_dir"):

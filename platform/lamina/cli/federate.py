@@ -189,6 +189,12 @@ def _show(console: Console, result: Mapping[str, Any]) -> None:
             table.add_row(words, *map(_number, values))
     console.print()
     console.print(table)
+    spatial = metrics.get("test/clients/spatial_forgetting")
+    if spatial is not None:
+        console.print(
+            f"spatial forgetting {spatial:.3f}: what a client's model is better on its own task "
+            "before the others are averaged in"
+        )
     console.print(
         f"{_bytes(metrics['bytes/up'])} up, {_bytes(metrics['bytes/down'])} down, "
         f"{metrics['virtual_seconds']:.1f} virtual s"

@@ -230,8 +230,10 @@ def not_together(
     problems += [f"{SECTION}: {line}" for line in impossible(combination)]
     if federation.aggregator.by_task:
         problems.append(
-            f"{SECTION}.aggregator.name: {federation.aggregator.name!r} keeps tensors by task, and "
-            "rounds have one set for all tasks (allowed: any other)"
+            f"{SECTION}.aggregator.name: {federation.aggregator.name!r} keeps a copy of all "
+            "that is trained for each task, and a row that is to be answered does not say which "
+            "task's (allowed: fedit and others; l2p, dualprompt and coda_prompt have one pool for "
+            "all tasks and pick from it by what a row is like)"
         )
     takes_steps = strategy.takes_gradient_steps(adapter is not None)
     if takes_steps and not federation.aggregator.trains(0, HEAD_WEIGHT):

@@ -140,22 +140,16 @@ def spatial_forgetting(
     after: Sequence[float | None],
     weights: Sequence[float] | None = None,
 ) -> float | None:
-    """What aggregation costs: mean over clients of L_c - G_c, the accuracy of client c's local
-    model on its current task before aggregation minus that of the aggregated one after it.
+    """What aggregation costs: mean over clients (and times) of L_c - G_c, the accuracy of client
+    c's local model on its current task before aggregation minus that of the aggregated one after
+    it.
 
     Negative where aggregation helps. Clients for which one of the two is not known do not count.
-    Forgetting over clients, as against over time (the terms are those of Yang et al., 2023, arXiv
-    2312.16475).
+    Forgetting over clients, as against over time, which is `forgetting` of each client's own R (the
+    terms are those of Yang et al., 2023, arXiv 2312.16475). Ours: when it is measured. A run takes
+    L of those who take part in a task's last round, right after their steps, and G from what they
+    would serve at the end of the stream's step.
     """
     pairs = zip(before, after, strict=True)
     drops = [None if low is None or up is None else low - up for low, up in pairs]
-    return mean_over_clients(drops, weights)
-
-
-def temporal_forgetting(
-    matrix: ClientMatrix, weights: Sequence[float] | None = None
-) -> float | None:
-    """What time costs: the mean over clients of each client's `AccuracyMatrix.forgetting`, on its
-    own rows and in its own order of tasks."""
-    drops = [each.get("forgetting") for each in matrix.of_each()]
     return mean_over_clients(drops, weights)

@@ -19,7 +19,7 @@ from lamina.federation.aggregators.base import Aggregator, gram_name, modules_of
 from lamina.federation.checking import Expected, Slot, expected_of, leaving, slots_of
 from lamina.federation.correction import Corrected, DriftSettings
 from lamina.federation.drift import CONTROL, control_change, own_control
-from lamina.federation.fitness import trains
+from lamina.federation.fitness import answers_midway, trains
 from lamina.federation.privacy.example_level import ExamplePrivacy, PrivateSteps, sample_rows
 from lamina.federation.privacy.released import ReleaseRule, declared_sums, released_sums
 from lamina.federation.privacy.settings import PrivacySettings
@@ -260,9 +260,38 @@ class ClientWork:
         """Which rows of a task are answered rightly by what `client` would serve, or by the global
         state; of a client, its own rows only, in the order of `manifest.rows`."""
         tensors = dict(state.tensors) if client is None else self._laid(state, client, own)
+        return self._answered(frame, tensors, state.ledger, task, client, own)
+
+    def answer_alone(
+        self,
+        frame: Frame,
+        state: GlobalState,
+        update: ClientUpdate,
+        client: int,
+        time: float,
+        own: Own,
+    ) -> Flags:
+        """As `answer`, of what the client has trained just now, before others are averaged in: on
+        its own rows of the task that it is at. Nothing where the strategy cannot say it yet."""
+        event = self.manifest.latest(client, time)
+        assert event is not None, "a client without rows is not asked"
+        if not answers_midway(type(self.strategy)):
+            return {}
+        tensors = {**self._laid(state, client, own), **update.tensors}
+        return self._answered(frame, tensors, state.ledger, event.task, client, own)
+
+    def _answered(
+        self,
+        frame: Frame,
+        tensors: Mapping[str, Tensor],
+        ledger: Mapping[str, Tensor],
+        task: int,
+        client: int | None,
+        own: Own,
+    ) -> Flags:
         if own.get("frame"):
             frame = Frame.of(own["frame"])
-        model, strategy = self._resumed(frame, tensors, state.ledger)
+        model, strategy = self._resumed(frame, tensors, ledger)
         experience = self.stream.experiences[task]
         flags: Flags = {}
         parts: tuple[Part, ...] = ("validation", "test")

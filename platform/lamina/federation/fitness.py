@@ -42,6 +42,12 @@ def reviews(cls: type[Strategy]) -> bool:
     return cls.review is not Strategy.review
 
 
+def answers_midway(cls: type[Strategy]) -> bool:
+    """Whether what it answers in the middle of a task is what it would answer at its end: not where
+    that rests on what is only then looked at."""
+    return cls.predict is Strategy.predict or not reviews(cls)
+
+
 def trains(cls: type[Strategy], has_adapter: bool, task: int) -> bool:
     """Whether it takes gradient steps on a task."""
     if not cls.takes_gradient_steps(has_adapter):

@@ -6,7 +6,7 @@ from typing import Any
 
 from lamina.core import Part
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
-from lamina.evaluation.client_matrix import Check, ClientMatrix
+from lamina.evaluation.client_matrix import Check, ClientMatrix, spatial_forgetting
 from lamina.evaluation.participation import participation, staleness
 from lamina.federation.rounds import EVALUATED, FederatedRun, Scores
 from lamina.streams.manifest import StreamManifest
@@ -64,6 +64,9 @@ def summaries_of(run: FederatedRun) -> dict[str, float]:
         found |= {f"{part}/{name}": value for name, value in of_all.items()}
         of_clients = client_matrix(run.scores, manifest, part).summaries()
         found |= {f"{part}/clients/{name}": value for name, value in of_clients.items()}
+        pairs = [pair for each in run.scores for pair in each.spatial_forgetting(part)]
+        drop = spatial_forgetting([local for local, _ in pairs], [served for _, served in pairs])
+        found |= {} if drop is None else {f"{part}/clients/spatial_forgetting": drop}
     included = {client: int(n) for client, n in enumerate(tallies.included)}
     took_part = participation(included, len(manifest), run.version)
     found |= {f"participation/{name}": value for name, value in took_part.items()}
@@ -73,6 +76,9 @@ def summaries_of(run: FederatedRun) -> dict[str, float]:
         found["privacy/epsilon"] = epsilon
     found["bytes/up"] = float(tallies.up.sum())
     found["bytes/down"] = float(tallies.down.sum())
+    for place in range(len(manifest.tasks)):
+        found[f"bytes/up/task_{place}"] = float(tallies.up_of_task[place])
+        found[f"bytes/down/task_{place}"] = float(tallies.down_of_task[place])
     found["virtual_seconds"] = run.clock.time
     return found
 

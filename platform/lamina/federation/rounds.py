@@ -25,7 +25,7 @@ from lamina.federation.private_sum import PrivateSum
 from lamina.federation.staleness import discount, rebased
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.summaries import summed
-from lamina.federation.tallies import Tallies, add, count
+from lamina.federation.tallies import Tallies, count
 from lamina.federation.timetable import BOUNDARIES, Stop, arrivals, arrived
 from lamina.federation.update import ClientUpdate
 from lamina.registry import InputError
@@ -99,7 +99,7 @@ class Reply:
     turned: tuple[Frame, dict[str, Tensor]] | None = None
     """Of a boundary."""
     flags: Flags = field(default_factory=dict)
-    """Of an evaluation."""
+    """Of an evaluation; of a task's last round, of what the client trained by itself."""
     declared: Slots = field(default_factory=dict)
     """Of the server's look at a blank row: which sums clients may send."""
     damage: str | None = None
@@ -124,6 +124,17 @@ class Scores:
     step: int
     right: Mapping[str, Tensor]
     asked: Mapping[str, Tensor]
+    alone: Mapping[str, Tensor]
+    """float64 [clients, tasks]: the accuracy of each client's own model on the task that it was at,
+    after its steps of the last round and before the others' were averaged in; NaN where nobody
+    asked."""
+
+    def spatial_forgetting(self, part: Part) -> list[tuple[float, float]]:
+        """L and G of each client that was asked for L: its accuracy on its task before and after
+        aggregation."""
+        served = self.right[part][:-1] / self.asked[part][:-1]
+        known = ~self.alone[part].isnan() & ~served.isnan()
+        return list(zip(self.alone[part][known].tolist(), served[known].tolist(), strict=True))
 
 
 class FederatedRun:
@@ -149,7 +160,7 @@ class FederatedRun:
         """What clients said at the last look, until the boundary that it is for."""
         self.own: dict[int, str] = {}
         """By client, the digest of what it keeps."""
-        self.tallies = Tallies(len(settings.manifest))
+        self.tallies = Tallies(len(settings.manifest), len(settings.manifest.tasks))
         self.accountant = Accountant(1e-5)
         if settings.private is not None:
             privacy = settings.private.settings
@@ -165,9 +176,11 @@ class FederatedRun:
             )
             self.row_accounts.require_one_round()
         self.scores: list[Scores] = []
+        self._alone = self._nobody_asked()
         self._plan: Plan | None = None
         self._work: Work | None = None
         self._eligible: tuple[tuple[float, int], float | None, list[int]] | None = None
+        self._at_server = any(each.kind == "end" for each in settings.timetable)
         self._arrivals = arrivals(settings.manifest)
         self._numbers = {each.name: n for n, each in enumerate(settings.manifest.clients)}
 
@@ -239,9 +252,13 @@ class FederatedRun:
             "accountant": self.accountant.state_dict(),
             "row_accounts": self.row_accounts and self.row_accounts.state_dict(),
             "scores": [
-                {"step": each.step, "right": dict(each.right), "asked": dict(each.asked)}
+                {
+                    "step": each.step,
+                    **{key: dict(getattr(each, key)) for key in ("right", "asked", "alone")},
+                }
                 for each in self.scores
             ],
+            "alone": dict(self._alone),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -261,6 +278,7 @@ class FederatedRun:
         if self.row_accounts is not None:
             self.row_accounts.load_state_dict(state["row_accounts"])
         self.scores = [Scores(**each) for each in state["scores"]]
+        self._alone = dict(state["alone"])
         self._work = self._plan = None
 
     def _items(self, stop: Stop) -> list[Item]:
@@ -306,10 +324,6 @@ class FederatedRun:
         ]
         return [Stop("begin", stop.time, task) for task in tasks]
 
-    @property
-    def _at_server(self) -> bool:
-        return any(each.kind == "end" for each in self.settings.timetable)
-
     def _clients(self, stop: Stop) -> list[int]:
         """Who can train now: those present, where tasks begin at the server, if they have rows of
         the task under way."""
@@ -327,6 +341,14 @@ class FederatedRun:
             ]
         self._eligible = (key, manifest.next_change(stop.time), there)
         return there
+
+    def _task_at(self, client: int, stop: Stop, time: float) -> int:
+        """The task that a client is at: that of a stop where all are at it, or its own."""
+        if self._at_server or stop.kind != "train":
+            return stop.task
+        event = self.settings.manifest.latest(client, time)
+        assert event is not None, "a client without rows is not asked"
+        return event.task
 
     def _can_pay(self, client: int, time: float) -> bool:
         """Whether its rows' budget, if there is one, covers another round."""
@@ -412,6 +434,7 @@ class FederatedRun:
         settings, plan = self.settings, self._plan
         assert plan is not None
         self._pay(work)
+        self._hear_alone(work, replies)
         before, down_before = self.tallies.refused.total(), int(self.tallies.down.sum())
         accepted = self._let_in(work.stop, work.items, replies, down, cache(self._expected_of))
         age = {}
@@ -420,7 +443,7 @@ class FederatedRun:
             age[update.client] = self.version - update.round
             updates.append(self._brought_up_to_date(update))
         self.tallies.staleness.update(age.values())
-        after = self._combined(updates)
+        after = self._combined(updates, work.stop)
         if settings.controls and updates:
             controls = shared_control(controls_of(self.state), updates, len(settings.manifest))
             named = {CONTROL + name: each for name, each in controls.items()}
@@ -429,8 +452,9 @@ class FederatedRun:
             after = settings.optimiser.apply(self.state, after)
         if after is not self.state:
             count(self.tallies.included, (self._numbers[name] for name in after.included))
-        for each in plan.others:
-            self.tallies.down[each.client] += down.state
+        others = [each.client for each in plan.others]
+        tasks = [self._task_at(client, work.stop, work.stop.time) for client in others]
+        self.tallies.travelled(others, tasks, [0] * len(others), [down.state] * len(others))
         self._count([*plan.arrivals, *plan.others])
         self._remember(work.stop)
         self.state = after
@@ -450,7 +474,21 @@ class FederatedRun:
             **_quantiles("loss", [u.metrics["loss"] for u in updates if "loss" in u.metrics]),
         }
 
-    def _combined(self, updates: Sequence[ClientUpdate]) -> GlobalState:
+    def _nobody_asked(self) -> dict[str, Tensor]:
+        manifest = self.settings.manifest
+        shape = (len(manifest), len(manifest.tasks))
+        return {part: torch.full(shape, torch.nan, dtype=torch.float64) for part in EVALUATED}
+
+    def _hear_alone(self, work: Work, replies: Sequence[Reply]) -> None:
+        """Note what clients reached before aggregation, if they were asked."""
+        for item, reply in zip(work.items, replies, strict=True):
+            for part, flags in reply.flags.items():
+                if len(flags) > 0:
+                    assert item.client is not None
+                    task = self._task_at(item.client, work.stop, item.time)
+                    self._alone[part][item.client, task] = flags.double().mean()
+
+    def _combined(self, updates: Sequence[ClientUpdate], stop: Stop) -> GlobalState:
         """The state after these updates; the same state where they come to nothing."""
         private, plan = self.settings.private, self._plan
         if private is None:
@@ -464,12 +502,10 @@ class FederatedRun:
         except SumAbortedError:
             self.tallies.refused["sum aborted"] += len(updates)
             return self.state
-        for tally, sent in (
-            (self.tallies.up, summed.bytes_up),
-            (self.tallies.down, summed.bytes_down),
-        ):
-            for name, size in sent.items():
-                tally[self._numbers[name]] += size
+        clients = [self._numbers[name] for name in summed.bytes_up]
+        tasks = [self._task_at(client, stop, stop.time) for client in clients]
+        back = [summed.bytes_down[name] for name in summed.bytes_up]
+        self.tallies.travelled(clients, tasks, list(summed.bytes_up.values()), back)
         return after
 
     def _expected_of(self, key: tuple[int, int | None]) -> Expected:
@@ -494,7 +530,11 @@ class FederatedRun:
         kept: dict[str, tuple[int, str | None]] = {}
         asked = [item.client for item in items if item.client is not None]
         assert len(asked) == len(items), "an update is a client's"
-        self._count_bytes(asked, replies, down)
+        tasks = [
+            self._task_at(client, stop, item.time)
+            for client, item in zip(asked, items, strict=True)
+        ]
+        self._count_bytes(asked, tasks, replies, down)
         for client, item, reply in zip(asked, items, replies, strict=True):
             rank = ranks[client % len(ranks)] if ranks else None
             expected[names[client].name] = expected_of((item.version, rank))
@@ -512,18 +552,18 @@ class FederatedRun:
                     self.own[client] = own
         return admission.accepted
 
-    def _count_bytes(self, clients: Sequence[int], replies: Sequence[Reply], down: Down) -> None:
+    def _count_bytes(
+        self, clients: Sequence[int], tasks: Sequence[int], replies: Sequence[Reply], down: Down
+    ) -> None:
         """What clients were sent, the frame if they do not have it, and what they sent."""
-        tallies = self.tallies
-        add(tallies.up, clients, [reply.up for reply in replies])
-        add(tallies.down, clients, [down.state] * len(clients))
-        without = [
-            client
-            for client, frame in zip(clients, tallies.frames[list(clients)].tolist(), strict=True)
-            if frame != self.frame_number
-        ]
-        add(tallies.down, without, [down.frame] * len(without))
-        tallies.frames[without] = self.frame_number
+        frames = self.tallies.frames
+        known = zip(clients, frames[list(clients)].tolist(), strict=True)
+        behind = {client for client, frame in known if frame != self.frame_number}
+        sent = [down.state] * len(clients)
+        for client in behind:
+            sent[clients.index(client)] += down.frame
+        self.tallies.travelled(clients, tasks, [reply.up for reply in replies], sent)
+        frames[list(behind)] = self.frame_number
 
     def _brought_up_to_date(self, update: ClientUpdate) -> ClientUpdate:
         """A late update as if it had started from the state of now: what it changed, discounted by
@@ -569,12 +609,15 @@ class FederatedRun:
             if self.settings.personal:
                 right[part][-1] = right[part][:-1].sum(dim=0)
                 asked[part][-1] = asked[part][:-1].sum(dim=0)
-        self.scores.append(Scores(work.stop.task, right, asked))
+        self.scores.append(Scores(work.stop.task, right, asked, self._alone))
+        self._alone = self._nobody_asked()
         metrics = {}
         for part in EVALUATED:
             share = right[part].sum(dim=1) / asked[part].sum(dim=1)
             metrics[f"{part}/pooled_accuracy"] = float(share[-1])
             metrics |= _quantiles(f"{part}/accuracy", share[:-1][~share[:-1].isnan()].tolist())
+            drops = [before - after for before, after in self.scores[-1].spatial_forgetting(part)]
+            metrics |= {f"{part}/spatial_forgetting": _mean(drops)} if drops else {}
         return metrics
 
 

@@ -24,6 +24,8 @@ class Stop:
     """The task that begins, ends or is looked at; of a round in step, the one that is trained."""
     round: int = 0
     """The how-manieth round of the run, from 0; of other stops, how many were before."""
+    is_last: bool = False
+    """Of a round: whether no other of this task follows in this step of the stream."""
 
 
 def is_in_step(manifest: StreamManifest) -> bool:
@@ -56,14 +58,16 @@ def timetable(
             stops.append(Stop("begin", time, task, number))
             if trains(strategy, has_adapter, task):
                 for within in range(rounds):
-                    stops.append(Stop("train", time + within / rounds, task, number))
+                    last = within == rounds - 1
+                    stops.append(Stop("train", time + within / rounds, task, number, last))
                     number += 1
             if reviews(strategy):
                 stops.append(Stop("review", time, task, number))
             stops.append(Stop("end", time, task, number))
         if not at_server:
             for within in range(rounds):
-                stops.append(Stop("train", time + within / rounds, 0, number))
+                last = within == rounds - 1
+                stops.append(Stop("train", time + within / rounds, 0, number, last))
                 number += 1
         stops.append(Stop("evaluate", time, step, number))
     return tuple(stops)

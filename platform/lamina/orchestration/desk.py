@@ -147,6 +147,16 @@ class Clients(Protocol):
         own: Own,
     ) -> tuple[ClientUpdate, Own]: ...
 
+    def answer_alone(
+        self,
+        frame: Frame,
+        state: GlobalState,
+        update: ClientUpdate,
+        client: int,
+        time: float,
+        own: Own,
+    ) -> Flags: ...
+
     def answer(
         self, frame: Frame, state: GlobalState, task: int, client: int | None, own: Own
     ) -> Flags: ...
@@ -186,7 +196,10 @@ class ClientDesk:
             return Answer(flags=work.answer(frame, state, item.task, item.client, kept))
         assert item.client is not None
         update, kept = work.train(frame, state, base, item.client, item.version, item.time, kept)
-        return Answer(update_to_bytes(update), pack(kept) if kept else None)
+        alone: Flags = {}
+        if stop.is_last:
+            alone = work.answer_alone(frame, state, update, item.client, item.time, kept)
+        return Answer(update_to_bytes(update), pack(kept) if kept else None, flags=alone)
 
     def _state(self, key: str, fetch: Fetch) -> tuple[GlobalState, str]:
         if key not in self._known:

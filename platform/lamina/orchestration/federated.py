@@ -2,7 +2,7 @@
 and the store that keeps it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -235,13 +235,29 @@ def _run(
     local: dict[int, Bound] = {}
     central = None
     if job.federation.settings.bounds:
+        central, local = _bounds(job, pool, store, manifest, on_event)
+    sha = run.state.digest()
+    return Federated(run, sha, manifest, local, central)
+
+
+def _bounds(
+    job: Job,
+    pool: Pool,
+    store: RoundStore,
+    manifest: StreamManifest,
+    on_event: Callable[[Event], None],
+) -> tuple[Bound, dict[int, Bound]]:
+    """What one learner reaches on all rows, and each client alone: as kept, or trained now."""
+    kept = store.bounds()
+    if kept is None:
         on_event({"event": "bounds_started"})
         passes = passes_of(job, manifest)
         clients = [None, *range(len(manifest))]
         found = pool.call("bound", [(client, passes) for client in clients])
-        central, local = found[0], dict(enumerate(found[1:]))
-    sha = run.state.digest()
-    return Federated(run, sha, manifest, local, central)
+        kept = [asdict(each) for each in found]
+        store.keep_bounds(kept)
+    central, *local = (Bound(each["rows"], tuple(each["tasks"])) for each in kept)
+    return central, dict(enumerate(local))
 
 
 def passes_of(job: Job, manifest: StreamManifest) -> float:
@@ -336,6 +352,7 @@ def _reply(answer: Answer, store: ClientStore) -> Reply:
     if answer.own is not None:
         own = store.put(answer.own)
     try:
-        return Reply(update_from_bytes(answer.update), len(answer.update), own)
+        update = update_from_bytes(answer.update)
+        return Reply(update, len(answer.update), own, flags=answer.flags)
     except InputError:
         return Reply(None, len(answer.update), own, damage="unreadable")

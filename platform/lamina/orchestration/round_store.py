@@ -1,5 +1,6 @@
-"""A federated run on disk: its state after each work, and what clients keep."""
+"""A federated run on disk: its state after each work, what clients keep, and its bounds."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from lamina.training.checkpoint import pack, unpack
 
 
 class RoundStore:
-    """`rounds/000123.safetensors` is the state after 123 works, `clients/` what each client keeps
+    """`rounds/000123.safetensors` is the state after 123 works, `rounds/bounds.json` what was
+    reached beside the federation once it is over, `clients/` what each client keeps
     and `frames/` what was common to all, under the digests of their contents.
 
     A state is written aside, brought to the disk and moved into place, and only then is what it
@@ -22,6 +24,7 @@ class RoundStore:
         """`config` is the digest of what the results depend on: a folder of another is refused."""
         self._rounds = folder / "rounds"
         self._rounds.mkdir(parents=True, exist_ok=True)
+        self._bounds = self._rounds / "bounds.json"
         self._config = config
         self._clients = Payloads(folder / "clients")
         self._frames = Payloads(folder / "frames")
@@ -68,13 +71,7 @@ class RoundStore:
             self._frame = (number, self._frames.put(pack(state["frame"])))
         plain = {"config": self._config, "state": {**state, "frame": self._frame[1]}}
         path = self._rounds / f"{state['place']:06d}.safetensors"
-        aside = path.with_suffix(".tmp")
-        with aside.open("wb") as file:
-            file.write(pack(plain))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-        _sync(self._rounds)
+        _write(path, pack(plain))
         for older in self._rounds.glob("*.safetensors"):
             if older != path:
                 older.unlink()
@@ -84,10 +81,29 @@ class RoundStore:
             self._clients.delete(self._stale - set(state["own"].values()))
             self._stale = set()
 
+    def bounds(self) -> Any | None:
+        """What `keep_bounds` was given; None where it was not called."""
+        return json.loads(self._bounds.read_text()) if self._bounds.exists() else None
+
+    def keep_bounds(self, plain: Any) -> None:
+        """Keep what was trained beside the federation, as JSON: it is trained once."""
+        _write(self._bounds, json.dumps(plain).encode())
+
     def replaced(self, digest: str | None) -> None:
         """What a client kept until now is of no use once the next state is kept."""
         if digest is not None:
             self._stale.add(digest)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A file that is there whole or not at all."""
+    aside = path.with_suffix(".tmp")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+    _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:

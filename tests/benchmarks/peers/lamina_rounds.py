@@ -90,6 +90,9 @@ class PlannedClients:
     def declared(self, *_: Any) -> Slots:
         raise AssertionError("nothing in the timetable asks for summaries")
 
+    def answer_alone(self, *_: Any) -> Flags:
+        raise AssertionError("no round of the timetable is a task's last")
+
     def answer(self, *_: Any) -> Flags:
         raise AssertionError("nothing in the timetable asks for answers")
 

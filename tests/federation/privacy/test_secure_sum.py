@@ -78,6 +78,15 @@ def test_the_sum_of_many_clients_with_64_kib_is_exact_with_dropouts_at_every_sta
     assert masked[0] == tuple(each for each in updates if lost.get(each, "unmask") == "unmask")
 
 
+@pytest.mark.parametrize("num_lost", [33, 34])
+def test_of_a_hundred_clients_a_third_may_leave_and_no_more(num_lost):
+    updates = updates_of(100)
+    lost = dict.fromkeys(list(updates)[:num_lost], "masked")
+    masked, plain = both_sums(updates, lost)
+    assert masked == plain
+    assert (masked == "aborted") == (num_lost > 33)
+
+
 def test_a_client_without_an_update_is_masked_out_of_the_sum():
     updates = updates_of(5)
     clients = [*updates, "late"]

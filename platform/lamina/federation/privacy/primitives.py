@@ -1,21 +1,19 @@
-"""The primitives of a secure sum, each from a well-kept library: X25519, HKDF-SHA256, ChaCha20 and
-AES-GCM of `cryptography`, Shamir's shares of pycryptodome. Nothing here is our own cryptography.
+"""The primitives of a secure sum: X25519, HKDF-SHA256, ChaCha20 and AES-GCM from `cryptography`, a
+well-kept library, and Shamir's shares, whose arithmetic is ours (`shamir`).
 
 Secrets come from the operating system and never from a named seed: a mask that can be computed
 again hides nothing. The sum does not depend on them, so a run stays repeatable to the bit.
 """
 
 import secrets
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from lamina.federation.privacy.extra import privacy_module
 from lamina.federation.privacy.quantise import Words
+from lamina.federation.privacy.shamir import SECRET, shares_of
 
-SECRET = 16
-"""Bytes of a secret that is shared: what pycryptodome's Shamir takes, 128 bits."""
 NONCE = 12
 """Bytes of an AES-GCM nonce."""
 
@@ -82,18 +80,9 @@ def opened(key: bytes, data: bytes, context: bytes) -> bytes:
 
 def split(secret: bytes, least: int, num_shares: int) -> dict[int, bytes]:
     """Shamir's shares 1 .. n of 16 bytes; any `least` of them tell the secret, fewer nothing."""
-    return dict(_shamir().split(least, num_shares, secret))
-
-
-def joined(shares: Mapping[int, bytes]) -> bytes:
-    """The secret of exactly `least` shares."""
-    secret: bytes = _shamir().combine(sorted(shares.items()))
-    return secret
+    coefficients = [new_secret() for _ in range(least - 1)]
+    return dict(enumerate(shares_of(secret, coefficients, num_shares), start=1))
 
 
 def _aead() -> Any:
     return privacy_module("cryptography.hazmat.primitives.ciphers.aead")
-
-
-def _shamir() -> Any:
-    return privacy_module("Crypto.Protocol.SecretSharing").Shamir

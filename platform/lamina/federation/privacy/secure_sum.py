@@ -23,10 +23,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lamina.federation.privacy.primitives import (
-    SECRET,
     agreed,
     derived,
-    joined,
     keystream,
     new_secret,
     opened,
@@ -36,6 +34,7 @@ from lamina.federation.privacy.primitives import (
     split,
 )
 from lamina.federation.privacy.quantise import Words
+from lamina.federation.privacy.shamir import SECRET, secrets_of
 
 _INDEX = 4
 """Bytes that a client's number takes."""
@@ -302,11 +301,12 @@ class SumServer:
         )
         helpers = list(self._accepted(complete, self._masked).values())[: self.least]
         total = np.zeros(self.num_words, dtype=np.uint32)
-        for sender, words in self._masked.items():
-            seed = joined({each.sender: each.seeds[sender] for each in helpers})
+        seeds = secrets_of({each.sender: [each.seeds[i] for i in self._masked] for each in helpers})
+        for seed, words in zip(seeds, self._masked.values(), strict=True):
             total += words - keystream(_self_key(seed, self.session), self.num_words)
-        for gone in sorted(dropped):
-            secret = joined({each.sender: each.keys[gone] for each in helpers})
+        gone_ones = sorted(dropped)
+        keys = secrets_of({each.sender: [each.keys[i] for i in gone_ones] for each in helpers})
+        for gone, secret in zip(gone_ones, keys, strict=True):
             private = private_key(secret, self.session)
             if public_bytes(private) != self._roster[gone].mask_key:
                 raise SumAbortedError(f"the shares of client {gone} are wrong")
