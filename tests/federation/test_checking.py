@@ -91,6 +91,12 @@ def test_a_bad_copy_does_not_spoil_a_good_one():
     assert found.tally() == {"not finite": 1}
 
 
+def test_numbers_that_are_finite_but_whose_sum_is_not_are_let_in():
+    large = with_tensor(sound()[0], torch.full((3, 6), torch.finfo(torch.float32).max))
+    assert not large.tensors[NAME].sum().isfinite()
+    assert problem_of(large, EXPECTED) is None
+
+
 def test_a_head_may_come_back_with_new_classes():
     grown = with_tensor(
         with_tensor(sound()[0], torch.ones(6, 5), "head.weight"), torch.ones(6), "head.bias"
