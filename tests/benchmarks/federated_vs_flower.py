@@ -84,8 +84,8 @@ class Run:
     """Milliseconds of CPU time for each client of a timed round, by whose they are."""
 
 
-ALL = Federation("noop", registered=100, sampled=100, lamina=100, flower=20)
-SOME = Federation("lora", registered=100, sampled=20, lamina=150, flower=40)
+ALL = Federation("noop", registered=100, sampled=100, lamina=100, flower=15)
+SOME = Federation("lora", registered=100, sampled=20, lamina=80, flower=25)
 MANY = Federation("noop", registered=10_000, sampled=100, lamina=100, flower=3)
 Key = tuple[Side, Federation]
 Runs = Mapping[Key, Sequence[Run]]
