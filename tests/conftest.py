@@ -18,7 +18,8 @@ from transformers import (
     ViTModel,
 )
 
-from lamina.backbones.backbone import Backbone, BackboneSettings, load_backbone
+from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
 from lamina.core import Batch, Stream
 from lamina.streams import ScenarioSettings, build_stream, source_class

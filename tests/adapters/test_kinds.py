@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModel
 from lamina.adapters import kind_class, kind_names
 from lamina.adapters.kinds.lora import concatenate
 from lamina.adapters.peft_format import export_adapter, import_adapter
-from lamina.backbones.backbone import BackboneSettings, load_backbone
+from lamina.backbones.backbone import BackboneSettings
+from lamina.backbones.load import load_backbone
 from lamina.core import generator_of
 from lamina.registry import InputError
 

@@ -5,8 +5,9 @@ import torch
 
 from lamina.adapters import kind_class
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import BackboneSettings, load_backbone
+from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.features import FeatureStore
+from lamina.backbones.load import load_backbone
 from lamina.core import KEYS, Batch, Samples
 from nouns import nouns_stream, shapes_stream
 
@@ -156,13 +157,17 @@ def test_rows_of_which_some_are_unknown_lose_their_keys_when_they_are_joined(
     assert known.num_bytes() == plain.num_bytes()
 
 
-def test_operations_are_counted_as_if_nothing_were_kept(tiny_bert, tiny_bert_folder, tmp_path):
+@pytest.mark.parametrize("strategy", ["ncm", "linear_probe", "finetune", "er"])
+def test_operations_are_counted_as_if_nothing_were_kept(
+    strategy, tiny_bert, tiny_bert_folder, tmp_path
+):
     from nouns import make_learner
 
     kept = keeping(tiny_bert_folder, tmp_path)
     metrics = [
-        list(make_learner("ncm", nouns_stream(each), each).learn())[-1].metrics
-        for each in (kept, tiny_bert)
+        list(make_learner(strategy, nouns_stream(each), each, layers=(-1,)).learn())[-1].metrics
+        for each in (kept, tiny_bert, kept)
     ]
+    assert metrics[2]["cost/train_flops"] == metrics[0]["cost/train_flops"]
     for name in ("cost/train_flops", "cost/inference_flops", "cost/inference_passes"):
         assert metrics[0][name] == metrics[1][name] > 0

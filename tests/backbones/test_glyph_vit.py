@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import lamina.backbones.glyph_vit
-from lamina.backbones.backbone import BackboneSettings, load_backbone
+from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.glyph_vit.glyphs import CANVAS, DIGITS, SIZE, distort, draw, render_glyphs
 from lamina.backbones.glyph_vit.pretrain import Recipe, pretrain
+from lamina.backbones.load import load_backbone
 from lamina.core import generator_of
 from lamina.streams import ScenarioSettings, build_stream, source_class
 

@@ -116,11 +116,14 @@ def arguments(docstring: str, lanes: Sequence[str]) -> ArgumentParser:
     return parser
 
 
-def seconds_of(command: Sequence[str], log: Path) -> float:
+def seconds_of(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
+) -> float:
     """Wall-clock seconds of a whole command in a process of its own, on this checkout.
 
     Its working directory is that of `log`, which gets what it prints, and what is kept between
-    sweeps. Raises SystemExit with the end of what it prints where the command fails.
+    sweeps; `environment` is what only this command is told. Raises SystemExit with the end of what
+    it prints where the command fails.
     """
     start = time.perf_counter()
     with log.open("w", encoding="utf-8") as output:
@@ -129,7 +132,9 @@ def seconds_of(command: Sequence[str], log: Path) -> float:
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=log.parent,
-            env=_environment() | {"LAMINA_CACHE": str(log.parent / "cache")},
+            env=_environment()
+            | {"LAMINA_CACHE": str(log.parent / "cache")}
+            | dict(environment or {}),
         )
     seconds = time.perf_counter() - start
     if done.returncode != 0:

@@ -52,7 +52,7 @@ from torch import Tensor
 
 from harness import PROJECT, Lane, arguments, finish, lamina, seconds_of, stdout
 from lamina.adapters.model import HEAD, MAIN, AdaptedModel
-from lamina.backbones.backbone import load_backbone
+from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
 from lamina.config import Job, load_job
 from lamina.core import PARTS, Samples, Stream, generator_of

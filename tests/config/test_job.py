@@ -351,3 +351,20 @@ def test_only_what_can_answer_at_any_time_is_asked_in_the_middle_of_a_task(small
     assert parse_job({**small, "training": training})
     (problem,) = problems_of({**small, "training": training, "strategy": {"name": "ranpac"}})
     assert problem.startswith(f"training.{next(iter(setting))}: strategy 'ranpac' cannot be asked")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "adapter", "runs"),
+    [
+        ("finetune", {"kind": "lora"}, True),
+        ("l2p", None, True),
+        ("linear_probe", None, False),
+        ("simplecil", None, False),
+        ("aper", {"kind": "lora"}, True),
+    ],
+)
+def test_only_steps_that_train_something_within_the_backbone_run_its_layers(
+    small, strategy, adapter, runs
+):
+    mapping = small | {"strategy": {"name": strategy}, "adapter": adapter}
+    assert parse_job(mapping).steps_run_layers == runs

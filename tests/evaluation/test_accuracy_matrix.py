@@ -96,3 +96,14 @@ def test_a_matrix_with_only_its_last_row_has_accuracy_but_no_forgetting():
 def test_a_row_of_the_wrong_length_is_refused():
     with pytest.raises(ValueError, match="a row of 1 accuracies for 2 tasks"):
         AccuracyMatrix([10, 10]).add([0.5])
+
+
+def test_tasks_that_are_learned_at_once_or_late_are_judged_from_where_they_were_learned():
+    rows = [[0.9, 0.2, 0.6], [0.8, 0.3, 0.7], [0.7, 0.8, 0.5], [0.6, 0.9, 0.4]]
+    matrix = AccuracyMatrix([10, 10, 20], rows, learned=[0, 2, 0])
+    assert matrix.average_accuracy(0) == pytest.approx((0.9 + 0.6) / 2)
+    assert matrix.pooled_accuracy(0) == pytest.approx((9 + 12) / 30)
+    assert matrix.forgetting() == pytest.approx(((0.9 - 0.6) + (0.8 - 0.9) + (0.7 - 0.4)) / 3)
+    assert matrix.backward_transfer() == pytest.approx((-0.3 + 0.1 - 0.2) / 3)
+    assert matrix.learning_accuracy() == pytest.approx((0.9 + 0.8 + 0.6) / 3)
+    assert matrix.forward_transfer(0.1) == pytest.approx(0.3 - 0.1)

@@ -121,6 +121,12 @@ def test_a_bad_copy_does_not_spoil_a_good_one():
     assert found.tally() == {"not finite": 1}
 
 
+def test_numbers_that_are_finite_but_whose_sum_is_not_are_let_in():
+    large = with_tensor(sound()[0], torch.full((3, 6), torch.finfo(torch.float32).max))
+    assert not large.tensors[NAME].sum().isfinite()
+    assert problem_of(large, EXPECTED) is None
+
+
 def test_summaries_come_as_they_were_declared_or_not_at_all():
     asked = replace(EXPECTED, summaries=slots_of(SUMS))
     update = sound()[0]

@@ -158,6 +158,14 @@ def test_what_is_common_is_sent_once_after_each_boundary(manifest):
     assert run.tallies.down_of_task.tolist() == [4 * (2 * 1000 + 50), 0, 0]
 
 
+def test_the_network_takes_time_for_the_ledger_on_the_way_down_and_not_on_the_way_up(manifest):
+    run = make_run(manifest, clock=ClockSettings(seconds_per_step=0, bytes_per_second=1))
+    ledger = {A: torch.ones(4, 3), B: torch.ones(3, 4)}
+    run.state = replace(run.state, ledger=ledger)
+    sent, beside = (sum(4 * each.numel() for each in t.values()) for t in (tensors(), ledger))
+    assert do_round(run)["virtual_seconds"] == sent + beside + sent
+
+
 def test_a_round_without_updates_changes_nothing(manifest):
     run = make_run(manifest, clock=ClockSettings(dropout=0.999999))
     before = run.state

@@ -103,18 +103,20 @@ def make_learner(
     backbone,
     *,
     adapter="lora",
+    layers=None,
     seed=0,
     training=None,
     workers=None,
     **settings,
 ):
-    """A learner with what the strategy declares that it needs."""
+    """A learner with what the strategy declares that it needs; `layers` are those of a LoRA."""
     cls = strategy_class(name)
     if cls.adapters is not None and adapter not in cls.adapters:
         adapter = None if NO_ADAPTER in cls.adapters else cls.adapters[0]
+    where = {"layers": layers} if adapter == "lora" else {}
     return Learner(
         strategy=cls(**{**SMALL.get(name, {}), **settings}),
-        adapter=kind_class(adapter)() if adapter else None,
+        adapter=kind_class(adapter)(**where) if adapter else None,
         memory=policy_class("class_balanced")(8) if cls.needs_memory else None,
         training=training or TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-2),
         seed=seed,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from lamina.backbones.backbone import BackboneSettings, load_backbone
+from lamina.backbones.backbone import BackboneSettings
+from lamina.backbones.load import load_backbone
 from lamina.strategies import strategy_class
 from lamina.training.checkpoint import pack
 from lamina.training.settings import TrainingSettings

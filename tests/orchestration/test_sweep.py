@@ -86,3 +86,24 @@ def test_the_same_sweep_again_trains_nothing(battered, ray_cluster, make_job, fo
     assert len(again.of("known")) == 2
     key = lambda row: row["trial"]  # noqa: E731
     assert sorted(again.rows, key=key) == sorted(battered.rows, key=key)
+
+
+@pytest.mark.parametrize("scheduler", [None, {"name": "asha", "grace_period": 2, "max_t": 3}])
+def test_a_host_trains_trials_together_that_ray_tune_has_not_come_to_yet(
+    ray_cluster, make_job, tmp_path, scheduler
+):
+    job = make_job(tmp_path / "out")
+    rates = [1e-3, 2e-3, 3e-3, 4e-3]
+    job["sweep"] = {
+        "variants": [{"training": {"learning_rate": rate}} for rate in rates],
+        "scheduler": scheduler,
+    }
+    # Ray Tune keeps two trials awake for one host.
+    job["hosts"] = {"count": 1, "cohort": 4}
+    sweep = Watched(job)
+    kinds = [each["event"] for each in sweep.events if each["event"] in ("started", "reported")]
+    assert kinds[:4] == ["started"] * 4
+    assert len(sweep.rows) == 4
+    for row in sweep.rows:
+        assert len(row["reports"]) >= 2
+        assert matrix(row["reports"]) == matrix_alone(row["mapping"])[: len(row["reports"])]

@@ -1,9 +1,8 @@
 """A frozen Hugging Face encoder: loaded once, never changed, with every adapter laid over it call
 by call."""
 
-import tempfile
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,17 +15,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lamina.backbones.architecture import read_architecture
-from lamina.backbones.attention import PREFIXES, attend_with_prefixes
-from lamina.backbones.encoding import Encoder, load_encoder
+from lamina.backbones.attention import attend_with_prefixes
+from lamina.backbones.cut import ended_before, entered_at
+from lamina.backbones.encoding import Encoder
 from lamina.backbones.features import FeatureStore
-from lamina.backbones.locate import config_of, locate
+from lamina.backbones.hooks import laid_over
+from lamina.backbones.operations import counted, counting_as
 from lamina.backbones.overlay import (
-    InputPatch,
     KeysAndValues,
     Overlay,
-    Patch,
-    Prefix,
-    Site,
     StandIn,
     rows_of,
 )
@@ -128,6 +125,7 @@ class Backbone:
         self.features: FeatureStore | None = None
         """What is kept of the frozen layers' work, where `keep_features` asked for it."""
         self._gate: Gate | None = None
+        self._prices: dict[Hashable, int] = {}
 
     @property
     def modality(self) -> Modality:
@@ -159,6 +157,11 @@ class Backbone:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
+
+    @property
+    def _layers(self) -> nn.Module:
+        """The stack of its layers."""
+        return self.model.get_submodule(self.architecture.stack)
 
     def num_parameters(self) -> int:
         """How many frozen numbers it holds."""
@@ -257,7 +260,12 @@ class Backbone:
         prompt = torch.cat(prompts, dim=1) if prompts else None
         start = self.frozen_below(overlay)
         entering = None if keys is None else self._kept_tokens(start, keys, arguments)
-        with self._entered_at(start, entering), self._laid_over(overlay, prompt):
+        model = self.model if overlay.stand_in is None else overlay.stand_in.module
+        embedded = prompt if self.modality == "image" else None
+        with (
+            entered_at(self._layers, start, entering),
+            laid_over(model, self.architecture, overlay, embedded),
+        ):
             if self.modality == "text":
                 arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
             tokens = self._run(arguments, overlay.stand_in).last_hidden_state
@@ -317,8 +325,14 @@ class Backbone:
         def compute(samples: Mapping[str, Tensor]) -> Tensor:
             return self.run(Call(self._placed(samples), Overlay())).features
 
-        features = self.features.features(inputs[KEYS].cpu(), compute)
-        return None if features is None else features.to(self.device)
+        kept: Tensor | None = None
+
+        def price() -> int:
+            return 0 if kept is None else self._price(self.architecture.num_layers, inputs)
+
+        with counting_as(price):
+            kept = self.features.features(inputs[KEYS].cpu(), compute)
+        return None if kept is None else kept.to(self.device)
 
     @torch.no_grad()
     def _kept_tokens(
@@ -329,68 +343,40 @@ class Backbone:
             return None
 
         def compute(samples: Mapping[str, Tensor]) -> Tensor:
-            with self._ended_before(layer) as entering:
+            with ended_before(self._layers, layer) as entering:
                 self._run(self._placed(samples), None)
             return entering[0]
 
+        kept: Tensor | None = None
+
+        def price() -> int:
+            return 0 if kept is None else self._price(layer, arguments)
+
         width = max((each.shape[1] for each in arguments.values() if each.dim() == 2), default=0)
-        tokens = self.features.tokens(layer, keys.cpu(), width, compute)
-        return None if tokens is None else tokens.to(self.device)
+        with counting_as(price):
+            kept = self.features.tokens(layer, keys.cpu(), width, compute)
+        return None if kept is None else kept.to(self.device)
+
+    def _price(self, layer: int, inputs: Mapping[str, Tensor]) -> int:
+        """Operations that the store saves a call with inputs of this shape which begins at a layer:
+        as many for every row."""
+        row = self._placed({name: each[:1] for name, each in inputs.items() if name != KEYS})
+        key = (layer, *sorted((name, each.shape) for name, each in row.items()))
+        if key not in self._prices:
+            if layer == self.architecture.num_layers:
+                self._prices[key] = counted(lambda: self._run(row, None))[1]
+            else:
+                # What comes before the layers and after them is run whatever is kept.
+                with ended_before(self._layers, layer):
+                    below = counted(lambda: self._run(row, None))[1]
+                with ended_before(self._layers, 0):
+                    outside = counted(lambda: self._run(row, None))[1]
+                self._prices[key] = below - outside
+        num_rows = len(next(iter(inputs.values())))
+        return num_rows * self._prices[key]
 
     def _placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self.device) for name, value in inputs.items()}
-
-    @contextmanager
-    def _entered_at(self, layer: int, tokens: Tensor | None) -> Iterator[None]:
-        """With tokens, the model begins at a layer, with them."""
-        if tokens is None:
-            yield
-            return
-        name = f"{self.architecture.stack}.{layer}"
-
-        def enter(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-            return (tokens, *arguments[1:])
-
-        with self._skipped(range(layer)):
-            handle = self.model.get_submodule(name).register_forward_pre_hook(enter)
-            try:
-                yield
-            finally:
-                handle.remove()
-
-    @contextmanager
-    def _ended_before(self, layer: int) -> Iterator[list[Tensor]]:
-        """The model skips its layers from one on; what would have entered it is in the list."""
-        entering: list[Tensor] = []
-        name = f"{self.architecture.stack}.{layer}"
-
-        def leave(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            entering.append(arguments[0])
-
-        with self._skipped(range(layer, self.architecture.num_layers)):
-            handle = self.model.get_submodule(name).register_forward_pre_hook(leave)
-            try:
-                yield entering
-            finally:
-                handle.remove()
-
-    @contextmanager
-    def _skipped(self, layers: range) -> Iterator[None]:
-        """Layers that hand on what they get."""
-        stack = self.model.get_submodule(self.architecture.stack)
-        before = {}
-        for layer in layers:
-            module = stack.get_submodule(str(layer))
-            # accelerate may have put a forward of its own there.
-            before[module] = module.__dict__.get("forward")
-            module.forward = _hand_on
-        try:
-            yield
-        finally:
-            for module, forward in before.items():
-                del module.forward
-                if forward is not None:
-                    module.forward = forward
 
     @contextmanager
     def counting_rows(self) -> Iterator[Callable[[], int]]:
@@ -446,141 +432,3 @@ class Backbone:
             return Hidden(own.mean(dim=1), prompts)
         weights = mask.to(own.dtype)[:, :, None]
         return Hidden((own * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0), prompts)
-
-    @contextmanager
-    def _laid_over(self, overlay: Overlay, prompt: Tensor | None) -> Iterator[None]:
-        """Hooks for the length of one forward, so that what an earlier call laid over can never
-        leak into a later one."""
-        model = self.model if overlay.stand_in is None else overlay.stand_in.module
-        parts = self.architecture
-        with ExitStack() as stack:
-            for name, input_patches in overlay.input_patches.items():
-                hook = _input_hook(input_patches)
-                stack.callback(model.get_submodule(name).register_forward_pre_hook(hook).remove)
-            for site, patches in overlay.patches.items():
-                for handle in _patch_hooks(model, site, patches):
-                    stack.callback(handle.remove)
-            for layer, prefixes in overlay.prefixes.items():
-                attention = model.get_submodule(parts.attentions[layer])
-                hook = _prefix_hook(attention, prefixes)
-                entrance = model.get_submodule(f"{parts.stack}.{layer}")
-                stack.callback(entrance.register_forward_pre_hook(hook).remove)
-                setattr(attention, PREFIXES, ())
-                stack.callback(delattr, attention, PREFIXES)
-            if prompt is not None and self.modality == "image":
-                embeddings = model.get_submodule("embeddings")
-                stack.callback(embeddings.register_forward_hook(_insert_after_first(prompt)).remove)
-            yield
-
-
-def _input_hook(patches: Sequence[InputPatch]) -> Any:
-    def rewrite(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x = arguments[0]
-        for patch in patches:
-            x = patch(x)
-        return (x, *arguments[1:])
-
-    return rewrite
-
-
-def _patch_hooks(model: nn.Module, site: Site, patches: Sequence[Patch]) -> Iterator[Any]:
-    seen: dict[str, Tensor] = {}
-
-    def read(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        seen["x"] = arguments[0]
-
-    def write(_: nn.Module, __: tuple[Tensor, ...], y: Tensor) -> Tensor:
-        x = seen.pop("x")
-        for patch in patches:
-            y = patch(x, y)
-        return y
-
-    yield model.get_submodule(site.read).register_forward_pre_hook(read)
-    yield model.get_submodule(site.write).register_forward_hook(write)
-
-
-def _prefix_hook(attention: nn.Module, prefixes: Sequence[Prefix]) -> Any:
-    def lay(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        tokens = arguments[0]
-        made = [each(tokens.float()) if callable(each) else each for each in prefixes]
-        setattr(attention, PREFIXES, made)
-
-    return lay
-
-
-def _hand_on(tokens: Tensor, *_: Any, **__: Any) -> Tensor:
-    return tokens
-
-
-def _insert_after_first(prompt: Tensor) -> Any:
-    def insert(_: nn.Module, __: Any, tokens: Tensor) -> Tensor:
-        return torch.cat([tokens[:, :1], prompt.to(tokens.dtype), tokens[:, 1:]], dim=1)
-
-    return insert
-
-
-def load_backbone(settings: BackboneSettings, device: torch.device | str = "cpu") -> Backbone:
-    """Load the frozen model, with accelerate where it is larger than the device.
-
-    Raises InputError when its files are not there or transformers cannot build it.
-    """
-    from transformers import AutoModel
-    from transformers.utils.logging import disable_progress_bar
-
-    location = locate(settings.name)
-    encoder = load_encoder(location, settings.max_length)
-    arguments = _placement(location, settings, torch.device(device))
-    dtype = getattr(torch, settings.dtype)
-    disable_progress_bar()
-    try:
-        model = AutoModel.from_pretrained(location, dtype=dtype, **arguments)
-    except (OSError, ValueError) as error:
-        raise InputError(f"backbone.name: {settings.name!r} does not load: {error}") from error
-    return Backbone(model, encoder, settings, settings.pooling or encoder.pooling)
-
-
-def outline_backbone(settings: BackboneSettings) -> Backbone:
-    """The backbone with its modules and without their numbers: enough to see whether things fit.
-
-    Raises InputError as `load_backbone` does.
-    """
-    location = locate(settings.name)
-    encoder = load_encoder(location, settings.max_length)
-    return Backbone(_empty_model(location), encoder, settings, settings.pooling or encoder.pooling)
-
-
-def _placement(location: str, settings: BackboneSettings, device: torch.device) -> dict[str, Any]:
-    """Arguments of `from_pretrained`: everything on the device, or spread by accelerate."""
-    limit = _memory_limit(settings, device)
-    if limit is None or _size_in_bytes(location, settings.dtype) <= limit:
-        return {"device_map": {"": device}}
-    first: int | str = (device.index or 0) if device.type == "cuda" else "cpu"
-    return {
-        "device_map": "auto",
-        "max_memory": {first: limit} if first == "cpu" else {first: limit, "cpu": _host_memory()},
-        "offload_folder": tempfile.mkdtemp(prefix="lamina-offload-"),
-    }
-
-
-def _memory_limit(settings: BackboneSettings, device: torch.device) -> int | None:
-    if settings.max_memory_gb is not None:
-        return int(settings.max_memory_gb * 2**30)
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
-
-
-def _host_memory() -> int:
-    from psutil import virtual_memory
-
-    return int(virtual_memory().available * 0.9)
-
-
-def _size_in_bytes(location: str, dtype: str) -> int:
-    return _empty_model(location).num_parameters() * int(getattr(torch, dtype).itemsize)
-
-
-def _empty_model(location: str) -> "PreTrainedModel":
-    from accelerate import init_empty_weights
-    from transformers import AutoModel
-
-    with init_empty_weights():
-        return AutoModel.from_config(config_of(location))

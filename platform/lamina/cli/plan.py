@@ -15,7 +15,8 @@ from rich.table import Table
 
 from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import Backbone, load_backbone
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.load import load_backbone
 from lamina.config import Job, SweepPlan, shared_stages
 from lamina.core import Batch, Samples, Stream
 from lamina.training.forecast import Forecast, Speed, Work, forecast, seconds_per_row, work_of
@@ -80,8 +81,10 @@ def show_outcome(console: Console, output_dir: Path, rows: Sequence[Mapping[str,
 
 def _tried(backbone: Backbone, jobs: Sequence[Job], stream: Stream[Batch]) -> Packing:
     """Packs of the first job that has something to pack."""
-    packed = [each for each in jobs if each.adapter is not None and _has_steps(each)]
-    job = packed[0] if packed else jobs[0]
+    packed = [each for each in jobs if each.steps_run_layers]
+    if not packed:
+        return Packing(size=1, alone=1.0, packed=1.0)
+    job = next((each for each in packed if each.adapter is not None), packed[0])
     batch = stream.experiences[0].train[slice(0, job.training.batch_size)]
     return packing_size(backbone, job.adapter or LoRA(), batch, job.hosts.cohort or MOST_PACKED)
 
@@ -101,7 +104,7 @@ def _share(job: Job, backbone: Backbone) -> float:
     """mu of a job: from its adapter kind, or all layers for a method that lays its own."""
     model = AdaptedModel(backbone, job.adapter, job.seed)
     if job.adapter is None:
-        return 1.0 if job.strategy.family == "prompt" else 0.0
+        return 1.0 if job.steps_run_layers else 0.0
     model.add()
     depth = backbone.architecture.num_layers
     return 1 - backbone.frozen_below(model.overlay()) / depth

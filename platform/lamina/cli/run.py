@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lamina.backbones.backbone import load_backbone
+from lamina.backbones.load import load_backbone
 from lamina.cli.progress import Display, display, numbers
 from lamina.cli.report import RESULT, RUNS, show_leaderboard, show_mlflow, stdout
 from lamina.config import (

@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import Backbone, BackboneSettings, outline_backbone
+from lamina.backbones.backbone import Backbone, BackboneSettings
 from lamina.backbones.features import default_folder
+from lamina.backbones.load import outline_backbone
 from lamina.config.fields import ConfigError
 from lamina.config.job import HostSettings, Job
 from lamina.core import Batch, Modality, Samples, Stream

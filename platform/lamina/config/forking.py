@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import outline_backbone
+from lamina.backbones.load import outline_backbone
 from lamina.config.fields import ConfigError, settings_of
 from lamina.config.job import Job, parse_job, unused_by
 from lamina.config.overrides import dotted, laid_over, nested

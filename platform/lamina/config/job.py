@@ -155,6 +155,14 @@ class Job:
         unused = unused_by(self.strategy_name, type(self.strategy), self.adapter is not None)
         return {name: why for name, why in unused.items() if self.mapping.get(name)}
 
+    @property
+    def steps_run_layers(self) -> bool:
+        """Whether its gradient steps run layers of the backbone, as those of a head alone on kept
+        features do not: an adapter is laid over it, or prompts of the method's own."""
+        if not self.strategy.takes_gradient_steps(self.adapter is not None):
+            return False
+        return self.adapter is not None or self.strategy.family == "prompt"
+
     def settings(self) -> Plain:
         """The job without its sweep as a plain mapping with every default filled in and nothing
         that is of no use: `parse_job(job.settings())` computes the same, to the last bit."""

@@ -6,6 +6,7 @@ states its formula. T is the number of tasks trained so far, t = T - 1 the last 
 None where it is not defined.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -22,6 +23,9 @@ class AccuracyMatrix:
     rows: list[Row] = field(default_factory=list)
     """R[t, i] for every trained t and every i; None where a model cannot be asked (classes not yet
     seen, say)."""
+    learned: list[int] | None = None
+    """The row of the training in which each task was learned for the first time. By default task i
+    is learned in training i; clients that each have an order of their own learn several at once."""
 
     def add(self, row: Row) -> None:
         """The accuracies after one more task."""
@@ -58,7 +62,7 @@ class AccuracyMatrix:
         seen = self._seen(after)
         if not seen or None in seen:
             return None
-        counts = self.num_samples[: len(seen)]
+        counts = [self.num_samples[task] for task in self._tasks(after)]
         right = sum(count * value for count, value in zip(counts, seen, strict=True) if value)
         return right / sum(counts)
 
@@ -86,8 +90,8 @@ class AccuracyMatrix:
 
     def backward_transfer(self) -> float | None:
         """Lopez-Paz and Ranzato (2017): (1/(T-1)) sum_{i<T-1} (R[T-1, i] - R[i, i])."""
-        last = len(self.rows) - 1
-        return _mean([_minus(self.rows[last][i], self.rows[i][i]) for i in range(last)])
+        own = self._first_rows()
+        return _mean([_minus(self.rows[-1][i], self.rows[own[i]][i]) for i in self._tasks(-2)])
 
     def forward_transfer(self, chance: float | None) -> float | None:
         """Lopez-Paz and Ranzato (2017): (1/(T-1)) sum_{0<i<T} (R[i-1, i] - b_i), with b_i =
@@ -96,26 +100,36 @@ class AccuracyMatrix:
         Undefined where a task's classes are not known before it is learned, as in class-incremental
         streams.
         """
-        ahead = [self.rows[i - 1][i] for i in range(1, len(self.rows))]
+        own = self._first_rows()
+        ahead = [self.rows[own[i] - 1][i] for i in self._tasks(-1) if own[i] > 0]
         return _mean([_minus(value, chance) for value in ahead])
 
     def learning_accuracy(self) -> float | None:
         """Mean accuracy on each task right after it was learned, (1/T) sum_i R[i, i]:
         plasticity.
         """
-        return _mean([self.rows[i][i] for i in range(len(self.rows))])
+        own = self._first_rows()
+        return _mean([self.rows[own[i]][i] for i in self._tasks(-1)])
 
-    def _seen(self, after: int) -> Row:
-        if not self.rows:
+    def _first_rows(self) -> Sequence[int]:
+        return range(len(self.num_samples)) if self.learned is None else self.learned
+
+    def _tasks(self, after: int) -> list[int]:
+        """The tasks that are learned after a row; none where there is no such row."""
+        if not -len(self.rows) <= after < len(self.rows):
             return []
         index = range(len(self.rows))[after]
-        return self.rows[index][: index + 1]
+        return [task for task, own in enumerate(self._first_rows()) if own <= index]
+
+    def _seen(self, after: int) -> Row:
+        return [self.rows[after][task] for task in self._tasks(after)]
 
     def _forgetting(self, *, with_last: bool) -> float | None:
-        *earlier, last = self.rows
+        own = self._first_rows()
         drops: Row = []
-        for i in range(len(earlier)):
-            known = [value for row in earlier[i:] if (value := row[i]) is not None]
+        for i in self._tasks(-2):
+            *earlier, last = self.rows[own[i] :]
+            known = [value for row in earlier if (value := row[i]) is not None]
             best = max(known) if known else None
             if best is not None and with_last:
                 best = max(best, last[i] or 0.0)

@@ -32,7 +32,7 @@ from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 from lamina.streams.manifest import Event, StreamManifest
 from lamina.training.evaluate import told
-from lamina.training.rows import Rows
+from lamina.training.rows_by_id import RowsById
 from lamina.training.settings import TrainingSettings
 from lamina.training.stepper import Stepper
 from lamina.training.workers import Alone
@@ -116,7 +116,7 @@ class ClientWork:
     """LoRA ranks, dealt to the clients in turn; none: the adapter's."""
 
     def __post_init__(self) -> None:
-        self._rows = Rows(self.stream)
+        self._rows = RowsById(self.stream)
         # The rows of an event are looked up once, not once a round.
         self._batch_of: Callable[[int, float], Batch] = lru_cache(maxsize=4096)(self._found)
 

@@ -1,6 +1,7 @@
 """What a federated run reached, from its scores: matrices of accuracies, and their summaries."""
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from typing import Any
 
 from lamina.core import Part
@@ -32,14 +33,26 @@ def client_matrix(scores: Sequence[Scores], manifest: StreamManifest, part: Part
 
 def global_matrix(scores: Sequence[Scores], manifest: StreamManifest, part: Part) -> AccuracyMatrix:
     """R[t, j] of the global state on the rows of all clients (where clients serve models of their
-    own: of each on its own rows, together)."""
+    own: of each on its own rows, together). A task is learned in the first step in which it came to
+    a client."""
     tasks = range(len(manifest.tasks))
     sizes = [int(n) for n in manifest.counts[:, :, 1 + EVALUATED.index(part)].sum(dim=0)]
-    matrix = AccuracyMatrix(sizes)
+    first = _first_times(manifest)
+    learned = [sum(each.step + 1 <= first[task] for each in scores) for task in tasks]
+    matrix = AccuracyMatrix(sizes, learned=learned)
     for each in scores:
         right, number = each.right[part][-1], each.asked[part][-1]
         matrix.add([float(right[j] / number[j]) if number[j] > 0 else None for j in tasks])
     return matrix
+
+
+def _first_times(manifest: StreamManifest) -> list[float]:
+    """When the first rows of each task came to anybody, in stream steps."""
+    first = [inf] * len(manifest.tasks)
+    for client in range(len(manifest)):
+        for event in manifest.events(client):
+            first[event.task] = min(first[event.task], event.time)
+    return first
 
 
 def summaries_of(run: FederatedRun) -> dict[str, float]:

@@ -124,17 +124,19 @@ class Scores:
     step: int
     right: Mapping[str, Tensor]
     asked: Mapping[str, Tensor]
-    alone: Mapping[str, Tensor]
-    """float64 [clients, tasks]: the accuracy of each client's own model on the task that it was at,
-    after its steps of the last round and before the others' were averaged in; NaN where nobody
-    asked."""
+    alone: Mapping[str, Tensor] = field(default_factory=dict)
+    """float64 [n, 3]: a client, the task that it was at, and the accuracy of its own model on it,
+    after its steps of the task's last round and before the others' were averaged in. Without the
+    parts that nobody was asked for."""
 
     def spatial_forgetting(self, part: Part) -> list[tuple[float, float]]:
         """L and G of each client that was asked for L: its accuracy on its task before and after
         aggregation."""
-        served = self.right[part][:-1] / self.asked[part][:-1]
-        known = ~self.alone[part].isnan() & ~served.isnan()
-        return list(zip(self.alone[part][known].tolist(), served[known].tolist(), strict=True))
+        if part not in self.alone:
+            return []
+        clients, tasks = self.alone[part][:, :2].long().unbind(dim=1)
+        served = self.right[part][clients, tasks] / self.asked[part][clients, tasks]
+        return list(zip(self.alone[part][:, 2].tolist(), served.tolist(), strict=True))
 
 
 class FederatedRun:
@@ -176,7 +178,7 @@ class FederatedRun:
             )
             self.row_accounts.require_one_round()
         self.scores: list[Scores] = []
-        self._alone = self._nobody_asked()
+        self._alone: dict[str, Tensor] = {}
         self._plan: Plan | None = None
         self._work: Work | None = None
         self._eligible: tuple[tuple[float, int], float | None, list[int]] | None = None
@@ -292,9 +294,7 @@ class FederatedRun:
         if stop.kind == "train":
             before = self.version
             there = [client for client in self._clients(stop) if self._can_pay(client, stop.time)]
-            self._plan = self.clock.plan(
-                settings.cohort, there, before, lambda each: self._load(each, stop)
-            )
+            self._plan = self.clock.plan(settings.cohort, there, before, self._loads(stop))
             return [
                 Item(
                     each.client,
@@ -385,21 +385,19 @@ class FederatedRun:
             assert event is not None, "a client without rows is not asked"
             self.row_accounts.spend(event, self.row_accounts.of_round(event))
 
-    def _load(self, client: int, stop: Stop) -> Load:
-        event = self.settings.manifest.latest(client, stop.time)
-        assert event is not None
-        steps = self.settings.local.num_steps(len(event.rows), self.settings.batch_size)
-        sends = self.settings.aggregator.sends
-        sizes = {
-            name: each.numel() * each.element_size()
-            for name, each in (*self.state.tensors.items(), *self.state.ledger.items())
-        }
-        up = sum(
-            size
-            for name, size in sizes.items()
-            if name in self.state.tensors and sends(self.version, name)
-        )
-        return Load(steps, sum(sizes.values()), up)
+    def _loads(self, stop: Stop) -> Callable[[int], Load]:
+        """What each client has to do if it is given work now."""
+        settings, tensors, ledger = self.settings, self.state.tensors, self.state.ledger
+        down = sum(_size(each) for each in (*tensors.values(), *ledger.values()))
+        sends = settings.aggregator.sends
+        up = sum(_size(each) for name, each in tensors.items() if sends(self.version, name))
+
+        def load(client: int) -> Load:
+            event = settings.manifest.latest(client, stop.time)
+            assert event is not None
+            return Load(settings.local.num_steps(len(event.rows), settings.batch_size), down, up)
+
+        return load
 
     def _turn(self, reply: Reply) -> None:
         assert reply.turned is not None
@@ -456,9 +454,9 @@ class FederatedRun:
             after = settings.optimiser.apply(self.state, after)
         if after is not self.state:
             count(self.tallies.included, (self._numbers[name] for name in after.included))
-        for each in plan.others:
-            task = self._task_at(each.client, work.stop, work.stop.time)
-            self.tallies.travelled(each.client, task, down=down.state)
+        in_vain = [each.client for each in plan.others]
+        tasks = [self._task_at(client, work.stop, work.stop.time) for client in in_vain]
+        self.tallies.travelled(in_vain, tasks, [0] * len(tasks), [down.state] * len(tasks))
         self._count([*plan.arrivals, *plan.others])
         self._remember(work.stop)
         self.state = after
@@ -478,19 +476,19 @@ class FederatedRun:
             **_quantiles("loss", [u.metrics["loss"] for u in updates if "loss" in u.metrics]),
         }
 
-    def _nobody_asked(self) -> dict[str, Tensor]:
-        manifest = self.settings.manifest
-        shape = (len(manifest), len(manifest.tasks))
-        return {part: torch.full(shape, torch.nan, dtype=torch.float64) for part in EVALUATED}
-
     def _hear_alone(self, work: Work, replies: Sequence[Reply]) -> None:
         """Note what clients reached before aggregation, if they were asked."""
-        for item, reply in zip(work.items, replies, strict=True):
-            for part, flags in reply.flags.items():
-                if len(flags) > 0:
-                    assert item.client is not None
-                    task = self._task_at(item.client, work.stop, item.time)
-                    self._alone[part][item.client, task] = flags.double().mean()
+        for part in EVALUATED:
+            heard = [
+                (item.client, self._task_at(item.client, work.stop, item.time), _share(flags))
+                for item, reply in zip(work.items, replies, strict=True)
+                if item.client is not None
+                and (flags := reply.flags.get(part)) is not None
+                and len(flags) > 0
+            ]
+            if heard:
+                before = self._alone.get(part, torch.empty(0, 3, dtype=torch.float64))
+                self._alone[part] = torch.cat([before, torch.tensor(heard, dtype=torch.float64)])
 
     def _combined(self, updates: Sequence[ClientUpdate], stop: Stop) -> GlobalState:
         """The state after these updates; the same state where they come to nothing."""
@@ -506,10 +504,10 @@ class FederatedRun:
         except SumAbortedError:
             self.tallies.refused["sum aborted"] += len(updates)
             return self.state
-        for name, up in summed.bytes_up.items():
-            client = self._numbers[name]
-            task = self._task_at(client, stop, stop.time)
-            self.tallies.travelled(client, task, up, summed.bytes_down[name])
+        clients = [self._numbers[name] for name in summed.bytes_up]
+        tasks = [self._task_at(client, stop, stop.time) for client in clients]
+        up, down = summed.bytes_up.values(), summed.bytes_down.values()
+        self.tallies.travelled(clients, tasks, list(up), list(down))
         return after
 
     def _expected_of(self, key: tuple[int, int | None]) -> Expected:
@@ -532,14 +530,10 @@ class FederatedRun:
         ranks = self.settings.ranks
         expected: dict[str, Expected] = {}
         kept: dict[str, tuple[int, str | None]] = {}
-        for item, reply in zip(items, replies, strict=True):
-            client = item.client
-            assert client is not None
-            is_behind = bool(self.tallies.frames[client] != self.frame_number)
-            sent = down.state + is_behind * down.frame
-            task = self._task_at(client, stop, item.time)
-            self.tallies.travelled(client, task, reply.up, sent)
-            self.tallies.frames[client] = self.frame_number
+        asked = [item.client for item in items if item.client is not None]
+        assert len(asked) == len(items), "an update is a client's"
+        self._count_bytes(items, stop, asked, replies, down)
+        for client, item, reply in zip(asked, items, replies, strict=True):
             rank = ranks[client % len(ranks)] if ranks else None
             expected[names[client].name] = expected_of((item.version, rank))
             kept[names[client].name] = client, reply.own
@@ -555,6 +549,25 @@ class FederatedRun:
                 else:
                     self.own[client] = own
         return admission.accepted
+
+    def _count_bytes(
+        self,
+        items: Sequence[Item],
+        stop: Stop,
+        clients: Sequence[int],
+        replies: Sequence[Reply],
+        down: Down,
+    ) -> None:
+        """What clients were sent, the frame if they do not have it, and what they sent."""
+        tallies = self.tallies
+        tasks = [
+            self._task_at(client, stop, item.time)
+            for client, item in zip(clients, items, strict=True)
+        ]
+        frames = tallies.frames[list(clients)].tolist()
+        sent = [down.state + (frame != self.frame_number) * down.frame for frame in frames]
+        tallies.travelled(clients, tasks, [reply.up for reply in replies], sent)
+        tallies.frames[list(clients)] = self.frame_number
 
     def _brought_up_to_date(self, update: ClientUpdate) -> ClientUpdate:
         """A late update as if it had started from the state of now: what it changed, discounted by
@@ -601,7 +614,7 @@ class FederatedRun:
                 right[part][-1] = right[part][:-1].sum(dim=0)
                 asked[part][-1] = asked[part][:-1].sum(dim=0)
         self.scores.append(Scores(work.stop.task, right, asked, self._alone))
-        self._alone = self._nobody_asked()
+        self._alone = {}
         metrics = {}
         for part in EVALUATED:
             share = right[part].sum(dim=1) / asked[part].sum(dim=1)
@@ -632,6 +645,14 @@ def _state_of(plain: Mapping[str, Any]) -> GlobalState:
     )
 
 
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _share(flags: Tensor) -> float:
+    return float(flags.double().mean())
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
@@ -642,7 +663,6 @@ def _quantiles(name: str, values: Sequence[float]) -> dict[str, float]:
         return {}
     points = torch.tensor(values, dtype=torch.float64)
     places = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9}
-    found = {
-        f"{name}/{word}": float(torch.quantile(points, place)) for word, place in places.items()
-    }
-    return {f"{name}/mean": float(points.mean()), **found}
+    levels = torch.tensor(list(places.values()), dtype=torch.float64)
+    found = zip(places, torch.quantile(points, levels).tolist(), strict=True)
+    return {f"{name}/mean": float(points.mean())} | {f"{name}/{word}": at for word, at in found}

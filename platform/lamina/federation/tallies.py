@@ -1,7 +1,7 @@
 """What a federated run counts: bytes as they were really sent, who took part, what was refused."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,12 +34,14 @@ class Tallies:
         self.staleness: Counter[int] = Counter()
         """Of updates, how many rounds ended between their start and their arrival."""
 
-    def travelled(self, client: int, task: int, up: int = 0, down: int = 0) -> None:
-        """So many bytes went from and to a client that is at a task."""
-        self.up[client] += up
-        self.down[client] += down
-        self.up_of_task[task] += up
-        self.down_of_task[task] += down
+    def travelled(
+        self, clients: Sequence[int], tasks: Sequence[int], up: Sequence[int], down: Sequence[int]
+    ) -> None:
+        """So many bytes went from and to each of these clients, which is at a task."""
+        add(self.up, clients, up)
+        add(self.down, clients, down)
+        add(self.up_of_task, tasks, up)
+        add(self.down_of_task, tasks, down)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
@@ -59,5 +61,12 @@ class Tallies:
 
 def count(tally: Tensor, clients: Iterable[int]) -> None:
     """One more for each of these clients."""
-    for client in clients:
-        tally[client] += 1
+    which = list(clients)
+    add(tally, which, [1] * len(which))
+
+
+def add(tally: Tensor, clients: Sequence[int], numbers: Sequence[int]) -> None:
+    """A number for each of these clients; one may be there several times."""
+    tally.index_add_(
+        0, torch.tensor(clients, dtype=torch.int64), torch.tensor(numbers, dtype=torch.int64)
+    )

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lamina.backbones.backbone import Backbone, load_backbone
-from lamina.config import Job, build_learner, parse_job
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.load import load_backbone
+from lamina.config import Job, build_learner, keep_features, parse_job
 from lamina.core import Batch, Samples, Stream, Summary
 from lamina.federation.checking import Slots
 from lamina.federation.client import ClientWork, Flags, Frame, Own
@@ -19,6 +20,7 @@ from lamina.federation.privacy.wire import update_to_bytes
 from lamina.federation.rounds import Item
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.timetable import BOUNDARIES, Stop, timetable
+from lamina.federation.update import ClientUpdate
 from lamina.streams.client_streams import ClientStreams
 from lamina.streams.manifest import StreamManifest
 from lamina.training.checkpoint import pack, unpack
@@ -83,14 +85,11 @@ class LearningDesk:
         """Desks of several jobs may share the backbone and the stream that it has encoded."""
         self.job = job
         self.work = client_work(job, backbone, stream, manifest)
-        self._known: dict[str, Any] = {}
+        self._desk = ClientDesk(self.work)
 
     def do(self, chunk: Chunk, fetch: Fetch) -> list[Answer]:
         """The answers to its items, in order."""
-        return [
-            self._done(chunk, item, own, fetch)
-            for item, own in zip(chunk.items, chunk.owns, strict=True)
-        ]
+        return self._desk.do(chunk, fetch)
 
     def bound(self, client: int | None, passes: float) -> Bound:
         """What a client reaches alone, or (None) one learner on the rows of all, with so many
@@ -114,8 +113,71 @@ class LearningDesk:
             tuple(each.task.name for each in stream.experiences),
         )
 
+
+class Clients(Protocol):
+    """What is done at a desk, as tensors; `ClientWork` says what each does."""
+
+    def turn(
+        self, frame: Frame | None, state: GlobalState, task: int, end: bool, summary: Summary | None
+    ) -> tuple[Frame, dict[str, Tensor]]: ...
+
+    def look(
+        self,
+        frame: Frame | None,
+        state: GlobalState,
+        base: str,
+        client: int,
+        time: int,
+        task: int,
+        after: bool,
+    ) -> ClientUpdate: ...
+
+    def declared(
+        self, frame: Frame | None, state: GlobalState, task: int, after: bool
+    ) -> Slots: ...
+
+    def train(
+        self,
+        frame: Frame,
+        state: GlobalState,
+        base: str,
+        client: int,
+        round: int,
+        time: float,
+        own: Own,
+    ) -> tuple[ClientUpdate, Own]: ...
+
+    def answer(
+        self, frame: Frame, state: GlobalState, task: int, client: int | None, own: Own
+    ) -> Flags: ...
+
+    def answer_alone(
+        self,
+        frame: Frame,
+        state: GlobalState,
+        update: ClientUpdate,
+        client: int,
+        time: float,
+        own: Own,
+    ) -> Flags: ...
+
+
+class ClientDesk:
+    """Does chunks with whatever the clients do."""
+
+    def __init__(self, work: Clients) -> None:
+        self._work = work
+        self._known: dict[str, Any] = {}
+
+    def do(self, chunk: Chunk, fetch: Fetch) -> list[Answer]:
+        """The answers to its items, in order."""
+        return [
+            self._done(chunk, item, own, fetch)
+            for item, own in zip(chunk.items, chunk.owns, strict=True)
+        ]
+
     def _done(self, chunk: Chunk, item: Item, own: bytes | None, fetch: Fetch) -> Answer:
-        stop, work = chunk.stop, self.work
+        stop, work = chunk.stop, self._work
         state, base = self._state(chunk.states[item.version], fetch)
         frame = None if chunk.frame is None else self._frame(chunk.frame, fetch)
         kept: Own = {} if own is None else unpack(own)
@@ -194,6 +256,7 @@ def desk_of(
     """A desk with a backbone of its own."""
     job = parse_job(mapping)
     backbone = load_backbone(job.backbone, device)
+    keep_features(backbone, job.hosts)
     return LearningDesk(job, backbone, backbone.encode_stream(raw), manifest)
 
 

@@ -209,7 +209,9 @@ class _Sweep:
     def _tune(self, store: StoreClient) -> Watcher:
         """Run the Tuner to its end."""
         settings = self._settings
-        concurrent = settings.max_concurrent or len(self._devices) + 1
+        # A thin trial is a process, and hosts need none where Ray Tune decides nothing.
+        awake = 1 if self._is_foreseen() else len(self._devices) + 1
+        concurrent = settings.max_concurrent or awake
         searcher = make_searcher(settings, self._plan.job.seed, concurrent)
         if isinstance(self._scheduler, TaskHalving):
             self._scheduler.attach(store, self._num_tune_trials(), concurrent)
@@ -234,6 +236,12 @@ class _Sweep:
         )
         tuner.fit()
         return watcher
+
+    def _is_foreseen(self) -> bool:
+        """Whether every trial is known from the start, and all are trained to their end."""
+        settings = self._settings
+        is_drawn = any(point.domains for point in self._plan.points)
+        return settings.scheduler is None and settings.searcher is None and not is_drawn
 
     def _num_tune_trials(self) -> int:
         """How many trials Ray Tune will make: it draws even where nothing that is drawn matters."""

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from lamina.adapters.kinds.lora import LoRA
-from lamina.backbones.backbone import Backbone, BackboneSettings, load_backbone
+from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.load import load_backbone
 from lamina.config import HostSettings, Job, build_learner, keep_features, parse_job
 from lamina.core import Batch, Samples, Stream
 from lamina.orchestration.federated_learner import FederatedLearner
@@ -57,8 +58,7 @@ class Workshop:
         worth running together. Found out on a batch of its stream, once for all that are alike."""
         job = parse_job(mapping)
         most = self._hosts.cohort or MOST_PACKED
-        takes_steps = job.strategy.takes_gradient_steps(job.adapter is not None)
-        if job.federation is not None or not takes_steps:
+        if job.federation is not None or not job.steps_run_layers:
             return self._hosts.cohort or 1, job.training.batch_size
         backbone, stream = self._found(job)
         key = (job.backbone, job.adapter, job.training.batch_size, stream.name)

@@ -95,8 +95,8 @@ def _arriving(
     order = np.arange(num_tasks)
     if arrival.order == "own":
         order = draw("order").permutation(num_tasks)
-    slot = _slots(rows.tasks[training], order, arrival, draw("slots"))
-    slot = _blurred(slot, arrival.pieces, arrival.blurry, draw("blur"))
+    slot = _slots(rows.tasks[training], order, arrival, draw)
+    slot = _blurred(slot, arrival.pieces, arrival.blurry, draw)
     slots, which = np.unique(slot, return_inverse=True)
     tasks: list[int] = order[slots // arrival.pieces % num_tasks].tolist()
 
@@ -124,15 +124,18 @@ def _arriving(
     return Client(name, joined, left), sets
 
 
-def _slots(tasks: Ints, order: Ints, arrival: Arrival, random: np.random.Generator) -> Ints:
+def _slots(tasks: Ints, order: Ints, arrival: Arrival, draw: Draw) -> Ints:
     """The slot of each of a client's rows, [n]: rows of a task are dealt out evenly over the times
     that it comes, then over its pieces."""
-    rank = random_ranks(tasks, random)
-    visit = rank % arrival.recurrences * len(order) + np.argsort(order)[tasks]
+    place = np.argsort(order)[tasks]
+    if arrival.recurrences == arrival.pieces == 1:
+        return place
+    rank = random_ranks(tasks, draw("slots"))
+    visit = rank % arrival.recurrences * len(order) + place
     return visit * arrival.pieces + rank // arrival.recurrences % arrival.pieces
 
 
-def _blurred(slot: Ints, pieces: int, share: float, random: np.random.Generator) -> Ints:
+def _blurred(slot: Ints, pieces: int, share: float, draw: Draw) -> Ints:
     """`slot`, with a share of the rows of each task moved over one of its borders: to the last
     piece before or the first piece after, whichever is drawn."""
     if share == 0:
@@ -140,6 +143,7 @@ def _blurred(slot: Ints, pieces: int, share: float, random: np.random.Generator)
     visits, which, sizes = np.unique(slot // pieces, return_inverse=True, return_counts=True)
     if len(visits) == 1:
         return slot
+    random = draw("blur")
     moves = random_ranks(which, random) < (share * sizes).astype(np.int64)[which]
     forward = random.random(len(slot)) < 0.5
     forward = (forward | (which == 0)) & (which < len(visits) - 1)

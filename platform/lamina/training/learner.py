@@ -19,7 +19,7 @@ from lamina.memory.base import Policy
 from lamina.memory.memory import Memory, Replay
 from lamina.strategies.base import Strategy
 from lamina.training.report import TaskReport
-from lamina.training.rows import Rows
+from lamina.training.rows_by_id import RowsById
 from lamina.training.scorecard import Scorecard
 from lamina.training.settings import TrainingSettings
 from lamina.training.stepper import Stepper
@@ -56,7 +56,7 @@ class Learner:
         self.next_task = 0
         self.num_steps = 0
         self.scores = Scorecard(strategy, self.model, stream, training)
-        self._rows = Rows(stream)
+        self._rows = RowsById(stream)
         self._is_task_free = stream.scenario == "task_free"
         if self._is_task_free:
             self.model.grow_head(len(stream.class_names))

@@ -9,10 +9,10 @@ from typing import Any, Literal, TypeVar
 import torch
 
 from lamina.adapters.model import AdaptedModel
+from lamina.backbones.operations import counted
 from lamina.core import Batch, Part, Stream
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.evaluation.continual_score import continual_score, criteria
-from lamina.evaluation.operations import counted
 from lamina.strategies.base import Strategy
 from lamina.training.costs import Costs
 from lamina.training.evaluate import accuracy, accuracy_row, routing_accuracy, told
@@ -152,8 +152,8 @@ class Scorecard:
             self.costs.inference_flops = self._counted(predict)[1] / len(few)
 
     def _counted(self, work: Callable[[], Result]) -> tuple[Result, int]:
-        """What `work` returns and its operations, none of them taken from the feature store."""
-        with self._model.backbone.by_itself(whole=True):
+        """What `work` returns and its operations; what the feature store saves counts as well."""
+        with self._model.backbone.by_itself():
             return counted(work)
 
     def _composite(self) -> dict[str, float]:

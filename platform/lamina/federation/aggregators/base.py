@@ -205,7 +205,7 @@ def mean_share(tensors: Tensors, weight: float) -> Sums:
     that a head's row is averaged over the clients that have it; one number for a LoRA's factor."""
     sums: Sums = {}
     for name, tensor in tensors.items():
-        sums[name] = tensor.double() * weight
+        sums[name] = tensor.to(torch.float64, copy=True).mul_(weight)
         rows = () if is_factor(name) else tensor.shape[:1]
         sums[weight_name(name)] = torch.full(rows, weight, dtype=torch.float64)
     return sums

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,18 @@ class Partition:
 
     def rows(self, client: int) -> NDArray[np.int64]:
         """The places in `Rows` of one client's rows, ascending."""
-        return np.flatnonzero(self.client == client)
+        start, end = np.searchsorted(self._sorted, [client, client + 1])
+        return self._order[start:end]
+
+    @cached_property
+    def _order(self) -> NDArray[np.int64]:
+        """The places of all rows, by client: a federation is as large as its rows, not as its rows
+        times its clients."""
+        return np.argsort(self.client, kind="stable")
+
+    @cached_property
+    def _sorted(self) -> NDArray[np.int64]:
+        return self.client[self._order]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from lamina.evaluation.operations import counted
+from lamina.backbones.operations import counted
 
 
 def test_a_matrix_product_and_its_backward_are_counted():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lamina.core import Batch, Experience, Stream, Task
-from lamina.training.rows import Rows
+from lamina.training.rows_by_id import RowsById
 
 
 def experience(index, ids):
@@ -19,7 +19,7 @@ def experience(index, ids):
 @pytest.fixture
 def rows():
     experiences = (experience(0, [5, 3, 9]), experience(1, [2, 8]), experience(2, [1, 7, 4, 6]))
-    return Rows(Stream("test", "class_incremental", "text", ("a",), experiences))
+    return RowsById(Stream("test", "class_incremental", "text", ("a",), experiences))
 
 
 def test_rows_of_several_tasks_come_back_in_the_order_asked_for(rows):

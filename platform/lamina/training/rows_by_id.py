@@ -6,7 +6,7 @@ from torch import Tensor
 from lamina.core import Batch, Stream
 
 
-class Rows:
+class RowsById:
     """Looks rows up in the experiences that hold them; nothing is copied until it is asked for."""
 
     def __init__(self, stream: Stream[Batch]) -> None:

@@ -1,0 +1,198 @@
+"""Lamina's side of `federated_vs_flower.py`: federated averaging of the plan's clients.
+
+    python tests/benchmarks/peers/lamina_rounds.py FOLDER
+
+FOLDER has the `Plan` of the run; what was found is written there. Everything but the work of a
+client is what `lamina federate` runs: the manifest, the state machine with its door and its virtual
+clock, the hosts and their desks, updates and states as the bytes that travel, the state on disk
+after each round (brought to it with fsync), and a line for each round in `events.jsonl`.
+"""
+
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import psutil
+import ray
+import torch
+from torch import Tensor
+
+from client_work import Found, Plan, initial, mean_of, work_of
+from lamina.core import Experience, Samples, Stream, Summary, Task
+from lamina.federation.aggregators.fedit import FedIT
+from lamina.federation.checking import Slots
+from lamina.federation.client import Flags, Frame, LocalWork, Own
+from lamina.federation.clock import ClockSettings, Cohort
+from lamina.federation.rounds import FederatedRun, RunSettings
+from lamina.federation.state import GlobalState, Scaling
+from lamina.federation.timetable import Stop
+from lamina.federation.update import ClientUpdate, Tensors
+from lamina.orchestration.cluster import Device, cluster
+from lamina.orchestration.desk import ClientDesk
+from lamina.orchestration.federated import drive
+from lamina.orchestration.pool import RayPool
+from lamina.orchestration.round_store import RoundStore
+from lamina.streams.arrivals.in_step import InStep
+from lamina.streams.dealing import make_manifest
+from lamina.streams.manifest import StreamManifest
+from lamina.streams.partitioners.iid import Iid
+from lamina.tracking.json_lines import JsonLinesTracker
+
+CORES = 2
+ROWS_EACH = 10
+"""Rows that the manifest has for a client."""
+RUN = "rounds"
+
+
+class PlannedClients:
+    """Clients whose work is the plan's, where a job's clients would train its adapters."""
+
+    def __init__(self, work: str, manifest: StreamManifest) -> None:
+        self._work = work
+        self._manifest = manifest
+
+    def turn(
+        self, frame: Frame | None, state: GlobalState, task: int, end: bool, summary: Summary | None
+    ) -> tuple[Frame, dict[str, Tensor]]:
+        """The task begins: there is a first state."""
+        tensors = {name: torch.from_numpy(each) for name, each in initial(self._work).items()}
+        return Frame({"adapters": {}}, {}, tuple(tensors)), tensors
+
+    def train(
+        self,
+        frame: Frame,
+        state: GlobalState,
+        base: str,
+        client: int,
+        round: int,
+        time: float,
+        own: Own,
+    ) -> tuple[ClientUpdate, Own]:
+        """A client's round."""
+        found = work_of(self._work, client, _arrays(state.tensors))
+        update = ClientUpdate(
+            client=self._manifest.clients[client].name,
+            round=round,
+            tensors={name: torch.from_numpy(each) for name, each in found.arrays.items()},
+            num_rows=found.num_rows,
+            phase="both",
+            base=base,
+            metrics={"loss": found.loss},
+        )
+        return update, {}
+
+    def look(self, *_: Any) -> ClientUpdate:
+        raise AssertionError("nothing in the timetable asks for summaries")
+
+    def declared(self, *_: Any) -> Slots:
+        raise AssertionError("nothing in the timetable asks for summaries")
+
+    def answer(self, *_: Any) -> Flags:
+        raise AssertionError("nothing in the timetable asks for answers")
+
+
+class Watch:
+    """Takes down when each round was over and what came, and the CPU time of the timed rounds."""
+
+    def __init__(self, plan: Plan, hosts: list[int], tracker: JsonLinesTracker) -> None:
+        self._plan = plan
+        self._processes = {"hosts": [psutil.Process(each) for each in hosts]}
+        daemons = [each for each in psutil.Process().children() if each.pid not in hosts]
+        self._processes["daemons"] = daemons
+        self._tracker = tracker
+        self._before: dict[str, float] = {}
+        self.ends: list[float] = []
+        self.updates: list[int] = []
+        self.losses: list[float] = []
+        self.cpu: dict[str, float] = {}
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """An event of the run."""
+        if event["kind"] != "train":
+            return
+        metrics = event["metrics"]
+        self._tracker.log(
+            RUN, {f"round/{key}": value for key, value in metrics.items()}, len(self.ends)
+        )
+        self.updates.append(int(metrics["clients"]))
+        self.losses.append(metrics["loss/mean"])
+        done = len(self.ends) + 1
+        if done == self._plan.skipped:
+            self._before = self._seconds()
+        self.ends.append(perf_counter())
+        if done == self._plan.all_rounds:
+            after = self._seconds()
+            self.cpu = {name: after[name] - self._before[name] for name in after}
+
+    def _seconds(self) -> dict[str, float]:
+        found = {"driver": process_time()}
+        for name, processes in self._processes.items():
+            times = [each.cpu_times() for each in processes]
+            found[name] = sum(each.user + each.system for each in times)
+        return found
+
+
+def main(folder: Path) -> None:
+    """Run the plan."""
+    plan = Plan.read(folder)
+    torch.set_num_threads(1)
+    manifest = make_manifest(stream_of(plan), plan.registered, Iid(), InStep(), seed=0)
+    run = FederatedRun(settings_of(plan, manifest))
+    store = RoundStore(folder, "benchmark")
+    tracker = JsonLinesTracker(folder)
+    with cluster(CORES):
+        devices = [Device(is_gpu=False, threads=1)] * CORES
+        pool = RayPool(partial(make_desk, plan.work), devices, (ray.put(manifest),))
+        try:
+            watch = Watch(plan, pool.processes(), tracker)
+            drive(run, pool, store, watch)
+        finally:
+            pool.close()
+    tracker.close()
+    last = mean_of(_arrays(run.state.tensors))
+    Found(watch.ends, watch.updates, watch.losses, last, watch.cpu).write(folder)
+
+
+def make_desk(work: str, is_gpu: bool, manifest: StreamManifest) -> ClientDesk:
+    """What a host does its chunks at."""
+    return ClientDesk(PlannedClients(work, manifest))
+
+
+def stream_of(plan: Plan) -> Stream[Samples]:
+    """One task with as many rows for every client."""
+    number = plan.registered * ROWS_EACH
+    rows = Samples([""] * number, torch.zeros(number, dtype=torch.int64), torch.arange(number))
+    none = Samples([], torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+    task = Experience(Task(0, "only", (0,)), rows, none, none)
+    return Stream("rounds", "class_incremental", "text", ("only",), (task,))
+
+
+def settings_of(plan: Plan, manifest: StreamManifest) -> RunSettings:
+    """A run of one task, begun at the server, that is all rounds."""
+    rounds = (Stop("train", 0.0, 0, number) for number in range(plan.all_rounds))
+    return RunSettings(
+        manifest=manifest,
+        timetable=(Stop("begin", 0.0), *rounds),
+        aggregator=FedIT(),
+        optimiser=None,
+        cohort=Cohort(plan.sampled),
+        clock=ClockSettings(),
+        local=LocalWork(),
+        batch_size=ROWS_EACH,
+        seed=0,
+        scaling=Scaling(),
+        ranks=(),
+        personal=False,
+        ids={},
+    )
+
+
+def _arrays(tensors: Tensors) -> dict[str, Any]:
+    return {name: each.numpy() for name, each in tensors.items()}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())
