@@ -21,10 +21,8 @@ def scores_of(manifest, number):
     for place, part in enumerate(EVALUATED):
         counts = manifest.counts[:, :, 1 + place]
         asked[part] = torch.cat([counts, counts.sum(dim=0, keepdim=True)])
-    nobody = torch.full((CLIENTS, len(manifest.tasks)), torch.nan, dtype=torch.float64)
-    alone = dict.fromkeys(EVALUATED, nobody)
     return [
-        Scores(step, {part: n * (10 - step) / 10 for part, n in asked.items()}, asked, alone)
+        Scores(step, {part: n * (10 - step) / 10 for part, n in asked.items()}, asked)
         for step in range(number)
     ]
 

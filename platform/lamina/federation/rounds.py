@@ -124,17 +124,19 @@ class Scores:
     step: int
     right: Mapping[str, Tensor]
     asked: Mapping[str, Tensor]
-    alone: Mapping[str, Tensor]
-    """float64 [clients, tasks]: the accuracy of each client's own model on the task that it was at,
-    after its steps of the last round and before the others' were averaged in; NaN where nobody
-    asked."""
+    alone: Mapping[str, Tensor] = field(default_factory=dict)
+    """float64 [n, 3]: a client, the task that it was at, and the accuracy of its own model on it,
+    after its steps of the task's last round and before the others' were averaged in. Without the
+    parts that nobody was asked for."""
 
     def spatial_forgetting(self, part: Part) -> list[tuple[float, float]]:
         """L and G of each client that was asked for L: its accuracy on its task before and after
         aggregation."""
-        served = self.right[part][:-1] / self.asked[part][:-1]
-        known = ~self.alone[part].isnan() & ~served.isnan()
-        return list(zip(self.alone[part][known].tolist(), served[known].tolist(), strict=True))
+        if part not in self.alone:
+            return []
+        clients, tasks = self.alone[part][:, :2].long().unbind(dim=1)
+        served = self.right[part][clients, tasks] / self.asked[part][clients, tasks]
+        return list(zip(self.alone[part][:, 2].tolist(), served.tolist(), strict=True))
 
 
 class FederatedRun:
@@ -176,7 +178,7 @@ class FederatedRun:
             )
             self.row_accounts.require_one_round()
         self.scores: list[Scores] = []
-        self._alone = self._nobody_asked()
+        self._alone: dict[str, Tensor] = {}
         self._plan: Plan | None = None
         self._work: Work | None = None
         self._eligible: tuple[tuple[float, int], float | None, list[int]] | None = None
@@ -474,19 +476,19 @@ class FederatedRun:
             **_quantiles("loss", [u.metrics["loss"] for u in updates if "loss" in u.metrics]),
         }
 
-    def _nobody_asked(self) -> dict[str, Tensor]:
-        manifest = self.settings.manifest
-        shape = (len(manifest), len(manifest.tasks))
-        return {part: torch.full(shape, torch.nan, dtype=torch.float64) for part in EVALUATED}
-
     def _hear_alone(self, work: Work, replies: Sequence[Reply]) -> None:
         """Note what clients reached before aggregation, if they were asked."""
-        for item, reply in zip(work.items, replies, strict=True):
-            for part, flags in reply.flags.items():
-                if len(flags) > 0:
-                    assert item.client is not None
-                    task = self._task_at(item.client, work.stop, item.time)
-                    self._alone[part][item.client, task] = flags.double().mean()
+        for part in EVALUATED:
+            heard = [
+                (item.client, self._task_at(item.client, work.stop, item.time), _share(flags))
+                for item, reply in zip(work.items, replies, strict=True)
+                if item.client is not None
+                and (flags := reply.flags.get(part)) is not None
+                and len(flags) > 0
+            ]
+            if heard:
+                before = self._alone.get(part, torch.empty(0, 3, dtype=torch.float64))
+                self._alone[part] = torch.cat([before, torch.tensor(heard, dtype=torch.float64)])
 
     def _combined(self, updates: Sequence[ClientUpdate], stop: Stop) -> GlobalState:
         """The state after these updates; the same state where they come to nothing."""
@@ -610,7 +612,7 @@ class FederatedRun:
                 right[part][-1] = right[part][:-1].sum(dim=0)
                 asked[part][-1] = asked[part][:-1].sum(dim=0)
         self.scores.append(Scores(work.stop.task, right, asked, self._alone))
-        self._alone = self._nobody_asked()
+        self._alone = {}
         metrics = {}
         for part in EVALUATED:
             share = right[part].sum(dim=1) / asked[part].sum(dim=1)
@@ -643,6 +645,10 @@ def _state_of(plain: Mapping[str, Any]) -> GlobalState:
 
 def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+def _share(flags: Tensor) -> float:
+    return float(flags.double().mean())
 
 
 def _mean(values: Sequence[float]) -> float:
