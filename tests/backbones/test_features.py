@@ -165,7 +165,9 @@ def test_operations_are_counted_as_if_nothing_were_kept(
 
     kept = keeping(tiny_bert_folder, tmp_path)
     metrics = [
-        list(make_learner(strategy, nouns_stream(each), each, layers=(-1,)).learn())[-1].metrics
+        list(make_learner(strategy, nouns_stream(each), each, lora_layers=(-1,)).learn())[
+            -1
+        ].metrics
         for each in (kept, tiny_bert, kept)
     ]
     assert metrics[2]["cost/train_flops"] == metrics[0]["cost/train_flops"]

@@ -103,17 +103,17 @@ def make_learner(
     backbone,
     *,
     adapter="lora",
-    layers=None,
+    lora_layers=None,
     seed=0,
     training=None,
     workers=None,
     **settings,
 ):
-    """A learner with what the strategy declares that it needs; `layers` are those of a LoRA."""
+    """A learner with what the strategy declares that it needs; `lora_layers`: of a LoRA."""
     cls = strategy_class(name)
     if cls.adapters is not None and adapter not in cls.adapters:
         adapter = None if NO_ADAPTER in cls.adapters else cls.adapters[0]
-    where = {"layers": layers} if adapter == "lora" else {}
+    where = {"layers": lora_layers} if adapter == "lora" else {}
     return Learner(
         strategy=cls(**{**SMALL.get(name, {}), **settings}),
         adapter=kind_class(adapter)(**where) if adapter else None,
