@@ -1,5 +1,7 @@
 """What the frozen layers make of a sample is computed once, and is what they would make of it."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -64,21 +66,53 @@ def test_gradients_are_those_of_the_whole_model(tiny_bert, tiny_bert_folder, tmp
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
 
 
+@contextmanager
+def rows_run_by(backbone):
+    """How many rows have gone through the model inside."""
+    rows = []
+    count = backbone.model.register_forward_hook(lambda _, __, made: rows.append(len(made[0])))
+    yield lambda: sum(rows)
+    count.remove()
+
+
 def test_a_sample_is_computed_once_by_all_who_need_it(tiny_bert_folder, tmp_path):
     first = keeping(tiny_bert_folder, tmp_path)
     stream = nouns_stream(first)
     data = stream.experiences[0].train
-    with first.counting_rows() as count:
+    with rows_run_by(first) as count:
         AdaptedModel(first, None, 0).frozen_features(data.inputs)
         assert count() == len(data)
         AdaptedModel(first, None, 1).frozen_features(data[torch.tensor([2, 1])].inputs)
         assert count() == len(data)
     later = keeping(tiny_bert_folder, tmp_path)
     again = nouns_stream(later).experiences[0].train
-    with later.counting_rows() as count:
+    with rows_run_by(later) as count:
         found = AdaptedModel(later, None, 0).frozen_features(again.inputs)
         assert count() == 0
     assert torch.equal(found, AdaptedModel(first, None, 0).frozen_features(data.inputs))
+
+
+def test_samples_of_several_parts_are_read_together_in_the_order_asked_for(
+    tiny_bert_folder, tmp_path
+):
+    backbone = keeping(tiny_bert_folder, tmp_path)
+    parts = [each.train for each in nouns_stream(backbone).experiences]
+    run = AdaptedModel(backbone, None, 0).frozen_features
+    expected = [run(part.inputs) for part in parts]
+    keys = torch.cat([part.inputs[KEYS] for part in parts])
+    order = torch.arange(len(keys)).flip(0)
+    found = backbone.features.features(keys[order], run)
+    assert torch.equal(found, torch.cat(expected)[order])
+
+
+def test_rows_count_as_asked_about_whether_they_are_kept_or_run(tiny_bert_folder, tmp_path):
+    backbone = keeping(tiny_bert_folder, tmp_path)
+    data = nouns_stream(backbone).experiences[0].train
+    with backbone.counting_rows() as count:
+        for _ in range(2):
+            AdaptedModel(backbone, None, 0).frozen_features(data.inputs)
+        adapted(backbone, (1,))(data[slice(0, 2)].inputs)
+    assert count() == 2 * len(data) + 2
 
 
 def test_features_do_not_depend_on_the_company_that_a_sample_is_in(tiny_bert_folder, tmp_path):

@@ -126,6 +126,7 @@ class Backbone:
         """What is kept of the frozen layers' work, where `keep_features` asked for it."""
         self._gate: Gate | None = None
         self._prices: dict[Hashable, int] = {}
+        self._num_asked = 0
 
     @property
     def modality(self) -> Modality:
@@ -220,6 +221,7 @@ class Backbone:
         taken from the feature store, where there is one that knows the inputs.
         """
         call = Call(inputs, overlay or Overlay())
+        self._num_asked += call.num_rows
         if self.frozen_below(call.overlay) == self.architecture.num_layers:
             features = self._kept_features(inputs)
             if features is not None:
@@ -380,18 +382,9 @@ class Backbone:
 
     @contextmanager
     def counting_rows(self) -> Iterator[Callable[[], int]]:
-        """How many rows have gone through the model inside, by a call of what is given."""
-        rows = 0
-
-        def count(_: nn.Module, __: Any, tokens: Any) -> None:
-            nonlocal rows
-            rows += len(tokens.last_hidden_state)
-
-        handle = self.model.register_forward_hook(count)
-        try:
-            yield lambda: rows
-        finally:
-            handle.remove()
+        """How many rows it has been asked about inside, kept or run, by a call of what is given."""
+        before = self._num_asked
+        yield lambda: self._num_asked - before
 
     def _run(self, arguments: dict[str, Tensor], stand_in: StandIn | None) -> Any:
         if stand_in is None:

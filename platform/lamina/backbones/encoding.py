@@ -73,11 +73,14 @@ class ImageEncoder:
 
 def load_encoder(location: str, max_length: int | None) -> Encoder:
     """The encoder that belongs to the model at `location`. Raises InputError when it has none."""
-    from transformers import AutoImageProcessor, AutoTokenizer
-
     config = config_of(location)
     if getattr(config, "vocab_size", None) is None:
+        # Importing it takes longer than all else that a text backbone needs of transformers.
+        from transformers import AutoImageProcessor
+
         return ImageEncoder(_loaded("image processor", AutoImageProcessor, location, backend="pil"))
+    from transformers import AutoTokenizer
+
     tokenizer = _loaded("tokenizer", AutoTokenizer, location)
     trained = _sentence_transformers(location, "sentence_bert_config.json").get("max_seq_length")
     known = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", LONGEST_TEXT)]

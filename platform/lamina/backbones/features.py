@@ -145,39 +145,40 @@ class FeatureStore:
 
     def features(self, keys: Tensor, compute: Compute) -> Tensor | None:
         """What the whole backbone says of samples, float32 [N, dim]. None where it is not kept."""
-        shelf = self._filled("features", keys, compute)
-        return None if shelf is None else _gathered(shelf, keys)
+        found = self._filled("features", keys, compute)
+        return None if found is None else _gathered(*found)
 
     def tokens(self, layer: int, keys: Tensor, width: int, compute: Compute) -> Tensor | None:
         """What enters a layer for samples, [N, S, dim]; texts are padded with zeros to S = `width`.
         None where it is not kept."""
-        shelf = self._filled(f"layer_{layer:02d}", keys, compute)
-        if shelf is None:
+        found = self._filled(f"layer_{layer:02d}", keys, compute)
+        if found is None:
             return None
+        shelf, places = found
         if shelf.files[0].dim() == 3:
-            return _gathered(shelf, keys)
+            return _gathered(shelf, places)
         lengths = self._known.of(keys)[:, 0]
         row, column = (torch.arange(width) < lengths[:, None]).nonzero().unbind(1)
-        files, starts = shelf.places.of(keys).unbind(1)
+        files, starts = places.unbind(1)
         padded = shelf.files[0].new_zeros(len(keys) * width, shelf.files[0].shape[1])
         for number in files.unique().tolist():
             read = files[row] == number
-            places = starts[row[read]] + column[read]
+            tokens = starts[row[read]] + column[read]
             at = row[read] * width + column[read]
-            padded.index_copy_(0, at, shelf.files[number].index_select(0, places))
+            padded.index_copy_(0, at, shelf.files[number].index_select(0, tokens))
         return padded.view(len(keys), width, -1)
 
-    def _filled(self, name: str, keys: Tensor, compute: Compute) -> _Shelf | None:
-        """The shelf of a layer with all of these samples on it; None where one is unknown, or there
-        is no room."""
+    def _filled(self, name: str, keys: Tensor, compute: Compute) -> tuple[_Shelf, Tensor] | None:
+        """The shelf of a layer with all of these samples on it, and their places there; None where
+        one is unknown, or there is no room."""
         shelf = self._shelves.get(name)
         if shelf is None:
             shelf = self._shelves[name] = _Shelf(self._folder / name)
-        while len(absent := keys[shelf.places.of(keys)[:, 0] < 0]) > 0:
-            part = int(self._known.of(absent[:1])[0, 1])
+        while bool((absent := (places := shelf.places.of(keys))[:, 0] < 0).any()):
+            part = int(self._known.of(keys[absent][:1])[0, 1])
             if part < 0 or not self._fill(shelf, part, compute):
                 return None
-        return shelf
+        return shelf, places
 
     def _fill(self, shelf: _Shelf, wanted: int, compute: Compute) -> bool:
         """Compute a part, or another one while somebody else computes it. Returns whether there was
@@ -235,13 +236,13 @@ class FeatureStore:
         return True
 
 
-def _gathered(shelf: _Shelf, keys: Tensor) -> Tensor:
-    """A row of a file for each sample."""
-    files, starts = shelf.places.of(keys).unbind(1)
+def _gathered(shelf: _Shelf, places: Tensor) -> Tensor:
+    """A row of a file for each sample, by its place."""
+    files, starts = places.unbind(1)
     first, *others = files.unique().tolist()
     if not others:
         return shelf.files[first].index_select(0, starts)
-    gathered = shelf.files[first].new_empty(len(keys), *shelf.files[first].shape[1:])
+    gathered = shelf.files[first].new_empty(len(places), *shelf.files[first].shape[1:])
     for number in (first, *others):
         own = files == number
         gathered[own] = shelf.files[number].index_select(0, starts[own])

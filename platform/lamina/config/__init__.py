@@ -16,7 +16,7 @@ from lamina.config.job import (
 )
 from lamina.config.plan import Point, SweepPlan, Trial, expand, lone_trial
 from lamina.config.space import Domain
-from lamina.config.stages import Stage, first_stage, shared_stages
+from lamina.config.stages import Stage, first_stage, shared_stages, stage_id
 
 __all__ = [
     "ConfigError",
@@ -39,4 +39,5 @@ __all__ = [
     "lone_trial",
     "parse_job",
     "shared_stages",
+    "stage_id",
 ]

@@ -2,16 +2,13 @@
 for all."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lamina.config.job import Job
 from lamina.config.plan import Point, SweepPlan
 from lamina.config.reading import Plain
-
-WHERE = ("name", "hosts", "tracking", "output_dir", "sweep")
-"""Sections of a job that say where it runs and what it leaves, not what it computes."""
+from lamina.digests import digest_of, without_place
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,12 @@ def first_stage(job: Job) -> Plain | None:
     return {**kept, "strategy": own}
 
 
+def stage_id(job: Job) -> str | None:
+    """What makes the first tasks of two trials the same; None where they share none."""
+    stage = first_stage(job)
+    return None if stage is None else digest_of(stage)
+
+
 def shared_stages(plan: SweepPlan) -> tuple[Stage, ...]:
     """The first stages of a plan that two trials or more share, in the plan's order."""
     groups: dict[str, list[Point]] = {}
@@ -55,11 +58,6 @@ def shared_stages(plan: SweepPlan) -> tuple[Stage, ...]:
         if number > 1:
             stages.append(Stage(tuple(points), number, _late(points[0].trial.job.strategy)))
     return tuple(stages)
-
-
-def without_place(mapping: Mapping[str, Any]) -> Plain:
-    """A trial's job without what changes no result."""
-    return {key: value for key, value in mapping.items() if key not in WHERE}
 
 
 def _late(strategy: Any) -> tuple[str, ...]:

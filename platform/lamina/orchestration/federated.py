@@ -13,6 +13,7 @@ from torch import Tensor
 from lamina.adapters.kinds.lora import LoRA
 from lamina.config import Job
 from lamina.core import D, Part, Samples, Stream
+from lamina.digests import digest_of, without_place
 from lamina.federation.fitness import previews, reviews
 from lamina.federation.privacy.wire import update_from_bytes
 from lamina.federation.rounds import EVALUATED, Down, FederatedRun, Reply, RunSettings, Work
@@ -29,7 +30,6 @@ from lamina.orchestration.desk import (
     stops_of,
     turned_of,
 )
-from lamina.orchestration.identity import digest_of
 from lamina.orchestration.pool import LocalPool, Pool, RayPool
 from lamina.orchestration.round_store import RoundStore
 from lamina.registry import InputError
@@ -41,7 +41,6 @@ from lamina.training.checkpoint import pack
 CHUNKS = 8
 """Into so many chunks a work is cut, whatever the number of hosts."""
 MANIFEST = "manifest.json"
-_NOT_RESULT = ("name", "hosts", "tracking", "output_dir", "sweep")
 Event = Mapping[str, Any]
 
 
@@ -218,8 +217,7 @@ def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSe
 
 def config_of(job: Job, manifest: StreamManifest) -> str:
     """A digest of all that the results of a federated job depend on."""
-    settings = {key: value for key, value in job.settings().items() if key not in _NOT_RESULT}
-    return digest_of([settings, manifest.hash])
+    return digest_of([without_place(job.settings()), manifest.hash])
 
 
 def _run(

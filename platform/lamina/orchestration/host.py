@@ -5,13 +5,14 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import ObjectLostError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from lamina.config import HostSettings
 from lamina.core import Samples, Stream
@@ -40,18 +41,19 @@ class HostSpec:
         return self.hosts.threads
 
 
-class _HostTrainer(TorchTrainer):
-    """A TorchTrainer without what a host has no use for, which costs two processes each: Ray's own
-    data sets, and the clean-up after controllers that outlive their driver.
+class _HostTrainer(DataParallelTrainer):
+    """Ray Train's trainer without what a host has no use for: the process group of a TorchTrainer,
+    as a host is one worker (its controller needs no torch then), and two processes, one for Ray's
+    own data sets, one that cleans up after controllers that outlive their driver.
 
-    Half of the processor time that a host's Ray processes take to start. A Ray that calls no such
-    method starts them as usual.
+    That is more than half of the processor time that a host's Ray processes take to start. A Ray
+    that calls no such method starts the two as usual.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
         return [
             each
-            for each in super()._create_default_callbacks()  # type: ignore[misc]
+            for each in super()._create_default_callbacks()
             if type(each).__name__ not in ("DatasetsCallback", "PlacementGroupCleanerCallback")
         ]
 
@@ -70,8 +72,9 @@ def run_host(settings: HostSpec, folder: Path) -> None:
     while True:
         before = settings.store.progress(settings.name)
         trainer = _HostTrainer(
-            host_loop,
-            train_loop_config={"settings": settings},
+            # Bound to its settings: a `train_loop_config` would be read by the controller as well,
+            # which would import Lamina and torch for it.
+            partial(host_loop, settings),
             scaling_config=scaling,
             run_config=RunConfig(
                 name=settings.name,
@@ -88,7 +91,7 @@ def run_host(settings: HostSpec, folder: Path) -> None:
             return
 
 
-def host_loop(config: dict[str, Any]) -> None:
+def host_loop(settings: HostSpec) -> None:
     """What the Ray Train worker does: claim, train, hand over, until there is nothing left to
     claim."""
     # Only here, on the host, are torch and what is built on it needed.
@@ -98,7 +101,6 @@ def host_loop(config: dict[str, Any]) -> None:
     from lamina.orchestration.crew import Crew
     from lamina.orchestration.workshop import Workshop
 
-    settings: HostSpec = config["settings"]
     torch.set_num_threads(settings.threads)
     device = get_device()
     store = settings.store

@@ -1,4 +1,7 @@
-"""Tells a tracker what happened in the store: events become runs, metrics, matrices, pictures."""
+"""Tells a tracker what happened in the store: events become runs, metrics, matrices, pictures.
+
+matplotlib is imported when something is drawn, and not while a sweep waits for its store to start.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +13,6 @@ from lamina.tracking.base import CompositeTracker, Tracker
 from lamina.tracking.json_lines import JsonLinesTracker
 from lamina.tracking.matrix import matrix_document
 from lamina.tracking.mlflow_tracker import MlflowTracker
-from lamina.tracking.plots import draw_curves, draw_matrix
 
 Told = tuple[str, Sequence[Report]]
 """What a person calls a trial, and its reports."""
@@ -83,7 +85,11 @@ def write_matrix(folder: Path, reports: Sequence[Report], name: str, draws: bool
     paths = [folder / "accuracy_matrix.json"]
     document = matrix_document(tasks, rows["validation"], rows["test"])
     paths[0].write_text(json.dumps(document, indent=1), encoding="utf-8")
-    for part, accuracy in rows.items() if draws else ():
+    if not draws:
+        return paths
+    from lamina.tracking.plots import draw_matrix
+
+    for part, accuracy in rows.items():
         paths.append(folder / f"accuracy_matrix_{part}.png")
         draw_matrix(paths[-1], tasks=tasks, accuracy=accuracy, part=part, name=name)
     return paths
@@ -95,6 +101,8 @@ def write_curves(folder: Path, told: Sequence[Told]) -> list[Path]:
     learned = [(name, reports) for name, reports in told if reports]
     if len(learned) < 2:
         return []
+    from lamina.tracking.plots import draw_curves
+
     longest = max((reports for _, reports in learned), key=len)
     paths = []
     for part in ("validation", "test"):

@@ -13,11 +13,10 @@ import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from lamina.config import Job, SweepPlan, SweepSettings, expand
+from lamina.config import Job, SweepPlan, SweepSettings, expand, stage_id
 from lamina.core import Samples, Stream
 from lamina.orchestration.cluster import Device, choose_devices, cluster, own_node_resource
 from lamina.orchestration.host import HostSpec, run_host
-from lamina.orchestration.identity import stage_id
 from lamina.orchestration.scribe import make_tracker
 from lamina.orchestration.search import make_scheduler, make_searcher, param_space
 from lamina.orchestration.store import Expected

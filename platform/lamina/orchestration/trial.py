@@ -5,7 +5,7 @@ from typing import Any
 
 from ray import tune
 
-from lamina.orchestration.identity import digest_of
+from lamina.digests import digest_of
 from lamina.orchestration.store import Boundary
 from lamina.orchestration.store_client import StoreClient
 

@@ -7,8 +7,9 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 
-from lamina.config import ConfigError, SweepPlan
-from lamina.orchestration.identity import digest_of, stage_id, trial_id
+from lamina.config import ConfigError, SweepPlan, stage_id
+from lamina.digests import digest_of
+from lamina.orchestration.identity import trial_id
 from lamina.orchestration.search import POINT, trial_of
 from lamina.orchestration.store_client import StoreClient
 

@@ -10,8 +10,8 @@ from lamina.backbones.backbone import Backbone, BackboneSettings
 from lamina.backbones.load import load_backbone
 from lamina.config import HostSettings, Job, build_learner, keep_features, parse_job
 from lamina.core import Batch, Samples, Stream
+from lamina.digests import digest_of
 from lamina.orchestration.federated_learner import FederatedLearner
-from lamina.orchestration.identity import digest_of
 from lamina.streams import build_stream
 from lamina.training.cohort import shared
 from lamina.training.learner import Learner

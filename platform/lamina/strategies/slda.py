@@ -46,8 +46,9 @@ class SLDA(Strategy):
         return StepOutput(nothing, seen=self.review(model, batch))
 
     def after_step(self, model: AdaptedModel, seen: Summary | None) -> None:
-        """Add the batch's sums to those of the past."""
+        """Add the batch's sums to those of the past, and let go of the classifier made of those."""
         assert seen is not None
+        self.state.pop("classifier", None)
         self.state.update(plus_classes(seen.sums, self.state))
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
@@ -67,15 +68,21 @@ class SLDA(Strategy):
         covariance: Tensor = (self.state["outer"] - between) / count.sum()
         return covariance
 
-    def predict(
-        self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
-    ) -> Tensor:
-        """W f(x) + b with W = Lambda mu, b = -mu Lambda mu / 2 and Lambda = ((1 - epsilon) Sigma +
+    def classifier(self) -> dict[str, Tensor]:
+        """W = Lambda mu and b = -mu Lambda mu / 2, with Lambda = ((1 - epsilon) Sigma +
         epsilon I)^-1; minus infinity for a class never seen."""
         means = class_means(self.state)
         identity = torch.eye(means.shape[1], dtype=means.dtype, device=means.device)
         shrunk = (1 - self.shrinkage) * self.covariance() + self.shrinkage * identity
         weight = torch.linalg.solve(shrunk, means.T)
         bias = -(means * weight.T).sum(dim=1) / 2
-        logits = model.frozen_features(inputs).double() @ weight + bias
-        return logits.float().masked_fill(self.state["count"] == 0, float("-inf"))
+        return {"weight": weight, "bias": bias.masked_fill(self.state["count"] == 0, -torch.inf)}
+
+    def predict(
+        self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
+    ) -> Tensor:
+        """W f(x) + b, solved once for as long as nothing new is seen."""
+        if "classifier" not in self.state:
+            self.state["classifier"] = self.classifier()
+        weight, bias = self.state["classifier"]["weight"], self.state["classifier"]["bias"]
+        return (model.frozen_features(inputs).double() @ weight + bias).float()

@@ -144,7 +144,7 @@ class Scorecard:
         few, known = self._few(rows), told(self._stream, experience.task)
         predict = partial(self._strategy.predict, self._model, few.inputs, known)
         backbone = self._model.backbone
-        with backbone.by_itself(whole=True), backbone.counting_rows() as count:
+        with backbone.by_itself(), backbone.counting_rows() as count:
             predict()
         passes = count() / len(few)
         if passes != self.costs.inference_passes:
