@@ -86,6 +86,15 @@ def test_what_cannot_be_is_refused_when_the_job_is_read(federation, said):
     assert any(said in line for line in problems_of(with_federation(**federation)))
 
 
+def test_a_pool_by_task_is_for_streams_whose_rows_come_with_their_task():
+    told = with_federation(aggregator={"name": "prompt_pool"})
+    told = {**told, "scenario": {**told["scenario"], "kind": "task_incremental"}}
+    assert parse_job(told).federation.aggregator.by_task
+    drift = {**told["federation"], "drift": {"name": "scaffold"}}
+    scaffold = {**told, "federation": drift, "training": {"optimizer": "sgd"}}
+    assert any("one copy" in line for line in problems_of(scaffold))
+
+
 def test_another_aggregator_brings_its_own_settings():
     from lamina.config.overrides import laid_over
 

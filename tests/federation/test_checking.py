@@ -165,11 +165,11 @@ def test_what_holds_more_than_was_asked_for_does_not_even_leave(reason, spoil):
 
 def test_a_client_may_send_what_its_aggregator_and_its_rank_say():
     lorm, flora = aggregator_class("lorm")(), aggregator_class("flora")()
-    grams = expected_of(lorm, STATE, "base", 0, None, controls=False).summaries
+    grams = expected_of(lorm, STATE, "base", 0, None, None, controls=False).summaries
     assert grams["gram:main.0.query"] == Slot((6, 6), torch.float32)
-    ranked = expected_of(flora, STATE, "base", 0, 2, controls=False).tensors
+    ranked = expected_of(flora, STATE, "base", 0, 2, None, controls=False).tensors
     assert ranked[NAME].shape == (2, 6)
-    rolora = expected_of(aggregator_class("rolora")(), STATE, "base", 1, None, controls=True)
+    rolora = expected_of(aggregator_class("rolora")(), STATE, "base", 1, None, None, controls=True)
     assert rolora.phase == "a"
     assert not any("lora_B" in name for name in (*rolora.tensors, *rolora.summaries))
     assert rolora.summaries.keys() == {f"control:{name}" for name in rolora.tensors}

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
 from lamina.core import StepOutput, Summary
 from lamina.federation.aggregators.fedit import FedIT
+from lamina.federation.aggregators.prompt_pool import PromptPool
 from lamina.federation.client import ClientWork, LocalWork
 from lamina.federation.clock import ClockSettings, Cohort
 from lamina.federation.correction import Corrected, DriftSettings
@@ -30,6 +32,7 @@ from lamina.streams.arrivals.in_step import InStep
 from lamina.streams.arrivals.periodic import Periodic
 from lamina.streams.dealing import make_manifest
 from lamina.streams.partitioners.iid import Iid
+from lamina.training.cohort import shared, together
 from lamina.training.settings import TrainingSettings
 from nouns import SMALL, as_scenario, make_learner, nouns_stream
 
@@ -57,11 +60,13 @@ class Small:
         memory=None,
         privacy=None,
         review=False,
+        aggregator=None,
+        scenario=None,
         **settings,
     ):
         cls = strategy_class(name)
         kind = kind_of(cls)
-        self.stream = as_scenario(nouns_stream(backbone), cls.scenarios[0])
+        self.stream = as_scenario(nouns_stream(backbone), scenario or cls.scenarios[0])
         self.manifest = make_manifest(self.stream, 3, Iid(), arrival or InStep(), seed=0)
         looks = Leaky if review else cls
         stops = timetable(self.manifest, looks, kind is not None, rounds=2)
@@ -71,7 +76,7 @@ class Small:
             memory=memory,
             training=TRAINING,
             local=LocalWork(epochs=2),
-            aggregator=FedIT(),
+            aggregator=aggregator or FedIT(),
             seed=0,
             stream=self.stream,
             manifest=self.manifest,
@@ -84,7 +89,7 @@ class Small:
             RunSettings(
                 manifest=self.manifest,
                 timetable=stops,
-                aggregator=FedIT(),
+                aggregator=self.work.aggregator,
                 optimiser=None,
                 cohort=Cohort(3),
                 clock=ClockSettings(),
@@ -106,9 +111,12 @@ class Small:
         self.owns = {}
         self.updates = []
 
-    def go(self):
+    def go(self, at_a_time=1):
         while (work := self.run.work()) is not None:
-            self.run.apply(work, [self.reply(work.stop, item) for item in work.items], Down(0, 0))
+            calls = [partial(self.reply, work.stop, item) for item in work.items]
+            packs = work.stop.kind == "train" and at_a_time > 1
+            replies = together(calls, at_a_time, 64) if packs else [call() for call in calls]
+            self.run.apply(work, replies, Down(0, 0))
         return self
 
     def reply(self, stop, item):
@@ -154,9 +162,9 @@ def test_statistics_of_three_clients_are_those_of_all_rows(tiny_bert, name, sett
     list(learner.learn())
     inputs = small.stream.experiences[0].test.inputs
     model, strategy = small.work._resumed(small.run.frame, small.run.state.tensors, {})
-    together = strategy.predict(model, inputs, None)
+    federated = strategy.predict(model, inputs, None)
     central = learner.strategy.predict(learner.model, inputs, None)
-    torch.testing.assert_close(together, central, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(federated, central, atol=1e-4, rtol=1e-4)
 
 
 def test_a_round_of_one_client_is_the_learner_itself_to_the_last_bit(tiny_bert):
@@ -196,6 +204,71 @@ def test_strategies_go_through_a_stream_and_their_updates_hold_no_rows(tiny_bert
             assert each.is_floating_point()
             assert each.shape[-1:] != (tokens,)
         assert set(update.metrics) <= {"loss"}
+
+
+@pytest.mark.parametrize("name", ["finetune", "er", "ewc"])
+@pytest.mark.parametrize("arrival", [InStep(), Periodic(order="own", spread=0.4)])
+def test_a_pool_by_task_keeps_each_task_as_its_own_clients_left_it(tiny_bert, name, arrival):
+    memory = policy_class("reservoir")(8) if name == "er" else None
+    small = Small(
+        name,
+        tiny_bert,
+        arrival=arrival,
+        memory=memory,
+        aggregator=PromptPool(),
+        scenario="task_incremental",
+    )
+    run, states = small.run, []
+    while (work := run.work()) is not None:
+        before = run.state
+        small.updates.clear()
+        run.apply(work, [small.reply(work.stop, item) for item in work.items], Down(0, 0))
+        if work.stop.kind == "train":
+            trained = {each.phase for each in small.updates}
+            states.append(trained)
+            copies = {n for n in run.state.tensors if "/" in n and "lora_B" in n}
+            moved = {
+                n.partition("/")[0]
+                for n in copies
+                if not torch.equal(run.state.tensors[n], before.tensors.get(n, torch.zeros(())))
+            }
+            assert moved == trained
+    assert not run.tallies.refused
+    keys = {f"task {each}" for each in range(3)}
+    assert set().union(*states) == keys
+    assert {n.partition("/")[0] for n in run.state.tensors if "/" in n} == keys
+    if not isinstance(arrival, InStep):
+        assert any(len(trained) > 1 for trained in states)
+    for task in range(3):
+        tensors = run.settings.aggregator.laid(run.state, task_key=f"task {task}")
+        model, strategy = small.work._resumed(run.frame, tensors, {})
+        experience = small.stream.experiences[task]
+        right = small.work._right(model, strategy, experience.test, experience.task)
+        assert int(run.scores[-1].right["test"][-1, task]) == int(right.sum())
+
+
+@pytest.mark.parametrize("name", ["finetune", "er", "ewc", "l2p", "ease"])
+@pytest.mark.parametrize("at_a_time", [2, 3])
+def test_clients_that_train_together_learn_what_they_learn_alone(tiny_bert, name, at_a_time):
+    def gone(backbone, at_a_time):
+        memory = policy_class("reservoir")(8) if name == "er" else None
+        settings = SMALL.get(name, {})
+        run = Small(name, backbone, memory=memory, **settings).go(at_a_time).run
+        assert not run.tallies.refused
+        return run
+
+    rows = []
+    counting = tiny_bert.model.register_forward_hook(lambda _, __, out: rows.append(len(out[0])))
+    alone = gone(tiny_bert, 1)
+    forwards_alone, all_rows = len(rows), sum(rows)
+    rows.clear()
+    packed = gone(shared(tiny_bert), at_a_time)
+    counting.remove()
+    assert sum(rows) == all_rows
+    assert len(rows) < forwards_alone
+    torch.testing.assert_close(dict(packed.state.tensors), dict(alone.state.tensors))
+    for mine, theirs in zip(packed.scores, alone.scores, strict=True):
+        assert all(torch.equal(mine.right[part], theirs.right[part]) for part in mine.right)
 
 
 FEDERATED = [

@@ -1,13 +1,14 @@
 """Learners whose steps are taken together get what they get alone."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
 from lamina.adapters import kind_class
 from lamina.strategies import strategy_names
-from lamina.training.cohort import Boundary, Cohort, shared
+from lamina.training.cohort import Boundary, Cohort, shared, together
 from lamina.training.settings import TrainingSettings
 from nouns import make_learner, nouns_stream, shapes_stream
 
@@ -24,7 +25,7 @@ def shapes(tiny_vit):
     return shapes_stream(tiny_vit)
 
 
-def together(learners, most_rows=64):
+def learn_together(learners, most_rows=64):
     """The reports of every learner of a cohort."""
     cohort = Cohort(most_rows)
     reports = {name: [] for name in learners}
@@ -56,7 +57,7 @@ def check_same(make, backbone, names):
     alone = {name: make(name, backbone) for name in names}
     reports = {name: list(learner.learn()) for name, learner in alone.items()}
     members = {name: make(name, shared(backbone)) for name in names}
-    found = together(members)
+    found = learn_together(members)
     for name in names:
         assert [each.test for each in found[name]] == [each.test for each in reports[name]]
         own, packed = learned(alone[name]), learned(members[name])
@@ -138,7 +139,7 @@ def test_steps_of_trials_are_one_forward(nouns, tiny_bert):
         count = []
         handle = tiny_bert.model.register_forward_hook(lambda *_: count.append(1))
         try:
-            together(learners, most_rows)
+            learn_together(learners, most_rows)
         finally:
             handle.remove()
         return len(count)
@@ -195,7 +196,7 @@ def test_a_learner_stands_at_its_boundary_until_it_may_go_on(nouns, tiny_bert):
 
 def test_gradients_are_recorded_as_before_when_a_cohort_has_run(nouns, tiny_bert):
     assert torch.is_grad_enabled()
-    together({"a": make_learner("ncm", nouns, shared(tiny_bert))})
+    learn_together({"a": make_learner("ncm", nouns, shared(tiny_bert))})
     assert torch.is_grad_enabled()
 
 
@@ -204,9 +205,43 @@ def test_a_trial_is_charged_its_own_time(nouns, tiny_bert):
         str(seed): make_learner("finetune", nouns, shared(tiny_bert), training=TRAINING, seed=seed)
         for seed in range(4)
     }
-    reports = together(members)
+    reports = learn_together(members)
     seconds = [
         each[-1].metrics["cost/train_seconds"] + each[-1].metrics["cost/evaluation_seconds"]
         for each in reports.values()
     ]
     assert max(seconds) < 0.6 * sum(seconds)
+
+
+def test_calls_that_meet_are_answered_in_order_so_many_at_a_time(nouns, tiny_bert):
+    backbone, under_way, most = shared(tiny_bert), set(), []
+    rows = nouns.experiences[0].train
+
+    def call(at):
+        under_way.add(at)
+        most.append(len(under_way))
+        features = backbone(rows[slice(at, at + 1)].inputs).features
+        under_way.remove(at)
+        return features
+
+    with torch.no_grad():
+        found = together([partial(call, at) for at in range(5)], most=2, most_rows=64)
+        expected = [tiny_bert(rows[slice(at, at + 1)].inputs).features for at in range(5)]
+    torch.testing.assert_close(found, expected)
+    assert max(most) == 2
+    assert not under_way
+
+
+def test_a_call_that_fails_ends_all_with_its_error(nouns, tiny_bert):
+    backbone, ended = shared(tiny_bert), []
+
+    def waits():
+        try:
+            backbone(nouns.experiences[0].train.inputs)
+        finally:
+            ended.append(True)
+
+    with pytest.raises(ZeroDivisionError):
+        together([waits, lambda: 1 / 0], most=2, most_rows=64)
+    assert ended == [True]
+    assert torch.is_grad_enabled()

@@ -24,6 +24,7 @@ from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.private_sum import PrivateSum, is_plain_mean
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
+from lamina.streams import ScenarioSettings
 from lamina.streams.arrivals.base import Arrival
 from lamina.streams.arrivals.in_step import InStep
 from lamina.streams.partitioners.base import Partitioner
@@ -198,15 +199,16 @@ def not_together(
     strategy: Strategy,
     adapter: str | None,
     training: TrainingSettings,
-    one_pass: bool,
+    scenario: ScenarioSettings | None,
 ) -> list[str]:
-    """Why a job's parts cannot be federated as it says, a line each; `name` is the strategy's."""
+    """Why a job's parts cannot be federated as it says, a line each; `name` is the strategy's. What
+    a scenario has to do with it is left out where none could be read."""
     settings = federation.settings
     problems = []
     reason = misfit(name, type(strategy), adapter is not None)
     if reason is not None:
         problems.append(f"strategy.name: {reason}")
-    if one_pass:
+    if scenario is not None and scenario.one_pass:
         problems.append(
             "scenario: an online stream's rows are seen once, and a federated round passes over a "
             "client's rows again (allowed: streams that are not online)"
@@ -228,12 +230,13 @@ def not_together(
         clients_per_round=asked,
     )
     problems += [f"{SECTION}: {line}" for line in impossible(combination)]
-    if federation.aggregator.by_task:
+    tells_task = scenario is None or scenario.kind == "task_incremental"
+    if federation.aggregator.by_task and not tells_task:
         problems.append(
             f"{SECTION}.aggregator.name: {federation.aggregator.name!r} keeps a copy of all "
             "that is trained for each task, and a row that is to be answered does not say which "
-            "task's (allowed: fedit and others; l2p, dualprompt and coda_prompt have one pool for "
-            "all tasks and pick from it by what a row is like)"
+            "task's (allowed: scenario.kind task_incremental; or fedit and others, where l2p and "
+            "coda_prompt have one pool for all tasks and pick from it by what a row is like)"
         )
     takes_steps = strategy.takes_gradient_steps(adapter is not None)
     if takes_steps and not federation.aggregator.trains(0, HEAD_WEIGHT):

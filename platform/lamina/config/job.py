@@ -334,9 +334,8 @@ def _fit_to_strategy(sections: Plain, given: Plain, problems: list[str]) -> None
     federation, training = sections[SECTION], sections["training"]
     if federation is not None and training is not None:
         kind_name = None if adapter is None else adapter.name
-        one_pass = scenario is not None and scenario.one_pass
         problems.extend(
-            not_together(federation, name, sections["strategy"], kind_name, training, one_pass)
+            not_together(federation, name, sections["strategy"], kind_name, training, scenario)
         )
     kind = NO_ADAPTER if adapter is None else adapter.name
     if cls.adapters is not None and kind not in cls.adapters and "adapter" not in broken:

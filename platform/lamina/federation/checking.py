@@ -109,12 +109,14 @@ def expected_of(
     base: str,
     round: int,
     rank: int | None,
+    task_key: str | None,
     *,
     controls: bool,
 ) -> Expected:
     """What a client of a rank may send after a round that it starts from a state, whose digest is
-    `base`; with `controls`, also what changed of its control variates."""
-    laid = aggregator.laid(state, None, rank)
+    `base`, at a task of which `task_key` is the key; with `controls`, also what changed of its
+    control variates."""
+    laid = aggregator.laid(state, None, rank, task_key)
     sums: dict[str, Slot] = {}
     if aggregator.needs_grams:
         for module in modules_of(laid):
@@ -125,7 +127,7 @@ def expected_of(
         trained = (name for name in slots if aggregator.trains(round, name))
         sums |= {CONTROL + name: slots[name] for name in trained}
     sent = {name: slot for name, slot in slots.items() if aggregator.sends(round, name)}
-    return Expected(round, aggregator.phase(round), sent, base, sums)
+    return Expected(round, task_key or aggregator.phase(round), sent, base, sums)
 
 
 def admit(updates: Iterable[ClientUpdate], expected: Mapping[str, Expected]) -> Admission:

@@ -205,7 +205,7 @@ class ClientWork:
         event = self.manifest.latest(client, time)
         assert event is not None, "a client without rows is not asked"
         own = dict(own)
-        tensors = self._laid(state, client, own)
+        tensors = self._laid(state, client, own, event.task)
         if not self.in_step:
             frame = self._at_its_task(frame, state, tensors, event, own)
         model, strategy = self._resumed(frame, tensors, state.ledger)
@@ -231,7 +231,7 @@ class ClientWork:
         if self.aggregator.needs_grams:
             sums |= self._grams(model, data)
         every = _every_tensor(model)
-        trained = {name: _sent(every[name]) for name in state.tensors}
+        trained = {name: _sent(every[name]) for name in tensors}
         if memory is not None and len(memory) > 0:
             own["memory"] = memory.state_dict()
         kept = {name: each for name, each in trained.items() if self.aggregator.keeps(name)}
@@ -243,15 +243,15 @@ class ClientWork:
             round=round,
             tensors=sent,
             num_rows=len(data),
-            phase=self.aggregator.phase(round),
+            phase=self.aggregator.key_of(event.task) or self.aggregator.phase(round),
             base=base,
             summaries=sums,
             # A mean over rows, which no noise hides and no sum.
             metrics={"loss": loss} if self.privacy is None else {},
         )
         controls = self.drift.name == "scaffold"
-        rank = self._rank(client)
-        expected = expected_of(self.aggregator, state, base, round, rank, controls=controls)
+        about = (base, round, self._rank(client), self.aggregator.key_of(event.task))
+        expected = expected_of(self.aggregator, state, *about, controls=controls)
         return leaving(update, expected), own
 
     def answer(
@@ -259,7 +259,7 @@ class ClientWork:
     ) -> Flags:
         """Which rows of a task are answered rightly by what `client` would serve, or by the global
         state; of a client, its own rows only, in the order of `manifest.rows`."""
-        tensors = dict(state.tensors) if client is None else self._laid(state, client, own)
+        tensors = self._laid(state, client, own, task)
         return self._answered(frame, tensors, state.ledger, task, client, own)
 
     def answer_alone(
@@ -277,7 +277,7 @@ class ClientWork:
         assert event is not None, "a client without rows is not asked"
         if not answers_midway(type(self.strategy)):
             return {}
-        tensors = {**self._laid(state, client, own), **update.tensors}
+        tensors = {**self._laid(state, client, own, event.task), **update.tensors}
         return self._answered(frame, tensors, state.ledger, event.task, client, own)
 
     def _answered(
@@ -321,11 +321,16 @@ class ClientWork:
     def _strategy(self) -> Strategy:
         return replace(self.strategy)
 
-    def _laid(self, state: GlobalState, client: int, own: Own) -> dict[str, Tensor]:
-        return self.aggregator.laid(state, own.get("tensors"), self._rank(client))
+    def _laid(
+        self, state: GlobalState, client: int | None, own: Own, task: int
+    ) -> dict[str, Tensor]:
+        """What a client, or the server, starts a task from."""
+        key = self.aggregator.key_of(task)
+        return self.aggregator.laid(state, own.get("tensors"), self._rank(client), key)
 
-    def _rank(self, client: int) -> int | None:
-        return self.ranks[client % len(self.ranks)] if self.ranks else None
+    def _rank(self, client: int | None) -> int | None:
+        """None for the server, and where all have the adapter's."""
+        return self.ranks[client % len(self.ranks)] if self.ranks and client is not None else None
 
     def _at_a_boundary(
         self, frame: Frame | None, state: GlobalState, task: int, end: bool
@@ -336,7 +341,8 @@ class ClientWork:
             model, strategy = AdaptedModel(self.backbone, self.adapter, self.seed), self._strategy()
             strategy.setup(model)
         else:
-            model, strategy = self._resumed(frame, state.tensors, state.ledger)
+            tensors = self._laid(state, None, {}, task)
+            model, strategy = self._resumed(frame, tensors, state.ledger)
         if not end:
             seen = self.stream.experiences[: task + 1] if self.in_step else self.stream.experiences
             model.grow_head(max(max(each.task.classes) for each in seen) + 1)
@@ -385,15 +391,17 @@ class ClientWork:
         at = own.get("at")
         if at == event.time:
             return Frame.of(own["frame"])
-        model, strategy = self._resumed(
-            Frame.of(own["frame"]) if at is not None else frame, tensors, state.ledger
-        )
         if at is not None:
             before = self.manifest.latest(event.client, at)
             assert before is not None
+            frame = Frame.of(own["frame"])
+            ended = self._laid(state, event.client, own, before.task)
+            model, strategy = self._resumed(frame, ended, state.ledger)
             old, seen = self.task_of(before, own), self._batch_of(event.client, at)
             review = self._summed(strategy.review, model, replace(seen, task=old))
             strategy.end_task(model, old, review)
+            frame = self._frame(model, strategy, state.tensors)
+        model, strategy = self._resumed(frame, tensors, state.ledger)
         own["task"] = own.get("task", -1) + 1
         task, data = self.task_of(event, own), self._batch_of(event.client, event.time)
         preview = self._summed(strategy.preview, model, replace(data, task=task))

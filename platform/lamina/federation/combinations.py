@@ -127,6 +127,11 @@ def _of_drift(job: Combination) -> Iterator[str]:
             f"aggregator {job.aggregator.name!r} finds new factors in every round; SCAFFOLD's "
             "control variates are gradients of the old ones"
         )
+    if job.aggregator.by_task:
+        yield (
+            f"aggregator {job.aggregator.name!r} keeps a copy of what is trained for each task; "
+            "SCAFFOLD's control variates are gradients of one copy"
+        )
     if job.client_privacy:
         yield (
             "SCAFFOLD sends control variates beside the update, which differential privacy of the "

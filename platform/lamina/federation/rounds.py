@@ -226,7 +226,7 @@ class FederatedRun:
         metrics: dict[str, float] = {}
         match work.stop.kind:
             case "begin" | "end":
-                self._turn(replies[0])
+                self._turn(work.stop, replies[0])
             case "preview" | "review":
                 self._look(work, replies, down)
             case "train":
@@ -318,7 +318,7 @@ class FederatedRun:
     def _begun(self, stop: Stop) -> list[Stop]:
         """The boundaries at which tasks have begun; where they begin at the clients, a task for
         each that somebody has had."""
-        if self.settings.aggregator.by_task or self._at_server:
+        if self._at_server:
             past = self.settings.timetable[: self.place]
             return [each for each in past if each.kind == "begin"]
         tasks = [
@@ -399,12 +399,13 @@ class FederatedRun:
 
         return load
 
-    def _turn(self, reply: Reply) -> None:
+    def _turn(self, stop: Stop, reply: Reply) -> None:
         assert reply.turned is not None
         self.frame, tensors = reply.turned
         self.frame_number += 1
         self.summary = None
-        self.state = replace(self.state, tensors=tensors)
+        key = self.settings.aggregator.key_of(stop.task)
+        self.state = self.settings.aggregator.turned(self.state, tensors, key)
         # What was given before the boundary is out of date.
         self._count(self.clock.recall())
         self.past, self.given = {}, {}
@@ -422,7 +423,7 @@ class FederatedRun:
                     self.row_accounts.spend(event, self.row_accounts.of_sums())
         base, step = self.state.digest(), int(work.stop.time)
         expected = Expected(step, work.stop.kind, {}, base, blank.declared)
-        accepted = self._let_in(work.stop, items, said, down, lambda _: expected)
+        accepted = self._let_in(work.stop, items, said, down, lambda *_: expected)
         if not any(update.num_rows for update in accepted):
             task = self.settings.manifest.tasks[work.stop.task]
             raise InputError(
@@ -510,12 +511,12 @@ class FederatedRun:
         self.tallies.travelled(clients, tasks, list(summed.bytes_up.values()), back)
         return after
 
-    def _expected_of(self, key: tuple[int, int | None]) -> Expected:
-        """What an update must be like that started from a version, of a client of a rank."""
-        version, rank = key
+    def _expected_of(self, version: int, rank: int | None, task_key: str | None) -> Expected:
+        """What an update must be like that started from a version, of a client of a rank at a
+        task."""
         state, settings = self.state_of(version), self.settings
-        base, controls = state.digest(), settings.controls
-        return expected_of(settings.aggregator, state, base, version, rank, controls=controls)
+        about = (settings.aggregator, state, state.digest(), version, rank, task_key)
+        return expected_of(*about, controls=settings.controls)
 
     def _let_in(
         self,
@@ -523,7 +524,7 @@ class FederatedRun:
         items: Sequence[Item],
         replies: Sequence[Reply],
         down: Down,
-        expected_of: Callable[[tuple[int, int | None]], Expected],
+        expected_of: Callable[[int, int | None, str | None], Expected],
     ) -> tuple[ClientUpdate, ...]:
         """The updates that may be used; the others are counted by why they may not."""
         names = self.settings.manifest.clients
@@ -537,9 +538,10 @@ class FederatedRun:
             for client, item in zip(asked, items, strict=True)
         ]
         self._count_bytes(asked, tasks, replies, down)
-        for client, item, reply in zip(asked, items, replies, strict=True):
+        for client, task, item, reply in zip(asked, tasks, items, replies, strict=True):
             rank = ranks[client % len(ranks)] if ranks else None
-            expected[names[client].name] = expected_of((item.version, rank))
+            key = self.settings.aggregator.key_of(task)
+            expected[names[client].name] = expected_of(item.version, rank, key)
             kept[names[client].name] = client, reply.own
             if reply.damage is not None:
                 self.tallies.refused[reply.damage] += 1
@@ -572,7 +574,10 @@ class FederatedRun:
         its age (FedBuff)."""
         if update.round == self.version:
             return update
-        then, now = self.state_of(update.round).tensors, self.state.tensors
+        aggregator = self.settings.aggregator
+        key = update.phase if aggregator.by_task else None
+        then = aggregator.laid(self.state_of(update.round), task_key=key)
+        now = aggregator.laid(self.state, task_key=key)
         return rebased(update, then, now, discount(self.version - update.round))
 
     def _remember(self, stop: Stop) -> None:

@@ -11,7 +11,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 import torch
 from greenlet import getcurrent, greenlet
@@ -20,6 +21,8 @@ from torch import Tensor
 from lamina.backbones.backbone import Backbone, Call, Gate, Hidden
 from lamina.training.learner import Learner
 from lamina.training.report import TaskReport
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,11 @@ class Cohort:
         """Let go of a learner."""
         self._members.pop(name).leave()
 
+    def dissolve(self) -> None:
+        """Let go of all."""
+        for name in list(self._members):
+            self.remove(name)
+
     def advance(self) -> list[Boundary]:
         """Run until some learners come to a boundary, and return these; each stands there until it
         may go on or is removed. Nothing where nobody can advance."""
@@ -235,6 +243,43 @@ class Cohort:
             )
 
         return _answer(members, together, alone)
+
+
+class _Errand:
+    """A callable as a member that has no boundaries."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.result: Any = None
+        self._call = call
+
+    def learn(self) -> Iterator[TaskReport]:
+        self.result = self._call()
+        return iter(())
+
+
+def together(calls: Sequence[Callable[[], Result]], most: int, most_rows: int) -> list[Result]:
+    """What each call returns, in order; those that use a `shared` backbone meet there, `most` calls
+    being under way at a time and `most_rows` rows running together.
+
+    Who meets whom depends on the calls alone. Raises the first error of any, and the others are
+    left where they are.
+    """
+    cohort = Cohort(most_rows)
+    errands = [_Errand(call) for call in calls]
+    waiting = iter(enumerate(errands))
+    try:
+        for at, errand in islice(waiting, most):
+            cohort.add(str(at), errand)
+        while len(cohort):
+            for boundary in cohort.advance():
+                if boundary.error is not None:
+                    raise boundary.error
+                cohort.remove(boundary.name)
+                for at, errand in islice(waiting, 1):
+                    cohort.add(str(at), errand)
+    finally:
+        cohort.dissolve()
+    return [errand.result for errand in errands]
 
 
 def _answer(

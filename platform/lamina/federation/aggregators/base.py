@@ -3,13 +3,15 @@
     state = GlobalState(tensors, scaling, seed)                         # once
     for round in ...:
         for client in sampled:
-            tensors = aggregator.laid(state, own[client], rank_of(client), task_key)
+            key = aggregator.key_of(task of the client)
+            tensors = aggregator.laid(state, own[client], rank_of(client), key)
             train those with aggregator.trains(round, name), freeze the others
             own[client] = those with aggregator.keeps(name)             # kept at the client
             ClientUpdate(tensors: those with aggregator.sends(round, name),
-                         phase: aggregator.phase(round), base: state.digest(), ...)
+                         phase: key or aggregator.phase(round), base: state.digest(), ...)
         after = aggregator.aggregate(state, accepted updates)           # lamina.federation.checking
         state = server_optimiser.apply(state, after)
+        state = aggregator.turned(state, tensors, key)                  # a task begins or ends
 
 All of it is pure: no Ray, no files, no clock. `aggregate` adds in the order of the clients' names
 and in float64, so the order of arrival changes no byte. Without updates the state stays as it is,
@@ -85,6 +87,10 @@ class Aggregator(ABC):
         if self.weighting not in ("rows", "equal"):
             raise unknown("aggregator.weighting", self.weighting, ("rows", "equal"))
 
+    def key_of(self, task: int) -> str | None:
+        """What names a task's own tensors; None where all tasks share theirs."""
+        return f"task {task}" if self.by_task else None
+
     @property
     def name(self) -> str:
         """The aggregator's name in a job: its file's."""
@@ -122,11 +128,18 @@ class Aggregator(ABC):
     ) -> dict[str, Tensor]:
         """The tensors that a client starts from: the global ones with its own over them.
 
-        `rank` is the client's, where ranks may differ; `task_key` names the task it is at, where
-        tasks are kept apart.
+        `rank` is the client's, where ranks may differ; `task_key` is the `key_of` the task it is
+        at.
         """
         assert rank is None or self.mixed_ranks, f"{self.name} has one rank for all clients"
         return {**state.tensors, **(own or {})}
+
+    def turned(
+        self, state: GlobalState, tensors: Tensors, task_key: str | None = None
+    ) -> GlobalState:
+        """The state with what is trained from a boundary of a task on, as the server's side of the
+        strategy leaves it."""
+        return replace(state, tensors=tensors)
 
     def aggregate(self, state: GlobalState, updates: Iterable[ClientUpdate]) -> GlobalState:
         """The state after a round. Updates of no weight do not count; without any, the state stays

@@ -3,8 +3,10 @@ task by task, so that clients may be at different tasks in one round.
 
 Sent: all that is trained, with the task's key as the update's `phase`. Kept at the client: nothing.
 The global state holds a copy of every tensor per task key, `<key>/<name>`, made when a task is
-first seen, and what is shared (the head) once. A client at a task starts from that task's copy.
-Differs from the paper: its contrastive loss belongs to the strategy, not to the aggregator.
+first seen, and what is shared (the head) once. A client at a task starts from that task's copy, and
+a row is answered with its task's, so it has to come with its task (task-incremental streams).
+Differs from the paper: its contrastive loss belongs to the strategy, not to the aggregator, and it
+finds the task of a row by the prompts' keys.
 """
 
 from dataclasses import dataclass, replace
@@ -42,6 +44,21 @@ class PromptPool(LinearAggregator):
             if "/" not in name
         }
         return {**tensors, **(own or {})}
+
+    def sends(self, round: int, name: str) -> bool:
+        """What a client at a task trains, and no copy of any task's."""
+        return "/" not in name and super().sends(round, name)
+
+    def turned(
+        self, state: GlobalState, tensors: Tensors, task_key: str | None = None
+    ) -> GlobalState:
+        """The task's copies as they are now, beside those of other tasks; the first values of what
+        is new stay as every later task's."""
+        assert task_key is not None, "a prompt pool is turned for a task"
+        copies = {name: each for name, each in state.tensors.items() if "/" in name}
+        first = {name: state.tensors.get(name, each) for name, each in tensors.items()}
+        own = {self.key(name, task_key): each for name, each in tensors.items()}
+        return replace(state, tensors={**copies, **first, **own})
 
     def share(self, state: GlobalState, update: ClientUpdate) -> Sums:
         """As for the mean, under the names of the update's task."""
