@@ -7,7 +7,8 @@ digest of the weights. Nothing here is random, so what is read back is what woul
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from pathlib import Path
@@ -22,6 +23,8 @@ Compute = Callable[[Mapping[str, Tensor]], Tensor]
 
 CHUNK_ROWS = 64
 """Rows that are computed at a time."""
+TOGETHER_TOKENS = 32_768
+"""Tokens of texts that are computed before they are written: of many texts more have one length."""
 
 
 def default_folder() -> Path:
@@ -46,10 +49,7 @@ class _Index:
 
     def with_new(self, keys: Tensor, values: Tensor) -> "_Index":
         """These keys as well; what is known already stays as it is."""
-        everything = torch.cat([self.keys, keys])
-        found, inverse = everything.unique(return_inverse=True)
-        place = torch.arange(len(everything))
-        first = place.new_full((len(found),), len(place)).scatter_reduce(0, inverse, place, "amin")
+        found, first = _distinct(torch.cat([self.keys, keys]))
         return _Index(found, torch.cat([self.values, values])[first])
 
     def of(self, keys: Tensor) -> Tensor:
@@ -60,6 +60,14 @@ class _Index:
         return torch.where((self.keys[at] == keys)[:, None], self.values[at], -1)
 
 
+def _distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys in order, each once, and where each comes first."""
+    found, inverse = keys.unique(return_inverse=True)
+    place = torch.arange(len(keys))
+    first = place.new_full((len(found),), len(place)).scatter_reduce(0, inverse, place, "amin")
+    return found, first
+
+
 @dataclass(frozen=True)
 class _Part:
     """Samples that came together, and are computed together."""
@@ -68,6 +76,11 @@ class _Part:
     keys: Tensor
     lengths: Tensor
     """Tokens of each text; 1 for a picture."""
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether its samples are texts, of lengths of their own."""
+        return "attention_mask" in self.inputs
 
 
 class _Shelf:
@@ -109,7 +122,7 @@ class FeatureStore:
     """Features of the samples that one backbone has been shown, by their keys.
 
     A file of the folder holds samples that came together in one part of a stream. Two hosts that
-    need the same part share the work: the second computes another part that is missing, or waits.
+    need the same part share the work: the second computes other parts that are missing, or waits.
     Texts are computed with others of their length, so that no padding is computed and a sample's
     features do not depend on its company.
     """
@@ -181,42 +194,69 @@ class FeatureStore:
         return shelf, places
 
     def _fill(self, shelf: _Shelf, wanted: int, compute: Compute) -> bool:
-        """Compute a part, or another one while somebody else computes it. Returns whether there was
-        room."""
-        known = self._known
-        absent = known.values[shelf.places.of(known.keys)[:, 0] < 0, 1].unique().tolist()
-        for number in [wanted, *(each for each in absent if each != wanted)]:
-            try:
-                with self._lock(shelf, number, blocking=False):
-                    return self._compute(shelf, self._parts[number], compute)
-            except Timeout:
-                continue
-        with self._lock(shelf, wanted, blocking=True):
-            return self._compute(shelf, self._parts[wanted], compute)
+        """Compute a part, and others with it, or others while somebody else computes it. Returns
+        whether there was room."""
+        shelf.look()
+        with ExitStack() as held:
+            parts = [self._parts[number] for number in self._claimed(shelf, wanted, held)]
+            return self._compute(shelf, parts, compute)
+
+    def _claimed(self, shelf: _Shelf, wanted: int, held: ExitStack) -> list[int]:
+        """Parts that nobody else computes as long as `held` is open: of texts a quarter of what is
+        missing, which shares it well between hosts, and in which many are of one length; a single
+        one of pictures."""
+        missing = shelf.places.of(self._known.keys)[:, 0] < 0
+        tokens = torch.zeros(len(self._parts), dtype=torch.int64)
+        lengths, numbers = self._known.values[missing].unbind(1)
+        tokens.index_add_(0, numbers, lengths)
+        most = min(int(tokens.sum()) // 4, TOGETHER_TOKENS)
+        claimed: list[int] = []
+        for number in [wanted, *(n for n in tokens.nonzero()[:, 0].tolist() if n != wanted)]:
+            with suppress(Timeout):
+                held.enter_context(self._lock(shelf, number, blocking=False))
+                claimed.append(number)
+            enough = int(tokens[claimed].sum()) >= most
+            if claimed and (enough or not self._parts[number].is_ragged):
+                break
+        if not claimed:
+            held.enter_context(self._lock(shelf, wanted, blocking=True))
+        return claimed or [wanted]
 
     def _lock(self, shelf: _Shelf, number: int, *, blocking: bool) -> FileLock:
         """What one process at a time holds while it computes a part."""
         name = sha256(self._parts[number].keys.numpy().tobytes()).hexdigest()[:32]
         return FileLock(shelf.folder / f"{name}.lock", blocking=blocking)
 
-    def _compute(self, shelf: _Shelf, part: _Part, compute: Compute) -> bool:
+    def _compute(self, shelf: _Shelf, parts: Sequence[_Part], compute: Compute) -> bool:
         shelf.look()
-        rows = (shelf.places.of(part.keys)[:, 0] < 0).nonzero()[:, 0]
-        if len(rows) == 0:
+        absent = [(shelf.places.of(part.keys)[:, 0] < 0).nonzero()[:, 0] for part in parts]
+        owner = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(r) for r in absent]))
+        row = torch.cat(absent)
+        if len(row) == 0:
             return True
-        rows = rows[torch.argsort(part.lengths[rows], stable=True)]
-        lengths = part.lengths[rows]
+        keys, lengths = (
+            torch.cat([of_part[rows] for of_part, rows in zip(columns, absent, strict=True)])
+            for columns in ([part.keys for part in parts], [part.lengths for part in parts])
+        )
+        # Each sample once, the shortest first, and those of one length in the order of the parts.
+        once = _distinct(keys)[1].sort().values
+        order = once[torch.argsort(lengths[once], stable=True)]
+        owner, row, keys, lengths = owner[order], row[order], keys[order], lengths[order]
         chunks: list[Tensor] = []
-        for positions in _of_one_length(lengths):
-            made = compute(_cut(part.inputs, rows[positions], int(lengths[positions[0]]))).cpu()
+        for at in _of_one_length(lengths):
+            made = compute(_cut(parts, owner[at], row[at], int(lengths[at[0]]))).cpu()
             # Every token of a text is a row of the file; of a picture, all tokens together are.
-            is_ragged = "attention_mask" in part.inputs and made.dim() == 3
+            is_ragged = parts[0].is_ragged and made.dim() == 3
             sizes = lengths if is_ragged else torch.ones_like(lengths)
             made = made.flatten(0, 1) if is_ragged else made
             if not chunks and not self._makes_room(_size(made[0]) * int(sizes.sum())):
-                return False
+                return len(parts) > 1 and self._compute(shelf, parts[:1], compute)
             chunks.append(made)
-        shelf.write(part.keys[rows], sizes, torch.cat(chunks))
+        tokens = torch.cat(chunks)
+        owner_of_token = owner.repeat_interleave(sizes)
+        for number in owner.unique().tolist():
+            own = owner == number
+            shelf.write(keys[own], sizes[own], tokens[owner_of_token == number])
         return True
 
     def _makes_room(self, wanted: int) -> bool:
@@ -256,13 +296,19 @@ def _of_one_length(lengths: Tensor) -> Iterator[Tensor]:
         yield from positions.split(CHUNK_ROWS)
 
 
-def _cut(inputs: Mapping[str, Tensor], rows: Tensor, length: int) -> dict[str, Tensor]:
-    """The given rows; of texts, their first `length` tokens."""
-    mask = inputs.get("attention_mask")
-    return {
-        name: value[rows][:, :length] if _is_of_tokens(value, mask) else value[rows]
-        for name, value in inputs.items()
-    }
+def _cut(parts: Sequence[_Part], owner: Tensor, row: Tensor, length: int) -> dict[str, Tensor]:
+    """Rows of parts, in the order of the parts; of texts, their first `length` tokens."""
+    cut = []
+    for number in owner.unique().tolist():
+        inputs, own = parts[number].inputs, row[owner == number]
+        mask = inputs.get("attention_mask")
+        cut.append(
+            {
+                name: value[own, :length] if _is_of_tokens(value, mask) else value[own]
+                for name, value in inputs.items()
+            }
+        )
+    return {name: torch.cat([each[name] for each in cut]) for name in cut[0]}
 
 
 def _keys(inputs: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:

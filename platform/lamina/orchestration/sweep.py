@@ -168,7 +168,6 @@ class _Sweep:
                 store.offer_stream(digest, [reference])
             watcher = self._tune(store)
             store.dismiss()
-            hosts.join()
             status = "failed" if hosts.all_lost else "finished"
         except KeyboardInterrupt:
             status = "stopped"
@@ -177,6 +176,9 @@ class _Sweep:
             self._over.set()
             missing = store.close(status)
             results = store.results()
+            if status == "finished":
+                # They were dismissed, and have left while the tracker wrote.
+                hosts.join()
             store.kill()
         feed.join()
         if missing:
