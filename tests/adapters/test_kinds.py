@@ -50,6 +50,23 @@ def test_a_new_additive_adapter_changes_nothing(name, which, request, inputs_of)
     assert torch.equal(backbone(inputs, kind.overlay(tensors, backbone)).features, plain)
 
 
+@pytest.mark.parametrize("name", PACKING_KINDS)
+def test_adapters_stay_in_float32_on_a_backbone_held_in_bfloat16(
+    name, tiny_bert, tiny_bert_folder, inputs_of
+):
+    half = load_backbone(BackboneSettings(str(tiny_bert_folder), dtype="bfloat16"))
+    kind, found = kind_class(name)(), []
+    for backbone in (half, tiny_bert):
+        tensors = {k: t.requires_grad_() for k, t in perturbed(kind, backbone).items()}
+        features = backbone(inputs_of(backbone), kind.overlay(tensors, backbone)).features
+        gradients = torch.autograd.grad(features.square().sum(), list(tensors.values()))
+        assert all(tensor.dtype == torch.float32 for tensor in (*tensors.values(), *gradients))
+        found.append((features, torch.cat([each.flatten() for each in gradients])))
+    (half_features, half_gradient), (features, gradient) = found
+    torch.testing.assert_close(half_features, features, atol=0.1, rtol=0.1)
+    assert F.cosine_similarity(half_gradient, gradient, dim=0) > 0.98
+
+
 @pytest.mark.parametrize("name", kind_names())
 @pytest.mark.parametrize("which", ["tiny_bert", "tiny_vit"])
 def test_every_tensor_reaches_the_features_and_gets_a_gradient(name, which, request, inputs_of):

@@ -42,7 +42,7 @@ def test_a_federated_run_shows_its_rounds_and_what_was_reached_beside_the_bounds
     tensors = load_file(tmp_path / "out" / "global.safetensors")
     assert "head.weight" in tensors
     events = (tmp_path / "out" / "events.jsonl").read_text().splitlines()
-    rounds = [each for each in map(json.loads, events) if "round/loss/p50" in each]
+    rounds = [each for each in map(json.loads, events) if "round/loss/median" in each]
     assert [each["step"] for each in rounds] == [0, 1, 2, 3]
 
 

@@ -21,9 +21,10 @@ from lamina.federation.outcome import summaries_of
 from lamina.federation.privacy.accounting import Accountant, Release
 from lamina.federation.privacy.released import ReleaseRule
 from lamina.federation.privacy.settings import PrivacySettings
-from lamina.federation.rounds import Down, FederatedRun, Reply, RunSettings
+from lamina.federation.rounds import FederatedRun, RunSettings
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import timetable
+from lamina.federation.work import Down, Reply
 from lamina.memory import policy_class
 from lamina.registry import InputError
 from lamina.strategies import strategy_class, strategy_names

@@ -14,10 +14,11 @@ from lamina.federation.optimisers.fedavgm import FedAvgM
 from lamina.federation.privacy.accounting import Accountant, BudgetError, Release
 from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.private_sum import PrivateSum
-from lamina.federation.rounds import Down, FederatedRun, Reply, RunSettings
+from lamina.federation.rounds import FederatedRun, RunSettings
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import Stop, is_in_step, timetable
 from lamina.federation.update import ClientUpdate
+from lamina.federation.work import Down, Reply
 from lamina.registry import InputError
 from lamina.strategies import strategy_class
 from lamina.streams.arrivals.in_step import InStep

@@ -13,7 +13,7 @@ from lamina.adapters.alignment import refit_head
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.adapters.prompting import layers_in, orthonormal
 from lamina.backbones.overlay import Overlay
-from lamina.core import Batch, generator_of
+from lamina.core import Batch, Summary, generator_of
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.strategies import coda_prompt, hide_prompt, progressive_prompts
 from lamina.strategies.dualprompt import EXPERT, GENERAL
@@ -352,6 +352,22 @@ def test_epi_routes_by_mahalanobis_distance_with_one_covariance_for_all(nouns, t
         atol=1e-2 * abs(precision).max(),
         rtol=0.0,
     )
+
+
+def test_epi_never_routes_to_a_task_of_which_noise_left_no_class(nouns, tiny_bert):
+    learner = make_learner("epi", nouns, tiny_bert, adapter="prefix")
+    strategy, model = learner.strategy, learner.model
+    strategy.setup(model)
+    for number, each in enumerate(nouns.experiences):
+        task = replace(each.task, index=number)
+        strategy.begin_task(model, task, None)
+        sums = strategy.review(model, replace(each.train, task=task)).sums
+        if number != 1:
+            sums = {**sums, "count": -sums["count"]}
+        strategy.end_task(model, task, Summary(sums))
+    inputs = Batch.cat([each.test for each in nouns.experiences]).inputs
+    assert strategy.route(model, inputs).unique().tolist() == [1]
+    assert strategy.state["precision"].isfinite().all()
 
 
 def test_epi_loss_is_cross_entropy_of_the_tasks_own_prefix_and_head(nouns, tiny_bert):

@@ -2,7 +2,7 @@
 state. Pure: no Ray, no files, no model; whoever runs it does the work and keeps the state."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from math import floor
 from typing import Any
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from lamina.core import Part, Summary
+from lamina.evaluation.fairness import mean_over_clients
 from lamina.federation.aggregators.base import Aggregator
-from lamina.federation.checking import Expected, Slots, admit, expected_of
-from lamina.federation.client import Flags, Frame, LocalWork, controls_of
+from lamina.federation.checking import Expected, admit, expected_of
+from lamina.federation.client import Frame, LocalWork, controls_of
 from lamina.federation.clock import ClockSettings, Cohort, Load, Plan, VirtualClock
 from lamina.federation.drift import CONTROL, shared_control
 from lamina.federation.optimisers.base import ServerOptimiser
@@ -22,16 +23,16 @@ from lamina.federation.privacy.row_accounts import RowAccounts
 from lamina.federation.privacy.secure_sum import SumAbortedError
 from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.private_sum import PrivateSum
+from lamina.federation.scores import EVALUATED, Scores, over_clients, scores_of
 from lamina.federation.staleness import discount, rebased
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.summaries import summed
 from lamina.federation.tallies import Tallies, count
 from lamina.federation.timetable import BOUNDARIES, Stop, arrivals, arrived
 from lamina.federation.update import ClientUpdate
+from lamina.federation.work import Down, Item, Reply, Work
 from lamina.registry import InputError
 from lamina.streams.manifest import Event, StreamManifest
-
-EVALUATED: tuple[Part, ...] = ("validation", "test")
 
 
 @dataclass(frozen=True)
@@ -61,82 +62,6 @@ class RunSettings:
     """How updates are combined unseen; None: the aggregator sees each."""
     row_privacy: PrivacySettings | None = None
     """What hides the rows of clients in what they send; None: nothing does."""
-
-
-@dataclass(frozen=True)
-class Item:
-    """One piece of work: a pure function of what the run's state holds under these names."""
-
-    client: int | None
-    """None: the server's own, or that of all clients together."""
-    task: int
-    version: int
-    """The global state that it starts from: the number of rounds that were over."""
-    time: float
-    """In stream steps, when the client was given it."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is to be done now. Its items may be done in any order, anywhere."""
-
-    number: int
-    """The how-manieth work of the run: names its checkpoint."""
-    stop: Stop
-    items: tuple[Item, ...]
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What an item came to."""
-
-    update: ClientUpdate | None = None
-    """Of a client's round, or of its look at its rows."""
-    up: int = 0
-    """Bytes in which it was sent."""
-    own: str | None = None
-    """The digest of what the client keeps from now on; None where it keeps nothing."""
-    turned: tuple[Frame, dict[str, Tensor]] | None = None
-    """Of a boundary."""
-    flags: Flags = field(default_factory=dict)
-    """Of an evaluation; of a task's last round, of what the client trained by itself."""
-    declared: Slots = field(default_factory=dict)
-    """Of the server's look at a blank row: which sums clients may send."""
-    damage: str | None = None
-    """Why what came could not even be read."""
-
-
-@dataclass(frozen=True)
-class Down:
-    """Bytes that a client is sent."""
-
-    state: int
-    """The global state: each time."""
-    frame: int
-    """What is common besides: once after each boundary."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What was right after a step of the stream; by part, counts [clients + 1, tasks]. The last
-    row is the global state's, on every row of a task."""
-
-    step: int
-    right: Mapping[str, Tensor]
-    asked: Mapping[str, Tensor]
-    alone: Mapping[str, Tensor] = field(default_factory=dict)
-    """float64 [n, 3]: a client, the task that it was at, and the accuracy of its own model on it,
-    after its steps of the task's last round and before the others' were averaged in. Without the
-    parts that nobody was asked for."""
-
-    def spatial_forgetting(self, part: Part) -> list[tuple[float, float]]:
-        """L and G of each client that was asked for L: its accuracy on its task before and after
-        aggregation."""
-        if part not in self.alone:
-            return []
-        clients, tasks = self.alone[part][:, :2].long().unbind(dim=1)
-        served = self.right[part][clients, tasks] / self.asked[part][clients, tasks]
-        return list(zip(self.alone[part][:, 2].tolist(), served.tolist(), strict=True))
 
 
 class FederatedRun:
@@ -469,19 +394,23 @@ class FederatedRun:
             "clients": float(len(updates)),
             "refused": float(refused),
             "missing": float(len(plan.others)),
-            "staleness": _mean([float(each) for each in age.values()]),
+            "staleness": mean_over_clients(list(age.values())) or 0.0,
             "virtual_seconds": self.clock.time,
             "bytes_up": float(sum(reply.up for reply in replies)),
             "bytes_down": float(int(self.tallies.down.sum()) - down_before),
             **({} if epsilon is None else {"epsilon": epsilon}),
-            **_quantiles("loss", [u.metrics["loss"] for u in updates if "loss" in u.metrics]),
+            **over_clients("loss", [u.metrics["loss"] for u in updates if "loss" in u.metrics]),
         }
 
     def _hear_alone(self, work: Work, replies: Sequence[Reply]) -> None:
         """Note what clients reached before aggregation, if they were asked."""
         for part in EVALUATED:
             heard = [
-                (item.client, self._task_at(item.client, work.stop, item.time), _share(flags))
+                (
+                    item.client,
+                    self._task_at(item.client, work.stop, item.time),
+                    float(flags.double().mean()),
+                )
                 for item, reply in zip(work.items, replies, strict=True)
                 if item.client is not None
                 and (flags := reply.flags.get(part)) is not None
@@ -594,38 +523,22 @@ class FederatedRun:
         self.tallies.fates.update(each.fate for each in starts)
 
     def _score(self, work: Work, replies: Sequence[Reply]) -> dict[str, float]:
-        manifest = self.settings.manifest
-        shape = (len(manifest) + 1, len(manifest.tasks))
-        right: dict[str, Tensor] = {}
-        asked: dict[str, Tensor] = {}
-        for part in EVALUATED:
-            right[part] = torch.zeros(shape, dtype=torch.int64)
-            asked[part] = torch.zeros(shape, dtype=torch.int64)
-            for item, reply in zip(work.items, replies, strict=True):
-                flags = reply.flags[part]
-                rows = len(manifest) if item.client is None else item.client
-                right[part][rows, item.task] = flags.sum()
-                asked[part][rows, item.task] = len(flags)
-                if item.client is None:
-                    ids = self.settings.ids[part, item.task]
-                    for client in range(len(manifest)):
-                        own = manifest.rows(client, part, item.task)
-                        answered = flags[torch.searchsorted(ids, own)]
-                        right[part][client, item.task] = answered.sum()
-                        asked[part][client, item.task] = len(answered)
-            if self.settings.personal:
-                right[part][-1] = right[part][:-1].sum(dim=0)
-                asked[part][-1] = asked[part][:-1].sum(dim=0)
-        self.scores.append(Scores(work.stop.task, right, asked, self._alone))
+        settings = self.settings
+        answers = [
+            (item.client, item.task, reply.flags)
+            for item, reply in zip(work.items, replies, strict=True)
+        ]
+        found = scores_of(
+            work.stop.task,
+            answers,
+            settings.manifest,
+            settings.ids,
+            settings.personal,
+            self._alone,
+        )
+        self.scores.append(found)
         self._alone = {}
-        metrics = {}
-        for part in EVALUATED:
-            share = right[part].sum(dim=1) / asked[part].sum(dim=1)
-            metrics[f"{part}/pooled_accuracy"] = float(share[-1])
-            metrics |= _quantiles(f"{part}/accuracy", share[:-1][~share[:-1].isnan()].tolist())
-            drops = [before - after for before, after in self.scores[-1].spatial_forgetting(part)]
-            metrics |= {f"{part}/spatial_forgetting": _mean(drops)} if drops else {}
-        return metrics
+        return found.metrics()
 
 
 def _plain(state: GlobalState) -> dict[str, Any]:
@@ -650,22 +563,3 @@ def _state_of(plain: Mapping[str, Any]) -> GlobalState:
 
 def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
-
-
-def _share(flags: Tensor) -> float:
-    return float(flags.double().mean())
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0
-
-
-def _quantiles(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Mean, least, tenth, middle and ninetieth percentile over clients."""
-    if not values:
-        return {}
-    points = torch.tensor(values, dtype=torch.float64)
-    places = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9}
-    levels = torch.tensor(list(places.values()), dtype=torch.float64)
-    found = zip(places, torch.quantile(points, levels).tolist(), strict=True)
-    return {f"{name}/mean": float(points.mean())} | {f"{name}/{word}": at for word, at in found}

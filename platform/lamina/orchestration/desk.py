@@ -19,10 +19,10 @@ from lamina.federation.checking import Slots
 from lamina.federation.client import ClientWork, Flags, Frame, Own
 from lamina.federation.drift import CONTROL
 from lamina.federation.privacy.wire import update_to_bytes
-from lamina.federation.rounds import Item
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.timetable import BOUNDARIES, Stop, timetable
 from lamina.federation.update import ClientUpdate
+from lamina.federation.work import Item
 from lamina.streams.client_streams import ClientStreams
 from lamina.streams.manifest import StreamManifest
 from lamina.training.checkpoint import pack, unpack

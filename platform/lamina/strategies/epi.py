@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lamina.adapters.isolation import isolate, isolated_logits
@@ -33,8 +34,9 @@ class EPI(Strategy):
     routes = True
 
     def setup(self, model: AdaptedModel) -> None:
-        """Nothing yet: every task brings its own."""
-        self.state.update(classes=[], means=[])
+        """Nothing to train yet: every task brings its own."""
+        nothing = torch.zeros(model.backbone.dim, model.backbone.dim, device=model.backbone.device)
+        self.state.update(classes=[], means=[], covariances=nothing, precision=nothing)
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Freeze what is there; a new adapter and a new head."""
@@ -59,15 +61,17 @@ class EPI(Strategy):
         return Summary(moments(model.frozen_features(batch.inputs), own_labels, len(classes)))
 
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
-        """Keep mu_c of each class; Sigma is the mean of all tasks' mean class covariance."""
+        """Keep mu_c of each class; Sigma is the mean of all tasks' mean class covariance. A task
+        of which no class was shown (sums behind noise may say so) is never routed to."""
         assert review is not None
         gaussians = Gaussians.of(review.sums)
         shown = gaussians.count > 0
-        self.state["means"].append(gaussians.mean[shown])
-        shared = gaussians.covariance[shown].mean(dim=0)
-        total = self.state.get("covariances", torch.zeros_like(shared)) + shared
-        self.state["covariances"] = total
-        self.state["precision"] = pseudo_inverse(total / len(self.state["means"]))
+        means = self.state["means"]
+        means.append(gaussians.mean[shown])
+        if shown.any():
+            total = self.state["covariances"] + gaussians.covariance[shown].mean(dim=0)
+            self.state["covariances"] = total
+            self.state["precision"] = pseudo_inverse(total / sum(len(mean) > 0 for mean in means))
 
     def route(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> Tensor:
         """argmin_t min_c (q - mu_c)^T Sigma^-1 (q - mu_c)."""
@@ -76,7 +80,7 @@ class EPI(Strategy):
         for mean in self.state["means"]:
             offset = query - mean
             distance = ((offset @ self.state["precision"]) * offset).sum(dim=2)
-            distances.append(distance.amin(dim=1))
+            distances.append(F.pad(distance, (0, 1), value=torch.inf).amin(dim=1))
         return torch.stack(distances, dim=1).argmin(dim=1)
 
     def predict(

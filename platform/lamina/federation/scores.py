@@ -1,0 +1,96 @@
+"""What was right after a step of the stream, of every client on every task."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lamina.core import Part
+from lamina.evaluation.fairness import mean_over_clients, quantiles
+from lamina.federation.client import Flags
+from lamina.streams.manifest import StreamManifest
+
+EVALUATED: tuple[Part, ...] = ("validation", "test")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What was right after a step of the stream; by part, counts [clients + 1, tasks]. The last
+    row is the global state's, on every row of a task."""
+
+    step: int
+    right: Mapping[str, Tensor]
+    asked: Mapping[str, Tensor]
+    alone: Mapping[str, Tensor] = field(default_factory=dict)
+    """float64 [n, 3]: a client, the task that it was at, and the accuracy of its own model on it,
+    after its steps of the task's last round and before the others' were averaged in. Without the
+    parts that nobody was asked for."""
+
+    def spatial_forgetting(self, part: Part) -> list[tuple[float, float]]:
+        """L and G of each client that was asked for L: its accuracy on its task before and after
+        aggregation."""
+        if part not in self.alone:
+            return []
+        clients, tasks = self.alone[part][:, :2].long().unbind(dim=1)
+        served = self.right[part][clients, tasks] / self.asked[part][clients, tasks]
+        return list(zip(self.alone[part][:, 2].tolist(), served.tolist(), strict=True))
+
+    def metrics(self) -> dict[str, float]:
+        """What is worth recording: by part the accuracy on the rows of all, that of clients in
+        quantiles, and what they lose to aggregation."""
+        found = {}
+        for part in EVALUATED:
+            share = self.right[part].sum(dim=1) / self.asked[part].sum(dim=1)
+            found[f"{part}/pooled_accuracy"] = float(share[-1])
+            clients = share[:-1]
+            found |= over_clients(f"{part}/accuracy", clients[~clients.isnan()].tolist())
+            drop = mean_over_clients(
+                [before - after for before, after in self.spatial_forgetting(part)]
+            )
+            found |= {} if drop is None else {f"{part}/spatial_forgetting": drop}
+        return found
+
+
+def scores_of(
+    step: int,
+    answers: Sequence[tuple[int | None, int, Flags]],
+    manifest: StreamManifest,
+    ids: Mapping[tuple[Part, int], Tensor],
+    personal: bool,
+    alone: Mapping[str, Tensor],
+) -> Scores:
+    """The scores after a step.
+
+    `answers` are of a client, or (None) of the global state on all rows, to a task; `ids`, by part
+    and task, the ids of its rows. Where clients serve models of their own (`personal`), the last
+    row is the sum of theirs.
+    """
+    shape = (len(manifest) + 1, len(manifest.tasks))
+    right: dict[str, Tensor] = {}
+    asked: dict[str, Tensor] = {}
+    for part in EVALUATED:
+        right[part] = torch.zeros(shape, dtype=torch.int64)
+        asked[part] = torch.zeros(shape, dtype=torch.int64)
+        for client, task, of_parts in answers:
+            flags = of_parts[part]
+            row = len(manifest) if client is None else client
+            right[part][row, task] = flags.sum()
+            asked[part][row, task] = len(flags)
+            if client is None:
+                for each in range(len(manifest)):
+                    own = manifest.rows(each, part, task)
+                    answered = flags[torch.searchsorted(ids[part, task], own)]
+                    right[part][each, task] = answered.sum()
+                    asked[part][each, task] = len(answered)
+        if personal:
+            right[part][-1] = right[part][:-1].sum(dim=0)
+            asked[part][-1] = asked[part][:-1].sum(dim=0)
+    return Scores(step, right, asked, alone)
+
+
+def over_clients(name: str, values: Sequence[float]) -> dict[str, float]:
+    """The mean and the quantiles of a number of clients, by names; nothing of none."""
+    mean = mean_over_clients(values)
+    said = {} if mean is None else {f"{name}/mean": mean}
+    return said | {f"{name}/{at}": value for at, value in quantiles(values).items()}

@@ -1,0 +1,63 @@
+"""What passes between the state machine of a run and whoever does its work."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from lamina.federation.checking import Slots
+from lamina.federation.client import Flags, Frame
+from lamina.federation.timetable import Stop
+from lamina.federation.update import ClientUpdate
+
+
+@dataclass(frozen=True)
+class Item:
+    """One piece of work: a pure function of what the run's state holds under these names."""
+
+    client: int | None
+    """None: the server's own, or that of all clients together."""
+    task: int
+    version: int
+    """The global state that it starts from: the number of rounds that were over."""
+    time: float
+    """In stream steps, when the client was given it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done now. Its items may be done in any order, anywhere."""
+
+    number: int
+    """The how-manieth work of the run: names its checkpoint."""
+    stop: Stop
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an item came to."""
+
+    update: ClientUpdate | None = None
+    """Of a client's round, or of its look at its rows."""
+    up: int = 0
+    """Bytes in which it was sent."""
+    own: str | None = None
+    """The digest of what the client keeps from now on; None where it keeps nothing."""
+    turned: tuple[Frame, dict[str, Tensor]] | None = None
+    """Of a boundary."""
+    flags: Flags = field(default_factory=dict)
+    """Of an evaluation; of a task's last round, of what the client trained by itself."""
+    declared: Slots = field(default_factory=dict)
+    """Of the server's look at a blank row: which sums clients may send."""
+    damage: str | None = None
+    """Why what came could not even be read."""
+
+
+@dataclass(frozen=True)
+class Down:
+    """Bytes that a client is sent."""
+
+    state: int
+    """The global state: each time."""
+    frame: int
+    """What is common besides: once after each boundary."""
