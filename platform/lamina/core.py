@@ -140,11 +140,16 @@ class Batch:
         }
         return replace(self, inputs=inputs)
 
+    def lengths(self) -> Tensor:
+        """int64 [N], the tokens of each text; 1 for what is no text."""
+        mask = self.inputs.get("attention_mask")
+        return torch.ones_like(self.ids) if mask is None else mask.sum(dim=1)
+
     def by_length(self) -> "Batch":
         """The same rows sorted by their number of tokens, where they are texts: consecutive rows
         are then hardly padded."""
-        mask = self.inputs.get("attention_mask")
-        return self if mask is None else self[torch.argsort(mask.sum(dim=1), stable=True)]
+        lengths = self.lengths()
+        return self if bool((lengths == 1).all()) else self[lengths.argsort(stable=True)]
 
     def chunks(self, size: int) -> Iterator["Batch"]:
         """Consecutive batches of at most `size` rows, each trimmed."""

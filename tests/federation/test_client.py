@@ -34,6 +34,7 @@ from lamina.streams.arrivals.periodic import Periodic
 from lamina.streams.dealing import make_manifest
 from lamina.streams.partitioners.iid import Iid
 from lamina.training.cohort import shared, together
+from lamina.training.evaluate import answered_rightly
 from lamina.training.settings import TrainingSettings
 from nouns import SMALL, as_scenario, make_learner, nouns_stream
 
@@ -244,7 +245,7 @@ def test_a_pool_by_task_keeps_each_task_as_its_own_clients_left_it(tiny_bert, na
         tensors = run.settings.aggregator.laid(run.state, task_key=f"task {task}")
         model, strategy = small.work._resumed(run.frame, tensors, {})
         experience = small.stream.experiences[task]
-        right = small.work._right(model, strategy, experience.test, experience.task)
+        right = answered_rightly(strategy, model, experience.test, experience.task, 16)
         assert int(run.scores[-1].right["test"][-1, task]) == int(right.sum())
 
 

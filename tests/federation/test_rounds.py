@@ -8,8 +8,9 @@ import torch
 from lamina.federation.aggregators.fedit import FedIT
 from lamina.federation.aggregators.ffa_lora import FFALoRA
 from lamina.federation.aggregators.rolora import RoLoRA
-from lamina.federation.client import Frame, LocalWork
+from lamina.federation.client import LocalWork
 from lamina.federation.clock import ClockSettings, Cohort
+from lamina.federation.frame import Frame
 from lamina.federation.optimisers.fedavgm import FedAvgM
 from lamina.federation.privacy.accounting import Accountant, BudgetError, Release
 from lamina.federation.privacy.settings import PrivacySettings

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lamina.adapters.base import AdapterKind
-from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone
 from lamina.core import KEYS, Batch, Part, Stream, Summary, Task, generator_of, seed_of
@@ -20,9 +19,11 @@ from lamina.federation.checking import Expected, Slot, expected_of, leaving, slo
 from lamina.federation.correction import Corrected, DriftSettings
 from lamina.federation.drift import CONTROL, control_change, own_control
 from lamina.federation.fitness import answers_midway, trains
+from lamina.federation.frame import Frame, every_tensor, frame_of, lay_out
 from lamina.federation.privacy.example_level import ExamplePrivacy, PrivateSteps, sample_rows
 from lamina.federation.privacy.released import ReleaseRule, declared_sums, released_sums
 from lamina.federation.privacy.settings import PrivacySettings
+from lamina.federation.scores import Flags
 from lamina.federation.state import GlobalState
 from lamina.federation.timetable import arrived
 from lamina.federation.update import ClientUpdate
@@ -31,16 +32,11 @@ from lamina.memory.memory import Memory, Replay
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 from lamina.streams.manifest import Event, StreamManifest
-from lamina.training.evaluate import told
+from lamina.training.evaluate import answered_rightly, told
 from lamina.training.rows_by_id import RowsById
 from lamina.training.settings import TrainingSettings
 from lamina.training.stepper import Stepper
 from lamina.training.workers import Alone
-
-LEDGER = "ledger"
-"""The frozen adapter that holds what other code would fold into the backbone."""
-_UNSCALED = LoRA(rank=1, alpha=1.0)
-"""Lays B A over a module as it is, of whatever rank."""
 
 Own = dict[str, Any]
 """What a client keeps between rounds, as plain values and tensors: `tensors` of its own, `memory`
@@ -48,9 +44,6 @@ and `offered` (how many of its events the memory was shown), and, where clients 
 their own, `frame`, `task` and `at` (the time of its event)."""
 _STEPS_OF_A_ROUND = 1_000_000
 """More than a client takes: so the draws of two rounds from a memory have different names."""
-Flags = dict[str, Tensor]
-"""By part (validation, test), bool [n]: which rows of a task are answered rightly, in the order of
-their ids."""
 
 
 @dataclass(frozen=True)
@@ -65,32 +58,6 @@ class LocalWork:
     def num_steps(self, num_rows: int, batch_size: int) -> int:
         """Of one round."""
         return self.steps or self.epochs * -(-num_rows // batch_size)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What is common to all clients besides what is averaged, between two task boundaries."""
-
-    model: Mapping[str, Any]
-    """`AdaptedModel.state_dict()`: what is frozen, and what is laid over the backbone. Where the
-    global state has a tensor, this has an empty one."""
-    strategy: Mapping[str, Any]
-    """`Strategy.state`."""
-    trained: tuple[str, ...]
-    """The names in `AdaptedModel.parameters()`."""
-
-    def plain(self) -> dict[str, Any]:
-        """As a checkpoint packs it."""
-        return {
-            "model": dict(self.model),
-            "strategy": dict(self.strategy),
-            "trained": list(self.trained),
-        }
-
-    @staticmethod
-    def of(plain: Mapping[str, Any]) -> "Frame":
-        """Back from `plain`."""
-        return Frame(plain["model"], plain["strategy"], tuple(plain["trained"]))
 
 
 @dataclass
@@ -133,7 +100,7 @@ class ClientWork:
             now = self.stream.experiences[task].task
             (strategy.end_task if end else strategy.begin_task)(model, now, summary)
         tensors = _detached(model.parameters())
-        return self._frame(model, strategy, tensors), tensors
+        return frame_of(model, strategy, tensors), tensors
 
     def look(
         self,
@@ -230,7 +197,7 @@ class ClientWork:
             sums |= control_change(before, own["control"])
         if self.aggregator.needs_grams:
             sums |= self._grams(model, data)
-        every = _every_tensor(model)
+        every = every_tensor(model)
         trained = {name: _sent(every[name]) for name in tensors}
         if memory is not None and len(memory) > 0:
             own["memory"] = memory.state_dict()
@@ -301,12 +268,9 @@ class ClientWork:
             if client is not None:
                 own_ids = self.manifest.rows(client, part, task)
                 order = order[torch.searchsorted(data.ids[order], own_ids)]
-            # Sorted by length they are hardly padded; answered, they are sorted by id.
-            shortest = order.sort()
-            right = self._right(
-                model, strategy, data[shortest.values], told(self.stream, experience.task)
-            )
-            flags[part] = right[shortest.indices.argsort()]
+            known = told(self.stream, experience.task)
+            size = self.training.evaluation_batch_size
+            flags[part] = answered_rightly(strategy, model, data[order], known, size)
         return flags
 
     def task_of(self, event: Event, own: Own) -> Task:
@@ -351,37 +315,10 @@ class ClientWork:
     def _resumed(
         self, frame: Frame, tensors: Mapping[str, Tensor], ledger: Mapping[str, Tensor]
     ) -> tuple[AdaptedModel, Strategy]:
-        """The model and strategy of a frame, with the given tensors in place of its own. Both are
-        copies: what was given is not changed by training them."""
+        """The model and strategy of a frame, with the given tensors in place of its own."""
         model, strategy = AdaptedModel(self.backbone, self.adapter, self.seed), self._strategy()
-        adapters = {}
-        for name, saved in frame.model["adapters"].items():
-            now = {
-                key: tensors.get(f"{name}.{key}", value).clone()
-                for key, value in saved["tensors"].items()
-            }
-            adapters[name] = {**saved, "tensors": now}
-        model.load_state_dict({**frame.model, "adapters": adapters})
-        trained = set(frame.trained)
-        for name, tensor in _every_tensor(model).items():
-            tensor.requires_grad_(name in trained)
-        strategy.state = _copied(frame.strategy, self.backbone.device)
-        if ledger:
-            residual = {name.partition(".")[2]: each for name, each in ledger.items()}
-            model.keep(LEDGER, _UNSCALED, residual)
+        lay_out(frame, tensors, ledger, model, strategy)
         return model, strategy
-
-    def _frame(
-        self, model: AdaptedModel, strategy: Strategy, shared: Mapping[str, Tensor]
-    ) -> Frame:
-        if LEDGER in model.adapters:
-            model.remove(LEDGER)
-        state = model.state_dict()
-        for name, saved in state["adapters"].items():
-            for key in saved["tensors"]:
-                if f"{name}.{key}" in shared:
-                    saved["tensors"][key] = torch.empty(0)
-        return Frame(state, strategy.state, tuple(model.parameters()))
 
     def _at_its_task(
         self, frame: Frame, state: GlobalState, tensors: dict[str, Tensor], event: Event, own: Own
@@ -400,7 +337,7 @@ class ClientWork:
             old, seen = self.task_of(before, own), self._batch_of(event.client, at)
             review = self._summed(strategy.review, model, replace(seen, task=old))
             strategy.end_task(model, old, review)
-            frame = self._frame(model, strategy, state.tensors)
+            frame = frame_of(model, strategy, state.tensors)
         model, strategy = self._resumed(frame, tensors, state.ledger)
         own["task"] = own.get("task", -1) + 1
         task, data = self.task_of(event, own), self._batch_of(event.client, event.time)
@@ -411,7 +348,7 @@ class ClientWork:
                 f"strategy.name: it trains {strange[0]!r} from some task on, and clients whose "
                 "tasks do not come in step share what was there from the start"
             )
-        found = self._frame(model, strategy, state.tensors)
+        found = frame_of(model, strategy, state.tensors)
         own["frame"], own["at"] = found.plain(), event.time
         return found
 
@@ -505,7 +442,7 @@ class ClientWork:
     @torch.no_grad()
     def _grams(self, model: AdaptedModel, data: Batch) -> dict[str, Tensor]:
         """sum x x^T [d_in, d_in] over the inputs x of each module that a LoRA adapts."""
-        adapters = modules_of(_every_tensor(model))
+        adapters = modules_of(every_tensor(model))
         paths = {each: each.partition(".")[2] for each in adapters}
         sums: dict[str, Tensor] = {}
         for batch in data.by_length().chunks(self.training.evaluation_batch_size):
@@ -557,21 +494,6 @@ class ClientWork:
             lambda rows: look(model, rows.to(device)), data, rule, self.seed, *names, chunk=chunk
         )
 
-    @torch.no_grad()
-    def _right(
-        self, model: AdaptedModel, strategy: Strategy, data: Batch, task: Task | None
-    ) -> Tensor:
-        found = [torch.empty(0, dtype=torch.bool)]
-        for batch in data.chunks(self.training.evaluation_batch_size):
-            logits = strategy.predict(model, batch.to(self.backbone.device).inputs, task).cpu()
-            if task is not None:
-                classes = torch.tensor(task.classes)
-                predicted = classes[logits[:, classes].argmax(dim=1)]
-            else:
-                predicted = logits.argmax(dim=1)
-            found.append(predicted == batch.labels.cpu())
-        return torch.cat(found)
-
     def _found(self, client: int, time: float) -> Batch:
         event = self.manifest.latest(client, time)
         assert event is not None
@@ -599,29 +521,9 @@ def controls_of(state: GlobalState) -> dict[str, Tensor]:
     }
 
 
-def _every_tensor(model: AdaptedModel) -> dict[str, Tensor]:
-    """As `AdaptedModel.parameters()`, and what is frozen."""
-    return {
-        f"{group}.{name}": tensor
-        for group, adapter in model.adapters.items()
-        for name, tensor in adapter.tensors.items()
-    }
-
-
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: _sent(tensor) for name, tensor in tensors.items()}
 
 
 def _sent(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous()
-
-
-def _copied(state: Any, device: torch.device) -> Any:
-    """The same state on a device, sharing no tensor."""
-    if isinstance(state, Tensor):
-        return state.to(device, copy=True)
-    if isinstance(state, Mapping):
-        return {key: _copied(each, device) for key, each in state.items()}
-    if isinstance(state, list):
-        return [_copied(each, device) for each in state]
-    return state

@@ -14,9 +14,10 @@ from lamina.core import Part, Summary
 from lamina.evaluation.fairness import mean_over_clients
 from lamina.federation.aggregators.base import Aggregator
 from lamina.federation.checking import Expected, admit, expected_of
-from lamina.federation.client import Frame, LocalWork, controls_of
+from lamina.federation.client import LocalWork, controls_of
 from lamina.federation.clock import ClockSettings, Cohort, Load, Plan, VirtualClock
 from lamina.federation.drift import CONTROL, shared_control
+from lamina.federation.frame import Frame
 from lamina.federation.optimisers.base import ServerOptimiser
 from lamina.federation.privacy.accounting import Accountant
 from lamina.federation.privacy.row_accounts import RowAccounts

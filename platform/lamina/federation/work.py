@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lamina.federation.checking import Slots
-from lamina.federation.client import Flags, Frame
+from lamina.federation.frame import Frame
+from lamina.federation.scores import Flags
 from lamina.federation.timetable import Stop
 from lamina.federation.update import ClientUpdate
 

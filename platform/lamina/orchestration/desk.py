@@ -16,9 +16,11 @@ from lamina.backbones.load import load_backbone
 from lamina.config import Job, build_learner, keep_features, parse_job
 from lamina.core import Batch, Samples, Stream, Summary
 from lamina.federation.checking import Slots
-from lamina.federation.client import ClientWork, Flags, Frame, Own
+from lamina.federation.client import ClientWork, Own
 from lamina.federation.drift import CONTROL
+from lamina.federation.frame import Frame
 from lamina.federation.privacy.wire import update_to_bytes
+from lamina.federation.scores import Flags
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.timetable import BOUNDARIES, Stop, timetable
 from lamina.federation.update import ClientUpdate

@@ -3,6 +3,7 @@
 from statistics import fmean
 
 import torch
+from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
 from lamina.core import Batch, Part, Stream, Task
@@ -18,14 +19,29 @@ def accuracy_row(
     batch_size: int,
 ) -> Row:
     """Accuracy on every task's part; None where the head does not know all of the task's classes
-    yet, and where the part has no rows (a client need not have some of every task)."""
+    yet, and where the part has no rows (a client need not have some of every task).
+
+    Texts are answered in one go, whatever their task, where predictions know none: of many texts
+    more have one length.
+    """
     known = model.num_classes()
-    return [
-        accuracy(strategy, model, each.part(part), told(stream, each.task), batch_size)
+    asked = {
+        place: each.part(part)
+        for place, each in enumerate(stream.experiences)
         if max(each.task.classes) < known and len(each.part(part))
-        else None
-        for each in stream.experiences
-    ]
+    }
+    row: Row = [None] * len(stream)
+    if stream.scenario == "task_incremental" or stream.modality != "text":
+        for place, data in asked.items():
+            task = told(stream, stream.experiences[place].task)
+            row[place] = accuracy(strategy, model, data, task, batch_size)
+    elif asked:
+        together = Batch.cat(list(asked.values()))
+        right = answered_rightly(strategy, model, together, None, batch_size)
+        sizes = [len(data) for data in asked.values()]
+        for place, own in zip(asked, right.split(sizes), strict=True):
+            row[place] = int(own.sum()) / len(own)
+    return row
 
 
 def told(stream: Stream[Batch], task: Task) -> Task | None:
@@ -33,13 +49,21 @@ def told(stream: Stream[Batch], task: Task) -> Task | None:
     return task if stream.scenario == "task_incremental" else None
 
 
-@torch.no_grad()
 def accuracy(
     strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
 ) -> float:
     """Share of right rows. With a task, only its classes compete."""
-    right = 0
-    for batch in data.chunks(batch_size):
+    return int(answered_rightly(strategy, model, data, task, batch_size).sum()) / len(data)
+
+
+@torch.no_grad()
+def answered_rightly(
+    strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
+) -> Tensor:
+    """Which rows are right, bool [N] on the CPU. With a task, only its classes compete. Texts are
+    answered with others of about their length."""
+    found = [torch.zeros(0, dtype=torch.bool)]
+    for batch in data.by_length().chunks(batch_size):
         placed = batch.to(model.backbone.device)
         logits = strategy.predict(model, placed.inputs, task)
         if task is not None:
@@ -47,8 +71,10 @@ def accuracy(
             predicted = classes[logits[:, classes].argmax(dim=1)]
         else:
             predicted = logits.argmax(dim=1)
-        right += int((predicted == placed.labels).sum())
-    return right / len(data)
+        found.append((predicted == placed.labels).cpu())
+    right = torch.cat(found)
+    right[data.lengths().argsort(stable=True)] = right.clone()
+    return right
 
 
 @torch.no_grad()
