@@ -8,6 +8,9 @@ time, in turn. A lane `from_N` has its first adapted layer at N of six; `head` h
 share of the layers from there on, a step takes 2 mu forwards instead of 1 + mu, so (1 + mu) / (2
 mu) is what could be had if filling the store cost nothing; it is in the JSON as `model`.
 
+Lane `unpadded` is another comparison: LoRA in all layers and no store, texts with their padding
+against without.
+
 The two sides' learned numbers are compared too: `difference` is the largest, and has to stay below
 1e-4 (a row's features are computed without padding, so they round differently).
 """
@@ -20,6 +23,7 @@ import torch
 
 from harness import Lane, alternately, arguments, finish, ratios
 from lamina.adapters import kind_class
+from lamina.backbones import unpadded
 from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
 from lamina.core import Samples, Stream
@@ -29,7 +33,9 @@ from lamina.training.learner import Learner
 from lamina.training.settings import TrainingSettings
 
 LAYERS = 6
-TARGETS = {"from_2": 1.1, "from_3": 1.25, "from_4": 1.6, "from_5": 2.4, "head": 5.0}
+FIRST = {"from_2": 2, "from_3": 3, "from_4": 4, "from_5": 5, "head": LAYERS, "unpadded": 0}
+"""The first adapted layer of a lane."""
+TARGETS = dict(zip(FIRST, (1.1, 1.25, 1.6, 2.4, 5.0, 1.1), strict=True))
 """How many times as fast training has to be, filling included."""
 EPOCHS = 6
 REPEATS = 3
@@ -44,13 +50,13 @@ def main() -> None:
     raw = build_stream(source, ScenarioSettings("class_incremental", num_tasks=1), seed=0)
     lanes = []
     for name in given.lanes:
-        first = LAYERS if name == "head" else int(name.removeprefix("from_"))
+        first = FIRST[name]
         learned: dict[bool, Learner] = {}
-        sides = [side(raw, first, keeps, learned) for keeps in (False, True)]
+        sides = [side(raw, name, better, learned) for better in (False, True)]
         values = ratios(alternately(*sides, given.repeats or (1 if given.small else REPEATS)))
         share = (LAYERS - first) / LAYERS
         details = {
-            "model": (1 + share) / (2 * share) if share else None,
+            "model": (1 + share) / (2 * share) if 0 < share < 1 else None,
             "difference": difference(learned[False], learned[True]),
         }
         if details["difference"] > 1e-4:
@@ -60,15 +66,18 @@ def main() -> None:
 
 
 def side(
-    raw: Stream[Samples], first: int, keeps: bool, learned: dict[bool, Learner]
+    raw: Stream[Samples], lane: str, better: bool, learned: dict[bool, Learner]
 ) -> Callable[[], None]:
-    """Training the whole stream from the beginning, with a fresh store."""
+    """Training the whole stream from the beginning: with what the lane is about, or without."""
     backbone = load_backbone(BackboneSettings("minilm"))
-    layers = tuple(range(first, LAYERS))
+    layers = tuple(range(FIRST[lane], LAYERS))
+    worth = unpadded.WORTH
 
     def train() -> None:
         with TemporaryDirectory(prefix="lamina-benchmark-") as folder:
-            if keeps:
+            if lane == "unpadded":
+                unpadded.WORTH = worth if better else 0.0
+            elif better:
                 backbone.keep_features(Path(folder), ROOM)
             learner = Learner(
                 strategy=strategy_class("finetune" if layers else "linear_probe")(),
@@ -79,7 +88,7 @@ def side(
                 stream=backbone.encode_stream(raw),
                 backbone=backbone,
             )
-            learned[keeps] = learner
+            learned[better] = learner
             list(learner.learn())
 
     return train

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lamina.backbones.overlay import rows_of
+from lamina.backbones.unpadded import current
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,9 +30,17 @@ def attention_with_prefix(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Every query [N, heads, S, d] attends to the prefixes of this layer and to its own S keys."""
+    """Every query [N, heads, S, d] attends to the prefixes of this layer and to its own S keys.
+
+    Texts without padding come as one row, and are rows for the attention only.
+    """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+    places = current()
+    if places is not None:
+        query, key, value = (
+            places.within(each.transpose(1, 2)).transpose(1, 2) for each in (query, key, value)
+        )
     for prefix_key, prefix_value in getattr(module, PREFIXES, ()):
         key = torch.cat([_per_head(prefix_key, key), key], dim=2)
         value = torch.cat([_per_head(prefix_value, value), value], dim=2)
@@ -39,10 +48,8 @@ def attention_with_prefix(
     if added and attention_mask is not None:
         visible = True if attention_mask.dtype == torch.bool else 0.0
         attention_mask = nn.functional.pad(attention_mask, (added, 0), value=visible)
-    output: tuple[Tensor, None] = sdpa_attention_forward(
-        module, query, key, value, attention_mask, **kwargs
-    )
-    return output
+    attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return attended if places is None else places.without(attended), None
 
 
 def _per_head(prefix: Tensor, like: Tensor) -> Tensor:

@@ -15,19 +15,21 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from lamina.backbones.architecture import read_architecture
+from lamina.backbones.attention import NAME as ATTENTION
 from lamina.backbones.attention import attend_with_prefixes
 from lamina.backbones.cut import ended_before, entered_at
 from lamina.backbones.encoding import Encoder
 from lamina.backbones.features import FeatureStore
 from lamina.backbones.hooks import laid_over
-from lamina.backbones.operations import counted, counting_as
+from lamina.backbones.operations import counted, counting_as, is_counting
 from lamina.backbones.overlay import (
     KeysAndValues,
     Overlay,
     StandIn,
     rows_of,
 )
-from lamina.backbones.packing import lengths_of, packed
+from lamina.backbones.packing import are_shared, lengths_of, packed
+from lamina.backbones.unpadded import Places, unpadded
 from lamina.core import KEYS, Batch, Experience, Modality, Samples, Stream
 from lamina.registry import InputError
 
@@ -38,6 +40,9 @@ Pooling = Literal["mean", "first"]
 POSITIONS_COUNT_A_PREFIX = ("bert", "electra")
 """Models whose own cache of keys and values moves the input's positions, and so do PEFT's prefixes
 on them."""
+
+POSITIONS_ARE_EMBEDDED = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
+"""Models whose layers know a token's place from its embedding alone."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +275,11 @@ class Backbone:
         ):
             if self.modality == "text":
                 arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
-            tokens = self._run(arguments, overlay.stand_in).last_hidden_state
+            places = self._places(overlay, arguments)
+            with unpadded(self._layers, 0 if entering is None else start, places):
+                tokens = self._run(arguments, overlay.stand_in).last_hidden_state
+        if places is not None:
+            tokens = places.within(tokens)
         return self._pooled(
             tokens, call.inputs.get("attention_mask"), 0 if prompt is None else prompt.shape[1]
         )
@@ -358,6 +367,27 @@ class Backbone:
         with counting_as(price):
             kept = self.features.tokens(layer, keys.cpu(), width, compute)
         return None if kept is None else kept.to(self.device)
+
+    def _places(self, overlay: Overlay, arguments: Mapping[str, Tensor]) -> Places | None:
+        """Where the tokens are of texts that can do without padding, and gain by it: under an
+        adapter (the features of the bare backbone are kept), on a CPU, where all that is laid over
+        it treats tokens alike. Where operations are counted, padding counts as any token."""
+        mask = arguments.get("attention_mask")
+        patches = (*overlay.patches.values(), *overlay.input_patches.values())
+        prefixes = (prefix for each in overlay.prefixes.values() for prefix in each)
+        if (
+            mask is None
+            or not (patches or overlay.prefixes or overlay.prompts)
+            or self.model_type not in POSITIONS_ARE_EMBEDDED
+            or self.model.config._attn_implementation != ATTENTION
+            or self.device.type != "cpu"
+            or is_counting()
+            or overlay.stand_in is not None
+            or not all(map(are_shared, patches))
+            or any(map(callable, prefixes))
+        ):
+            return None
+        return Places.of(mask)
 
     def _price(self, layer: int, inputs: Mapping[str, Tensor]) -> int:
         """Operations that the store saves a call with inputs of this shape which begins at a layer:

@@ -45,6 +45,11 @@ class _Count:
 _current: ContextVar[_Count | None] = ContextVar("_current", default=None)
 
 
+def is_counting() -> bool:
+    """Whether somebody counts what is happening."""
+    return _current.get() is not None
+
+
 def counted(work: Callable[[], Result]) -> tuple[Result, int]:
     """What `work` returns, and the FLOPs of its matrix products and attentions, backward included.
 

@@ -7,7 +7,7 @@ small product costs a launch, patches of one kind for as many rows each become o
 tensors lead with K, and one batched product: the same up to the rounding of float sums.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lamina.backbones.overlay import InputPatch, KeysAndValues, Overlay, Patch, Prefix, rows_of
+from lamina.backbones.unpadded import current
 
 P = TypeVar("P")
 
@@ -22,6 +23,11 @@ P = TypeVar("P")
 @runtime_checkable
 class Stackable(Protocol):
     """A patch that treats every token by itself."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it treats all of them alike: it does not lead with K, and drops nothing."""
+        ...
 
     def stacked(self, patches: Sequence[Any]) -> Any:
         """One patch for K equal groups of rows out of K patches of this class, this one first; None
@@ -51,12 +57,25 @@ class InTurn:
     chains: Sequence[Sequence[Any]]
     sizes: Sequence[int]
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether every patch is."""
+        return all(are_shared(chain) for chain in self.chains)
+
     def __call__(self, *tensors: Tensor) -> Tensor:
         """At a site: of input and output, the new output. Before a module: the new input."""
-        parts = zip(*(tensor.split(list(self.sizes)) for tensor in tensors), strict=True)
+        places = current()
+        sizes = list(self.sizes) if places is None else places.sizes(self.sizes)
+        dim = 0 if places is None else 1
+        parts = zip(*(tensor.split(sizes, dim) for tensor in tensors), strict=True)
         return torch.cat(
-            [_through(chain, part) for chain, part in zip(self.chains, parts, strict=True)]
+            [_through(chain, part) for chain, part in zip(self.chains, parts, strict=True)], dim
         )
+
+
+def are_shared(patches: Iterable[Any]) -> bool:
+    """Whether patches treat each token by itself, and all alike."""
+    return all(getattr(patch, "is_shared", False) for patch in patches)
 
 
 def _through(chain: Sequence[Any], tensors: Sequence[Tensor]) -> Tensor:

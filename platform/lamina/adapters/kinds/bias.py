@@ -55,6 +55,10 @@ class Shift:
 
     added: Tensor
 
+    @property
+    def is_shared(self) -> bool:
+        return self.added.dim() == 1
+
     def stacked(self, patches: Sequence["Shift"]) -> "Shift | None":
         return stacked_fields(patches)
 

@@ -85,6 +85,10 @@ class BottleneckPatch:
     up_bias: Tensor
     scale: float
 
+    @property
+    def is_shared(self) -> bool:
+        return self.down.dim() == self.up.dim() == 2
+
     def stacked(self, patches: Sequence["BottleneckPatch"]) -> "BottleneckPatch | None":
         return stacked_fields(patches)
 

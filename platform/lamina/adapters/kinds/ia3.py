@@ -96,6 +96,10 @@ class Rescaling:
 
     factor: Tensor
 
+    @property
+    def is_shared(self) -> bool:
+        return self.factor.dim() == 1
+
     def stacked(self, patches: Sequence["Rescaling"]) -> "Rescaling | None":
         return stacked_fields(patches)
 
@@ -108,6 +112,10 @@ class RescaledOutput:
     """The same at a site."""
 
     factor: Tensor
+
+    @property
+    def is_shared(self) -> bool:
+        return self.factor.dim() == 1
 
     def stacked(self, patches: Sequence["RescaledOutput"]) -> "RescaledOutput | None":
         return stacked_fields(patches)

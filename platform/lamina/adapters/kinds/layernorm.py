@@ -78,6 +78,10 @@ class NormPatch:
     bias: Tensor
     eps: float
 
+    @property
+    def is_shared(self) -> bool:
+        return self.weight.dim() == self.bias.dim() == 1
+
     def stacked(self, patches: Sequence["NormPatch"]) -> "NormPatch | None":
         return stacked_fields(patches)
 

@@ -107,6 +107,10 @@ class LoRAPatch:
     dropout: float
     generator: torch.Generator | None
 
+    @property
+    def is_shared(self) -> bool:
+        return self.a.dim() == self.b.dim() == 2 and not self.dropout
+
     def stacked(self, patches: Sequence["LoRAPatch"]) -> "LoRAPatch | None":
         """Ranks are filled up with zeros, whose gradients are zero; where scales differ, each goes
         into its B."""

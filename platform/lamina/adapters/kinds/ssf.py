@@ -58,6 +58,10 @@ class ScaleAndShift:
     gamma: Tensor
     beta: Tensor
 
+    @property
+    def is_shared(self) -> bool:
+        return self.gamma.dim() == self.beta.dim() == 1
+
     def stacked(self, patches: Sequence["ScaleAndShift"]) -> "ScaleAndShift | None":
         return stacked_fields(patches)
 
