@@ -1,8 +1,8 @@
 """Texts without their padding: from one layer on, the tokens of all rows stand one after the other,
 [1, T, dim], and only attention sees rows.
 
-Of a batch of sentences a third is padding, which a frozen layer's matrix products would compute
-like any token. A token gets the same numbers either way, up to the rounding of float sums.
+Of a batch of sentences much is padding, which a frozen layer's matrix products would compute like
+any token. A token gets the same numbers either way, up to the rounding of float sums.
 """
 
 from collections.abc import Iterator, Sequence

@@ -261,8 +261,7 @@ def together(calls: Sequence[Callable[[], Result]], most: int, most_rows: int) -
     """What each call returns, in order; those that use a `shared` backbone meet there, `most` calls
     being under way at a time and `most_rows` rows running together.
 
-    Who meets whom depends on the calls alone. Raises the first error of any, and the others are
-    left where they are.
+    Who meets whom depends on the calls alone. Raises the first error of any, which ends the others.
     """
     cohort = Cohort(most_rows)
     errands = [_Errand(call) for call in calls]
