@@ -46,8 +46,8 @@ class _HostTrainer(DataParallelTrainer):
     as a host is one worker (its controller needs no torch then), and two processes, one for Ray's
     own data sets, one that cleans up after controllers that outlive their driver.
 
-    That is more than half of the processor time that a host's Ray processes take to start. A Ray
-    that calls no such method starts the two as usual.
+    Every start of a host would wait for them. A Ray that calls no such method starts the two as
+    usual.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
