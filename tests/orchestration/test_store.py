@@ -119,6 +119,21 @@ def test_everything_is_there_again_after_the_store_was_closed_and_opened(store):
     assert store.events(0) == events
 
 
+def test_only_what_an_earlier_session_finished_is_said_to_be_known(store):
+    def times_known():
+        return [event["event"] for _, event in store.events(0)].count("known")
+
+    store.submit("early", "early", JOB)
+    store.claim("h0", "x")
+    store.finish("early")
+    store.submit("early", "early", JOB)
+    assert times_known() == 0
+    store = reopened(store, session="two")
+    for _ in range(2):
+        store.submit("early", "early", JOB)
+    assert times_known() == 1
+
+
 def test_a_new_session_keeps_what_is_finished_and_takes_up_the_rest_when_asked(store):
     for trial in ("done", "half", "failed", "never asked again"):
         store.submit(trial, trial, JOB)

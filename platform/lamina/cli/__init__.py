@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from lamina.garbage import collect_seldom
 from lamina.registry import InputError
 
 
@@ -30,6 +31,7 @@ class _Commands(click.Group):
 @click.version_option(package_name="lamina")
 def main() -> None:
     """Continual learning with adapters on one frozen backbone."""
+    collect_seldom()
 
 
 _job = click.argument("job", type=click.Path(path_type=Path))

@@ -16,6 +16,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from lamina.config import HostSettings
 from lamina.core import Samples, Stream
+from lamina.garbage import collect_seldom
 from lamina.orchestration.store_client import StoreClient
 
 MOST_FAILURES = 3
@@ -94,6 +95,7 @@ def run_host(settings: HostSpec, folder: Path) -> None:
 def host_loop(settings: HostSpec) -> None:
     """What the Ray Train worker does: claim, train, hand over, until there is nothing left to
     claim."""
+    collect_seldom()
     # Only here, on the host, are torch and what is built on it needed.
     import torch
     from ray.train.torch import get_device

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 import ray
 
+from lamina.garbage import collect_seldom
 from lamina.orchestration.cluster import Device
 from lamina.orchestration.desk import Answer, Chunk, Desk
 
@@ -155,6 +156,7 @@ class _Host:
     """A desk in a process of its own."""
 
     def __init__(self, make_desk: MakeDesk, is_gpu: bool, threads: int) -> None:
+        collect_seldom()
         import torch
 
         torch.set_num_threads(threads)

@@ -100,7 +100,8 @@ class SharedStore:
         self._payloads = Payloads(folder / "payloads")
         self._stages = FirstStages(self._database)
         self._keep_boundaries = keep_boundaries
-        self._known: set[str] = set()
+        self._told: set[str] = set()
+        """Trials of which this session has said that they are finished."""
         with self._transaction() as database:
             if self.fact("session") != session:
                 database.execute(
@@ -139,8 +140,8 @@ class SharedStore:
                 )
             elif found in ("stopped", "paused"):
                 self._set_state(trial, "queued")
-            elif found == "finished" and trial not in self._known:
-                self._known.add(trial)
+            elif found == "finished" and trial not in self._told:
+                self._told.add(trial)
                 self._add_event("known", trial, name=name, reports=self.reports(trial))
                 return
             else:
@@ -278,6 +279,7 @@ class SharedStore:
         with self._transaction():
             if self.state(trial) not in ("finished", "failed"):
                 self._set_state(trial, "finished")
+                self._told.add(trial)
                 self._add_event("finished", trial, artifacts=artifacts)
 
     def fail(self, trial: str, error: str) -> None:

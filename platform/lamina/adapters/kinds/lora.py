@@ -129,8 +129,9 @@ class LoRAPatch:
         x = x.to(self.a.dtype)
         if self.generator is not None and self.dropout > 0:
             x = kept(x, self.dropout, self.generator)
-        update = grouped_linear(grouped_linear(x, self.a), self.b)
-        return y + (self.scale * update).to(y.dtype)
+        # Scaled where it is small: between A and B.
+        update = grouped_linear(self.scale * grouped_linear(x, self.a), self.b)
+        return y + update.to(y.dtype)
 
 
 def modules_of(tensors: Tensors) -> list[str]:
