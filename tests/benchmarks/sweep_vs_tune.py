@@ -23,6 +23,7 @@ accuracy matrices R, of every trial, on the validation and test part. It is said
 
 What else the JSON says of a lane:
 
+- `largest_difference_of_each_trial`, in the order of the lane's trials.
 - `lamina_seconds` of every repetition, `peer_seconds`; and its size: `trials`, `tasks`, `epochs`,
   and the `rows` of a class.
 - `ratio_to_kept_features` (`head_8`): against a peer that keeps the features of the frozen backbone
@@ -390,15 +391,19 @@ def run_peer(folder: Path, work: Workload, name: str) -> tuple[float, list[Matri
 
 def compared(own: Sequence[Matrices], theirs: Sequence[Matrices]) -> dict[str, Any]:
     """How the matrices of both sides differ, in the rows that both have."""
-    differences = [
-        abs(mine - yours)
+    by_trial = [
+        [
+            abs(mine - yours)
+            for part in ("validation", "test")
+            for first, second in zip(one[part], other[part], strict=False)
+            for mine, yours in zip(first, second, strict=True)
+        ]
         for one, other in zip(own, theirs, strict=True)
-        for part in ("validation", "test")
-        for first, second in zip(one[part], other[part], strict=False)
-        for mine, yours in zip(first, second, strict=True)
     ]
+    differences = [each for trial in by_trial for each in trial]
     return {
         "largest_difference": max(differences),
+        "largest_difference_of_each_trial": [max(trial) for trial in by_trial],
         "entries_compared": len(differences),
         "entries_that_differ": sum(each > 1e-9 for each in differences),
     }

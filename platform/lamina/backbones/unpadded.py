@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.autograd import Function
 
 WORTH = 0.9
 """Padding is left out where tokens are at most this share of a padded batch."""
@@ -23,6 +24,8 @@ class Places:
 
     at: Tensor
     """int64 [T], in the N * S places, row by row."""
+    stand_ins: Tensor
+    """int64 [N * S], the token at each place; where padding is, the one before it."""
     lengths: Tensor
     """int64 [N]."""
     width: int
@@ -34,20 +37,38 @@ class Places:
         lengths = mask.sum(dim=1)
         if int(lengths.sum()) > WORTH * mask.numel():
             return None
-        return cls(mask.flatten().nonzero()[:, 0], lengths, mask.shape[1])
+        flat = mask.flatten()
+        stand_ins = (flat.cumsum(0) - 1).clamp_min(0)
+        return cls(flat.nonzero()[:, 0], stand_ins, lengths, mask.shape[1])
 
     def without(self, tokens: Tensor) -> Tensor:
         """[N, S, ...] -> [1, T, ...]."""
         return tokens.flatten(0, 1).index_select(0, self.at)[None]
 
     def within(self, tokens: Tensor) -> Tensor:
-        """[1, T, ...] -> [N, S, ...], zero where padding is."""
-        padded = tokens.new_zeros(len(self.lengths) * self.width, *tokens.shape[2:])
-        return padded.index_copy(0, self.at, tokens[0]).unflatten(0, (-1, self.width))
+        """[1, T, ...] -> [N, S, ...], for those who do not look where padding is: there stands
+        another token."""
+        padded: Tensor = _Spread.apply(tokens[0], self.stand_ins, self.at)
+        return padded.unflatten(0, (-1, self.width))
 
     def sizes(self, rows: Sequence[int]) -> list[int]:
         """How many tokens so many rows have, and the next ones, and so on."""
         return [int(lengths.sum()) for lengths in self.lengths.split(list(rows))]
+
+
+class _Spread(Function):
+    """Rows [T, ...] at their places, and what stands in elsewhere. Only the places give a gradient:
+    nobody has looked at the others. A gather both ways, where zeros would be written first."""
+
+    @staticmethod
+    def forward(context: Any, rows: Tensor, stand_ins: Tensor, at: Tensor) -> Tensor:
+        context.save_for_backward(at)
+        return rows.index_select(0, stand_ins)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (at,) = context.saved_tensors
+        return gradients[0].index_select(0, at), None, None
 
 
 _current: ContextVar[Places | None] = ContextVar("_current", default=None)

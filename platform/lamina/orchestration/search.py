@@ -77,7 +77,7 @@ def make_searcher(
     Raises InputError like `make_scheduler`, and where the searcher's own package is missing.
     """
     if sweep.searcher is None or sweep.searcher["name"] in ("random", "variant_generator"):
-        return BasicVariantGenerator(max_concurrent=max_concurrent, random_state=seed)
+        return _Drawn(max_concurrent=max_concurrent, random_state=seed)
     made, given = _named("sweep.searcher", sweep.searcher, SEARCH_ALG_IMPORT)
     for key in ("seed", "random_seed", "random_state_seed"):
         if key in inspect.signature(made).parameters:
@@ -86,6 +86,14 @@ def make_searcher(
     # Optuna would say on stderr what the sweep says anyway.
     logging.getLogger("optuna").setLevel(logging.WARNING)
     return ConcurrencyLimiter(searcher, max_concurrent=max_concurrent)
+
+
+class _Drawn(BasicVariantGenerator):
+    """Is not finished before its trials are. Where no trial is to come, Ray Tune ends the actor of
+    a trial that is paused, and starts a process for each that goes on."""
+
+    def is_finished(self) -> bool:
+        return super().is_finished() and not self._live_trials
 
 
 def _named(

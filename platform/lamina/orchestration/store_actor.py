@@ -153,6 +153,8 @@ class StoreActor:
         Raises RuntimeError with the trial's own error when it has failed.
         """
         self._waiting[trial, task] += 1
+        if task >= self._ahead.get(trial, task + 1):
+            del self._ahead[trial]
         try:
             self._change()
             return await self._until(lambda: self._report_of(trial, task))
@@ -282,6 +284,15 @@ class StoreActor:
                 if num_tasks is not None:
                     self._ahead[trial] = num_tasks
                 self._store.submit(trial, each.name, each.mapping, None, each.stage)
+        self._change()
+
+    async def advance(self, trials: Sequence[str], num_tasks: int) -> None:
+        """The scheduler lets paused trials go on, with no say before `num_tasks` of each are
+        learned: they are queued before Ray Tune has come to each of them."""
+        for trial in trials:
+            if self._store.state(trial) == "paused" and control.hold_of(self._store, trial) is None:
+                self._ahead[trial] = num_tasks
+                self._store.resume(trial)
         self._change()
 
     async def refuse(self, config: str, error: str) -> None:

@@ -47,6 +47,9 @@ class StoreClient:
     def expect(self, trials: Sequence[Expected], num_tasks: int | None) -> None:
         self._call("expect", trials, num_tasks)
 
+    def advance(self, trials: Sequence[str], num_tasks: int) -> None:
+        self._call("advance", trials, num_tasks)
+
     def parts(self, boundary: Boundary) -> dict[str, bytes]:
         return self._call("parts", boundary)
 

@@ -185,12 +185,16 @@ class TaskHalving(TrialScheduler):
             for name, standing in met.items()
         }
         self._store.note(_NOTE, json.dumps(self._noted))
+        going = []
         for trial in bracket.leave(task):
+            name = bracket.names[trial.trial_id]
             # One that a person has stopped ends by itself when it goes on.
-            if self._decision(bracket.names[trial.trial_id], task) is not False:
+            if self._decision(name, task) is not False:
                 self._may_go.add(trial.trial_id)
+                going.append(name)
             elif trial.status == Trial.PAUSED or trial.is_saving:
                 tune_controller.stop_trial(trial)
+        self._store.advance(going, task * self._factor)
 
 
 _Entry = dict[str, Any]
