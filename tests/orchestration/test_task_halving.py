@@ -108,6 +108,18 @@ def test_the_best_half_goes_on_at_each_rung_though_one_trial_runs_at_a_time_and_
 
 @pytest.mark.ray
 @RAY[1]
+def test_hosts_that_train_ahead_of_ray_tune_halve_alike(ray_cluster, make_job, tmp_path):
+    job = halved(make_job, tmp_path / "out")
+    job["hosts"] = {"count": 2}
+    del job["sweep"]["max_concurrent"]
+    sweep = Watched(job)
+    check(sweep.rows)
+    for row in sweep.rows:
+        assert matrix(row["reports"]) == matrix_alone(row["mapping"])[: len(row["reports"])]
+
+
+@pytest.mark.ray
+@RAY[1]
 def test_a_sweep_whose_driver_was_killed_goes_on_halving_with_the_same_decisions(
     ray_cluster, make_job, tmp_path
 ):

@@ -215,7 +215,8 @@ class _Sweep:
         concurrent = settings.max_concurrent or awake
         searcher = make_searcher(settings, self._plan.job.seed, concurrent)
         if isinstance(self._scheduler, TaskHalving):
-            self._scheduler.attach(store, self._num_tune_trials(), concurrent)
+            is_strict = settings.max_concurrent is not None
+            self._scheduler.attach(store, self._num_tune_trials(), concurrent, is_strict=is_strict)
         watcher = self._watcher = Watcher(store, self._plan, searcher, concurrent)
         trainable = tune.with_resources(
             tune.with_parameters(ThinTrial, store=store), {own_node_resource(): _TRIAL_SHARE}

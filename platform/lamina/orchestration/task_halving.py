@@ -71,10 +71,13 @@ class TaskHalving(TrialScheduler):
         self._may_go: set[str] = set()
         """Tune's ids of paused trials that a rung let through."""
 
-    def attach(self, store: StoreClient, num_trials: int, max_running: int) -> None:
+    def attach(
+        self, store: StoreClient, num_trials: int, max_running: int, *, is_strict: bool
+    ) -> None:
         """Before the Tuner starts: where decisions are kept, how many trials are to come, and how
-        many run at a time."""
+        many run at a time; `is_strict`: on the hosts, too, as a job wants it."""
         self._store = store
+        self._is_strict = is_strict
         self._num_trials = num_trials
         self._max_running = max_running
         noted = json.loads(store.noted(_NOTE) or "[]")
@@ -194,7 +197,8 @@ class TaskHalving(TrialScheduler):
                 going.append(name)
             elif trial.status == Trial.PAUSED or trial.is_saving:
                 tune_controller.stop_trial(trial)
-        self._store.advance(going, task * self._factor)
+        if not self._is_strict:
+            self._store.advance(going, task * self._factor)
 
 
 _Entry = dict[str, Any]
