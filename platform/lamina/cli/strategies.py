@@ -44,6 +44,7 @@ def card(name: str) -> dict[str, Any]:
         "modalities": list(cls.modalities),
         "needs_memory": cls.needs_memory,
         "routes": cls.routes,
+        "grows": cls.grows,
         "trained_tasks": cls.trained_tasks,
         "data": cls.data,
         "settings": defaults,
@@ -101,6 +102,7 @@ def _in_full(each: dict[str, Any]) -> list[str]:
         "adapters": "any kind, or none" if kinds is None else ", ".join(kinds),
         "modalities": ", ".join(each["modalities"]),
         "trains": trains[each["trained_tasks"]],
+        "grows": "later tasks train new tensors" if each["grows"] else "",
         "needs": " and ".join(needs) or "nothing else",
         "settings": ", ".join(f"{k}={json.dumps(v)}" for k, v in each["settings"].items()),
     }

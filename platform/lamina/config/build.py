@@ -8,6 +8,7 @@ from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone, BackboneSettings
 from lamina.backbones.features import default_folder
 from lamina.backbones.load import outline_backbone
+from lamina.config.clients import check_clients
 from lamina.config.fields import ConfigError
 from lamina.config.job import HostSettings, Job
 from lamina.core import Batch, Modality, Samples, Stream
@@ -72,6 +73,8 @@ def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
         stream, backbone = streams[stream_key], outlines[job.backbone]
         if stream is not None:
             found.append(stream)
+            with _taking_down(problems):
+                check_clients(job, stream)
         if stream is not None and backbone is not None:
             with _taking_down(problems):
                 _check_modality(job, stream, backbone)

@@ -345,8 +345,8 @@ class ClientWork:
         strategy.begin_task(model, task, preview)
         if strange := sorted(model.parameters().keys() - state.tensors.keys()):
             raise InputError(
-                f"strategy.name: it trains {strange[0]!r} from some task on, and clients whose "
-                "tasks do not come in step share what was there from the start"
+                f"strategy.name: it trains {strange[0]!r} from some task on without saying so (by "
+                "`grows`); clients whose tasks do not come in step share what was there at first"
             )
         found = frame_of(model, strategy, state.tensors)
         own["frame"], own["at"] = found.plain(), event.time

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lamina.adapters.kinds.lora import LoRA
 from lamina.config import Job
+from lamina.config.clients import check_step, manifest_of
 from lamina.core import D, Part, Samples, Stream
 from lamina.digests import digest_of, without_place
-from lamina.federation.fitness import previews, reviews
 from lamina.federation.privacy.wire import update_from_bytes
 from lamina.federation.rounds import FederatedRun, RunSettings
 from lamina.federation.scores import EVALUATED
@@ -35,9 +35,8 @@ from lamina.orchestration.desk import (
 from lamina.orchestration.pool import LocalPool, Pool, RayPool
 from lamina.orchestration.round_store import RoundStore
 from lamina.registry import InputError
-from lamina.streams.dealing import make_manifest
 from lamina.streams.manifest import StreamManifest
-from lamina.streams.manifest_file import read_manifest, write_manifest
+from lamina.streams.manifest_file import write_manifest
 from lamina.training.checkpoint import pack
 
 CHUNKS = 8
@@ -165,31 +164,14 @@ def drive(
         )
 
 
-def manifest_of(job: Job, raw: Stream[D]) -> StreamManifest:
-    """The manifest that a job names, or the one that its partition and arrival make."""
-    assert job.federation is not None
-    federation, settings = job.federation, job.federation.settings
-    if settings.manifest is not None:
-        return read_manifest(settings.manifest, raw)
-    table = job.stream.load(job.seed)
-    return make_manifest(
-        raw, settings.clients, federation.partition, federation.arrival, job.seed, table
-    )
-
-
 def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSettings:
-    """What the state machine must know of a job."""
+    """What the state machine must know of a job.
+
+    Raises InputError where clients are at tasks of their own and the strategy cannot learn so.
+    """
     assert job.federation is not None
     federation, settings = job.federation, job.federation.settings
-    stops = stops_of(job, manifest)
-    if federation.row_privacy is not None and federation.settings.manifest is not None:
-        in_step = any(each.kind == "end" for each in stops)
-        if not in_step and (previews(type(job.strategy)) or reviews(type(job.strategy))):
-            raise InputError(
-                "federation.manifest: clients are at tasks of their own in it, and unit 'example' "
-                "of federation.privacy does not hide the sums over rows that strategy "
-                f"{job.strategy_name!r} takes at a client (allowed: tasks in step)"
-            )
+    check_step(job, manifest)
     scale = job.adapter.alpha / job.adapter.rank if isinstance(job.adapter, LoRA) else 1.0
     ids: dict[tuple[Part, int], Tensor] = {
         (part, place): each.part(part).ids.sort().values
@@ -198,7 +180,7 @@ def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSe
     }
     return RunSettings(
         manifest=manifest,
-        timetable=stops,
+        timetable=stops_of(job, manifest),
         aggregator=federation.aggregator,
         optimiser=federation.server_optimiser,
         cohort=settings.cohort(len(manifest)),

@@ -13,13 +13,14 @@ from safetensors.torch import save_file
 
 from lamina.backbones.backbone import Backbone
 from lamina.config import Job
+from lamina.config.clients import manifest_of
 from lamina.core import Batch, Stream
 from lamina.evaluation.accuracy_matrix import Row
 from lamina.federation.outcome import summaries_of
 from lamina.federation.rounds import FederatedRun
 from lamina.federation.scores import EVALUATED
 from lamina.orchestration.desk import LearningDesk
-from lamina.orchestration.federated import advance, manifest_of, settings_of_run
+from lamina.orchestration.federated import advance, settings_of_run
 from lamina.orchestration.pool import LocalPool
 from lamina.training.report import TaskReport
 

@@ -5,7 +5,8 @@ Train worker would have to ask a third process for each chunk. An actor is calle
 that dies is started again and does its chunks once more, which changes nothing: they are pure.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -37,8 +38,9 @@ class Pool(Protocol):
         """These are needed no more."""
         ...
 
-    def do(self, chunks: Sequence[Chunk]) -> list[list[Answer]]:
-        """The answers to each chunk, in order."""
+    def do(self, chunks: Sequence[Chunk]) -> Iterable[list[Answer]]:
+        """The answers to each chunk, in order, each as soon as it is there: whoever reads them does
+        so while others are still worked on."""
         ...
 
     def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -60,7 +62,7 @@ class LocalPool:
         for key in keys:
             self._known.pop(key, None)
 
-    def do(self, chunks: Sequence[Chunk]) -> list[list[Answer]]:
+    def do(self, chunks: Sequence[Chunk]) -> Iterable[list[Answer]]:
         return [self._desk.do(chunk, self._known.__getitem__) for chunk in chunks]
 
     def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -100,7 +102,7 @@ class RayPool:
         for key in keys:
             self._published.pop(key, None)
 
-    def do(self, chunks: Sequence[Chunk]) -> list[list[Answer]]:
+    def do(self, chunks: Sequence[Chunk]) -> Iterable[list[Answer]]:
         return self._spread(
             [
                 partial(_do, chunk=chunk, published=self._of(chunk), shared=self._shared)
@@ -109,12 +111,10 @@ class RayPool:
         )
 
     def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        return self._spread(
-            [
-                partial(_call, method=method, arguments=each, shared=self._shared)
-                for each in arguments
-            ]
-        )
+        calls = [
+            partial(_call, method=method, arguments=each, shared=self._shared) for each in arguments
+        ]
+        return list(self._spread(calls))
 
     def close(self) -> None:
         """End the hosts."""
@@ -125,22 +125,27 @@ class RayPool:
         keys = [chunk.frame, chunk.summary, *chunk.states.values()]
         return {key: self._published[key] for key in keys if key is not None}
 
-    def _spread(self, calls: Sequence[Callable[[Any], Any]]) -> list[Any]:
-        """The result of each call, made on whichever host is free."""
-        results: list[Any] = [None] * len(calls)
-        waiting = list(enumerate(calls))[::-1]
+    def _spread(self, calls: Sequence[Callable[[Any], Any]]) -> Iterator[Any]:
+        """The result of each call, in order, made on whichever host is free."""
+        results: dict[int, Any] = {}
+        waiting = deque(enumerate(calls))
         running: dict[Any, tuple[int, Any]] = {}
-        free = [host for _ in range(_IN_FLIGHT) for host in self._hosts]
-        while waiting or running:
+        free = deque(host for _ in range(_IN_FLIGHT) for host in self._hosts)
+
+        def hand_out() -> None:
             while waiting and free:
-                place, make = waiting.pop()
-                host = free.pop(0)
+                (place, make), host = waiting.popleft(), free.popleft()
                 running[make(host)] = (place, host)
-            (done, *_), _ = ray.wait(list(running), num_returns=1)
-            place, host = running.pop(done)
-            results[place] = ray.get(done)
-            free.append(host)
-        return results
+
+        hand_out()
+        for wanted in range(len(calls)):
+            while wanted not in results:
+                (done, *_), _ = ray.wait(list(running), num_returns=1)
+                place, host = running.pop(done)
+                results[place] = ray.get(done)
+                free.append(host)
+                hand_out()
+            yield results.pop(wanted)
 
 
 def _do(host: Any, chunk: Chunk, published: Mapping[str, Any], shared: Sequence[Any]) -> Any:

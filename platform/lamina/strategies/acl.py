@@ -40,7 +40,7 @@ class ACL(Strategy):
     year = 2023
     adapters = tuple(kind_names())
     needs_memory = True
-    routes = True
+    routes = grows = True
 
     def __post_init__(self) -> None:
         if self.replay_size < 1:

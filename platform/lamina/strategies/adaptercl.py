@@ -41,6 +41,7 @@ class AdapterCL(Strategy):
     year = 2021
     adapters = tuple(kind_names())
     routes = True
+    grows = True
 
     def __post_init__(self) -> None:
         if self.components < 1:

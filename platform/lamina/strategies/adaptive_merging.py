@@ -41,6 +41,7 @@ class AdaptiveMerging(Strategy):
     year = 2024
     adapters = ("lora",)
     needs_memory = True
+    grows = True
 
     def __post_init__(self) -> None:
         for name in ("replay_size", "share", "rate_factor"):

@@ -87,6 +87,8 @@ class Strategy(ABC):
     nor what is remembered: trials that differ in these alone share their first task."""
     routes: ClassVar[bool] = False
     """Whether it decides for each input which task's module answers: `route` tells which."""
+    grows: ClassVar[bool] = False
+    """Whether later tasks train tensors, by name, that the first does not."""
 
     state: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """All that it remembers between tasks: tensors, numbers, and lists and dicts of them."""

@@ -40,6 +40,7 @@ class CADA(Strategy):
     year = 2024
     adapters = ("bottleneck",)
     from_second_task = ("orthogonality",)
+    grows = True
 
     def __post_init__(self) -> None:
         if self.orthogonality < 0:

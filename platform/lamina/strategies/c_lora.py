@@ -36,6 +36,7 @@ class CLoRA(Strategy):
     year = 2024
     adapters = ("lora",)
     from_second_task = ("strength",)
+    grows = True
 
     def __post_init__(self) -> None:
         if self.strength < 0:

@@ -4,9 +4,8 @@ task with a learned weight for every block.
 Trained: B of the shared LoRA (A is random, orthogonal and fixed), the task's LoRA and block weights
 mu, and a cosine head. Remembered: all specific LoRAs and mu, and class means under the modules of
 their task. At test, one pass per task; a class answers with the cosine to its nearest mean. The
-shared LoRA of before teaches at an early exit, where the first specific layer begins. Differs from
-the authors' code: A is fixed on the first task too, as in the paper; one step takes both gradients;
-a vision transformer's exit has that layer's normalisation.
+shared LoRA of before teaches at an early exit, before the first specific layer. Unlike the code: A
+is fixed on the first task too, as in the paper; both gradients in one step; a ViT's exit is normed.
 """
 
 from collections.abc import Sequence
@@ -50,6 +49,7 @@ class CLLoRA(Strategy):
     paper = "CL-LoRA: Continual Low-Rank Adaptation for Rehearsal-Free Class-Incremental Learning"
     year = 2025
     adapters = ("lora",)
+    grows = True
 
     def __post_init__(self) -> None:
         for name, lowest in (("distillation", 0.0), ("orthogonality", 0.0), ("temperature", 1e-3)):

@@ -36,6 +36,7 @@ class CoLoR(Strategy):
     year = 2023
     adapters = ("lora",)
     routes = True
+    grows = True
 
     def __post_init__(self) -> None:
         if self.clusters < 1:

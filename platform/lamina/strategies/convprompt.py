@@ -2,12 +2,11 @@
 embeddings all tasks share, as many as it is unlike the tasks before.
 
 Trained: per prompted layer and head, shared embeddings of keys and of values; a projection of the
-query; and the task's kernels, with a key each. The query of a layer is the first token that enters
-it, so no second forward is needed. Remembered: earlier kernels and keys, frozen; the shared tensors
-as they were before the task, which they leave at a price; a mean feature per class. Differs from
-the paper: a task's likeness, the mean over its classes of the largest cosine with an earlier class,
-comes from these means, the authors' alternative to texts of a language model; a task brings at
-least one kernel. In the authors' code a layer's prompt is added to the next one's.
+query; and the task's kernels, with a key each. A layer's query is the first token that enters it:
+no second forward. Remembered: earlier kernels and keys, frozen; the shared tensors as they were,
+which they leave at a price; a mean feature per class. Differs from the paper: a task's likeness,
+its classes' mean largest cosine with an earlier one, is of these means, not of a language model's
+texts; at least one kernel a task. The authors' code adds a prompt to the next layer's.
 """
 
 from collections.abc import Callable, Mapping
@@ -51,6 +50,7 @@ class ConvPrompt(Strategy):
     paper = "Convolutional Prompting meets Language Models for Continual Learning"
     year = 2024
     adapters = (NO_ADAPTER,)
+    grows = True
 
     def __post_init__(self) -> None:
         for name, least in (("length", 1), ("kernel", 1), ("max_kernels", 1), ("anchoring", 0)):

@@ -48,7 +48,7 @@ class CPrompt(Strategy):
     paper = "Consistent Prompting for Rehearsal-Free Continual Learning"
     year = 2024
     adapters = (NO_ADAPTER,)
-    routes = True
+    routes = grows = True
 
     def __post_init__(self) -> None:
         if self.length < 1:

@@ -1,14 +1,13 @@
 """DualLoRA (Chen et al., 2024): beside each module an orthogonal LoRA that leaves old inputs alone,
 and a residual LoRA in the task's own directions that a dynamic memory turns down elsewhere.
 
-Trained: the task's orthogonal LoRA, B of its residual LoRA, and the head. A of the residual LoRA
-are the leading directions Psi_t of the task's inputs that no earlier task took. Remembered: both
-LoRAs of every task, frozen, and per module a basis of the input directions taken so far. Written
-from the paper's abstract and summaries of it; the text could not be had, so these are ours: the
-memory of task t is the share of a token's energy in span(Psi_t), relative to the task's own mean
-share, at most 1, in training as at test; A is projected after each step too, as an optimiser that
-scales elements leaves the subspace; bases are of inputs under the orthogonal LoRAs. A later
-version's task prediction, which calibrates the head, is left out.
+Trained: the task's orthogonal LoRA, B of its residual LoRA, and the head. A of the residual LoRA:
+the task's leading input directions Psi_t that no earlier task took. Remembered: both LoRAs of every
+task, frozen, and per module a basis of the input directions taken so far. Written from summaries,
+as the paper's text could not be had, so these are ours: the memory of task t is the share of a
+token's energy in span(Psi_t), relative to the task's own mean share, at most 1, in training as at
+test; A is projected after each step too, as an optimiser that scales elements leaves the subspace;
+bases are of inputs under the orthogonal LoRAs. Left out: a later version's task prediction.
 """
 
 from collections.abc import Sequence
@@ -45,6 +44,7 @@ class DualLoRA(Strategy):
     paper = "Dual Low-Rank Adaptation for Continual Learning with Pre-Trained Models"
     year = 2024
     adapters = ("lora",)
+    grows = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.threshold <= 1:

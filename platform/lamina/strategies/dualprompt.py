@@ -47,6 +47,7 @@ class DualPrompt(Strategy):
     year = 2022
     adapters = (NO_ADAPTER,)
     routes = True
+    grows = True
 
     def __post_init__(self) -> None:
         for name in ("g_length", "e_length"):

@@ -40,6 +40,7 @@ class EASE(Strategy):
     paper = "Expandable Subspace Ensemble for Pre-Trained Model-Based Class-Incremental Learning"
     year = 2024
     adapters = tuple(kind_names())
+    grows = True
 
     def __post_init__(self) -> None:
         if self.alpha < 0:

@@ -32,6 +32,7 @@ class EPI(Strategy):
     paper = "Rehearsal-free Continual Language Learning via Efficient Parameter Isolation"
     year = 2023
     routes = True
+    grows = True
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing to train yet: every task brings its own."""

@@ -23,6 +23,7 @@ class IncLoRA(Strategy):
     paper = "Orthogonal Subspace Learning for Language Model Continual Learning"
     year = 2023
     adapters = ("lora",)
+    grows = True
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

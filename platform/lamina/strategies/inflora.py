@@ -38,6 +38,7 @@ class InfLoRA(Strategy):
     paper = "InfLoRA: Interference-Free Low-Rank Adaptation for Continual Learning"
     year = 2024
     adapters = ("lora",)
+    grows = True
 
     def __post_init__(self) -> None:
         for name in ("threshold", "last_threshold"):

@@ -42,6 +42,7 @@ class MoCL(Strategy):
     paper = "Rehearsal-Free Modular and Compositional Continual Learning for Language Models"
     year = 2024
     adapters = ("prefix", "prompt", "lora")
+    grows = True
 
     def __post_init__(self) -> None:
         for name in ("scale", "matching"):

@@ -47,7 +47,7 @@ class MOS(Strategy):
     year = 2025
     scenarios = ("class_incremental", "task_incremental", "joint")
     adapters = ("bottleneck", "lora")
-    routes = True
+    routes = grows = True
 
     def __post_init__(self) -> None:
         for name in ("merging", "contrast", "epochs", "samples", "refit_rate"):

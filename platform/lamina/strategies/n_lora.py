@@ -40,6 +40,7 @@ class NLoRA(Strategy):
     paper = "Is Parameter Collision Hindering Continual Learning in LLMs?"
     year = 2025
     adapters = ("lora",)
+    grows = True
 
     def __post_init__(self) -> None:
         if self.sparsity < 0:

@@ -38,6 +38,7 @@ class OLoRA(Strategy):
     year = 2023
     adapters = ("lora",)
     from_second_task = ("orthogonality",)
+    grows = True
 
     def __post_init__(self) -> None:
         for name in ("orthogonality", "shrinkage"):

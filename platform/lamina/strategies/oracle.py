@@ -28,6 +28,7 @@ class Oracle(Strategy):
     paper = "Learning multiple visual domains with residual adapters"
     year = 2017
     scenarios = ("task_incremental",)
+    grows = True
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

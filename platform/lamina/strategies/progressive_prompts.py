@@ -43,6 +43,7 @@ class ProgressivePrompts(Strategy):
     scenarios = ("task_incremental",)
     adapters = (NO_ADAPTER,)
     modalities = ("text",)
+    grows = True
 
     def __post_init__(self) -> None:
         if self.length < 1:

@@ -40,6 +40,7 @@ class SPrompts(Strategy):
     )
     year = 2022
     routes = True
+    grows = True
 
     def __post_init__(self) -> None:
         if self.centres < 1:

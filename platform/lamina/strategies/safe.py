@@ -2,11 +2,10 @@
 features, and then frozen; a fast one follows it through every later task.
 
 Trained: on the first task the job's adapter (slow), later a copy of it (fast), and a cosine head.
-Remembered: RanPAC's sums of randomly projected features, for either learner. Differs from the
-public code: there both learners add to one Gram matrix, the better of slow and merged prediction is
-taken by test accuracy, the alignment is a sum over a batch of 48 (here 50 times a mean), and the
-cosine head learns its scale (here 10, its start). Transfer weights are those of the code's
-ImageNet-A run; its CIFAR run's, 5e-10, do nothing. As there, transfer compares rows of unit length.
+Remembered: RanPAC's sums of randomly projected features, for either learner. Unlike the public
+code, where both learners add to one Gram matrix, the better of slow and merged prediction is taken
+by test accuracy, the alignment is a sum over 48 rows (here 50 times a mean), the head learns its
+scale (here 10, its start). Transfer, of unit rows, is weighted as there for ImageNet-A, not CIFAR.
 """
 
 from collections.abc import Mapping
@@ -51,6 +50,7 @@ class SAFE(Strategy):
         "for Continual Learning with Pre-Trained Models"
     )
     year = 2024
+    grows = True
 
     def __post_init__(self) -> None:
         if self.projection < 1:

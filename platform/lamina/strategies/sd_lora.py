@@ -40,6 +40,7 @@ class SDLoRA(Strategy):
     paper = "SD-LoRA: Scalable Decoupled Low-Rank Adaptation for Class Incremental Learning"
     year = 2025
     adapters = ("lora",)
+    grows = True
 
     def __post_init__(self) -> None:
         if self.magnitude <= 0:

@@ -49,6 +49,7 @@ class SEMA(Strategy):
     paper = "Self-Expansion of Pre-trained Models with Mixture of Adapters for Continual Learning"
     year = 2025
     adapters = ("bottleneck",)
+    grows = True
 
     def __post_init__(self) -> None:
         for name in ("threshold", "descriptor_width", "description", "growing"):

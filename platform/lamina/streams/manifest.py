@@ -190,12 +190,10 @@ class StreamManifest:
     def latest(self, client: int, time: float) -> Event | None:
         """What the client is at: the last event that has arrived at `time`; None before the
         first."""
-        arrived = [
-            entry
-            for entry in self._entries(client, "train", arriving=True)
-            if self.entries.time[entry] <= time
-        ]
-        return self._event(arrived[-1]) if arrived else None
+        first, end = self._span(client, "train")
+        # What never arrives comes after what does.
+        arrived = int(np.searchsorted(self.entries.time[first:end], time, side="right"))
+        return self._event(first + arrived - 1) if arrived else None
 
     def present(self, time: float) -> list[int]:
         """The clients that can take part at `time`: available, and with rows to train on."""
@@ -242,11 +240,15 @@ class StreamManifest:
         )
 
     def _entries(self, client: int, part: Part, arriving: bool = False) -> Iterator[int]:
-        key = client * len(PARTS) + PARTS.index(part)
-        first, end = np.searchsorted(self._keys, [key, key + 1])
-        for entry in range(int(first), int(end)):
+        for entry in range(*self._span(client, part)):
             if not arriving or np.isfinite(self.entries.time[entry]):
                 yield entry
+
+    def _span(self, client: int, part: Part) -> tuple[int, int]:
+        """The entries of one part of a client: the first, and that after the last."""
+        key = client * len(PARTS) + PARTS.index(part)
+        first, end = np.searchsorted(self._keys, [key, key + 1])
+        return int(first), int(end)
 
     @cached_property
     def _keys(self) -> NDArray[np.int64]:

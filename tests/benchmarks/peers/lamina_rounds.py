@@ -32,6 +32,7 @@ from lamina.federation.scores import Flags
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.timetable import Stop
 from lamina.federation.update import ClientUpdate, Tensors
+from lamina.garbage import collect_seldom
 from lamina.orchestration.cluster import Device, cluster
 from lamina.orchestration.desk import ClientDesk
 from lamina.orchestration.federated import drive
@@ -143,6 +144,7 @@ class Watch:
 def main(folder: Path) -> None:
     """Run the plan."""
     plan = Plan.read(folder)
+    collect_seldom()
     torch.set_num_threads(1)
     manifest = make_manifest(stream_of(plan), plan.registered, Iid(), InStep(), seed=0)
     run = FederatedRun(settings_of(plan, manifest))
