@@ -252,7 +252,7 @@ def _finite(update: ClientUpdate, _: Expected) -> Problem:
     for name, tensor in (*update.tensors.items(), *update.summaries.items()):
         # What is not finite makes a sum that is not, in a fifth of the time; but a sum of finite
         # numbers may be too large.
-        if not tensor.sum().isfinite() and not tensor.isfinite().all():
+        if not isfinite(tensor.sum().item()) and not tensor.isfinite().all():
             return "not finite", f"{name} holds numbers that are not finite"
     for name, value in update.metrics.items():
         if not isfinite(value):
