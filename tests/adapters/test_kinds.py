@@ -47,7 +47,8 @@ def test_a_new_additive_adapter_changes_nothing(name, which, request, inputs_of)
     tensors = kind.initialise(backbone, generator_of(0, "test"))
     inputs = inputs_of(backbone)
     plain = backbone(inputs).features
-    assert torch.equal(backbone(inputs, kind.overlay(tensors, backbone)).features, plain)
+    found = backbone(inputs, kind.overlay(tensors, backbone)).features
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", PACKING_KINDS)
@@ -159,7 +160,7 @@ def test_peft_loads_an_exported_adapter_and_gives_equal_features(name, which, re
     num_prompts = tokens.shape[1] - inputs["input_ids"].shape[1]
     mask = inputs["attention_mask"][:, :, None]
     pooled = (tokens[:, num_prompts:] * mask).sum(1) / mask.sum(1)
-    torch.testing.assert_close(ours, pooled, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours, pooled, atol=5e-5, rtol=1e-5)
 
 
 @TUNES_LAYERNORMS

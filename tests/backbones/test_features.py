@@ -10,10 +10,12 @@ from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.features import FeatureStore
 from lamina.backbones.load import load_backbone
+from lamina.backbones.overlay import Overlay
 from lamina.core import KEYS, PARTS, Batch, Samples
 from nouns import nouns_stream, shapes_stream
 
 ROOM = 10**9
+KINDS_IN_LAYERS = ("lora", "bottleneck", "ia3", "ssf", "layernorm", "bias")
 
 
 def keeping(folder, cache, max_bytes=ROOM):
@@ -22,9 +24,9 @@ def keeping(folder, cache, max_bytes=ROOM):
     return backbone
 
 
-def adapted(backbone, layers, seed=0):
-    """A model whose LoRA does something, in some layers."""
-    model = AdaptedModel(backbone, kind_class("lora")(layers=layers), seed)
+def adapted(backbone, layers, seed=0, kind="lora"):
+    """A model whose adapter does something, in some layers."""
+    model = AdaptedModel(backbone, kind_class(kind)(layers=layers), seed)
     model.add()
     for tensor in model.adapters["main"].tensors.values():
         tensor.data += 0.05
@@ -64,6 +66,61 @@ def test_gradients_are_those_of_the_whole_model(tiny_bert, tiny_bert_folder, tmp
         trained = model.adapters["main"].tensors.values()
         found.append(torch.autograd.grad(loss, list(trained)))
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["lora", "bottleneck", "ia3", "ssf", "layernorm", "bias"])
+def test_every_kind_of_adapter_over_kept_layers_gets_what_the_whole_model_says(
+    kind, tiny_bert, tiny_bert_folder, tmp_path
+):
+    kept = keeping(tiny_bert_folder, tmp_path)
+    found = []
+    for backbone in (kept, tiny_bert):
+        model = adapted(backbone, (1,), kind=kind)
+        inputs = nouns_stream(backbone).experiences[0].train.trimmed().inputs
+        found.append(model(inputs).features)
+    assert list(tmp_path.rglob("*.safetensors"))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=2e-6)
+
+
+def query_of(backbone, layer):
+    return backbone.model.get_submodule(backbone.architecture.projections_of(layer)[0])
+
+
+def test_projections_of_what_is_kept_are_kept_with_it(tiny_bert_folder, tmp_path):
+    backbone = keeping(tiny_bert_folder, tmp_path)
+    inputs = nouns_stream(backbone).experiences[0].train.inputs
+    model = adapted(backbone, (1,))
+    before = model(inputs).features
+    query_of(backbone, 1).weight.data.fill_(float("nan"))
+    assert torch.equal(model(inputs).features, before)
+
+
+@pytest.mark.parametrize("rewritten", ["", ".attention", ".attention.self.value"])
+def test_projections_of_what_an_overlay_rewrites_are_computed(
+    rewritten, tiny_bert, tiny_bert_folder, tmp_path
+):
+    kept = keeping(tiny_bert_folder, tmp_path)
+    found = []
+    for backbone in (kept, tiny_bert):
+        module = f"{backbone.architecture.stack}.1{rewritten}"
+        overlay = Overlay(input_patches={module: [lambda x: x.roll(5, dims=-1)]})
+        inputs = nouns_stream(backbone).experiences[0].train.trimmed().inputs
+        found.append(backbone(inputs, overlay).features)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=2e-6)
+    plain = nouns_stream(tiny_bert).experiences[0].train.trimmed().inputs
+    assert (found[0] - tiny_bert(plain).features).abs().max() > 1e-3
+
+
+def test_projections_are_kept_where_there_is_room_for_them(tiny_bert_folder, tmp_path):
+    roomy = keeping(tiny_bert_folder, tmp_path / "roomy")
+    inputs = nouns_stream(roomy).experiences[0].train.inputs
+    whole = adapted(roomy, (1,))(inputs).features
+    assert [folder.name for folder in (tmp_path / "roomy").glob("*/*")] == ["attention_01"]
+    taken = sum(path.stat().st_size for path in (tmp_path / "roomy").rglob("*.safetensors"))
+    narrow = keeping(tiny_bert_folder, tmp_path / "narrow", max_bytes=taken)
+    inputs = nouns_stream(narrow).experiences[0].train.inputs
+    torch.testing.assert_close(adapted(narrow, (1,))(inputs).features, whole, rtol=1e-5, atol=2e-6)
+    assert [folder.name for folder in (tmp_path / "narrow").glob("*/*")] == ["layer_01"]
 
 
 @contextmanager
@@ -159,6 +216,9 @@ def test_what_does_not_fit_is_not_kept_and_the_reason_is_told(
     torch.testing.assert_close(found, AdaptedModel(tiny_bert, None, 0).frozen_features(whole))
     assert "do not fit" in backbone.features.refusal
     assert not list(tmp_path.rglob("*.safetensors"))
+    with rows_run_by(backbone) as count:
+        AdaptedModel(backbone, None, 0).frozen_features(mine)
+        assert count() == len(found), "it was tried again to keep them"
 
 
 def test_room_is_made_by_what_was_not_used_for_longest(tiny_bert_folder, tmp_path):

@@ -11,9 +11,9 @@ from transformers import (
 
 from lamina.adapters import kind_class, kind_names
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones import unpadded
 from lamina.backbones.backbone import Backbone, Call
 from lamina.backbones.operations import counted
+from lamina.backbones.unpadded import Places
 from lamina.core import Samples
 
 PACKING_KINDS = [
@@ -33,13 +33,13 @@ def texts(tiny_bert):
 def widths(monkeypatch):
     """The shapes in which tokens went through; and a switch that pads everything."""
     seen = []
-    without = unpadded.Places.without
+    without = Places.without
 
     def noted(self, tokens):
         seen.append(without(self, tokens).shape)
         return without(self, tokens)
 
-    monkeypatch.setattr(unpadded.Places, "without", noted)
+    monkeypatch.setattr(Places, "without", noted)
     return seen
 
 
@@ -60,7 +60,7 @@ def answer(run, tensors):
 
 def padded(monkeypatch, run, tensors):
     with monkeypatch.context() as patch:
-        patch.setattr(unpadded, "WORTH", 0.0)
+        patch.setattr(Places, "of", lambda *_: None)
         return answer(run, tensors)
 
 
@@ -78,6 +78,18 @@ def test_every_kind_of_adapter_gets_the_same(kind, tiny_bert, texts, widths, mon
     expected = padded(monkeypatch, run, tensors)
     assert not widths
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("length", "prefixed", "seen"),
+    [(12, 0, 16), (30, 0, 32), (17, 10, 22), (9, 0, None), (16, 0, None)],
+)
+def test_attention_sees_full_vectors_of_keys_where_few_are_missing(
+    length, prefixed, seen, monkeypatch
+):
+    monkeypatch.setattr("lamina.backbones.unpadded.LANES", 16)
+    places = Places.of(torch.ones(2, length, dtype=torch.int64), prefixed)
+    assert (places and places.visible.shape[-1]) == seen
 
 
 @pytest.mark.parametrize("layers", [(0,), (1,)])

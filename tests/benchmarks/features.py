@@ -16,16 +16,18 @@ The two sides' learned numbers are compared too: `difference` is the largest, an
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import torch
 
 from harness import Lane, alternately, arguments, finish, ratios
 from lamina.adapters import kind_class
-from lamina.backbones import unpadded
 from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
+from lamina.backbones.unpadded import Places
 from lamina.core import Samples, Stream
 from lamina.strategies import strategy_class
 from lamina.streams import ScenarioSettings, build_stream, source_class
@@ -71,13 +73,14 @@ def side(
     """Training the whole stream from the beginning: with what the lane is about, or without."""
     backbone = load_backbone(BackboneSettings("minilm"))
     layers = tuple(range(FIRST[lane], LAYERS))
-    worth = unpadded.WORTH
+    padding = patch.object(Places, "of", lambda *_: None)
 
     def train() -> None:
-        with TemporaryDirectory(prefix="lamina-benchmark-") as folder:
-            if lane == "unpadded":
-                unpadded.WORTH = worth if better else 0.0
-            elif better:
+        with (
+            TemporaryDirectory(prefix="lamina-benchmark-") as folder,
+            padding if lane == "unpadded" and not better else nullcontext(),
+        ):
+            if lane != "unpadded" and better:
                 backbone.keep_features(Path(folder), ROOM)
             learner = Learner(
                 strategy=strategy_class("finetune" if layers else "linear_probe")(),

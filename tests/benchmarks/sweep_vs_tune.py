@@ -128,16 +128,17 @@ def loras(count: int) -> list[Trial]:
     return [{"strategy.name": "finetune", RATE: rate} for rate in rates(count, 2e-4, 5e-3)]
 
 
-HEAD_ROWS = Rows(train=40, validation=20, test=30)
+ROWS = Rows(train=40, validation=20, test=30)
 """All that CLINC150 has for validation and test, and two fifths of what it has for training."""
-ADAPTER_ROWS = Rows(train=20, validation=5, test=5)
+FEW_ROWS = Rows(train=20, validation=5, test=5)
+"""For the lane that has a peer of sixteen whole trials to wait for, and another one beside it."""
 LORA = {"kind": "lora", "rank": 8, "alpha": 16}
 WORKLOADS = {
     "head_8": Workload(
         trials=[*probes(4), *statistics([1e-4], [512])],
         target=12,
         repeats=3,
-        rows=HEAD_ROWS,
+        rows=ROWS,
         epochs=3,
         batch_size=32,
         beside=("ratio_to_kept_features", {"keeps_features": True}),
@@ -149,7 +150,7 @@ WORKLOADS = {
         ],
         target=40,
         repeats=3,
-        rows=HEAD_ROWS,
+        rows=ROWS,
         epochs=3,
         batch_size=32,
     ),
@@ -157,7 +158,7 @@ WORKLOADS = {
         trials=loras(8),
         target=2.5,
         repeats=2,
-        rows=ADAPTER_ROWS,
+        rows=ROWS,
         epochs=3,
         batch_size=16,
         adapter={**LORA, "layers": [-2, -1]},
@@ -166,7 +167,7 @@ WORKLOADS = {
         trials=loras(16),
         target=3,
         repeats=2,
-        rows=ADAPTER_ROWS,
+        rows=FEW_ROWS,
         epochs=1,
         batch_size=16,
         adapter=LORA,

@@ -63,6 +63,12 @@ class Architecture:
         """The two projections that LoRA adapts by default."""
         return self.projections[0], self.projections[2]
 
+    def projections_of(self, layer: int) -> tuple[str, str, str]:
+        """Query, key and value of a layer."""
+        query, key, value = self.projections
+        attention = self.attentions[layer]
+        return f"{attention}.{query}", f"{attention}.{key}", f"{attention}.{value}"
+
     def layer_of(self, module: str) -> int:
         """The layer that a module is inside, or else the one that the model has come to when the
         module is called: the first or the last."""

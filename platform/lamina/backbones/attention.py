@@ -41,6 +41,7 @@ def attention_with_prefix(
         query, key, value = (
             places.within(each.transpose(1, 2)).transpose(1, 2) for each in (query, key, value)
         )
+        attention_mask = places.visible
     for prefix_key, prefix_value in getattr(module, PREFIXES, ()):
         key = torch.cat([_per_head(prefix_key, key), key], dim=2)
         value = torch.cat([_per_head(prefix_value, value), value], dim=2)

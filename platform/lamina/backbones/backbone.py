@@ -17,19 +17,19 @@ from torch.func import functional_call
 from lamina.backbones.architecture import read_architecture
 from lamina.backbones.attention import NAME as ATTENTION
 from lamina.backbones.attention import attend_with_prefixes
-from lamina.backbones.cut import ended_before, entered_at
 from lamina.backbones.encoding import Encoder
 from lamina.backbones.features import FeatureStore
 from lamina.backbones.hooks import laid_over
-from lamina.backbones.operations import counted, counting_as, is_counting
+from lamina.backbones.kept_layers import KeptLayers
+from lamina.backbones.operations import is_counting
 from lamina.backbones.overlay import (
     KeysAndValues,
     Overlay,
     StandIn,
     rows_of,
 )
-from lamina.backbones.packing import are_shared, lengths_of, packed
-from lamina.backbones.unpadded import Places, unpadded
+from lamina.backbones.packing import added_by, are_shared, packed
+from lamina.backbones.unpadded import Places
 from lamina.core import KEYS, Batch, Experience, Modality, Samples, Stream
 from lamina.registry import InputError
 
@@ -127,10 +127,10 @@ class Backbone:
         """Whether its attention can see keys and values put before its own."""
         self.architecture = read_architecture(model)
         self.device = model.device
+        self._layers = KeptLayers(model, self.architecture, encoder.modality)
         self.features: FeatureStore | None = None
         """What is kept of the frozen layers' work, where `keep_features` asked for it."""
         self._gate: Gate | None = None
-        self._prices: dict[Hashable, int] = {}
         self._num_asked = 0
 
     @property
@@ -164,11 +164,6 @@ class Backbone:
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    @property
-    def _layers(self) -> nn.Module:
-        """The stack of its layers."""
-        return self.model.get_submodule(self.architecture.stack)
-
     def num_parameters(self) -> int:
         """How many frozen numbers it holds."""
         return sum(parameter.numel() for parameter in self.model.parameters())
@@ -192,11 +187,9 @@ class Backbone:
                 f"backbone.name: what the attention of a {self.model_type!r} model reads is unknown"
             )
         # A copy: torch's counter of operations loses a view that enters a module in inference mode.
-        tokens = tokens.to(self.model.dtype, copy=True)
-        if parts.norms_before_attention:
-            tokens = self.model.get_submodule(parts.norms_before_attention[layer])(tokens)
-        _, key, value = (f"{parts.attentions[layer]}.{name}" for name in parts.projections)
-        return self.model.get_submodule(key)(tokens), self.model.get_submodule(value)(tokens)
+        read = self._layers.read_by_attention(tokens.to(self.model.dtype, copy=True), layer)
+        _, key, value = self._layers.projections(layer)
+        return key(read), value(read)
 
     def encode(self, samples: Samples) -> Batch:
         """Texts or images as tensors that the model takes, padded to the longest."""
@@ -228,7 +221,7 @@ class Backbone:
         call = Call(inputs, overlay or Overlay())
         self._num_asked += call.num_rows
         if self.frozen_below(call.overlay) == self.architecture.num_layers:
-            features = self._kept_features(inputs)
+            features = self._layers.features(self.features, inputs, self._bare)
             if features is not None:
                 return Hidden(features, None)
         return self.run(call) if self._gate is None else self._gate.run(call)
@@ -261,25 +254,22 @@ class Backbone:
 
     def run(self, call: Call) -> Hidden:
         """What `__call__` says, here and now."""
-        overlay, arguments = call.overlay, dict(call.inputs)
-        keys = arguments.pop(KEYS, None)
+        overlay = call.overlay
+        arguments = {name: value for name, value in call.inputs.items() if name != KEYS}
         prompts = [rows_of(prompt, call.num_rows) for prompt in overlay.prompts]
         prompt = torch.cat(prompts, dim=1) if prompts else None
-        start = self.frozen_below(overlay)
-        entering = None if keys is None else self._kept_tokens(start, keys, arguments)
         model = self.model if overlay.stand_in is None else overlay.stand_in.module
         embedded = prompt if self.modality == "image" else None
-        with (
-            entered_at(self._layers, start, entering),
-            laid_over(model, self.architecture, overlay, embedded),
-        ):
+        start = self.frozen_below(overlay)
+        kept = self._layers.tokens(self.features, start, call.inputs)
+        with laid_over(model, self.architecture, overlay, embedded):
             if self.modality == "text":
                 arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
             places = self._places(overlay, arguments)
-            with unpadded(self._layers, 0 if entering is None else start, places):
+            with self._layers.begun(start, kept, overlay, arguments, places):
                 tokens = self._run(arguments, overlay.stand_in).last_hidden_state
         if places is not None:
-            tokens = places.within(tokens)
+            tokens = places.within(tokens)[:, : arguments["attention_mask"].shape[1]]
         return self._pooled(
             tokens, call.inputs.get("attention_mask"), 0 if prompt is None else prompt.shape[1]
         )
@@ -289,12 +279,12 @@ class Backbone:
 
         Texts meet where they are padded to one length: padding further would round differently.
         """
-        lengths = lengths_of(call.overlay)
-        if lengths is None:
+        added = added_by(call.overlay)
+        if added is None:
             return None
         shapes = {name: value.shape[1:] for name, value in call.inputs.items()}
         shape = tuple(sorted(shapes.items()))
-        return lengths, shape, self.frozen_below(call.overlay), torch.is_grad_enabled()
+        return added, shape, self.frozen_below(call.overlay), torch.is_grad_enabled()
 
     def run_together(self, calls: Sequence[Call]) -> list[Hidden]:
         """`run` for calls that meet, in one forward: each sees its own rows and overlay."""
@@ -327,46 +317,9 @@ class Backbone:
         layers = [*overlay.prefixes, *(parts.layer_of(module) for module in modules)]
         return min(layers, default=parts.num_layers)
 
-    @torch.no_grad()
-    def _kept_features(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
-        """Features [N, dim] out of the store."""
-        if self.features is None or KEYS not in inputs:
-            return None
-
-        def compute(samples: Mapping[str, Tensor]) -> Tensor:
-            return self.run(Call(self._placed(samples), Overlay())).features
-
-        kept: Tensor | None = None
-
-        def price() -> int:
-            return 0 if kept is None else self._price(self.architecture.num_layers, inputs)
-
-        with counting_as(price):
-            kept = self.features.features(inputs[KEYS].cpu(), compute)
-        return None if kept is None else kept.to(self.device)
-
-    @torch.no_grad()
-    def _kept_tokens(
-        self, layer: int, keys: Tensor, arguments: Mapping[str, Tensor]
-    ) -> Tensor | None:
-        """Tokens [N, S, dim] that enter a layer, out of the store."""
-        if self.features is None or not 0 < layer < self.architecture.num_layers:
-            return None
-
-        def compute(samples: Mapping[str, Tensor]) -> Tensor:
-            with ended_before(self._layers, layer) as entering:
-                self._run(self._placed(samples), None)
-            return entering[0]
-
-        kept: Tensor | None = None
-
-        def price() -> int:
-            return 0 if kept is None else self._price(layer, arguments)
-
-        width = max((each.shape[1] for each in arguments.values() if each.dim() == 2), default=0)
-        with counting_as(price):
-            kept = self.features.tokens(layer, keys.cpu(), width, compute)
-        return None if kept is None else kept.to(self.device)
+    def _bare(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Features [N, dim] of the model with nothing laid over it."""
+        return self.run(Call(inputs, Overlay())).features
 
     def _places(self, overlay: Overlay, arguments: Mapping[str, Tensor]) -> Places | None:
         """Where the tokens are of texts that can do without padding, and gain by it: under an
@@ -374,41 +327,20 @@ class Backbone:
         it treats tokens alike. Where operations are counted, padding counts as any token."""
         mask = arguments.get("attention_mask")
         patches = (*overlay.patches.values(), *overlay.input_patches.values())
-        prefixes = (prefix for each in overlay.prefixes.values() for prefix in each)
+        added = added_by(overlay)
         if (
             mask is None
+            or added is None
             or not (patches or overlay.prefixes or overlay.prompts)
             or self.model_type not in POSITIONS_ARE_EMBEDDED
             or self.model.config._attn_implementation != ATTENTION
+            or getattr(self.model.config, "is_decoder", False)
             or self.device.type != "cpu"
             or is_counting()
-            or overlay.stand_in is not None
             or not all(map(are_shared, patches))
-            or any(map(callable, prefixes))
         ):
             return None
-        return Places.of(mask)
-
-    def _price(self, layer: int, inputs: Mapping[str, Tensor]) -> int:
-        """Operations that the store saves a call with inputs of this shape which begins at a layer:
-        as many for every row."""
-        row = self._placed({name: each[:1] for name, each in inputs.items() if name != KEYS})
-        key = (layer, *sorted((name, each.shape) for name, each in row.items()))
-        if key not in self._prices:
-            if layer == self.architecture.num_layers:
-                self._prices[key] = counted(lambda: self._run(row, None))[1]
-            else:
-                # What comes before the layers and after them is run whatever is kept.
-                with ended_before(self._layers, layer):
-                    below = counted(lambda: self._run(row, None))[1]
-                with ended_before(self._layers, 0):
-                    outside = counted(lambda: self._run(row, None))[1]
-                self._prices[key] = below - outside
-        num_rows = len(next(iter(inputs.values())))
-        return num_rows * self._prices[key]
-
-    def _placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: value.to(self.device) for name, value in inputs.items()}
+        return Places.of(mask, max(added.prefixes, default=0))
 
     @contextmanager
     def counting_rows(self) -> Iterator[Callable[[], int]]:

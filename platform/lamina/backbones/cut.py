@@ -1,7 +1,7 @@
 """A part of a frozen stack of layers: begun at a layer with what enters it, or ended before one."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,11 +19,20 @@ def entered_at(stack: nn.Module, layer: int, tokens: Tensor | None) -> Iterator[
         return (tokens, *arguments[1:])
 
     with _skipped(stack, range(layer)):
-        handle = stack.get_submodule(str(layer)).register_forward_pre_hook(enter)
+        # Before what an overlay has there.
+        entrance = stack.get_submodule(str(layer))
+        handle = entrance.register_forward_pre_hook(enter, prepend=True)
         try:
             yield
         finally:
             handle.remove()
+
+
+@contextmanager
+def answering(answers: Mapping[nn.Module, Tensor]) -> Iterator[None]:
+    """Inside, these modules give what is known already; their hooks are called as ever."""
+    with _instead({module: _giver(answer) for module, answer in answers.items()}):
+        yield
 
 
 @contextmanager
@@ -44,22 +53,29 @@ def ended_before(stack: nn.Module, layer: int) -> Iterator[list[Tensor]]:
             handle.remove()
 
 
-@contextmanager
-def _skipped(stack: nn.Module, layers: range) -> Iterator[None]:
+def _skipped(stack: nn.Module, layers: range) -> AbstractContextManager[None]:
     """Layers that hand on what they get."""
-    before = {}
-    for layer in layers:
-        module = stack.get_submodule(str(layer))
-        # accelerate may have put a forward of its own there.
-        before[module] = module.__dict__.get("forward")
-        module.forward = _hand_on
+    return _instead({stack.get_submodule(str(layer)): _hand_on for layer in layers})
+
+
+@contextmanager
+def _instead(forwards: Mapping[nn.Module, Callable[..., Tensor]]) -> Iterator[None]:
+    """Inside, modules have other forwards."""
+    # accelerate may have put one of its own there.
+    before = {module: module.__dict__.get("forward") for module in forwards}
+    for module, forward in forwards.items():
+        module.forward = forward
     try:
         yield
     finally:
-        for module, forward in before.items():
+        for module, own in before.items():
             del module.forward
-            if forward is not None:
-                module.forward = forward
+            if own is not None:
+                module.forward = own
+
+
+def _giver(answer: Tensor) -> Callable[..., Tensor]:
+    return lambda *_, **__: answer
 
 
 def _hand_on(tokens: Tensor, *_: Any, **__: Any) -> Tensor:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 Compute = Callable[[Mapping[str, Tensor]], Tensor]
-"""The frozen part on N inputs: tokens [N, S, dim], or features [N, dim]."""
+"""The frozen part on N inputs: numbers of every token [N, S, width], or features [N, width]."""
 
 CHUNK_ROWS = 64
 """Rows that are computed at a time."""
@@ -135,8 +135,11 @@ class FeatureStore:
         self._max_bytes = max_bytes
         self._known = _Index.empty(2)
         """Of each sample: its length, and the part that it came in."""
+        self._num_tokens = 0
         self._parts: list[_Part] = []
         self._shelves: dict[str, _Shelf] = {}
+        self._full: set[str] = set()
+        """The shelves that there is no more room for."""
         self.refusal: str | None = None
         """Why something is not kept."""
 
@@ -154,6 +157,7 @@ class FeatureStore:
         part = torch.full_like(keys, len(self._parts))
         self._parts.append(_Part(inputs, keys, lengths))
         self._known = self._known.with_new(keys, torch.stack([lengths, part], dim=1))
+        self._num_tokens = int(self._known.values[:, 0].sum())
         return keys
 
     def features(self, keys: Tensor, compute: Compute) -> Tensor | None:
@@ -161,25 +165,24 @@ class FeatureStore:
         found = self._filled("features", keys, compute)
         return None if found is None else _gathered(*found)
 
-    def tokens(self, layer: int, keys: Tensor, width: int, compute: Compute) -> Tensor | None:
-        """What enters a layer for samples, [N, S, dim]; texts are padded with zeros to S = `width`.
-        None where it is not kept."""
-        found = self._filled(f"layer_{layer:02d}", keys, compute)
+    def tokens(self, name: str, keys: Tensor, compute: Compute) -> Tensor | None:
+        """What is kept by a name of every token of samples: [N, S, width] of pictures, [T, width]
+        of texts, one after the other without padding. None where it is not kept."""
+        found = self._filled(name, keys, compute)
         if found is None:
             return None
         shelf, places = found
         if shelf.files[0].dim() == 3:
             return _gathered(shelf, places)
         lengths = self._known.of(keys)[:, 0]
-        row, column = (torch.arange(width) < lengths[:, None]).nonzero().unbind(1)
-        files, starts = places.unbind(1)
-        padded = shelf.files[0].new_zeros(len(keys) * width, shelf.files[0].shape[1])
-        for number in files.unique().tolist():
-            read = files[row] == number
-            tokens = starts[row[read]] + column[read]
-            at = row[read] * width + column[read]
-            padded.index_copy_(0, at, shelf.files[number].index_select(0, tokens))
-        return padded.view(len(keys), width, -1)
+        places = places.repeat_interleave(lengths, dim=0)
+        before = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        places[:, 1] += torch.arange(len(places)) - before
+        return _gathered(shelf, places)
+
+    def fits(self, width: int) -> bool:
+        """Whether so many bytes of every token of all samples known take half the room at most."""
+        return self._num_tokens * width <= self._max_bytes // 2
 
     def _filled(self, name: str, keys: Tensor, compute: Compute) -> tuple[_Shelf, Tensor] | None:
         """The shelf of a layer with all of these samples on it, and their places there; None where
@@ -189,7 +192,10 @@ class FeatureStore:
             shelf = self._shelves[name] = _Shelf(self._folder / name)
         while bool((absent := (places := shelf.places.of(keys))[:, 0] < 0).any()):
             part = int(self._known.of(keys[absent][:1])[0, 1])
-            if part < 0 or not self._fill(shelf, part, compute):
+            if part < 0 or name in self._full:
+                return None
+            if not self._fill(shelf, part, compute):
+                self._full.add(name)
                 return None
         return shelf, places
 
@@ -284,8 +290,8 @@ def _gathered(shelf: _Shelf, places: Tensor) -> Tensor:
         return shelf.files[first].index_select(0, starts)
     gathered = shelf.files[first].new_empty(len(places), *shelf.files[first].shape[1:])
     for number in (first, *others):
-        own = files == number
-        gathered[own] = shelf.files[number].index_select(0, starts[own])
+        own = (files == number).nonzero()[:, 0]
+        gathered.index_copy_(0, own, shelf.files[number].index_select(0, starts[own]))
     return gathered
 
 

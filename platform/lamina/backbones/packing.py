@@ -7,9 +7,9 @@ small product costs a launch, patches of one kind for as many rows each become o
 tensors lead with K, and one batched product: the same up to the rounding of float sums.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -85,22 +85,33 @@ def _through(chain: Sequence[Any], tensors: Sequence[Tensor]) -> Tensor:
     return value
 
 
-def lengths_of(overlay: Overlay) -> Hashable | None:
-    """What has to be equal for calls to run together: how many tokens and positions are added
-    where. None where a call only runs alone."""
+class Added(NamedTuple):
+    """How many tokens and positions an overlay adds where."""
+
+    prefixes: tuple[int, ...]
+    """Per layer of the overlay that has them, the first layer first."""
+    prefixed: tuple[int, ...]
+    """These layers."""
+    prompts: int
+    position_shift: int
+
+
+def added_by(overlay: Overlay) -> Added | None:
+    """What has to be equal for calls to run together. None where a call only runs alone."""
     given = [prefix for prefixes in overlay.prefixes.values() for prefix in prefixes]
     if overlay.stand_in is not None or any(callable(prefix) for prefix in given):
         return None
-    prefixes = tuple(
-        (layer, sum(_length(prefix) for prefix in overlay.prefixes[layer]))
-        for layer in sorted(overlay.prefixes)
+    layers = sorted(overlay.prefixes)
+    return Added(
+        prefixes=tuple(sum(map(_length, overlay.prefixes[layer])) for layer in layers),
+        prefixed=tuple(layers),
+        prompts=sum(prompt.shape[-2] for prompt in overlay.prompts),
+        position_shift=overlay.position_shift,
     )
-    prompts = sum(prompt.shape[-2] for prompt in overlay.prompts)
-    return prefixes, prompts, overlay.position_shift
 
 
 def packed(overlays: Sequence[Overlay], sizes: Sequence[int], *, stack: bool) -> Overlay:
-    """One overlay for the rows of several calls, of `sizes`, that `lengths_of` finds equal.
+    """One overlay for the rows of several calls, of `sizes`, that for which `added_by` is equal.
 
     `stack`: let patches lead with K where they can.
     """

@@ -11,16 +11,20 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
 WORTH = 0.9
 """Padding is left out where tokens are at most this share of a padded batch."""
+LANES = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 1)
+"""float32 numbers that a core reckons with at once. torch's attention takes the keys that are left
+over one by one: with 16, it takes three times as long for 14 keys as for 16."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the tokens of N texts padded to S are."""
+    """Where the tokens of N texts are that attention sees padded to S."""
 
     at: Tensor
     """int64 [T], in the N * S places, row by row."""
@@ -28,28 +32,34 @@ class Places:
     """int64 [N * S], the token at each place; where padding is, the one before it."""
     lengths: Tensor
     """int64 [N]."""
-    width: int
-    """S."""
+    visible: Tensor
+    """bool [N, 1, 1, S], where no padding is."""
 
     @classmethod
-    def of(cls, mask: Tensor) -> "Places | None":
-        """The places that a mask [N, S] leaves; None where there is little padding."""
+    def of(cls, mask: Tensor, num_prefixed: int = 0) -> "Places | None":
+        """The places that a mask [N, S] leaves, or more, where attention is faster so, beside keys
+        that are put before the texts' own. None where it is not, and there is little padding."""
         lengths = mask.sum(dim=1)
-        if int(lengths.sum()) > WORTH * mask.numel():
+        left_over = (mask.shape[1] + num_prefixed) % LANES
+        if left_over > LANES // 2 + 1:
+            mask = nn.functional.pad(mask, (0, LANES - left_over))
+        elif int(lengths.sum()) > WORTH * mask.numel():
             return None
         flat = mask.flatten()
         stand_ins = (flat.cumsum(0) - 1).clamp_min(0)
-        return cls(flat.nonzero()[:, 0], stand_ins, lengths, mask.shape[1])
+        return cls(flat.nonzero()[:, 0], stand_ins, lengths, mask[:, None, None].bool())
 
     def without(self, tokens: Tensor) -> Tensor:
-        """[N, S, ...] -> [1, T, ...]."""
-        return tokens.flatten(0, 1).index_select(0, self.at)[None]
+        """[N, S, ...] -> [1, T, ...]; S may be that of the attention, or of the texts."""
+        width, own = self.visible.shape[-1], tokens.shape[1]
+        at = self.at if own == width else self.at // width * own + self.at % width
+        return tokens.flatten(0, 1).index_select(0, at)[None]
 
     def within(self, tokens: Tensor) -> Tensor:
         """[1, T, ...] -> [N, S, ...], for those who do not look where padding is: there stands
         another token."""
         padded: Tensor = _Spread.apply(tokens[0], self.stand_ins, self.at)
-        return padded.unflatten(0, (-1, self.width))
+        return padded.unflatten(0, (len(self.lengths), -1))
 
     def sizes(self, rows: Sequence[int]) -> list[int]:
         """How many tokens so many rows have, and the next ones, and so on."""
@@ -80,8 +90,18 @@ def current() -> Places | None:
 
 
 @contextmanager
-def unpadded(stack: nn.Module, layer: int, places: Places | None) -> Iterator[None]:
-    """Inside, what enters a layer of the stack goes on without padding; with None, all stays."""
+def unpadded(places: Places | None) -> Iterator[None]:
+    """Inside, the tokens of the forward stand at places; with None, they are padded."""
+    token = _current.set(places)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+@contextmanager
+def unpadded_from(layer: nn.Module, places: Places | None) -> Iterator[None]:
+    """Inside, what enters a layer goes on without padding; with None, all stays."""
     if places is None:
         yield
         return
@@ -91,9 +111,16 @@ def unpadded(stack: nn.Module, layer: int, places: Places | None) -> Iterator[No
         _current.set(places)
         return (places.without(arguments[0]), *arguments[1:])
 
-    handle = stack.get_submodule(str(layer)).register_forward_pre_hook(enter)
+    handle = layer.register_forward_pre_hook(enter)
     try:
         yield
     finally:
         _current.set(None)
         handle.remove()
+
+
+def padded(tokens: Tensor, mask: Tensor) -> Tensor:
+    """[T, ...] -> [N, S, ...], zeros where a mask [N, S] has them."""
+    at = mask.flatten().nonzero()[:, 0]
+    rows = tokens.new_zeros(mask.numel(), *tokens.shape[1:]).index_copy_(0, at, tokens)
+    return rows.unflatten(0, mask.shape)

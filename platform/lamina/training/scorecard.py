@@ -94,8 +94,9 @@ class Scorecard:
         costs.stored_parameters.append(kept + _num_stored(self._strategy.state))
         costs.memory_bytes.append(memory_bytes)
         if not costs.one_pass_flops:
-            few = self._few(data)
-            _, forward = self._counted(lambda: self._model.backbone(few.inputs))
+            few, backbone = self._few(data), self._model.backbone
+            with backbone.by_itself(whole=True):
+                _, forward = counted(lambda: backbone(few.inputs))
             # Frozen weights need no gradient, so a backward takes as much as a forward.
             costs.flops_per_row["one pass"] = 2 * forward / len(few)
         costs.one_pass_flops.append(costs.flops_per_row["one pass"] * len(data))

@@ -68,7 +68,7 @@ class LoRA(AdapterKind):
                 tensors[f"{module}.lora_B.weight"],
                 self.alpha / self.rank,
                 self.dropout,
-                dropout,
+                dropout if self.dropout > 0 else None,
             )
             patches[Site(module, module)] = [patch]
         return Overlay(patches=patches)
@@ -106,15 +106,16 @@ class LoRAPatch:
     scale: float
     dropout: float
     generator: torch.Generator | None
+    """None: nothing is dropped."""
 
     @property
     def is_shared(self) -> bool:
-        return self.a.dim() == self.b.dim() == 2 and not self.dropout
+        return self.a.dim() == self.b.dim() == 2 and self.generator is None
 
     def stacked(self, patches: Sequence["LoRAPatch"]) -> "LoRAPatch | None":
         """Ranks are filled up with zeros, whose gradients are zero; where scales differ, each goes
         into its B."""
-        if any(each.generator is not None and each.dropout > 0 for each in patches):
+        if any(each.generator is not None for each in patches):
             return None
         rank = max(patch.a.shape[0] for patch in patches)
         downs = [F.pad(each.a, (0, 0, 0, rank - each.a.shape[0])) for each in patches]
@@ -127,7 +128,7 @@ class LoRAPatch:
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         x = x.to(self.a.dtype)
-        if self.generator is not None and self.dropout > 0:
+        if self.generator is not None:
             x = kept(x, self.dropout, self.generator)
         # Scaled where it is small: between A and B.
         update = grouped_linear(self.scale * grouped_linear(x, self.a), self.b)

@@ -1,0 +1,187 @@
+"""The frozen layers of a model as a feature store keeps them: what is kept of an input, and a
+forward that begins with it."""
+
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from lamina.backbones.architecture import Architecture
+from lamina.backbones.cut import answering, ended_before, entered_at
+from lamina.backbones.features import Compute, FeatureStore
+from lamina.backbones.operations import counted, counting_as, is_counting
+from lamina.backbones.overlay import Overlay
+from lamina.backbones.unpadded import Places, padded, unpadded, unpadded_from
+from lamina.core import KEYS, Modality
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class KeptLayers:
+    """The layers of one model. What it gives back counts as the operations that it saves."""
+
+    def __init__(
+        self, model: "PreTrainedModel", architecture: Architecture, modality: Modality
+    ) -> None:
+        self._model = model
+        self._parts = architecture
+        self._modality = modality
+        self._prices: dict[Hashable, int] = {}
+
+    @torch.no_grad()
+    def features(
+        self, store: FeatureStore | None, inputs: Mapping[str, Tensor], compute: Compute
+    ) -> Tensor | None:
+        """What the whole model says of inputs, [N, dim], computed where it is not kept yet; None
+        where it cannot be kept."""
+        if store is None or KEYS not in inputs:
+            return None
+        kept: Tensor | None = None
+
+        def price() -> int:
+            return 0 if kept is None else self._price(self._parts.num_layers, inputs)
+
+        with counting_as(price):
+            kept = store.features(inputs[KEYS].cpu(), self._placing(compute))
+        return None if kept is None else kept.to(self._model.device)
+
+    @torch.no_grad()
+    def tokens(
+        self, store: FeatureStore | None, layer: int, inputs: Mapping[str, Tensor]
+    ) -> Tensor | None:
+        """What enters a layer, as `FeatureStore.tokens` has it; where that pays, wider by what the
+        projections of its attention make of it. None where it cannot be kept."""
+        if store is None or KEYS not in inputs or not 0 < layer < self._parts.num_layers:
+            return None
+
+        def entering(samples: Mapping[str, Tensor]) -> Tensor:
+            with ended_before(self._stack, layer) as tokens:
+                self._model(**samples)
+            return tokens[0]
+
+        def projected(samples: Mapping[str, Tensor]) -> Tensor:
+            tokens = entering(samples)
+            read = self.read_by_attention(tokens, layer)
+            return torch.cat([tokens, *(each(read) for each in self.projections(layer))], dim=-1)
+
+        keys = inputs[KEYS].cpu()
+        kept: Tensor | None = None
+
+        def price() -> int:
+            return 0 if kept is None else self._price(layer, inputs)
+
+        with counting_as(price):
+            if self._keeps_projections(store, layer):
+                kept = store.tokens(f"attention_{layer:02d}", keys, self._placing(projected))
+            if kept is None:
+                kept = store.tokens(f"layer_{layer:02d}", keys, self._placing(entering))
+        return None if kept is None else kept.to(self._model.device)
+
+    @contextmanager
+    def begun(
+        self,
+        layer: int,
+        kept: Tensor | None,
+        overlay: Overlay,
+        arguments: Mapping[str, Tensor],
+        places: Places | None,
+    ) -> Iterator[None]:
+        """Inside, the model under an overlay begins at a layer with what is kept, or else at the
+        first one; without padding where there are places."""
+        if kept is None:
+            with unpadded_from(self._stack.get_submodule("0"), places):
+                yield
+            return
+        modules = self.projections(layer) if kept.shape[-1] > self._dim else []
+        if not self._projects_what_enters(overlay, layer):
+            kept, modules = kept[..., : self._dim], []
+        if places is not None:
+            kept = kept[None]
+        elif self._modality == "text":
+            kept = padded(kept, arguments["attention_mask"])
+        tokens, *given = kept.split([self._dim, *(each.out_features for each in modules)], dim=-1)
+        answers: dict[nn.Module, Tensor] = dict(zip(modules, given, strict=True))
+        answers |= self._unread_embeddings(arguments)
+        with entered_at(self._stack, layer, tokens), answering(answers), unpadded(places):
+            yield
+
+    def projections(self, layer: int) -> list[nn.Linear]:
+        """Query, key and value of a layer's attention."""
+        names = self._parts.projections_of(layer)
+        return [cast(nn.Linear, self._model.get_submodule(name)) for name in names]
+
+    def read_by_attention(self, tokens: Tensor, layer: int) -> Tensor:
+        """What the projections of a layer's attention read of tokens that enter the layer."""
+        norms = self._parts.norms_before_attention
+        return self._model.get_submodule(norms[layer])(tokens) if norms else tokens
+
+    @property
+    def _stack(self) -> nn.Module:
+        return self._model.get_submodule(self._parts.stack)
+
+    @property
+    def _dim(self) -> int:
+        return int(self._model.config.hidden_size)
+
+    def _unread_embeddings(self, arguments: Mapping[str, Tensor]) -> dict[nn.Module, Tensor]:
+        """What a text model's embeddings may give where nobody reads it: zeros, in no memory."""
+        embeddings = getattr(self._model, "embeddings", None)
+        if self._modality != "text" or embeddings is None:
+            return {}
+        words = cast(nn.Embedding, self._model.get_input_embeddings()).weight
+        shape = (*arguments["input_ids"].shape, words.shape[1])
+        return {embeddings: words.new_zeros(()).expand(shape)}
+
+    def _placing(self, compute: Compute) -> Compute:
+        """The same on the model's device."""
+        return lambda samples: compute(self._placed(samples))
+
+    def _placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self._model.device) for name, value in inputs.items()}
+
+    def _keeps_projections(self, store: FeatureStore, layer: int) -> bool:
+        """Whether it takes less time to read what query, key and value are of a token than to
+        compute it, and there is room: for texts on a CPU."""
+        if (
+            self._modality != "text"
+            or self._model.device.type != "cpu"
+            or self._parts.norms_before_attention is None
+        ):
+            return False
+        numbers = self._dim + sum(each.out_features for each in self.projections(layer))
+        return store.fits(numbers * self._model.dtype.itemsize)
+
+    def _projects_what_enters(self, overlay: Overlay, layer: int) -> bool:
+        """Whether the projections of a layer's attention read what enters the layer, under this
+        overlay too. Where operations are counted they are to be run."""
+        parts = self._parts
+        projections = parts.projections_of(layer)
+        norms = parts.norms_before_attention
+        read = (*projections, norms[layer]) if norms else projections
+        rewritten = {site.write for site in overlay.patches} - set(projections)
+        return not is_counting() and not any(
+            f"{module}.".startswith(f"{changed}.")
+            for module in read
+            for changed in (*overlay.input_patches, *rewritten)
+        )
+
+    def _price(self, layer: int, inputs: Mapping[str, Tensor]) -> int:
+        """Operations that the store saves a call with inputs of this shape which begins at a layer:
+        as many for every row."""
+        row = self._placed({name: each[:1] for name, each in inputs.items() if name != KEYS})
+        key = (layer, *sorted((name, each.shape) for name, each in row.items()))
+        if key not in self._prices:
+            if layer == self._parts.num_layers:
+                self._prices[key] = counted(lambda: self._model(**row))[1]
+            else:
+                # What comes before the layers and after them is run whatever is kept.
+                with ended_before(self._stack, layer):
+                    below = counted(lambda: self._model(**row))[1]
+                with ended_before(self._stack, 0):
+                    outside = counted(lambda: self._model(**row))[1]
+                self._prices[key] = below - outside
+        num_rows = len(next(iter(inputs.values())))
+        return num_rows * self._prices[key]
