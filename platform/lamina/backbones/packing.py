@@ -88,12 +88,14 @@ def _through(chain: Sequence[Any], tensors: Sequence[Tensor]) -> Tensor:
 class Added(NamedTuple):
     """How many tokens and positions an overlay adds where."""
 
+    layers: tuple[int, ...]
+    """Those that have a prefix, in order."""
     prefixes: tuple[int, ...]
-    """Per layer of the overlay that has them, the first layer first."""
-    prefixed: tuple[int, ...]
-    """These layers."""
+    """Of each of these, its keys."""
     prompts: int
+    """Tokens before the input's."""
     position_shift: int
+    """As in the overlay."""
 
 
 def added_by(overlay: Overlay) -> Added | None:
@@ -101,17 +103,17 @@ def added_by(overlay: Overlay) -> Added | None:
     given = [prefix for prefixes in overlay.prefixes.values() for prefix in prefixes]
     if overlay.stand_in is not None or any(callable(prefix) for prefix in given):
         return None
-    layers = sorted(overlay.prefixes)
+    layers = tuple(sorted(overlay.prefixes))
     return Added(
+        layers=layers,
         prefixes=tuple(sum(map(_length, overlay.prefixes[layer])) for layer in layers),
-        prefixed=tuple(layers),
         prompts=sum(prompt.shape[-2] for prompt in overlay.prompts),
         position_shift=overlay.position_shift,
     )
 
 
 def packed(overlays: Sequence[Overlay], sizes: Sequence[int], *, stack: bool) -> Overlay:
-    """One overlay for the rows of several calls, of `sizes`, that for which `added_by` is equal.
+    """One overlay for the rows of several calls, of `sizes`, of which `added_by` says the same.
 
     `stack`: let patches lead with K where they can.
     """
