@@ -12,7 +12,9 @@ Lane `unpadded` is another comparison: LoRA in all layers and no store, texts wi
 against without.
 
 The two sides' learned numbers are compared too: `difference` is the largest, and has to stay below
-1e-4 (a row's features are computed without padding, so they round differently).
+1e-4 (a row's features are computed without padding, so they round differently). In lane `unpadded`
+1e-3 are allowed: without padding attention is given full vectors of keys, and torch's takes the
+exponential of these by another formula than that of keys that are left over.
 """
 
 from collections.abc import Callable
@@ -39,6 +41,8 @@ FIRST = {"from_2": 2, "from_3": 3, "from_4": 4, "from_5": 5, "head": LAYERS, "un
 """The first adapted layer of a lane."""
 TARGETS = dict(zip(FIRST, (1.1, 1.25, 1.6, 2.4, 5.0, 1.1), strict=True))
 """How many times as fast training has to be, filling included."""
+ALLOWED = dict.fromkeys(FIRST, 1e-4) | {"unpadded": 1e-3}
+"""How far a learned number may be off."""
 EPOCHS = 6
 REPEATS = 3
 ROOM = 10**9
@@ -61,7 +65,7 @@ def main() -> None:
             "model": (1 + share) / (2 * share) if 0 < share < 1 else None,
             "difference": difference(learned[False], learned[True]),
         }
-        if details["difference"] > 1e-4:
+        if details["difference"] > ALLOWED[name]:
             raise SystemExit(f"{name}: learned numbers differ by {details['difference']:.1e}")
         lanes.append(Lane(name, values, TARGETS[name], details=details))
     finish("Kept features", lanes, given.lanes, given.small, given.out)

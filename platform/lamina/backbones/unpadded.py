@@ -19,7 +19,8 @@ WORTH = 0.9
 """Padding is left out where tokens are at most this share of a padded batch."""
 LANES = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 1)
 """float32 numbers that a core reckons with at once. torch's attention takes the keys that are left
-over one by one: with 16, it takes three times as long for 14 keys as for 16."""
+over one by one: with 16, it takes three times as long for 14 keys as for 16. (Their exponential has
+another formula there, whose last digits differ.)"""
 
 
 @dataclass(frozen=True)
