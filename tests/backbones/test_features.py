@@ -15,7 +15,6 @@ from lamina.core import KEYS, PARTS, Batch, Samples
 from nouns import nouns_stream, shapes_stream
 
 ROOM = 10**9
-KINDS_IN_LAYERS = ("lora", "bottleneck", "ia3", "ssf", "layernorm", "bias")
 
 
 def keeping(folder, cache, max_bytes=ROOM):

@@ -1,7 +1,7 @@
 """The frozen layers of a model as a feature store keeps them: what is kept of an input, and a
 forward that begins with it."""
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
@@ -39,14 +39,10 @@ class KeptLayers:
         where it cannot be kept."""
         if store is None or KEYS not in inputs:
             return None
-        kept: Tensor | None = None
-
-        def price() -> int:
-            return 0 if kept is None else self._price(self._parts.num_layers, inputs)
-
-        with counting_as(price):
-            kept = store.features(inputs[KEYS].cpu(), self._placing(compute))
-        return None if kept is None else kept.to(self._model.device)
+        keys = inputs[KEYS].cpu()
+        return self._priced(
+            self._parts.num_layers, inputs, lambda: store.features(keys, self._placing(compute))
+        )
 
     @torch.no_grad()
     def tokens(
@@ -68,17 +64,16 @@ class KeptLayers:
             return torch.cat([tokens, *(each(read) for each in self.projections(layer))], dim=-1)
 
         keys = inputs[KEYS].cpu()
-        kept: Tensor | None = None
 
-        def price() -> int:
-            return 0 if kept is None else self._price(layer, inputs)
-
-        with counting_as(price):
+        def find() -> Tensor | None:
+            found = None
             if self._keeps_projections(store, layer):
-                kept = store.tokens(f"attention_{layer:02d}", keys, self._placing(projected))
-            if kept is None:
-                kept = store.tokens(f"layer_{layer:02d}", keys, self._placing(entering))
-        return None if kept is None else kept.to(self._model.device)
+                found = store.tokens(f"attention_{layer:02d}", keys, self._placing(projected))
+            if found is None:
+                found = store.tokens(f"layer_{layer:02d}", keys, self._placing(entering))
+            return found
+
+        return self._priced(layer, inputs, find)
 
     @contextmanager
     def begun(
@@ -167,6 +162,20 @@ class KeptLayers:
             for module in read
             for changed in (*overlay.input_patches, *rewritten)
         )
+
+    def _priced(
+        self, layer: int, inputs: Mapping[str, Tensor], find: Callable[[], Tensor | None]
+    ) -> Tensor | None:
+        """What is found, on the model's device, counted as what a call that begins at a layer then
+        saves."""
+        kept: Tensor | None = None
+
+        def price() -> int:
+            return 0 if kept is None else self._price(layer, inputs)
+
+        with counting_as(price):
+            kept = find()
+        return None if kept is None else kept.to(self._model.device)
 
     def _price(self, layer: int, inputs: Mapping[str, Tensor]) -> int:
         """Operations that the store saves a call with inputs of this shape which begins at a layer:

@@ -94,9 +94,8 @@ class Scorecard:
         costs.stored_parameters.append(kept + _num_stored(self._strategy.state))
         costs.memory_bytes.append(memory_bytes)
         if not costs.one_pass_flops:
-            few, backbone = self._few(data), self._model.backbone
-            with backbone.by_itself(whole=True):
-                _, forward = counted(lambda: backbone(few.inputs))
+            few = self._few(data)
+            _, forward = self._counted(lambda: self._model.backbone(few.inputs), whole=True)
             # Frozen weights need no gradient, so a backward takes as much as a forward.
             costs.flops_per_row["one pass"] = 2 * forward / len(few)
         costs.one_pass_flops.append(costs.flops_per_row["one pass"] * len(data))
@@ -152,9 +151,10 @@ class Scorecard:
             self.costs.inference_passes = passes
             self.costs.inference_flops = self._counted(predict)[1] / len(few)
 
-    def _counted(self, work: Callable[[], Result]) -> tuple[Result, int]:
-        """What `work` returns and its operations; what the feature store saves counts as well."""
-        with self._model.backbone.by_itself():
+    def _counted(self, work: Callable[[], Result], *, whole: bool = False) -> tuple[Result, int]:
+        """What `work` returns and its operations; what the feature store saves counts as well.
+        `whole`: it is not asked, and so not filled either."""
+        with self._model.backbone.by_itself(whole=whole):
             return counted(work)
 
     def _composite(self) -> dict[str, float]:
