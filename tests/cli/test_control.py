@@ -3,7 +3,7 @@
 import pytest
 
 from lamina.cli.control import _trial
-from lamina.orchestration.store import SharedStore
+from lamina.orchestration.store.shared_store import SharedStore
 from lamina.registry import InputError
 
 JOB = {"seed": 0, "strategy": {"name": "er"}}

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lamina.config import HostSettings, parse_job
-from lamina.orchestration.sweep import run_sweep
-from lamina.orchestration.workshop import Workshop
+from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
+from lamina.orchestration.sweep.run import run_sweep
 
 RAY = [
     pytest.mark.ray,
@@ -18,7 +18,7 @@ RAY = [
 DRIVER = """
 import json, sys
 from lamina.config import parse_job
-from lamina.orchestration.sweep import run_sweep
+from lamina.orchestration.sweep.run import run_sweep
 run_sweep(parse_job(json.loads(sys.argv[1])), lambda event: print(json.dumps(event), flush=True))
 """
 """A program that runs the sweep of the job it is given and prints its events."""
@@ -44,8 +44,8 @@ def matrix(reports):
 
 def matrix_alone(mapping):
     """R of a trial that is trained here and now, without Ray."""
-    workshop = Workshop(torch.device("cpu"), HostSettings(), lambda _, build: build())
-    reports = list(workshop.learner(mapping).learn())
+    backbones = ResidentBackbones(torch.device("cpu"), HostSettings(), lambda _, build: build())
+    reports = list(backbones.learner(mapping).learn())
     return [(each.validation, each.test) for each in reports]
 
 

@@ -37,11 +37,11 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
         )
     (raw,) = check_parts([job])
     # Only a job that is sound is worth the seconds that Ray takes to be imported and started.
-    from lamina.orchestration.federated import MANIFEST, run_federated
-    from lamina.orchestration.federated_learner import save_global
-    from lamina.orchestration.federated_scribe import FederatedScribe, write_result
+    from lamina.orchestration.federated.event_recorder import FederatedEventRecorder, write_result
+    from lamina.orchestration.federated.learner import save_global
+    from lamina.orchestration.federated.run import MANIFEST, run_federated
 
-    scribe = FederatedScribe(job, str(path))
+    recorder = FederatedEventRecorder(job, str(path))
     for section, why in job.unused.items():
         console.print(f"{section} changes nothing: {why}", markup=False)
     missing = None
@@ -50,19 +50,19 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
             progress = _Progress(shown, raw.scenario, raw.name)
 
             def tell(event: Mapping[str, Any]) -> None:
-                scribe(event)
+                recorder(event)
                 progress(event)
 
             found = run_federated(job, raw, tell, in_process=in_process)
     except BaseException as error:
-        scribe.finish("stopped" if isinstance(error, KeyboardInterrupt) else "failed", {}, 0, {})
+        recorder.finish("stopped" if isinstance(error, KeyboardInterrupt) else "failed", {}, 0, {})
         raise
     result = _result(found)
     folder = job.output_dir
     write_result(folder / RESULT_OF_FEDERATION, result)
     save_global(found.run, folder / ADAPTER)
     kept = {folder / ADAPTER: "adapters", folder / MANIFEST: "", folder / RESULT_OF_FEDERATION: ""}
-    missing = scribe.finish("finished", result["metrics"], found.run.version, kept)
+    missing = recorder.finish("finished", result["metrics"], found.run.version, kept)
     if missing:
         click.echo(f"tracking: {missing}", err=True)
     _show(console, result)

@@ -29,8 +29,8 @@ from lamina.config import (
 from lamina.config.reading import read_overrides
 from lamina.core import Samples, Stream
 from lamina.evaluation.leaderboard import leaderboard
-from lamina.orchestration.identity import trial_id
-from lamina.orchestration.scribe import Scribe
+from lamina.orchestration.store.event_recorder import EventRecorder
+from lamina.orchestration.store.identity import trial_id
 from lamina.registry import InputError
 from lamina.tracking.base import CompositeTracker, Tracker, TrackingError
 from lamina.tracking.json_lines import JsonLinesTracker
@@ -60,12 +60,12 @@ def run_job(path: Path, overrides: Sequence[str]) -> None:
     identity = trial_id(trial.job.mapping)
     folder = job.output_dir / RUNS / identity
     shutil.rmtree(folder, ignore_errors=True)
-    scribe = Scribe(_tracker(job, folder, str(path)), folder.parent)
+    recorder = EventRecorder(_tracker(job, folder, str(path)), folder.parent)
     try:
-        reports = _train(learner, trial, identity, folder, scribe, console)
+        reports = _train(learner, trial, identity, folder, recorder, console)
     finally:
         try:
-            scribe.close()
+            recorder.close()
         except TrackingError as error:
             click.echo(f"tracking: {error}", err=True)
     _show(trial, identity, reports, folder, console)
@@ -104,12 +104,17 @@ def _tracker(job: Job, folder: Path, source: str) -> Tracker:
 
 
 def _train(
-    learner: Learner, trial: Trial, identity: str, folder: Path, scribe: Scribe, console: Console
+    learner: Learner,
+    trial: Trial,
+    identity: str,
+    folder: Path,
+    recorder: EventRecorder,
+    console: Console,
 ) -> list[Report]:
-    """Learn every task, telling the scribe and the display. No run stays open, whatever happens."""
+    """Learn every task and report it to recorder and display. Leaves no run open, come what may."""
 
     def tell(event: str, **more: Any) -> None:
-        scribe.record({"event": event, "trial": identity, **more}, [(trial.name, reports)])
+        recorder.record({"event": event, "trial": identity, **more}, [(trial.name, reports)])
 
     reports: list[Report] = []
     scenario, num_tasks = trial.job.scenario.kind, len(learner.stream)

@@ -25,7 +25,7 @@ def sweep_job(path: Path, overrides: Sequence[str], only_plan: bool) -> None:
         show_plan(console, plan, streams)
         return
     # Only a job that is sound is worth the seconds that Ray takes to be imported and started.
-    from lamina.orchestration.sweep import run_sweep
+    from lamina.orchestration.sweep.run import run_sweep
 
     num_tasks = max(len(stream) for stream in streams)
     draws = [plan.num_draws(point) for point in plan.points]

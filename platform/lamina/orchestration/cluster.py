@@ -24,7 +24,7 @@ _SETTINGS = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # Relative paths in a job mean the same on a host as in the shell.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # A watcher per host costs a process, and a host loses no more than one task anyway.
+    # A callback per host costs a process, and a host loses no more than one task anyway.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     # An autoscaler may take minutes to bring the machine that a host waits for.

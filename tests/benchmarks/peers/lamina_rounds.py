@@ -34,10 +34,10 @@ from lamina.federation.timetable import Stop
 from lamina.federation.update import ClientUpdate, Tensors
 from lamina.garbage import collect_seldom
 from lamina.orchestration.cluster import Device, cluster
-from lamina.orchestration.desk import ClientDesk
-from lamina.orchestration.federated import drive
-from lamina.orchestration.pool import RayPool
-from lamina.orchestration.round_store import RoundStore
+from lamina.orchestration.federated.chunks import ClientDesk
+from lamina.orchestration.federated.pool import RayPool
+from lamina.orchestration.federated.round_store import RoundStore
+from lamina.orchestration.federated.run import drive
 from lamina.streams.arrivals.in_step import InStep
 from lamina.streams.dealing import make_manifest
 from lamina.streams.manifest import StreamManifest

@@ -1,0 +1,108 @@
+"""The host: a Ray Train worker that holds frozen backbones and trains the trials that it claims on
+them."""
+
+import os
+import platform
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import ObjectLostError
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from lamina.core import Samples, Stream
+from lamina.garbage import collect_seldom
+from lamina.orchestration.hosts.spec import HostSpec
+from lamina.orchestration.store.client import StoreClient
+
+MOST_FAILURES = 3
+"""So often in a row may a host die without having learned a task in between."""
+
+
+class _HostTrainer(DataParallelTrainer):
+    """Ray Train's trainer without what a host has no use for: the process group of a TorchTrainer,
+    as a host is one worker (its controller needs no torch then), and two processes, one for Ray's
+    own data sets, one that cleans up after controllers that outlive their driver.
+
+    Every start of a host would wait for them. A Ray that calls no such method starts the two as
+    usual.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [
+            each
+            for each in super()._create_default_callbacks()
+            if type(each).__name__ not in ("DatasetsCallback", "PlacementGroupCleanerCallback")
+        ]
+
+
+def run_host(settings: HostSpec, folder: Path) -> None:
+    """Keep one host running until the store dismisses it. Blocks; meant for a thread of the driver.
+
+    Ray Train starts the worker again when it dies. A host that gets nowhere is given up: then this
+    raises Ray Train's error.
+    """
+    scaling = ScalingConfig(
+        num_workers=1,
+        use_gpu=settings.use_gpu,
+        resources_per_worker={"CPU": settings.threads, "GPU": int(settings.use_gpu)},
+    )
+    while True:
+        before = settings.store.progress(settings.name)
+        trainer = _HostTrainer(
+            # Bound to its settings: a `train_loop_config` would be read by the controller as well,
+            # which would import Lamina and torch for it.
+            partial(host_loop, settings),
+            scaling_config=scaling,
+            run_config=RunConfig(
+                name=settings.name,
+                storage_path=str(folder),
+                failure_config=FailureConfig(max_failures=MOST_FAILURES),
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError:
+            if settings.store.progress(settings.name) == before:
+                raise
+        else:
+            return
+
+
+def host_loop(settings: HostSpec) -> None:
+    """What the Ray Train worker does: claim, train, hand over, until there is nothing left to
+    claim."""
+    collect_seldom()
+    # Only here, on the host, are torch and what is built on it needed.
+    import torch
+    from ray.train.torch import get_device
+
+    from lamina.orchestration.hosts.claimed_trials import ClaimedTrials
+    from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
+
+    torch.set_num_threads(settings.threads)
+    device = get_device()
+    store = settings.store
+    backbones = ResidentBackbones(
+        device, settings.hosts, lambda digest, build: _find_stream(store, digest, build)
+    )
+    store.arrive(settings.name, f"{device} of {platform.node()}", os.getpid())
+    ClaimedTrials(settings, backbones).work()
+
+
+def _find_stream(
+    store: StoreClient, digest: str, build: Callable[[], Stream[Samples]]
+) -> Stream[Samples]:
+    """The raw stream from the object store; built here and offered to the other hosts if it is not
+    there any more."""
+    for reference in store.stream(digest):
+        try:
+            return ray.get(reference)
+        except ObjectLostError:
+            break  # Its owner, another host, has died.
+    stream = build()
+    store.offer_stream(digest, [ray.put(stream)])
+    return stream

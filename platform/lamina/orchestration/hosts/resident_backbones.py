@@ -1,0 +1,84 @@
+"""What a host keeps from trial to trial: its backbones, and the streams they have encoded."""
+
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import torch
+
+from lamina.adapters.kinds.lora import LoRA
+from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.load import load_backbone
+from lamina.config import HostSettings, Job, build_learner, keep_features, parse_job
+from lamina.core import Batch, Samples, Stream
+from lamina.digests import digest_of
+from lamina.orchestration.federated.learner import FederatedLearner
+from lamina.streams import build_stream
+from lamina.training.cohort import shared
+from lamina.training.learner import Learner
+from lamina.training.packing_size import MOST_PACKED, packing_size
+
+FindStream = Callable[[str, Callable[[], Stream[Samples]]], Stream[Samples]]
+"""Given the digest of a raw stream and how to build it, returns it from wherever it is cheapest."""
+
+
+def stream_digest(mapping: Mapping[str, Any]) -> str:
+    """Names the raw stream of a job: the same for all jobs that see the same rows in the same
+    order."""
+    return digest_of([mapping.get(key) for key in ("stream", "scenario", "seed")])
+
+
+def stream_of(job: Job) -> Stream[Samples]:
+    """The raw stream of `job`, built here."""
+    return build_stream(job.stream, job.scenario, job.seed)
+
+
+class ResidentBackbones:
+    """One backbone per settings, one encoded stream per backbone and raw stream, both for as long
+    as the process lives."""
+
+    def __init__(self, device: torch.device, hosts: HostSettings, find_stream: FindStream) -> None:
+        self._device = device
+        self._hosts = hosts
+        self._find_stream = find_stream
+        self._backbones: dict[BackboneSettings, Backbone] = {}
+        self._streams: dict[tuple[BackboneSettings, str], Stream[Batch]] = {}
+        self._sizes: dict[Hashable, int] = {}
+
+    def learner(self, mapping: Mapping[str, Any]) -> Learner | FederatedLearner:
+        """The learner that a job asks for: one that sees all rows, able to join a cohort, or a
+        federation of several. Raises InputError when the job cannot be done."""
+        job = parse_job(mapping)
+        backbone, stream = self._found(job)
+        if job.federation is not None:
+            return FederatedLearner(job, stream, backbone)
+        return build_learner(job, stream, shared(backbone))
+
+    def packing(self, mapping: Mapping[str, Any]) -> tuple[int, int]:
+        """How many trials like a job are worth training at a time, and how many rows of theirs are
+        worth running together. Found out on a batch of its stream, once for all that are alike."""
+        job = parse_job(mapping)
+        most = self._hosts.cohort or MOST_PACKED
+        if job.federation is not None or not job.steps_run_layers:
+            return self._hosts.cohort or 1, job.training.batch_size
+        backbone, stream = self._found(job)
+        key = (job.backbone, job.adapter, job.training.batch_size, stream.name)
+        if key not in self._sizes:
+            kind = job.adapter or LoRA()
+            batch = stream.experiences[0].train[slice(0, job.training.batch_size)]
+            self._sizes[key] = packing_size(backbone, kind, batch, most).size
+        paying = self._sizes[key]
+        return self._hosts.cohort or paying, paying * job.training.batch_size
+
+    def _found(self, job: Job) -> tuple[Backbone, Stream[Batch]]:
+        """The backbone and the stream of a job, made where they are not here yet."""
+        backbone = self._backbones.get(job.backbone)
+        if backbone is None:
+            backbone = load_backbone(job.backbone, self._device)
+            keep_features(backbone, self._hosts)
+            self._backbones[job.backbone] = backbone
+        key = (job.backbone, stream_digest(job.mapping))
+        stream = self._streams.get(key)
+        if stream is None:
+            raw = self._find_stream(key[1], lambda: stream_of(job))
+            stream = self._streams[key] = backbone.encode_stream(raw)
+        return backbone, stream

@@ -1,0 +1,25 @@
+"""What a host is given when it starts."""
+
+from dataclasses import dataclass
+
+from lamina.config import HostSettings
+from lamina.orchestration.store.client import StoreClient
+
+
+@dataclass(frozen=True)
+class HostSpec:
+    """What a host is given when it starts. It travels to the worker."""
+
+    name: str
+    """Lasting: a host that died comes back under the same name and goes on with the same trial."""
+    store: StoreClient
+    use_gpu: bool
+    hosts: HostSettings
+    """What the job says of its hosts."""
+    num_hosts: int
+    """How many there are."""
+
+    @property
+    def threads(self) -> int:
+        """CPU cores it takes, and threads that torch uses."""
+        return self.hosts.threads

@@ -1,0 +1,135 @@
+"""The store as all other processes see it: calls that return when there is something to return."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from lamina.orchestration.store.control import Action
+from lamina.orchestration.store.shared_store import Boundary, Claim, Expected, Report
+from lamina.tracking.base import Status
+
+Answer = Any
+"""Ray's reference to an answer that is under way."""
+
+
+@dataclass(frozen=True)
+class StoreClient:
+    """A handle on a running `StoreActor`, whose methods have the docstrings. It travels between
+    processes.
+
+    Each call is made again by Ray when the actor dies under it.
+    """
+
+    actor: Any
+
+    def submit(self, config: str, fork: Boundary | None) -> str:
+        return self._call("submit", config, fork)
+
+    def wait(self, trial: str, task: int) -> Report:
+        return self._call("wait", trial, task)
+
+    def stop(self, trial: str) -> None:
+        self._call("stop", trial)
+
+    def pause(self, trial: str) -> None:
+        self._call("pause", trial)
+
+    def arrive(self, host: str, where: str, process: int) -> None:
+        self._call("arrive", host, where, process)
+
+    def claim(
+        self, host: str, incarnation: str, held: Sequence[str], num_hosts: int
+    ) -> Claim | None:
+        return self._call("claim", host, incarnation, held, num_hosts)
+
+    def expect(self, trials: Sequence[Expected], num_tasks: int | None) -> None:
+        self._call("expect", trials, num_tasks)
+
+    def advance(self, trials: Sequence[str], num_tasks: int) -> None:
+        self._call("advance", trials, num_tasks)
+
+    def parts(self, boundary: Boundary) -> dict[str, bytes]:
+        return self._call("parts", boundary)
+
+    def report(self, trial: str, host: str, report: Report, parts: Mapping[str, bytes]) -> Answer:
+        """What comes later is whether the host is to go on."""
+        return self.actor.report.remote(trial, host, report, parts)
+
+    def finish(self, trial: str, files: Mapping[str, bytes]) -> None:
+        self._call("finish", trial, files)
+
+    def fail(self, trial: str, error: str) -> None:
+        self._call("fail", trial, error)
+
+    def offer_stream(self, digest: str, reference: list[Any]) -> None:
+        self._call("offer_stream", digest, reference)
+
+    def stream(self, digest: str) -> list[Any]:
+        return self._call("stream", digest)
+
+    def refusal(self) -> str | None:
+        return self._call("refusal")
+
+    def describe(
+        self, config: str, name: str, mapping: Mapping[str, Any], stage: str | None
+    ) -> None:
+        self._call("describe", config, name, mapping, stage)
+
+    def refuse(self, config: str, error: str) -> None:
+        self._call("refuse", config, error)
+
+    def start_sweep(self, name: str, params: Mapping[str, Any]) -> int:
+        return self._call("start_sweep", name, params)
+
+    def count_unfinished(self, mappings: Sequence[Mapping[str, Any]]) -> int:
+        return self._call("count_unfinished", mappings)
+
+    def lose(self, host: str, error: str, last: bool) -> None:
+        self._call("lose", host, error, last)
+
+    def progress(self, host: str) -> int:
+        return self._call("progress", host)
+
+    def events(self, after: int) -> list[tuple[int, dict[str, Any]]]:
+        return self._call("events", after)
+
+    def results(self) -> list[dict[str, Any]]:
+        return self._call("results")
+
+    def reports(self, trial: str) -> list[Report]:
+        return self._call("reports", trial)
+
+    def note(self, key: str, value: str) -> None:
+        self._call("note", key, value)
+
+    def noted(self, key: str) -> str | None:
+        return self._call("noted", key)
+
+    def act(self, action: Action, trial: str) -> str | None:
+        return self._call("act", action, trial)
+
+    def fork(
+        self, parent: str, name: str, mapping: Mapping[str, Any], settings: Mapping[str, Any]
+    ) -> tuple[str | None, str | None]:
+        return self._call("fork", parent, name, mapping, settings)
+
+    def num_paused_by_hand(self) -> int:
+        return self._call("num_paused_by_hand")
+
+    def held_back(self) -> list[str]:
+        return self._call("held_back")
+
+    def dismiss(self) -> None:
+        self._call("dismiss")
+
+    def close(self, status: Status) -> str | None:
+        return self._call("close", status)
+
+    def kill(self) -> None:
+        """End the actor for good."""
+        ray.kill(self.actor)
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        return ray.get(getattr(self.actor, method).remote(*arguments))

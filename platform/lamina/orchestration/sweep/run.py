@@ -1,0 +1,308 @@
+"""A sweep: the store, the hosts and the Tuner, started together and ended together."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import ray
+from ray import tune
+from ray.tune.schedulers import TrialScheduler
+
+from lamina.config import Job, SweepPlan, SweepSettings, expand, stage_id
+from lamina.core import Samples, Stream
+from lamina.orchestration.cluster import Device, choose_devices, cluster, own_node_resource
+from lamina.orchestration.hosts.host import run_host
+from lamina.orchestration.hosts.resident_backbones import stream_digest, stream_of
+from lamina.orchestration.hosts.spec import HostSpec
+from lamina.orchestration.store.actor import start_store
+from lamina.orchestration.store.client import StoreClient
+from lamina.orchestration.store.shared_store import Expected
+from lamina.orchestration.sweep.search import make_scheduler, make_searcher, param_space
+from lamina.orchestration.sweep.task_halving import TaskHalving
+from lamina.orchestration.sweep.terminal import announced
+from lamina.orchestration.sweep.thin_trial import ThinTrial
+from lamina.orchestration.sweep.tune_callback import TuneCallback
+from lamina.orchestration.sweep.verify import verify
+from lamina.registry import InputError
+from lamina.tracking.base import Status
+from lamina.tracking.trackers import make_tracker
+
+Event = Mapping[str, Any]
+"""What happened: `event`, `trial`, and what goes with it (see `run_sweep`)."""
+Streams = dict[str, Stream[Samples]]
+
+_TRIAL_SHARE = 0.001
+"""The share of the driver's node that a thin trial takes: Ray wants some resource, and hosts take
+every core."""
+
+
+def run_sweep(
+    job: Job,
+    on_event: Callable[[Event], None],
+    checked: Sequence[Stream[Samples]] | None = None,
+) -> list[dict[str, Any]]:
+    """Train every trial of a job's sweep on Ray, and return what is known of each.
+
+    `checked` are the streams of the plan's points as `check_parts` returned them; they are built
+    here where they are not given.
+
+    A row has `trial`, `name`, `settings`, `mapping`, `status` (finished, failed or stopped),
+    `error` and `reports`. What an earlier sweep in the same folder finished is not trained again;
+    what it left unfinished goes on from its last boundary.
+
+    `on_event` is called from a thread of its own, with mappings whose `event` is: `sweep_started`;
+    `host_ready` (`host`, `where`, `process`), `host_lost` (`host`, `error`); for a
+    `trial`: `submitted` (`name`), `known` (finished before: `name`, `reports`), `started` (`host`),
+    `reported` (`report`), `paused`, `finished`, `stopped`, `failed` (`error`); `asked` (`action`,
+    `subject`: the trial) when a person does from another terminal; then `sweep_finished`
+    (`status`), and `tracking_incomplete` (`error`) if the tracker could not write everything; last
+    `verified` (`same_matrices`, `difference`, `holds`) for each trial that was trained again alone.
+
+    Raises InputError, before Ray is started where possible, for what is wrong with the job.
+    """
+    _check_output_dir(job.output_dir)
+    plan = expand(job)
+    settings = job.sweep or SweepSettings()
+    scheduler = make_scheduler(settings)
+    make_searcher(settings, job.seed, 1)
+    streams = _first_streams(plan, checked)
+    # Ray may still be writing there when it is told to stop.
+    scratch = TemporaryDirectory(prefix="lamina-ray-", ignore_cleanup_errors=True)
+    with scratch, cluster():
+        devices = choose_devices(job.hosts)
+        rows = _Sweep(plan, devices, scheduler, streams, Path(scratch.name), on_event).run()
+        if settings.verify:
+            for verdict in verify(
+                rows, settings.verify, job.seed, job.output_dir, job.hosts, devices
+            ):
+                on_event({"event": "verified", **asdict(verdict), "holds": verdict.holds})
+        return rows
+
+
+def _check_output_dir(output_dir: Path) -> None:
+    """A submitted job works in a folder that Ray makes for it and deletes."""
+    if "working_dir_files" in Path.cwd().parts and not output_dir.is_absolute():
+        raise InputError(
+            f"output_dir: {str(output_dir)!r} would be deleted with the working directory of this "
+            "submitted job (allowed: an absolute path)"
+        )
+
+
+def _first_streams(plan: SweepPlan, checked: Sequence[Stream[Samples]] | None) -> Streams:
+    """The first stream of each source and scenario, by digest: it fails before Ray is started if it
+    does. (Of those that differ in their seed only, `check_parts` built the first.)"""
+    streams = {}
+    seen = []
+    for place, point in enumerate(plan.points):
+        job = point.trial.job
+        made_of = (job.stream, job.scenario)
+        if made_of not in seen:
+            seen.append(made_of)
+            streams[stream_digest(job.mapping)] = checked[place] if checked else stream_of(job)
+    return streams
+
+
+class _Sweep:
+    """One sweep on a running Ray."""
+
+    def __init__(
+        self,
+        plan: SweepPlan,
+        devices: list[Device],
+        scheduler: TrialScheduler | None,
+        streams: Streams,
+        scratch: Path,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self._plan = plan
+        self._settings = plan.job.sweep or SweepSettings()
+        self._devices = devices
+        self._scheduler = scheduler
+        self._streams = streams
+        self._scratch = scratch
+        self._on_event = on_event
+        self._callback: TuneCallback | None = None
+        self._over = threading.Event()
+
+    def run(self) -> list[dict[str, Any]]:
+        """Train, and leave nothing behind but the output folder."""
+        job = self._plan.job
+        tracking = job.tracking
+        session = uuid4().hex
+        store = start_store(
+            job.output_dir,
+            session=session,
+            scheduled=self._scheduler is not None,
+            make_tracker=partial(
+                make_tracker,
+                job.output_dir.resolve(),
+                tracking.enabled,
+                tracking.mlflow_uri,
+                tracking.experiment or job.name,
+                job.name,
+            ),
+        )
+        with announced(job.output_dir, session):
+            return self._run_with(store)
+
+    def _run_with(self, store: StoreClient) -> list[dict[str, Any]]:
+        job = self._plan.job
+        status: Status = "failed"
+        try:
+            first = store.start_sweep(job.name, job.mapping)
+            feed = _start_thread("feed", partial(self._feed, store, first))
+            self._expect(store)
+            used = self._used(store)
+            specs = [
+                HostSpec(f"host-{number}", store, device.is_gpu, job.hosts, len(used))
+                for number, device in enumerate(used)
+            ]
+            hosts = _Hosts(store, specs, self._scratch / "hosts", self._over)
+            # This process owns them, so they are there as long as the sweep is.
+            references = {digest: ray.put(stream) for digest, stream in self._streams.items()}
+            for digest, reference in references.items():
+                store.offer_stream(digest, [reference])
+            callback = self._tune(store)
+            store.dismiss()
+            status = "failed" if hosts.all_lost else "finished"
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
+        finally:
+            self._over.set()
+            missing = store.close(status)
+            results = store.results()
+            if status == "finished":
+                # They were dismissed, and have left while the tracker wrote.
+                hosts.join()
+            store.kill()
+        feed.join()
+        if missing:
+            self._on_event({"event": "tracking_incomplete", "trial": None, "error": missing})
+        return callback.rows(results)
+
+    def _expect(self, store: StoreClient) -> None:
+        """Queue what Ray Tune is sure to ask for, so that hosts can train several trials at a time
+        although only few thin trials are awake. Under a scheduler that is what each may learn
+        before it is judged."""
+        settings = self._settings
+        if settings.searcher is not None or settings.max_concurrent is not None:
+            return
+        num_tasks = (settings.scheduler or {}).get("grace_period")
+        if settings.scheduler is not None and num_tasks is None:
+            return
+        trials = [point.trial for point in self._plan.points if not point.domains]
+        expected = [Expected(each.name, each.job.mapping, stage_id(each.job)) for each in trials]
+        store.expect(expected, num_tasks)
+
+    def _used(self, store: StoreClient) -> list[Device]:
+        """The devices that have something to do: no more than there are trials left to train."""
+        points = self._plan.points
+        if any(point.domains for point in points):
+            return self._devices[: self._plan.num_trials]
+        left = store.count_unfinished([point.trial.job.mapping for point in points])
+        return self._devices[:left]
+
+    def _tune(self, store: StoreClient) -> TuneCallback:
+        """Run the Tuner to its end."""
+        settings = self._settings
+        # A thin trial is a process, and hosts need none where Ray Tune decides nothing.
+        awake = 1 if self._is_foreseen() else len(self._devices) + 1
+        concurrent = settings.max_concurrent or awake
+        searcher = make_searcher(settings, self._plan.job.seed, concurrent)
+        if isinstance(self._scheduler, TaskHalving):
+            is_strict = settings.max_concurrent is not None
+            self._scheduler.attach(store, self._num_tune_trials(), concurrent, is_strict=is_strict)
+        callback = self._callback = TuneCallback(store, self._plan, searcher, concurrent)
+        trainable = tune.with_resources(
+            tune.with_parameters(ThinTrial, store=store), {own_node_resource(): _TRIAL_SHARE}
+        )
+        tuner = tune.Tuner(
+            trainable,
+            param_space=param_space(self._plan, searching=settings.searcher is not None),
+            tune_config=tune.TuneConfig(
+                metric=settings.metric,
+                mode=settings.mode,
+                search_alg=searcher,
+                scheduler=self._scheduler,
+                num_samples=settings.num_samples,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name="tune", storage_path=str(self._scratch), callbacks=[callback], verbose=0
+            ),
+        )
+        tuner.fit()
+        return callback
+
+    def _is_foreseen(self) -> bool:
+        """Whether every trial is known from the start, and all are trained to their end."""
+        settings = self._settings
+        is_drawn = any(point.domains for point in self._plan.points)
+        return settings.scheduler is None and settings.searcher is None and not is_drawn
+
+    def _num_tune_trials(self) -> int:
+        """How many trials Ray Tune will make: it draws even where nothing that is drawn matters."""
+        settings, points = self._settings, len(self._plan.points)
+        return settings.num_samples * (1 if settings.searcher else points)
+
+    def _feed(self, store: StoreClient, after: int) -> None:
+        """Hand events on until the last one."""
+        while True:
+            try:
+                news = store.events(after)
+            except Exception:
+                if self._over.is_set():
+                    return
+                raise
+            for after, event in news:  # noqa: B007
+                if event["event"] == "asked" and self._callback is not None:
+                    self._callback.hear()
+                self._on_event(event)
+                if event["event"] == "sweep_finished":
+                    return
+
+
+class _Hosts:
+    """The hosts of a sweep, each kept running by a thread."""
+
+    def __init__(
+        self, store: StoreClient, specs: list[HostSpec], folder: Path, over: threading.Event
+    ) -> None:
+        self.all_lost = False
+        """Whether there were hosts and every one is given up."""
+        self._num_left = len(specs)
+        self._store = store
+        self._over = over
+        self._lock = threading.Lock()
+        self._threads = [
+            _start_thread(spec.name, partial(self._keep, spec, folder)) for spec in specs
+        ]
+
+    def join(self) -> None:
+        """Return when every host has left."""
+        for thread in self._threads:
+            thread.join()
+
+    def _keep(self, spec: HostSpec, folder: Path) -> None:
+        try:
+            run_host(spec, folder)
+        except Exception as error:
+            if self._over.is_set():
+                return  # The sweep was interrupted and Ray is going away.
+            reason = str(error).strip().splitlines()[-1]
+            with self._lock:
+                self._num_left -= 1
+                self.all_lost = self._num_left == 0
+                self._store.lose(spec.name, reason, last=self.all_lost)
+
+
+def _start_thread(name: str, target: Callable[[], None]) -> threading.Thread:
+    thread = threading.Thread(target=target, name=name, daemon=True)
+    thread.start()
+    return thread

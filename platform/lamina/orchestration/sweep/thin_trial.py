@@ -1,0 +1,68 @@
+"""The thin trial: what Ray Tune sees of a trial. It submits a configuration, and relays one report
+per task. No torch here."""
+
+from typing import Any
+
+from ray import tune
+
+from lamina.digests import digest_of
+from lamina.orchestration.store.client import StoreClient
+from lamina.orchestration.store.shared_store import Boundary
+
+
+class ThinTrial(tune.Trainable):
+    """One Tune trial; the actor around it is reused for the next.
+
+    Every result has the metrics of the task's report, `trial` (the store's name for it), and
+    `task`: how many tasks are learned, from 1 on, so that a scheduler's `grace_period: 2` means two
+    tasks. Nothing is submitted before the first step: only then is it known whether a scheduler
+    (population based training, say) makes this a fork of another trial. That a trial is paused or
+    stopped the driver tells the store, at once (an actor may be told of it much later).
+    """
+
+    _store: StoreClient
+    _config: str
+    """The digest of the configuration that Tune gave: the driver tells the store what it means."""
+    _fork: Boundary | None
+    _trial: str | None
+    """The store's name for it, once submitted."""
+    _task: int
+    """The next one to be reported."""
+
+    # tune.with_parameters adds the keyword.
+    def setup(self, config: dict[str, Any], store: StoreClient) -> None:  # type: ignore[override]
+        self._store = store
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._begin(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if self._trial is None:
+            self._trial = self._store.submit(self._config, self._fork)
+        report = self._store.wait(self._trial, self._task)
+        if not report.get("stopped"):
+            self._task += 1
+        place = {"task": self._task, "num_tasks": report["num_tasks"], "trial": self._trial}
+        return {**report["metrics"], **place, "done": report["done"]}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """Where this trial stands. The weights are in the store."""
+        return {"trial": self._trial, "task": self._task, "config": self._config}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Go on from a boundary: this trial's own after a pause, or another one's, which makes this
+        a fork."""
+        assert checkpoint is not None, "save_checkpoint always says something"
+        self._task = checkpoint["task"]
+        if self._task > 0 and checkpoint["config"] == self._config:
+            self._trial = checkpoint["trial"]
+        elif self._task > 0:
+            self._fork = Boundary(checkpoint["trial"], self._task - 1)
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._config = digest_of(config)
+        self._fork = None
+        self._trial = None
+        self._task = 0

@@ -1,0 +1,214 @@
+"""Federated runs on real Ray, with a host and the driver killed on the way: the same bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from threading import Timer
+
+import pytest
+import ray
+from safetensors.torch import load_file
+
+from lamina.config import parse_job
+from lamina.federation.update import digest_of
+from lamina.orchestration.federated.run import run_federated
+from lamina.registry import InputError
+from lamina.streams import build_stream
+from watched import RAY, Watched
+
+MODES = {
+    "synchronous": {"participation": 0.7},
+    "buffered": {
+        "mode": "buffered",
+        "buffer": 2,
+        "arrival": {"kind": "periodic", "order": "own"},
+        "clock": {"speed_spread": 1.0, "dropout": 0.1},
+    },
+}
+DRIVER = """
+import json, sys
+from lamina.config import parse_job
+from lamina.orchestration.federated.run import run_federated
+from lamina.streams import build_stream
+job = parse_job(json.loads(sys.argv[1]))
+raw = build_stream(job.stream, job.scenario, job.seed)
+run_federated(job, raw, lambda event: print(json.dumps(event), flush=True))
+"""
+
+
+@pytest.fixture(scope="module")
+def federated_job(make_job):
+    """Makes the mapping of a federated job: experience replay at five clients."""
+
+    def make(output_dir, mode, **more):
+        job = make_job(output_dir)
+        del job["sweep"]
+        federation = {"clients": 5, "rounds": 3, "bounds": False, **MODES[mode], **more}
+        return {**job, "federation": federation}
+
+    return make
+
+
+def federate(mapping, react=lambda event: None, in_process=False):
+    job = parse_job(mapping)
+    raw = build_stream(job.stream, job.scenario, job.seed)
+    return run_federated(job, raw, react, in_process=in_process)
+
+
+@pytest.fixture(scope="module")
+def alone(federated_job, tmp_path_factory):
+    """The same run without Ray, by its mode."""
+    return {
+        mode: federate(federated_job(tmp_path_factory.mktemp("alone"), mode), in_process=True)
+        for mode in MODES
+    }
+
+
+class HostKiller:
+    """Kills the first host in the middle of the third round."""
+
+    def __init__(self):
+        self.processes = []
+        self.rounds = 0
+
+    def __call__(self, event):
+        match event:
+            case {"event": "host_ready", "process": process}:
+                self.processes.append(process)
+            case {"event": "work_done", "kind": "train"}:
+                self.rounds += 1
+                if self.rounds == 2:
+                    Timer(0.05, os.kill, (self.processes[0], signal.SIGKILL)).start()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.ray
+@RAY[1]
+def test_two_hosts_of_which_one_is_killed_give_the_same_bytes(
+    alone, ray_cluster, federated_job, tmp_path, mode
+):
+    killer = HostKiller()
+    found = federate(federated_job(tmp_path, mode), killer)
+    assert len(killer.processes) == 2
+    assert found.sha == alone[mode].sha
+    assert found.run.tallies.state_dict().keys() == alone[mode].run.tallies.state_dict().keys()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.ray
+@RAY[1]
+def test_one_host_and_kill_9_of_the_driver_give_the_same_bytes(
+    alone, ray_cluster, federated_job, tmp_path, mode
+):
+    job = {**federated_job(tmp_path, mode), "hosts": {"count": 1}}
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_AUTH_MODE": "token",
+        "PYTHONPATH": "platform",
+    }
+    command = [sys.executable, "-c", DRIVER, json.dumps(job)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as driver:
+        events = (json.loads(line) for line in driver.stdout if line.startswith("{"))
+        rounds = (event for event in events if event.get("kind") == "train")
+        done = [next(rounds) for _ in range(4)][-1]
+        driver.send_signal(signal.SIGKILL)
+    again = []
+    found = federate(job, again.append)
+    redone = [event["place"] for event in again if event["event"] == "work_done"]
+    assert min(redone) > done["place"]
+    assert found.sha == alone[mode].sha
+
+
+def test_a_run_that_is_over_does_nothing_again(alone, federated_job, tmp_path):
+    job = federated_job(tmp_path, "synchronous")
+    first = federate(job, in_process=True)
+    again = []
+    second = federate(job, again.append, in_process=True)
+    assert second.sha == first.sha == alone["synchronous"].sha
+    assert [event["event"] for event in again] == ["federation_started"]
+
+
+def test_what_was_reached_beside_a_run_is_trained_once(federated_job, tmp_path):
+    job = federated_job(tmp_path, "synchronous", rounds=1, bounds=True)
+    events = []
+    first = federate(job, events.append, in_process=True)
+    second = federate(job, events.append, in_process=True)
+    assert [each["event"] for each in events].count("bounds_started") == 1
+    assert (second.central, second.local) == (first.central, first.local)
+    assert sorted(second.local) == [0, 1, 2, 3, 4]
+    assert second.central.rows["test"][-1][0] is not None
+
+
+def test_a_folder_of_another_job_is_refused(federated_job, tmp_path):
+    federate(federated_job(tmp_path, "synchronous"), in_process=True)
+    with pytest.raises(InputError, match="output_dir"):
+        federate(federated_job(tmp_path, "synchronous", local_steps=1), in_process=True)
+
+
+def test_what_clients_keep_is_on_disk_and_no_more_than_that(alone, federated_job, tmp_path):
+    found = federate(federated_job(tmp_path, "synchronous"), in_process=True)
+    kept = {path.stem for path in (tmp_path / "clients").iterdir()}
+    assert kept == set(found.run.own.values())
+    assert len(list((tmp_path / "rounds").iterdir())) == 1
+    assert (tmp_path / "manifest.json").stat().st_size > 0
+
+
+def test_clients_that_hide_their_rows_go_on_from_a_killed_run_with_what_they_have_spent(
+    federated_job, tmp_path
+):
+    pytest.importorskip("opacus")
+
+    def job(name):
+        hidden = {"unit": "example", "clip": 1.0, "noise_multiplier": 0.8}
+        found = federated_job(tmp_path / name, "synchronous", privacy=hidden)
+        return {**found, "strategy": {"name": "finetune"}, "memory": None}
+
+    def kill(event):
+        if event.get("kind") == "train" and event["round"] == 4:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        federate(job("killed"), kill, in_process=True)
+    rounds = []
+    found = federate(job("killed"), rounds.append, in_process=True)
+    whole = federate(job("whole"), in_process=True)
+    assert found.sha == whole.sha
+    assert found.run.epsilon == whole.run.epsilon > 0
+    told = [each["metrics"]["epsilon"] for each in rounds if each.get("kind") == "train"]
+    assert told == sorted(told)
+    assert told[-1] == whole.run.epsilon
+
+
+def test_sums_that_are_asked_for_before_and_after_a_task_come_through_the_door(
+    federated_job, tmp_path
+):
+    job = federated_job(tmp_path, "synchronous", rounds=1)
+    looked = []
+
+    def note(event):
+        if event.get("kind") in ("preview", "review"):
+            looked.append(event["kind"])
+
+    found = federate({**job, "strategy": {"name": "inflora"}, "memory": None}, note, True)
+    assert {"preview", "review"} & set(looked)
+    assert not found.run.tallies.refused
+    assert found.run.done
+
+
+@pytest.mark.ray
+@RAY[1]
+def test_a_sweep_tries_aggregators_on_the_same_clients(ray_cluster, federated_job, tmp_path):
+    job = federated_job(tmp_path, "synchronous")
+    aggregators = [{"federation": {"aggregator": {"name": name}}} for name in ("fedit", "flora")]
+    sweep = Watched({**job, "sweep": {"variants": aggregators}})
+    assert [row["status"] for row in sweep.rows] == ["finished", "finished"]
+    for row in sweep.rows:
+        assert len(row["reports"]) == 3
+        name = row["mapping"]["federation"]["aggregator"]["name"]
+        alone = federate({**row["mapping"], "output_dir": str(tmp_path / name)}, in_process=True)
+        left = tmp_path / "trials" / row["trial"] / "adapters" / "global.safetensors"
+        assert digest_of(load_file(left)) == alone.sha
+        assert row["reports"][-1]["metrics"]["bytes/up"] > 0
