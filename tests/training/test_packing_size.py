@@ -1,10 +1,13 @@
 """How many trials are packed is found out by trying."""
 
+from random import Random
+
 import pytest
+import torch
 
 from lamina.adapters import kind_class
 from lamina.training import packing_size as module
-from lamina.training.packing_size import packing_size
+from lamina.training.packing_size import kept_packing_size, packing_size
 from nouns import nouns_stream
 
 
@@ -13,7 +16,7 @@ def batch(tiny_bert):
     return nouns_stream(tiny_bert).experiences[0].train
 
 
-def timed(monkeypatch, seconds_per_trial):
+def timed(monkeypatch, seconds_per_trial, noise=lambda: 0.0):
     """Let a pack of so many trials take so many seconds for each, whatever the machine does."""
     tried = []
 
@@ -21,18 +24,35 @@ def timed(monkeypatch, seconds_per_trial):
         tried.append(number)
         return number
 
+    def seconds(number, _):
+        return number * seconds_per_trial.get(number, 1.0) * (1 + noise())
+
     monkeypatch.setattr(module, "_step", step)
-    monkeypatch.setattr(
-        module, "_seconds", lambda number, _: number * seconds_per_trial.get(number, 1.0)
-    )
+    monkeypatch.setattr(module, "_seconds", seconds)
     return tried
 
 
 def test_packs_grow_as_long_as_each_trial_gets_faster(monkeypatch, tiny_bert, batch):
     tried = timed(monkeypatch, {1: 1.0, 2: 0.7, 4: 0.5, 8: 0.49, 16: 0.1})
     found = packing_size(tiny_bert, kind_class("lora")(), batch, most=32)
-    assert (found.size, found.alone, found.packed) == (4, 1.0, 0.5)
+    assert (found.size, found.alone, found.packed) == (4, 1.0, pytest.approx(0.5))
     assert tried == [1, 2, 4, 8]
+
+
+def test_the_smaller_pack_is_taken_where_the_gain_is_within_the_noise(
+    monkeypatch, tiny_bert, batch
+):
+    for seed in range(20):
+        draw = Random(seed)
+        timed(monkeypatch, {2: 0.97, 4: 0.95}, noise=lambda draw=draw: draw.uniform(0, 0.3))
+        assert packing_size(tiny_bert, kind_class("lora")(), batch, most=4).size == 1
+
+
+def test_a_gain_beyond_the_noise_is_found_each_time(monkeypatch, tiny_bert, batch):
+    for seed in range(20):
+        draw = Random(seed)
+        timed(monkeypatch, {2: 0.6, 4: 0.58}, noise=lambda draw=draw: draw.uniform(0, 0.3))
+        assert packing_size(tiny_bert, kind_class("lora")(), batch, most=4).size == 2
 
 
 def test_no_more_are_packed_than_there_may_be(monkeypatch, tiny_bert, batch):
@@ -55,6 +75,28 @@ def test_a_pack_that_could_take_too_much_memory_is_the_last_that_is_tried(
     monkeypatch.setattr(module, "_free", lambda _: 100)
     assert packing_size(tiny_bert, kind_class("lora")(), batch, most=32).size == 2
     assert tried == [1, 2]
+
+
+def test_a_pack_without_room_leaves_the_one_before_it(monkeypatch, tiny_bert, batch):
+    timed(monkeypatch, {1: 1.0, 2: 0.5})
+    fits = module._step
+
+    def step(backbone, kind, data, number):
+        if number > 2:
+            raise torch.OutOfMemoryError
+        return fits(backbone, kind, data, number)
+
+    monkeypatch.setattr(module, "_step", step)
+    assert packing_size(tiny_bert, kind_class("lora")(), batch, most=32).size == 2
+
+
+def test_what_was_found_is_kept_for_batches_of_one_shape(monkeypatch, tiny_bert, batch):
+    kind = kind_class("lora")(rank=3)
+    timed(monkeypatch, {2: 0.5, 4: 0.5})
+    found = kept_packing_size(tiny_bert, kind, batch, most=4)
+    timed(monkeypatch, {2: 2.0})
+    assert kept_packing_size(tiny_bert, kind, batch, most=4) == found
+    assert kept_packing_size(tiny_bert, kind, batch[slice(0, 3)], most=4).size == 1
 
 
 def test_real_steps_are_measured(tiny_bert, batch):

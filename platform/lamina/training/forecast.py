@@ -1,12 +1,11 @@
-"""What a sweep will cost, and what each way of not computing things twice saves: a model of costs
-over a few measured seconds.
+"""What a sweep will cost, and what each way of not computing things twice saves: sums over measured
+paces.
 
-Of L layers, those below the first adapted one never change; mu is the share of the others. A step
-alone is a forward of all layers and a backward of the upper ones, (1 + mu) forwards, since frozen
-weights need no gradient of their own. With kept features it is 2 mu, and an evaluation mu.
+Layers below the first adapted one never change; mu is the share of the others. With kept features a
+step and an evaluation run mu of the layers, and that is what a pace measures. Without them each row
+needs the frozen layers' forward too: (1 - mu) of a row's forward.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,21 +16,23 @@ import torch
 from lamina.backbones.backbone import Backbone, Call
 from lamina.backbones.overlay import Overlay
 from lamina.core import Batch, Stream
+from lamina.training.measured import clock_of
+from lamina.training.pace import Pace
 
 OVERHEAD_SECONDS = 0.3
 """What a trial takes beyond its training and evaluation (`tests/benchmarks/overhead.py`)."""
+ROW_SECONDS = 0.2
+"""Seconds for which a row's forward is measured, at least."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured on this device."""
+    """What was measured of the device itself."""
 
     start: float
     """Seconds until a process has imported what it needs and holds the backbone."""
     row: float
     """Seconds of a row's forward through the whole backbone."""
-    gain: float
-    """How much faster a step is in a pack of the size that pays."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,19 @@ class Work:
     """What one trial does."""
 
     num_tasks: int
+    first_steps: int
+    """Steps of the first task, or batches of one pass where a method takes none."""
+    later_steps: int
+    """Those of all tasks after it."""
     trained_rows: int
-    """Rows of all steps, or of the one pass of a method without steps; not those of exemplars,
-    teachers and other forwards that only a method knows of."""
+    """Rows of all steps; not those of exemplars, teachers and other forwards that only a method
+    knows of."""
     evaluated_rows: int
     """Rows of all evaluations."""
     share: float
     """mu."""
-    has_steps: bool
-    """Whether it takes gradient steps."""
+    saved_by_packing: float = 0.0
+    """Seconds of a step."""
     stage: int = 1
     """How many trials share its first task."""
 
@@ -73,19 +78,27 @@ class Forecast:
 
 
 def work_of(
-    stream: Stream[Batch], epochs: float, share: float, has_steps: bool, stage: int
+    stream: Stream[Batch],
+    steps: Sequence[int],
+    batch_size: int,
+    share: float,
+    saved_by_packing: float,
+    stage: int,
 ) -> Work:
-    """The work of a trial on a stream; `epochs` over all phases."""
-    sizes = [len(each.train) for each in stream.experiences]
+    """The work of a trial on a stream; `steps` of each of its tasks."""
     asked = [len(each.validation) + len(each.test) for each in stream.experiences]
     every_task = stream.scenario == "domain_incremental"
     seen = [sum(asked if every_task else asked[: at + 1]) for at in range(len(asked))]
-    rows = round(sum(sizes) * (epochs if has_steps else 1))
-    return Work(len(sizes), rows, sum(seen), share, has_steps, stage)
+    # One that waits for the last task is evaluated once.
+    evaluated = sum(seen[-len(steps) :])
+    rows = sum(steps) * batch_size
+    return Work(
+        len(steps), steps[0], sum(steps[1:]), rows, evaluated, share, saved_by_packing, stage
+    )
 
 
 def forecast(
-    works: Sequence[Work],
+    trials: Sequence[tuple[Work, Pace]],
     speed: Speed,
     *,
     distinct_rows: int,
@@ -97,29 +110,30 @@ def forecast(
 
     `keeps`: features are kept. `halving`: the scheduler's grace period and reduction factor.
     """
-    row = speed.row
 
-    def costs(keeps: bool, gain: float, shares_stages: bool, halves: bool) -> tuple[float, float]:
+    def costs(keeps: bool, packs: bool, shares: bool, halves: bool) -> tuple[float, float]:
         train = evaluation = 0.0
-        for work in works:
-            step = (2 * work.share if keeps else 1 + work.share) / (gain if work.share else 1.0)
-            once = work.share if keeps else 1.0
-            tasks = work.num_tasks - (1 - 1 / work.stage if shares_stages else 0.0)
-            part = tasks / work.num_tasks * (_kept(work.num_tasks, halving) if halves else 1.0)
-            train += part * row * work.trained_rows * (step if work.has_steps else once)
-            evaluation += part * row * work.evaluated_rows * once
+        for work, pace in trials:
+            tasks = work.num_tasks
+            packed = work.saved_by_packing if packs else 0.0
+            first = _seconds(pace.first.task, pace.first.step, packed, 1, work.first_steps)
+            later = _seconds(pace.later.task, pace.later.step, packed, tasks - 1, work.later_steps)
+            prefix = 0.0 if keeps else speed.row * (1 - work.share)
+            rest = _share_learned(tasks, halving) if halves else 1.0
+            once = 1 / work.stage if shares else 1.0
+            train += rest * (first * once + later + prefix * work.trained_rows)
+            evaluation += rest * work.evaluated_rows * (pace.answer + prefix)
         return train, evaluation
 
-    frozen = {work.share for work in works if work.share < 1}
-    features = sum(row * distinct_rows * (1 - share) for share in frozen) if keeps else 0.0
-    levers = [(False, 1.0, False, False), (keeps, 1.0, False, False)]
-    levers += [(keeps, speed.gain, False, False), (keeps, speed.gain, True, False)]
-    levers += [(keeps, speed.gain, True, True)]
+    frozen = {work.share for work, _ in trials if work.share < 1}
+    features = sum(speed.row * distinct_rows * (1 - share) for share in frozen) if keeps else 0.0
+    levers = [(False, False, False, False), (keeps, False, False, False)]
+    levers += [(keeps, True, False, False), (keeps, True, True, False), (keeps, True, True, True)]
     totals = [sum(costs(*each)) for each in levers]
     names = ("kept features", "packing", "shared first stages", "halving")
     saved = {name: totals[at] - totals[at + 1] for at, name in enumerate(names)}
     saved["kept features"] -= features
-    starts = speed.start * len(works)
+    starts = speed.start * len(trials)
     started = speed.start * hosts
     train, evaluation = costs(*levers[-1])
     return Forecast(
@@ -128,12 +142,16 @@ def forecast(
         features=features,
         training=train,
         evaluation=evaluation,
-        overhead=OVERHEAD_SECONDS * len(works),
+        overhead=OVERHEAD_SECONDS * len(trials),
         saved={"hosts that stay": starts - started, **saved},
     )
 
 
-def _kept(num_tasks: int, halving: tuple[int, int] | None) -> float:
+def _seconds(task: float, step: float, packed: float, tasks: int, steps: int) -> float:
+    return task * tasks + max(step - packed, 0.0) * steps
+
+
+def _share_learned(num_tasks: int, halving: tuple[int, int] | None) -> float:
     """The share of all tasks of all trials that is learned under halving."""
     if halving is None:
         return 1.0
@@ -146,12 +164,19 @@ def _kept(num_tasks: int, halving: tuple[int, int] | None) -> float:
 
 @torch.no_grad()
 def seconds_per_row(backbone: Backbone, batch: Batch) -> float:
-    """Of a forward of the whole backbone on rows like these."""
+    """Of a forward of the whole backbone on rows like these: the mean over a while."""
     call = Call(batch.trimmed().to(backbone.device).inputs, Overlay())
-    with backbone.by_itself(whole=True):
-        backbone.run(call)
-        start = time.perf_counter()
+
+    def run() -> None:
         backbone.run(call)
         if backbone.device.type == "cuda":
             torch.cuda.synchronize(backbone.device)
-    return (time.perf_counter() - start) / len(batch)
+
+    with backbone.by_itself(whole=True):
+        run()
+        clock = clock_of(backbone.device)
+        start, passes = clock(), 0
+        while passes < 2 or clock() - start < ROW_SECONDS:
+            run()
+            passes += 1
+        return (clock() - start) / passes / len(batch)

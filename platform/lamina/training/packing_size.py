@@ -1,10 +1,10 @@
 """How many trials are worth packing: found out by trying, since it depends on the device, the model
 and the length of the texts."""
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from statistics import median, quantiles
 
 import torch
 
@@ -12,11 +12,20 @@ from lamina.adapters.base import AdapterKind
 from lamina.adapters.model import MAIN, AdaptedModel
 from lamina.backbones.backbone import Backbone, Call
 from lamina.core import Batch
+from lamina.training.measured import clock_of, measured
 
 MOST_PACKED = 32
 """Trials at a time, whatever is found."""
 WORTH = 1.05
-"""Twice as many trials are packed if each gets faster by so much."""
+"""Twice as many trials are packed if each gets faster by so much, in three of four comparisons at
+least: where the gain is within the noise, the smaller pack is taken."""
+PAIRS = 9
+"""Comparisons of two sizes, at least. The two take turns, so that a machine that gets slower or
+faster meanwhile does so for both."""
+LONG_ENOUGH = 0.5
+"""Seconds that the comparisons of two sizes take, at least."""
+MOST_PAIRS = 60
+"""Comparisons, however short they are."""
 SAFE_SHARE = 0.4
 """Of the free memory: twice as many trials take twice as much again."""
 
@@ -28,32 +37,70 @@ class Packing:
     size: int
     """Trials at a time that are trained fastest."""
     alone: float
-    """Seconds of a trial's forward and backward by itself."""
+    """Seconds of a trial's forward and backward by itself: the median."""
     packed: float
     """The same as its share in a pack of that size."""
+
+
+def kept_packing_size(backbone: Backbone, kind: AdapterKind, batch: Batch, most: int) -> Packing:
+    """`packing_size`, tried once for a machine, backbone, kind and shape of batch, and kept."""
+    data = batch.trimmed()
+    key = {
+        "packing": most,
+        "backbone": [backbone.digest, backbone.pooling, backbone.features is not None],
+        "kind": [kind.name, repr(kind)],
+        "shapes": {name: list(each.shape) for name, each in sorted(data.inputs.items())},
+    }
+    found = measured(key, lambda: asdict(packing_size(backbone, kind, data, most)), backbone.device)
+    return Packing(**found)
 
 
 def packing_size(backbone: Backbone, kind: AdapterKind, batch: Batch, most: int) -> Packing:
     """How many trials with adapters of a kind are trained fastest at a time, of 1, 2, 4 ... `most`,
     on batches like this one.
 
-    Each size is tried with a forward and a backward of adapters made for it. Larger ones are not
-    tried once one does not pay, or could take more memory than is free.
+    Each size is tried with a forward and a backward of adapters made for it, in turns with half
+    that size. Larger ones are not tried once one does not pay, or could take more memory than is
+    free.
     """
     data = batch.trimmed().to(backbone.device)
-    alone = _seconds(_step(backbone, kind, data, 1), backbone)
-    best, before = 1, alone
-    while kind.packs and best * 2 <= most:
+    step = _step(backbone, kind, data, 1)
+    size, alone = 1, 0.0
+    gain = 1.0
+    while kind.packs and size * 2 <= most:
         taken = _memory(backbone)
-        per_trial = float("inf")
         with suppress(torch.OutOfMemoryError):
-            per_trial = _seconds(_step(backbone, kind, data, best * 2), backbone) / (best * 2)
-        if per_trial * WORTH > before:
+            larger = _step(backbone, kind, data, size * 2)
+            pairs = _in_turns(step, larger, backbone)
+            alone = alone or median(each for each, _ in pairs)
+            # Two batches of this size hold as many trials as one of the larger.
+            gains = [2 * smaller / whole for smaller, whole in pairs]
+            if quantiles(gains, n=4)[0] < WORTH:
+                break
+            size, step, gain = size * 2, larger, gain * median(gains)
+            if _memory(backbone) - taken > SAFE_SHARE * _free(backbone):
+                break
+            continue
+        break
+    alone = alone or median(each for each, _ in _in_turns(step, None, backbone))
+    return Packing(size, alone, alone / gain)
+
+
+def _in_turns(
+    first: Callable[[], None], second: Callable[[], None] | None, backbone: Backbone
+) -> list[tuple[float, float]]:
+    """Seconds of both, again and again in turns, after a run of each that is not counted."""
+    found: list[tuple[float, float]] = []
+    total = 0.0
+    for at in range(MOST_PAIRS + 1):
+        pair = _seconds(first, backbone), _seconds(second, backbone) if second else 0.0
+        if at == 0:
+            continue
+        found.append(pair)
+        total += sum(pair)
+        if at >= PAIRS and total >= LONG_ENOUGH:
             break
-        best, before = best * 2, per_trial
-        if _memory(backbone) - taken > SAFE_SHARE * _free(backbone):
-            break
-    return Packing(best, alone, before)
+    return found
 
 
 def _step(backbone: Backbone, kind: AdapterKind, data: Batch, number: int) -> Callable[[], None]:
@@ -72,15 +119,18 @@ def _step(backbone: Backbone, kind: AdapterKind, data: Batch, number: int) -> Ca
 
 
 def _seconds(step: Callable[[], None], backbone: Backbone) -> float:
-    """The shorter of two runs, after one that is not counted."""
-    found = []
-    for _ in range(3):
-        start = time.perf_counter()
-        step()
-        if backbone.device.type == "cuda":
-            torch.cuda.synchronize(backbone.device)
-        found.append(time.perf_counter() - start)
-    return min(found[1:])
+    """Seconds of one step."""
+    clock = clock_of(backbone.device)
+    _wait_for(backbone)
+    start = clock()
+    step()
+    _wait_for(backbone)
+    return clock() - start
+
+
+def _wait_for(backbone: Backbone) -> None:
+    if backbone.device.type == "cuda":
+        torch.cuda.synchronize(backbone.device)
 
 
 def _memory(backbone: Backbone) -> int:

@@ -15,7 +15,7 @@ from lamina.orchestration.federated.learner import FederatedLearner
 from lamina.streams import build_stream
 from lamina.training.cohort import shared
 from lamina.training.learner import Learner
-from lamina.training.packing_size import MOST_PACKED, packing_size
+from lamina.training.packing_size import MOST_PACKED, kept_packing_size
 
 FindStream = Callable[[str, Callable[[], Stream[Samples]]], Stream[Samples]]
 """Given the digest of a raw stream and how to build it, returns it from wherever it is cheapest."""
@@ -65,7 +65,7 @@ class ResidentBackbones:
         if key not in self._sizes:
             kind = job.adapter or LoRA()
             batch = stream.experiences[0].train[slice(0, job.training.batch_size)]
-            self._sizes[key] = packing_size(backbone, kind, batch, most).size
+            self._sizes[key] = kept_packing_size(backbone, kind, batch, most).size
         paying = self._sizes[key]
         return self._hosts.cohort or paying, paying * job.training.batch_size
 

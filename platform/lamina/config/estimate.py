@@ -1,0 +1,271 @@
+"""What a plan is expected to cost on this machine: its kinds of trials measured, its steps
+counted."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from lamina.adapters.kinds.lora import LoRA
+from lamina.adapters.model import AdaptedModel
+from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.load import load_backbone
+from lamina.config.build import build_learner, keep_features
+from lamina.config.job import HostSettings, Job
+from lamina.config.plan import SweepPlan
+from lamina.config.stages import shared_stages
+from lamina.core import Batch, Samples, Stream
+from lamina.training.forecast import Forecast, Speed, Work, forecast, seconds_per_row, work_of
+from lamina.training.learner import Learner
+from lamina.training.measured import measured
+from lamina.training.pace import Pace, TaskPace, measure, num_steps, warm_up
+from lamina.training.packing_size import MOST_PACKED, Packing, kept_packing_size
+from lamina.training.settings import TrainingSettings
+
+ROWS = 64
+"""Rows of the forward that is timed."""
+ROUNDS = 2
+"""How often everything is measured. The last time it is beside as many busy processes as there will
+be other hosts."""
+BUSY = (
+    "import numpy as n, os\n"
+    "a, b = n.ones((64, 384), 'f'), n.ones((384, 1536), 'f')\n"
+    "while os.getppid() == {parent}: a @ b"
+)
+"""What keeps a core as busy as a host does, for as long as this process lives."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials of a plan that are alike."""
+
+    job: Job
+    trials: int
+    work: Work
+    packing: Packing | None
+    """None where its steps run no layer that others could share."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a plan is expected to cost."""
+
+    groups: tuple[Group, ...]
+    hosts: int
+    forecasts: tuple[Forecast, ...]
+    """One for each round of measurements."""
+
+    def range(self, name: str) -> tuple[float, float]:
+        """The least and the most seconds that the rounds say of `training`, `total` ..."""
+        found = [getattr(each, name) for each in self.forecasts]
+        return min(found), max(found)
+
+    def saved(self) -> dict[str, tuple[float, float]]:
+        """The same of what each lever saves."""
+        names = self.forecasts[0].saved
+        columns = {name: [each.saved[name] for each in self.forecasts] for name in names}
+        return {name: (min(found), max(found)) for name, found in columns.items()}
+
+
+def estimate(plan: SweepPlan, streams: Sequence[Stream[Samples]]) -> Estimate:
+    """Measure learners of each kind of trial on a piece of its stream, and reckon.
+
+    `streams` are those of the plan's points, as `check_parts` returned them. What was measured on
+    this machine before is not measured again.
+    """
+    job = plan.job
+    on_gpu = job.hosts.device != "cpu" and torch.cuda.is_available()
+    torch.set_num_threads(job.hosts.threads)
+    backbones: dict[BackboneSettings, Backbone] = {}
+    encoded: dict[tuple[BackboneSettings, int], Stream[Batch]] = {}
+    kinds: dict[str, _Kind] = {}
+    names = []
+    for point, raw in zip(plan.points, streams, strict=True):
+        trial = replace(point.trial.job, hosts=job.hosts)
+        key = trial.backbone, id(raw)
+        if trial.backbone not in backbones:
+            backbones[trial.backbone] = load_backbone(trial.backbone, "cuda" if on_gpu else "cpu")
+            keep_features(backbones[trial.backbone], job.hosts)
+        backbone = backbones[trial.backbone]
+        if key not in encoded:
+            encoded[key] = backbone.encode_stream(raw)
+        kind = _Kind(trial, backbone, encoded[key])
+        kind = kinds.setdefault(kind.name, kind)
+        names.append(kind.name)
+    # This process has imported and loaded what one for a trial would.
+    start = time.process_time()
+    works = [kinds[name].work(stage) for name, stage in zip(names, _stage_sizes(plan), strict=True)]
+    hosts = min(job.hosts.count or _num_devices(job.hosts, on_gpu), plan.num_trials)
+    draws = [plan.num_draws(point) for point in plan.points]
+    trials = [
+        (work, name)
+        for work, name, number in zip(works, names, draws, strict=True)
+        for _ in range(number)
+    ]
+    forecasts = [
+        forecast(
+            [(work, paces[name]) for work, name in trials],
+            Speed(start=start, row=row),
+            distinct_rows=sum(_num_rows(each) for each in encoded.values()),
+            hosts=hosts,
+            keeps=job.hosts.features_gb > 0,
+            halving=_halving(plan),
+        )
+        for row, paces in _measured_rounds(kinds, 0 if on_gpu else hosts - 1)
+    ]
+    groups = [
+        Group(kinds[name].job, number, work, kinds[name].packing)
+        for work, name, number in zip(works, names, draws, strict=True)
+    ]
+    return Estimate(tuple(groups), hosts, tuple(forecasts))
+
+
+class _Kind:
+    """Trials that take the same time: their job, backbone and stream. Measured when asked."""
+
+    def __init__(self, job: Job, backbone: Backbone, stream: Stream[Batch]) -> None:
+        self.job = job
+        self.backbone = backbone
+        self.stream = stream
+
+    @cached_property
+    def name(self) -> str:
+        """The same for trials that take the same time."""
+        training = asdict(self.job.training)
+        timed = {key: training[key] for key in ("batch_size", "optimizer", "evaluation_batch_size")}
+        keeps = self.job.hosts.features_gb > 0
+        data = [self.backbone.digest, self.stream.name, self.stream.scenario, keeps]
+        parts = [*data, timed, self.job.mapping["strategy"], self.job.adapter, self.job.memory]
+        return repr(parts)
+
+    @cached_property
+    def packing(self) -> Packing | None:
+        """How many of them pay together; None where their steps run no layer to share."""
+        job = self.job
+        if not job.steps_run_layers or (job.adapter is not None and not job.adapter.packs):
+            return None
+        batch = self.stream.experiences[0].train[slice(0, job.training.batch_size)]
+        most = job.hosts.cohort or MOST_PACKED
+        return kept_packing_size(self.backbone, job.adapter or LoRA(), batch, most)
+
+    def build(self, piece: Stream[Batch], training: TrainingSettings) -> Learner:
+        """A learner of this kind on a piece of its stream."""
+        return build_learner(replace(self.job, training=training), piece, self.backbone)
+
+    def build_again(self, piece: Stream[Batch], training: TrainingSettings) -> Learner:
+        """The same for measuring: it need not count its operations first, which takes longer than
+        the few steps of a piece."""
+        learner = self.build(piece, training)
+        learner.scores.costs.flops_per_row.update(self._warm.scores.costs.flops_per_row)
+        return learner
+
+    def work(self, stage: int) -> Work:
+        """What a trial of this kind does."""
+        saved = 0.0 if self.packing is None else self.packing.alone - self.packing.packed
+        batch_size = self.job.training.batch_size
+        return work_of(self.stream, self._steps, batch_size, self._share, saved, stage)
+
+    @cached_property
+    def _warm(self) -> Learner:
+        """One that has learned a piece of the stream."""
+        return warm_up(self.build, self.stream, self.job.training)
+
+    @cached_property
+    def _steps(self) -> list[int]:
+        """Of each task of the whole stream."""
+        rows = [len(each.train) for each in self.stream.experiences]
+        if self.job.strategy.data == "all":
+            rows = [sum(rows)]
+        epochs = self.job.training.epochs
+        return [
+            num_steps(self._warm, epochs, number, is_first=at == 0)
+            for at, number in enumerate(rows)
+        ]
+
+    @cached_property
+    def _share(self) -> float:
+        """mu: from its adapter kind, or all layers for a method that lays its own."""
+        model = AdaptedModel(self.backbone, self.job.adapter, self.job.seed)
+        if self.job.adapter is None:
+            return 1.0 if self.job.steps_run_layers else 0.0
+        model.add()
+        depth = self.backbone.architecture.num_layers
+        return 1 - self.backbone.frozen_below(model.overlay()) / depth
+
+
+def _measured_rounds(
+    kinds: Mapping[str, _Kind], neighbours: int
+) -> list[tuple[float, dict[str, Pace]]]:
+    """Seconds of a row's forward and the pace of each kind of trial, in every round."""
+    first = next(iter(kinds.values()))
+
+    def measure_all() -> list[Any]:
+        rounds = []
+        for at in range(ROUNDS):
+            with _busy(neighbours if at == ROUNDS - 1 else 0):
+                batch = first.stream.experiences[0].train[slice(0, ROWS)]
+                row = seconds_per_row(first.backbone, batch)
+                paces = {
+                    name: asdict(measure(kind.build_again, kind.stream, kind.job.training))
+                    for name, kind in kinds.items()
+                }
+            rounds.append([row, paces])
+        return rounds
+
+    key = {"paces": sorted(kinds), "neighbours": neighbours}
+    found = measured(key, measure_all, first.backbone.device)
+    return [(row, {name: _pace(each) for name, each in paces.items()}) for row, paces in found]
+
+
+def _pace(found: Mapping[str, Any]) -> Pace:
+    return Pace(TaskPace(**found["first"]), TaskPace(**found["later"]), found["answer"])
+
+
+def _num_devices(hosts: HostSettings, on_gpu: bool) -> int:
+    """How many hosts this machine has room for."""
+    if on_gpu:
+        return torch.cuda.device_count()
+    return max((os.cpu_count() or 1) // hosts.threads, 1)
+
+
+@contextmanager
+def _busy(number: int) -> Iterator[None]:
+    """So many other processes that keep a core busy each."""
+    program = BUSY.format(parent=os.getpid())
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    running = [subprocess.Popen([sys.executable, "-c", program], env=env) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for each in running:
+            each.kill()
+            each.wait()
+
+
+def _stage_sizes(plan: SweepPlan) -> list[int]:
+    """How many trials share the first task of each point's."""
+    names = {
+        point.trial.name: stage.num_trials
+        for stage in shared_stages(plan)
+        for point in stage.points
+    }
+    return [names.get(point.trial.name, 1) for point in plan.points]
+
+
+def _num_rows(stream: Stream[Batch]) -> int:
+    parts = [(each.train, each.validation, each.test) for each in stream.experiences]
+    return sum(len(part) for three in parts for part in three)
+
+
+def _halving(plan: SweepPlan) -> tuple[int, int] | None:
+    scheduler = (plan.job.sweep.scheduler if plan.job.sweep else None) or {}
+    if scheduler.get("name") != "task_halving":
+        return None
+    return scheduler.get("grace_period", 2), scheduler.get("reduction_factor", 2)

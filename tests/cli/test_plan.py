@@ -1,0 +1,65 @@
+"""`lamina sweep JOB --plan`: what is going to happen, and what it will cost, without doing it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lamina.config import estimate
+
+JOBS = Path(__file__).parents[2] / "jobs"
+FAMILIES = sorted(each.stem for each in (JOBS / "families").glob("*.yaml"))
+
+
+def test_a_plan_says_who_is_packed_and_prints_its_seconds_as_a_range(lamina, job, tmp_path):
+    result = lamina("sweep", job, "--plan", "hosts.count=2")
+    assert result.exit_code == 0, result.output
+    for words in ("er", "simplecil", "no: takes no step", "expected: total", "On 2 hosts"):
+        assert words in result.output
+    expected = json.loads((tmp_path / "out" / "plan.json").read_text())
+    assert all(0 <= low <= high for low, high in expected.values())
+    assert expected["total"][0] < expected["total"][1]
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["plan.json"]
+
+
+def test_a_second_plan_measures_nothing_and_says_the_same(lamina, job, tmp_path):
+    plans = []
+    for _ in range(2):
+        assert lamina("sweep", job, "--plan").exit_code == 0
+        plans.append(json.loads((tmp_path / "out" / "plan.json").read_text()))
+    assert all(plans[0][name] == plans[1][name] for name in ("training", "evaluation", "features"))
+
+
+@pytest.fixture
+def sentences(tmp_path, tiny_bert_folder):
+    """What makes any text job of the project small: four classes of six sentences, as a job to lay
+    over."""
+    rows = [
+        f"{verb} the {noun} {when},{noun}"
+        for noun in ("light", "door", "timer", "song")
+        for verb in ("start", "stop")
+        for when in ("now", "later", "today please")
+    ]
+    data = tmp_path / "sentences.csv"
+    data.write_text("\n".join(["text,label", *rows]) + "\n", encoding="utf-8")
+    columns = {"path": str(data), "text_column": "text", "label_column": "label"}
+    small = {
+        "stream": {"name": "huggingface", **columns},
+        "scenario": {"kind": "class_incremental", "num_tasks": 2},
+        "backbone": {"name": str(tiny_bert_folder)},
+        "hosts": {"count": 1},
+        "tracking": {"enabled": False},
+        "output_dir": str(tmp_path / "out"),
+    }
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(small))
+    return path
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_of_methods_can_be_planned(lamina, sentences, monkeypatch, family):
+    monkeypatch.setattr(estimate, "ROUNDS", 1)
+    result = lamina("sweep", JOBS / "families" / f"{family}.yaml", sentences, "--plan")
+    assert result.exit_code == 0, result.output
+    assert "expected: total" in result.output
