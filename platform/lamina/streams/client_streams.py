@@ -8,7 +8,18 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from lamina.core import PARTS, Batch, D, Experience, Part, Samples, Stream, Task
+from lamina.core import (
+    PARTS,
+    Batch,
+    D,
+    Experience,
+    Part,
+    Samples,
+    Stream,
+    Task,
+    joined_values,
+    values_at,
+)
 from lamina.streams.manifest import Event, StreamManifest
 from lamina.streams.manifest_file import check_fits
 
@@ -113,7 +124,7 @@ def _picked(part: Samples | Batch, places: Tensor) -> Any:
         return part[places]
     chosen: Sequence[int] = places.tolist()
     return Samples(
-        values=[part.values[place] for place in chosen],
+        values=values_at(part.values, chosen),
         labels=part.labels[places],
         ids=part.ids[places],
         targets=None if part.targets is None else [part.targets[place] for place in chosen],
@@ -127,7 +138,7 @@ def _joined(pieces: Sequence[Any]) -> Any:
     if isinstance(pieces[0], Batch):
         return Batch.cat(pieces)
     return Samples(
-        values=[value for piece in pieces for value in piece.values],
+        values=joined_values([piece.values for piece in pieces]),
         labels=torch.cat([piece.labels for piece in pieces]),
         ids=torch.cat([piece.ids for piece in pieces]),
         targets=None
