@@ -200,8 +200,14 @@ def load_encoder(location: str, max_length: int | None) -> Encoder:
     usual = min(trained or LONGEST_TEXT, most or LONGEST_TEXT)
     if max_length is not None and most is not None and max_length > most:
         raise InputError(
-            f"backbone.max_length: {max_length} is more than {location!r} can take (allowed: 1 to "
+            f"backbone.max_length: {max_length} is more than this model can take (allowed: 1 to "
             f"{most}, or null, which is {usual} here)"
+        )
+    least = tokenizer.num_special_tokens_to_add() + 1
+    if max_length is not None and max_length < least:
+        raise InputError(
+            f"backbone.max_length: {max_length} leaves no room for a word (allowed: {least} to "
+            f"{most or 'any'}, or null)"
         )
     pools_first = _sentence_transformers(location, "1_Pooling/config.json").get(
         "pooling_mode_cls_token"

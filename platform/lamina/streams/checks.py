@@ -19,9 +19,17 @@ def content_of(values: Sequence[Any], place: int) -> bytes:
     return f"{tuple(value.shape)} ".encode() + bytes(value.numpy().tobytes())
 
 
-def notes_of(table: Table, parts: Mapping[int, Part]) -> list[Note]:
-    """Rows of validation or test that are in train as well, and values of train under several
-    labels. Texts are compared but for case and spaces."""
+def text_key(text: str) -> str:
+    """Equal for texts that are equal but for case and spaces."""
+    return " ".join(text.casefold().split())
+
+
+def notes_of(table: Table) -> list[Note]:
+    """Rows of official validation or test parts that are in train as well, and values of train
+    under several labels. Texts are compared but for case and spaces."""
+    parts: dict[int, Part] = dict.fromkeys(range(len(table)), "train")
+    if table.parts is not None:
+        parts = dict(enumerate(table.parts))
     labels_of: dict[bytes, dict[str, int]] = {}
     for row, part in parts.items():
         if part == "train":
@@ -44,9 +52,8 @@ def notes_of(table: Table, parts: Mapping[int, Part]) -> list[Note]:
 
 
 def _key(table: Table, row: int) -> bytes:
-    value = None if isinstance(table.values, LazyValues) else table.values[row]
-    if isinstance(value, str):
-        return " ".join(value.casefold().split()).encode()
+    if table.modality == "text":
+        return text_key(table.values[row]).encode()
     return blake2b(content_of(table.values, row), digest_size=16).digest()
 
 

@@ -52,6 +52,8 @@ class EncodedImages:
         self._encoded = list(encoded)
         self._names = list(names)
         self._background: Background = background
+        self._stamps: dict[int, tuple[int, int]] = {}
+        """Size and time of change of each file when it was first read."""
 
     def __len__(self) -> int:
         return len(self._encoded)
@@ -105,11 +107,18 @@ class EncodedImages:
         if isinstance(encoded, bytes):
             return encoded
         try:
-            return encoded.read_bytes()
+            stat = encoded.stat()
+            content = encoded.read_bytes()
         except OSError as error:
             raise InputError(
                 f"stream.image_column: {self._names[row]} cannot be read ({error.strerror})"
             ) from None
+        stamp = (stat.st_size, stat.st_mtime_ns)
+        if self._stamps.setdefault(row, stamp) != stamp:
+            raise InputError(
+                f"stream.image_column: {self._names[row]} has changed since the run began"
+            )
+        return content
 
     def __getstate__(self) -> dict[str, Any]:
         contents = [self._content(row) for row in range(len(self))]
@@ -129,6 +138,7 @@ class EncodedImages:
         self._encoded = _Slices(view, starts.tolist(), ends.tolist())  # type: ignore[assignment]
         self._names = state["names"]
         self._background = state["background"]
+        self._stamps = {}
 
 
 class _Slices(Sequence[bytes]):
@@ -228,5 +238,5 @@ def _grey(values: NDArray[Any], mode: str) -> NDArray[np.uint8]:
         tops = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
         scale, low = next(top for top in tops if high <= top), 0.0
     else:
-        scale = high - low
+        scale = (high - low) or 1.0
     return np.rint((values - low) * (255.0 / scale)).astype(np.uint8)

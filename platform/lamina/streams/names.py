@@ -14,7 +14,7 @@ def is_blank(text: str | None) -> bool:
     """Whether there is nothing to see: no text, or only blanks and invisible characters."""
     if text is None or not text.strip():
         return True
-    return not text.isascii() and all(unicodedata.category(each) in _UNSEEN for each in text)
+    return all(unicodedata.category(each) in _UNSEEN for each in text)
 
 
 def looks(name: str) -> str:

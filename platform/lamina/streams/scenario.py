@@ -125,7 +125,7 @@ def make_stream(
     does not fit the settings, or where a class of a task has too few rows for all three parts.
     """
     plans, cells, parts, rare = _split(table, settings, seed)
-    found = [each.plain() for each in (*table.notes, *rare, *notes_of(table, parts))]
+    found = [each.plain() for each in (*table.notes, *rare, *notes_of(table))]
     if settings.limit_per_class is not None:
         parts = _limited(parts, cells, settings.limit_per_class, seed)
 

@@ -538,6 +538,8 @@ def _wrong_encoding(path: Path, named: str, encoding: str, error: UnicodeDecodeE
         if content.startswith(magic):
             return InputError(f"stream.path: {named!r} is no text but {what}")
     marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    if marked is None and b"\0" in content:
+        marked = "utf-16-le" if b"\0" in content[1::2] else "utf-16-be"
     line, byte = "", error.object[error.start : error.start + 1].hex()
     try:
         content.decode(_codec(encoding))

@@ -11,6 +11,7 @@ import torch
 from lamina.core import LazyValues, Modality, Part
 from lamina.registry import InputError, unknown
 from lamina.streams.base import Note, Source, Table
+from lamina.streams.checks import text_key
 from lamina.streams.files import DataSet, find
 from lamina.streams.images import Background, EncodedImages
 from lamina.streams.names import (
@@ -144,6 +145,7 @@ class HuggingFace(Source):
         parts = [rows.parts[row] for row in kept]
         self._check_same_labels(labels, parts, chosen)
         values, templates = self._values(rows, kept)
+        notes += self._not_read(found, chosen, templates)
         return Table(
             modality=self.modality,
             values=values,
@@ -188,8 +190,8 @@ class HuggingFace(Source):
         for part, split in chosen.items():
             if split not in found.splits:
                 raise unknown(f"stream.{part}_split", split, list(found.splits))
-            others = [other for other in chosen if chosen[other] == split and other != part]
-            if others:
+            others = [other for other in chosen if chosen[other] == split]
+            if others[0] != part:
                 raise InputError(
                     f"stream.{part}_split: {split!r} is stream.{others[0]}_split as well "
                     "(allowed: a split of its own, or null)"
@@ -264,8 +266,7 @@ class HuggingFace(Source):
         note = Note(
             f"alike_{what}s",
             {"names": number, "look_like": len(found), "rows": num_rows},
-            f"stream.{key}: {number:,} names look like {len(found):,} and {does}: "
-            f"{few_of(groups, 5)}{hint}",
+            f"{number:,} {what}s look like {len(found):,} and {does}: {few_of(groups, 5)}{hint}",
         )
         if self.alike == "merge":
             names = [read_as.get(name, name) for name in names]
@@ -296,7 +297,7 @@ class HuggingFace(Source):
             cells = rows.texts(self.text_column)
             texts = [str(cells[row]) for row in kept]
             _check_unicode(texts, kept, rows)
-            return texts, [" ".join(text.casefold().split()) for text in texts]
+            return texts, [text_key(text) for text in texts]
         assert self.image_column is not None
         encoded = rows.images(self.image_column)
         images = EncodedImages(
@@ -307,6 +308,27 @@ class HuggingFace(Source):
         images.check()
         values = LazyValues(images, torch.arange(len(images)))
         return values, [images.digest(row).hex() for row in range(len(images))]
+
+    def _not_read(
+        self, found: DataSet, chosen: Mapping[Part, str], known: Sequence[str]
+    ) -> Iterator[Note]:
+        """What is said of a part that the data set has and the job does not name."""
+        for part in ("validation", "test"):
+            if part in chosen or part not in found.splits or part in chosen.values():
+                continue
+            column = self.text_column or ""
+            files = [read([column]) for read in found.splits[part]]
+            number = sum(columns.num_rows for columns in files)
+            texts = [text for columns in files for text in columns.texts.get(column, ())]
+            shared = set(known)
+            again = sum(text is not None and text_key(text) in shared for text in texts)
+            also = f"; {again:,} of them are in train as well" if again else ""
+            yield Note(
+                f"{part}_not_read",
+                {"rows": number, f"{part}_rows_in_train": again},
+                f"split {part!r} with {counted(number, 'row')} is not read, and a {part} part is "
+                f"carved out of {self.train_split!r} (stream.{part}_split: {part} reads it){also}",
+            )
 
 
 class _Rows:
