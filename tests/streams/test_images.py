@@ -280,6 +280,16 @@ def test_a_stream_is_encoded_without_decoding_and_gives_what_decoding_first_give
     assert lazy.num_bytes() == eager.numel() * 4 + 8 * len(lazy)
 
 
+def test_a_blank_row_has_nothing_of_an_image_that_is_not_decoded_yet(tiny_vit, tmp_path):
+    from lamina.federation.client import blank
+
+    raw = build_stream(source_of(folder_of(tmp_path)), TWO_TASKS, seed=0)
+    experience = tiny_vit.encode_stream(raw).experiences[0]
+    row = blank(experience.train[slice(0, 1)], experience.task).to("cpu")
+    assert row.inputs["pixel_values"].shape == (1, 3, 32, 32)
+    assert not row.inputs["pixel_values"].any()
+
+
 def test_an_image_is_decoded_once_as_long_as_there_is_room(tiny_vit, monkeypatch):
     images = counted_images(4)
     values = LazyValues(images, torch.arange(4))
