@@ -48,7 +48,7 @@ class Task:
     """A step of a stream: which classes it may show."""
 
     index: int
-    """Its place in the stream, from 0."""
+    """Its index in the stream, from 0."""
     name: str
     """What a person calls it."""
     classes: tuple[int, ...]
@@ -86,21 +86,21 @@ class LazyValues(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, place: Any) -> Any:
-        if isinstance(place, slice):
-            return LazyValues(self.source, self.rows[place])
-        return self.source[int(self.rows[place])]
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return LazyValues(self.source, self.rows[index])
+        return self.source[int(self.rows[index])]
 
-    def digest(self, place: int) -> bytes:
+    def digest(self, index: int) -> bytes:
         """Of one row."""
-        return self.source.digest(int(self.rows[place]))
+        return self.source.digest(int(self.rows[index]))
 
 
-def values_at(values: Sequence[Any], places: Sequence[int]) -> Sequence[Any]:
+def values_at(values: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
     """Some of the values of samples, in this order; those that are lazy are not read."""
     if isinstance(values, LazyValues):
-        return LazyValues(values.source, values.rows[torch.tensor(places, dtype=torch.int64)])
-    return [values[place] for place in places]
+        return LazyValues(values.source, values.rows[torch.tensor(indices, dtype=torch.int64)])
+    return [values[index] for index in indices]
 
 
 def joined_values(pieces: Sequence[Sequence[Any]]) -> Sequence[Any]:
@@ -157,9 +157,9 @@ class LazyInput:
         """The input of all rows, made."""
         return self.make(self.values)
 
-    def digest(self, place: int) -> bytes:
+    def digest(self, index: int) -> bytes:
         """Of one row."""
-        return self.make.digest.encode() + self.values.digest(place)
+        return self.make.digest.encode() + self.values.digest(index)
 
     def num_bytes(self) -> int:
         """What the tensor would take."""

@@ -172,6 +172,23 @@ def test_what_is_no_whole_image_is_refused_by_its_file(broken, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_picture_with_spoilt_bytes_is_refused_by_its_file(tmp_path):
+    folder = folder_of(tmp_path / "data")
+    path = folder / "bee" / "5.png"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"^stream\.image_column: '.*bee/5\.png' "):
+        source_of(folder).load(seed=0)
+
+
+def test_other_files_beside_images_are_no_images(tmp_path):
+    folder = folder_of(tmp_path / "data")
+    (folder / "bee" / "notes.txt").write_text("hello")
+    (folder / "bee" / ".hidden").write_text("hello")
+    assert len(source_of(folder).load(seed=0)) == 16
+
+
 def test_all_that_is_broken_is_counted(tmp_path):
     folder = folder_of(tmp_path / "data")
     for number in range(3):

@@ -29,7 +29,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Table:
-    """N labelled rows of a source, before any scenario; a row is known by its place here."""
+    """N labelled rows of a source, before any scenario; a row is known by its index here."""
 
     modality: Modality
     """Whether the values are texts or images."""

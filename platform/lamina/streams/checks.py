@@ -9,11 +9,11 @@ from lamina.streams.base import Note, Table
 from lamina.streams.names import counted, few_of, shown
 
 
-def content_of(values: Sequence[Any], place: int) -> bytes:
+def content_of(values: Sequence[Any], index: int) -> bytes:
     """What a value says, as bytes; of an image that is not decoded, its digest."""
     if isinstance(values, LazyValues):
-        return values.digest(place)
-    value = values[place]
+        return values.digest(index)
+    value = values[index]
     if isinstance(value, str):
         return value.encode() + b"\n"
     return f"{tuple(value.shape)} ".encode() + bytes(value.numpy().tobytes())

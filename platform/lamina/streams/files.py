@@ -104,8 +104,12 @@ def _of_builder(
             return DataSet(readers, frozenset({kind}))
         if kind == "imagefolder" and Path(path).is_dir():
             files = _downloaded(builder.config.data_files, given, path)
-            if all(_is_picture(name, builder) for each in files.values() for _, name in each):
-                return DataSet(_image_folder(files, form), frozenset({"images"}))
+            if not any(_is_archive(name) for each in files.values() for _, name in each):
+                pictures = {
+                    split: [(file, name) for file, name in each if _is_picture(name, builder)]
+                    for split, each in files.items()
+                }
+                return DataSet(_image_folder(pictures, form), frozenset({"images"}))
         with _quiet():
             builder.download_and_prepare()
             loaded = builder.as_dataset()
@@ -158,8 +162,12 @@ def _downloaded(
 # Folders of images
 
 
+def _is_archive(name: str) -> bool:
+    return Path(name).suffix.lower() in (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z")
+
+
 def _is_picture(name: str, builder: Any) -> bool:
-    """Whether a file is an image or the table beside images, and no archive of such."""
+    """Whether a file is an image or the table beside images; others lie there by chance."""
     path = Path(name)
     return path.name in _METADATA or path.suffix.lower() in builder.EXTENSIONS
 
@@ -181,7 +189,7 @@ def _image_folder(
         tables = [(file, name) for file, name in each if Path(name).name in _METADATA]
         if tables:
             found[split] = [_metadata_reader(file, name, form) for file, name in tables]
-        else:
+        elif each:
             found[split] = [_folder_reader(each, is_sorted)]
     return found
 

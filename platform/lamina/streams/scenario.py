@@ -119,7 +119,7 @@ def make_stream(
     name: str = "table",
     origin: Mapping[str, Any] | None = None,
 ) -> Stream[Samples]:
-    """The rows of `table` as a stream, with their places in the table as ids.
+    """The rows of `table` as a stream, with their indices in the table as ids.
 
     `origin` is what the record says of where the table came from. Raises InputError where the table
     does not fit the settings, or where a class of a task has too few rows for all three parts.
@@ -401,9 +401,9 @@ def _digest(experiences: Iterable[Experience[Samples]]) -> str:
     for each in experiences:
         for part in PARTS:
             rows = each.part(part)
-            for place, (row, label) in enumerate(
+            for index, (row, label) in enumerate(
                 zip(rows.ids.tolist(), rows.labels.tolist(), strict=True)
             ):
                 digest.update(f"{each.task.index} {part} {row} {label} ".encode())
-                digest.update(content_of(rows.values, place))
+                digest.update(content_of(rows.values, index))
     return digest.hexdigest()

@@ -167,8 +167,8 @@ def _read_csv(path: Path, named: str, wanted: Collection[str], form: Format) -> 
                     f"columns of {named!r} are {few_of([repr(each) for each in header])}; "
                     f"did you mean {_DELIMITERS[better]}?"
                 )
-            places = {name: header.index(name) for name in wanted if name in header}
-            cells: dict[str, list[Cell]] = {name: [] for name in places}
+            indices = {name: header.index(name) for name in wanted if name in header}
+            cells: dict[str, list[Cell]] = {name: [] for name in indices}
             number = 0
             for number, row in enumerate((each for each in rows if each), 1):
                 if len(row) > len(header) and any(row[len(header) :]):
@@ -178,8 +178,8 @@ def _read_csv(path: Path, named: str, wanted: Collection[str], form: Format) -> 
                         "in it stands in quotes (stream.quote), or the delimiter is another "
                         "(stream.delimiter)"
                     )
-                for name, place in places.items():
-                    cells[name].append(row[place] or None if place < len(row) else None)
+                for name, index in indices.items():
+                    cells[name].append(row[index] or None if index < len(row) else None)
         except csv.Error as error:
             if better := _better_delimiter(header or [], delimiter, wanted):
                 raise InputError(f"stream.delimiter: {named!r}: did you mean {better!r}?") from None
@@ -467,7 +467,7 @@ def _holds_images(kind: Any) -> bool:
     import pyarrow
 
     if pyarrow.types.is_struct(kind):
-        return "bytes" in [kind.field(place).name for place in range(kind.num_fields)]
+        return "bytes" in [kind.field(index).name for index in range(kind.num_fields)]
     return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
 
 

@@ -246,9 +246,9 @@ class HuggingFace(Source):
             return names, None
         read_as = renamed(found)
         at: dict[str, list[int]] = {}
-        for place, name in enumerate(names):
+        for index, name in enumerate(names):
             if name in read_as or name in found:
-                at.setdefault(name, []).append(kept[place])
+                at.setdefault(name, []).append(kept[index])
         groups = []
         for most, others in found.items():
             said = [
@@ -385,13 +385,13 @@ def _check_kinds(columns: Columns, keys: Mapping[str, str]) -> None:
 
 def _check_unicode(texts: Sequence[str], kept: Sequence[int], rows: _Rows) -> None:
     """Raises InputError for half a character (a lone surrogate), which no tokenizer takes."""
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         if not text.isascii():
             try:
                 text.encode()
             except UnicodeEncodeError:
                 raise InputError(
-                    f"stream.text_column: the text of {rows.where(kept[place])} has half a "
+                    f"stream.text_column: the text of {rows.where(kept[index])} has half a "
                     "character (a surrogate of UTF-16 without the other)"
                 ) from None
 
