@@ -10,7 +10,7 @@ Hugging Face model takes them). From then on any set of rows is a `Batch`.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class Task:
     """A step of a stream: which classes it may show."""
 
     index: int
-    """Its place in the stream, from 0."""
+    """Its index in the stream, from 0."""
     name: str
     """What a person calls it."""
     classes: tuple[int, ...]
@@ -58,12 +58,123 @@ class Task:
     """What a person calls these classes, in the same order; an encoded stream's tasks know."""
 
 
+class RowSource(Protocol):
+    """Rows that are read one by one, when they are asked for (images that are decoded, say)."""
+
+    def __getitem__(self, row: int) -> Tensor:
+        """One row."""
+        ...
+
+    def digest(self, row: int) -> bytes:
+        """Of what a row says, found without reading all of it: equal digests, equal rows."""
+        ...
+
+    def name(self, row: int) -> str:
+        """What a person calls it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LazyValues(Sequence[Tensor]):
+    """Some rows of a source; `values[i]` reads one."""
+
+    source: RowSource
+    """Where they are read."""
+    rows: Tensor
+    """int64 [N], their numbers there."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return LazyValues(self.source, self.rows[index])
+        return self.source[int(self.rows[index])]
+
+    def digest(self, index: int) -> bytes:
+        """Of one row."""
+        return self.source.digest(int(self.rows[index]))
+
+
+def values_at(values: Sequence[Any], indices: Sequence[int]) -> Sequence[Any]:
+    """Some of the values of samples, in this order; those that are lazy are not read."""
+    if isinstance(values, LazyValues):
+        return LazyValues(values.source, values.rows[torch.tensor(indices, dtype=torch.int64)])
+    return [values[index] for index in indices]
+
+
+def joined_values(pieces: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    """The values of all pieces, one piece after the other; those of one lazy source are not
+    read."""
+    lazy = [each for each in pieces if isinstance(each, LazyValues)]
+    if lazy and len(lazy) == len(pieces) and all(each.source is lazy[0].source for each in lazy):
+        return LazyValues(lazy[0].source, torch.cat([each.rows for each in lazy]))
+    return [value for piece in pieces for value in piece]
+
+
+class Maker(Protocol):
+    """Makes an input of a model from values."""
+
+    @property
+    def digest(self) -> str:
+        """Of all that the result depends on besides the values."""
+        ...
+
+    def __call__(self, values: LazyValues) -> Tensor:
+        """From N values to a tensor [N, ...]: each row depends on its own value only."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LazyInput:
+    """An input of a model for N rows, made from values when it is needed."""
+
+    values: LazyValues
+    """What it is made of."""
+    make: Maker
+    """What makes it."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, rows: Tensor | slice) -> Tensor:
+        """The input of some rows, made."""
+        return self.pick(rows).tensor()
+
+    def pick(self, rows: Tensor | slice) -> "LazyInput":
+        """Some rows, not made yet."""
+        chosen = rows.cpu() if isinstance(rows, Tensor) else rows
+        return LazyInput(LazyValues(self.values.source, self.values.rows[chosen]), self.make)
+
+    @staticmethod
+    def joined(inputs: Sequence["LazyInput"]) -> "LazyInput":
+        """The rows of all, in order. They are of one stream."""
+        values = joined_values([each.values for each in inputs])
+        assert isinstance(values, LazyValues), "rows of several streams cannot be joined"
+        return LazyInput(values, inputs[0].make)
+
+    def tensor(self) -> Tensor:
+        """The input of all rows, made."""
+        return self.make(self.values)
+
+    def digest(self, index: int) -> bytes:
+        """Of one row."""
+        return self.make.digest.encode() + self.values.digest(index)
+
+    def num_bytes(self) -> int:
+        """What the tensor would take."""
+        if len(self) == 0:
+            return 0
+        row = self[slice(0, 1)]
+        return row.numel() * row.element_size() * len(self)
+
+
 @dataclass(frozen=True)
 class Samples:
     """Rows of one part of an experience, as the source gave them."""
 
     values: Sequence[Any]
-    """N texts, or N images as uint8 tensors [height, width, channels]."""
+    """N texts, or N images as uint8 tensors [height, width, channels]; images may be lazy."""
     labels: Tensor
     """int64 [N], class numbers; all zero where `targets` is given."""
     ids: Tensor
@@ -91,6 +202,8 @@ class Batch:
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """What a strategy stored with an exemplar (its logits when it was learned, say), each [N, ...].
     """
+    lazy: Mapping[str, LazyInput] = field(default_factory=dict)
+    """Inputs that are made when the rows go to a device (`to`), by name; empty from then on."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -104,21 +217,26 @@ class Batch:
             labels=pick(self.labels),
             ids=pick(self.ids),
             extras={name: pick(value) for name, value in self.extras.items()},
+            lazy={name: value.pick(rows) for name, value in self.lazy.items()},
         )
 
     def num_bytes(self) -> int:
         """What the model reads of these rows, their labels and extras take."""
         inputs = [value for name, value in self.inputs.items() if name != KEYS]
         tensors = [*inputs, self.labels, *self.extras.values()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        lazy = sum(each.num_bytes() for each in self.lazy.values())
+        return lazy + sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same rows on `device`."""
+        """The same rows on `device`, with every input that is lazy made."""
+        made = {name: value.tensor() for name, value in self.lazy.items()}
         return replace(
             self,
             inputs={
-                name: value.to(device, non_blocking=True) for name, value in self.inputs.items()
+                name: value.to(device, non_blocking=True)
+                for name, value in {**self.inputs, **made}.items()
             },
+            lazy={},
             labels=self.labels.to(device, non_blocking=True),
             ids=self.ids,
             extras={
@@ -176,6 +294,10 @@ class Batch:
             extras={
                 name: torch.cat([batch.extras[name] for batch in batches])
                 for name in sorted(shared)
+            },
+            lazy={
+                name: LazyInput.joined([batch.lazy[name] for batch in batches])
+                for name in first.lazy
             },
         )
 
@@ -236,6 +358,17 @@ class Stream(Generic[D]):
 
     def __len__(self) -> int:
         return len(self.experiences)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of its rows, a line each: what was left out, what looks like a
+        mistake."""
+        return tuple(each["line"] for each in self.record.get("notes", ()))
+
+    def with_notes(self, *notes: Mapping[str, Any]) -> "Stream[D]":
+        """The same stream, with more notes in its record: each has its `line` and its counts."""
+        known = [*self.record.get("notes", ()), *notes]
+        return replace(self, record={**self.record, "notes": known}) if notes else self
 
     def map(self, encode: Callable[[D], E]) -> "Stream[E]":
         """The same stream with every part encoded (texts tokenised, images normalised)."""

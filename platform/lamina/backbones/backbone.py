@@ -30,7 +30,7 @@ from lamina.backbones.overlay import (
 )
 from lamina.backbones.packing import added_by, are_shared, packed
 from lamina.backbones.unpadded import Places
-from lamina.core import KEYS, Batch, Experience, Modality, Samples, Stream
+from lamina.core import KEYS, Batch, Experience, LazyInput, Modality, Samples, Stream
 from lamina.registry import InputError
 
 if TYPE_CHECKING:
@@ -193,7 +193,10 @@ class Backbone:
 
     def encode(self, samples: Samples) -> Batch:
         """Texts or images as tensors that the model takes, padded to the longest."""
-        return Batch(self.encoder(samples.values), samples.labels, samples.ids)
+        inputs = self.encoder(samples.values)
+        made = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+        lazy = {name: value for name, value in inputs.items() if isinstance(value, LazyInput)}
+        return Batch(made, samples.labels, samples.ids, lazy=lazy)
 
     def encode_stream(self, stream: Stream[Samples]) -> Stream[Batch]:
         """The whole stream encoded; every batch knows its task, and every task the names of its
@@ -303,7 +306,8 @@ class Backbone:
     def _encode_known(self, samples: Samples) -> Batch:
         """Encoded, and known to the feature store."""
         batch = self.encode(samples)
-        keys = None if self.features is None else self.features.register(batch.inputs)
+        inputs = {**batch.inputs, **batch.lazy}
+        keys = None if self.features is None else self.features.register(inputs)
         return batch if keys is None else replace(batch, inputs={**batch.inputs, KEYS: keys})
 
     def frozen_below(self, overlay: Overlay) -> int:

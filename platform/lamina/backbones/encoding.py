@@ -2,19 +2,38 @@
 with its weights."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from lamina.backbones.locate import config_of
-from lamina.core import Modality
+from lamina.core import PARTS, LazyInput, LazyValues, Modality, Samples, Stream
 from lamina.registry import InputError
 
 LONGEST_TEXT = 512
 """Tokens of a text, where the model says nothing of how long its texts were."""
+PIXEL_BYTES = 512 * 2**20
+"""So much of what is made of encoded images stays in memory, for the next epoch."""
+_POSITIONS_AFTER_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
+"""Models that count positions from the one after that of the padding token."""
 
 
 class Encoder(Protocol):
@@ -30,8 +49,12 @@ class Encoder(Protocol):
         """How the model's tokens become one feature, if the job does not say."""
         ...
 
-    def __call__(self, values: Sequence[Any]) -> Mapping[str, Tensor]:
-        """Inputs of N values, each [N, ...]."""
+    def __call__(self, values: Sequence[Any]) -> Mapping[str, Tensor | LazyInput]:
+        """Inputs of N values, each [N, ...]; of values that are lazy, to be made when needed."""
+        ...
+
+    def num_cut(self, values: Sequence[Any]) -> int:
+        """How many values the model does not read to their end."""
         ...
 
 
@@ -44,7 +67,7 @@ class TextEncoder:
     pooling: Literal["mean", "first"]
     modality: Modality = "text"
 
-    def __call__(self, values: Sequence[str]) -> Mapping[str, Tensor]:
+    def __call__(self, values: Sequence[str]) -> Mapping[str, Tensor | LazyInput]:
         encoded = self.tokenizer(
             list(values),
             padding="longest",
@@ -53,6 +76,20 @@ class TextEncoder:
             return_tensors="pt",
         )
         return dict(encoded)
+
+    def num_cut(self, values: Sequence[str]) -> int:
+        """How many texts have more than `max_length` tokens."""
+        room = self.max_length - self.tokenizer.num_special_tokens_to_add()
+        # A token is a byte at least, so that most texts need not be tokenised. Normalising makes
+        # up to six letters a byte of what is not ASCII, and some tokenizers put a blank in front.
+        long = [
+            text for text in values if len(text.encode()) * (1 if text.isascii() else 6) + 1 > room
+        ]
+        if not long:
+            return 0
+        # One token more than fits tells whether a text is cut.
+        encoded = self.tokenizer(long, truncation=True, max_length=self.max_length + 1)
+        return sum(len(tokens) > self.max_length for tokens in encoded["input_ids"])
 
 
 @dataclass(frozen=True)
@@ -63,12 +100,88 @@ class ImageEncoder:
     pooling: Literal["mean", "first"] = "first"
     modality: Modality = "image"
 
-    def __call__(self, values: Sequence[Tensor]) -> Mapping[str, Tensor]:
-        images = [value.numpy() for value in values]
-        encoded = self.processor(
-            images=images, input_data_format="channels_last", return_tensors="pt"
-        )
-        return {"pixel_values": encoded["pixel_values"]}
+    def __call__(self, values: Sequence[Tensor]) -> Mapping[str, Tensor | LazyInput]:
+        """Of lazy values, what is to be made when it is needed: they are not decoded yet."""
+        if isinstance(values, LazyValues):
+            return {"pixel_values": LazyInput(values, self._maker)}
+        return {"pixel_values": _processed(self.processor, values)}
+
+    def num_cut(self, values: Sequence[Any]) -> int:
+        """None: a processor that crops is meant to."""
+        return 0
+
+    @cached_property
+    def _maker(self) -> "PixelMaker":
+        return PixelMaker(self.processor)
+
+
+class PixelMaker:
+    """Makes `pixel_values` of encoded images. The first ones stay in memory, up to PIXEL_BYTES."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._made: dict[bytes, Tensor] = {}
+        self._num_bytes = 0
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the processor's settings and of the libraries that decode and resize."""
+        import PIL
+        import transformers
+
+        settings = json.dumps(self._processor.to_dict(), sort_keys=True, default=str)
+        libraries = f"{PIL.__version__}/{transformers.__version__}"
+        kind = type(self._processor).__name__
+        return sha256(f"{kind}/{settings}/{libraries}".encode()).hexdigest()[:32]
+
+    def __call__(self, values: LazyValues) -> Tensor:
+        """float32 [N, channels, height, width]."""
+        keys = [values.digest(place) for place in range(len(values))]
+        first = {key: place for place, key in enumerate(keys) if key not in self._made}
+        made: dict[bytes, Tensor] = {}
+        if first:
+            images = [values[place] for place in first.values()]
+            made = dict(zip(first, _processed(self._processor, images), strict=True))
+        rows = [self._made[key] if key in self._made else made[key] for key in keys]
+        for key, row in made.items():
+            if self._num_bytes >= PIXEL_BYTES:
+                break
+            # A row of a batch would hold on to the whole batch.
+            self._made[key] = row.clone()
+            self._num_bytes += row.numel() * row.element_size()
+        return torch.stack(rows) if rows else torch.empty(0, 3, 0, 0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_processor": self._processor, "_made": {}, "_num_bytes": 0}
+
+
+def _processed(processor: Any, values: Sequence[Tensor]) -> Tensor:
+    """What an image processor makes of uint8 images [height, width, 3]."""
+    encoded = processor(
+        images=[value.numpy() for value in values],
+        input_data_format="channels_last",
+        return_tensors="pt",
+    )
+    pixels: Tensor = encoded["pixel_values"]
+    return pixels
+
+
+def cut_note(stream: Stream[Samples], encoder: Encoder) -> Mapping[str, Any] | None:
+    """A note for a stream's record that says how many texts an encoder cuts; None where none is."""
+    parts = [each.part(name) for each in stream.experiences for name in PARTS]
+    total = sum(len(part) for part in parts)
+    number = sum(encoder.num_cut(part.values) for part in parts)
+    if number == 0 or not isinstance(encoder, TextEncoder):
+        return None
+    are = ("is", "is") if number == 1 else ("are", "are")
+    return {
+        "about": "cut_texts",
+        "texts": number,
+        "of": total,
+        "max_length": encoder.max_length,
+        "line": f"{number:,} of {total:,} texts {are[0]} longer than {encoder.max_length} tokens "
+        f"and {are[1]} cut (backbone.max_length)",
+    }
 
 
 def load_encoder(location: str, max_length: int | None) -> Encoder:
@@ -82,15 +195,35 @@ def load_encoder(location: str, max_length: int | None) -> Encoder:
     from transformers import AutoTokenizer
 
     tokenizer = _loaded("tokenizer", AutoTokenizer, location)
+    most = _most_tokens(tokenizer, config)
     trained = _sentence_transformers(location, "sentence_bert_config.json").get("max_seq_length")
-    known = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", LONGEST_TEXT)]
-    longest = min([*known, trained or LONGEST_TEXT])
+    usual = min(trained or LONGEST_TEXT, most or LONGEST_TEXT)
+    if max_length is not None and most is not None and max_length > most:
+        raise InputError(
+            f"backbone.max_length: {max_length} is more than this model can take (allowed: 1 to "
+            f"{most}, or null, which is {usual} here)"
+        )
+    least = tokenizer.num_special_tokens_to_add() + 1
+    if max_length is not None and max_length < least:
+        raise InputError(
+            f"backbone.max_length: {max_length} leaves no room for a word (allowed: {least} to "
+            f"{most or 'any'}, or null)"
+        )
     pools_first = _sentence_transformers(location, "1_Pooling/config.json").get(
         "pooling_mode_cls_token"
     )
-    return TextEncoder(
-        tokenizer, min(max_length or longest, longest), "first" if pools_first else "mean"
-    )
+    return TextEncoder(tokenizer, max_length or usual, "first" if pools_first else "mean")
+
+
+def _most_tokens(tokenizer: Any, config: Any) -> int | None:
+    """The longest text that a model has positions for; None where nothing says so."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and config.model_type in _POSITIONS_AFTER_PADDING:
+        positions -= (config.pad_token_id or 0) + 1
+    known: Iterable[int | None] = (tokenizer.model_max_length, positions)
+    # A tokenizer that knows no limit says 10^30.
+    limits = [limit for limit in known if limit is not None and 0 < limit < 10**9]
+    return min(limits, default=None)
 
 
 def _loaded(what: str, factory: Any, location: str, **arguments: Any) -> Any:

@@ -18,6 +18,10 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lamina.core import LazyInput
+
+Inputs = Mapping[str, Tensor | LazyInput]
+"""What the model takes, as tensors or to be made when it is needed."""
 Compute = Callable[[Mapping[str, Tensor]], Tensor]
 """The frozen part on N inputs: numbers of every token [N, S, width], or features [N, width]."""
 
@@ -72,7 +76,7 @@ def _distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
 class _Part:
     """Samples that came together, and are computed together."""
 
-    inputs: Mapping[str, Tensor]
+    inputs: Inputs
     keys: Tensor
     lengths: Tensor
     """Tokens of each text; 1 for a picture."""
@@ -143,13 +147,13 @@ class FeatureStore:
         self.refusal: str | None = None
         """Why something is not kept."""
 
-    def register(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+    def register(self, inputs: Inputs) -> Tensor | None:
         """The keys int64 [N] of samples, the same for the same content in every process (64 bits of
         a BLAKE2 digest).
 
         None where texts are padded on the left: their tokens have no known places.
         """
-        mask = inputs.get("attention_mask")
+        mask = _mask_of(inputs)
         if mask is not None and bool((mask.diff(dim=1) > 0).any()):
             return None
         keys = _keys(inputs, mask)
@@ -307,7 +311,7 @@ def _cut(parts: Sequence[_Part], owner: Tensor, row: Tensor, length: int) -> dic
     cut = []
     for number in owner.unique().tolist():
         inputs, own = parts[number].inputs, row[owner == number]
-        mask = inputs.get("attention_mask")
+        mask = _mask_of(inputs)
         cut.append(
             {
                 name: value[own, :length] if _is_of_tokens(value, mask) else value[own]
@@ -317,17 +321,33 @@ def _cut(parts: Sequence[_Part], owner: Tensor, row: Tensor, length: int) -> dic
     return {name: torch.cat([each[name] for each in cut]) for name in cut[0]}
 
 
-def _keys(inputs: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
-    """Of what the model reads of each row, without padding."""
+def _mask_of(inputs: Inputs) -> Tensor | None:
+    """Where the tokens of texts are; None where they are no texts."""
+    mask = inputs.get("attention_mask")
+    assert not isinstance(mask, LazyInput), "texts are encoded at once"
+    return mask
+
+
+def _keys(inputs: Inputs, mask: Tensor | None) -> Tensor:
+    """Of what the model reads of each row, without padding; of what is not made yet, its digest."""
     num_rows = len(next(iter(inputs.values())))
     lengths = [None] * num_rows if mask is None else mask.sum(dim=1).tolist()
+    lazy = [
+        (name.encode(), value)
+        for name, value in sorted(inputs.items())
+        if isinstance(value, LazyInput)
+    ]
     columns = [
-        (name.encode(), inputs[name].contiguous().numpy(), _is_of_tokens(inputs[name], mask))
-        for name in sorted(inputs)
+        (name.encode(), value.contiguous().numpy(), _is_of_tokens(value, mask))
+        for name, value in sorted(inputs.items())
+        if isinstance(value, Tensor)
     ]
     keys = []
     for row, length in enumerate(lengths):
         digest = blake2b(digest_size=8)
+        for name, later in lazy:
+            digest.update(name)
+            digest.update(later.digest(row))
         for name, values, is_of_tokens in columns:
             digest.update(name)
             read = values[row, :length] if is_of_tokens else values[row]
@@ -336,8 +356,8 @@ def _keys(inputs: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
     return torch.tensor(keys, dtype=torch.int64)
 
 
-def _is_of_tokens(value: Tensor, mask: Tensor | None) -> bool:
-    return mask is not None and value.shape == mask.shape
+def _is_of_tokens(value: Tensor | LazyInput, mask: Tensor | None) -> bool:
+    return mask is not None and isinstance(value, Tensor) and value.shape == mask.shape
 
 
 def _size(tensor: Tensor) -> int:

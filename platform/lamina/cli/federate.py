@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lamina.cli.progress import Display, display
-from lamina.cli.report import RESULT, show_mlflow, stdout
+from lamina.cli.report import RESULT, notes_in_record, show_mlflow, show_notes, stdout
 from lamina.config import check_parts, load_job
 from lamina.evaluation.fairness import mean_over_clients
 from lamina.registry import InputError
@@ -44,6 +44,7 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
     recorder = FederatedEventRecorder(job, str(path))
     for section, why in job.unused.items():
         console.print(f"{section} changes nothing: {why}", markup=False)
+    show_notes(console, [raw])
     missing = None
     try:
         with display(console, 0) as shown:
@@ -57,7 +58,7 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
     except BaseException as error:
         recorder.finish("stopped" if isinstance(error, KeyboardInterrupt) else "failed", {}, 0, {})
         raise
-    result = _result(found)
+    result = {**_result(found), "notes": notes_in_record([raw])}
     folder = job.output_dir
     write_result(folder / RESULT_OF_FEDERATION, result)
     save_global(found.run, folder / ADAPTER)

@@ -1,7 +1,7 @@
 """What a job left behind, shown: the leaderboard, and where everything is."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lamina.core import Stream
 from lamina.evaluation.leaderboard import Row
 from lamina.registry import InputError
 from lamina.tracking.mlflow_store import ui_command, ui_page
@@ -28,6 +29,18 @@ def stdout() -> Console:
     """Standard output: a terminal's own width, or wide enough for a table where there is none."""
     console = Console(highlight=False, soft_wrap=False)
     return console if console.is_terminal else Console(highlight=False, width=_LOG_WIDTH)
+
+
+def notes_in_record(streams: Iterable[Stream[Any]]) -> list[Mapping[str, Any]]:
+    """What the records of streams say of their rows, each once: a line for people, and counts."""
+    notes = {str(note["line"]): note for each in streams for note in each.record.get("notes", ())}
+    return list(notes.values())
+
+
+def show_notes(console: Console, streams: Iterable[Stream[Any]]) -> None:
+    """What a person should know of the rows of streams, a line each."""
+    for note in notes_in_record(streams):
+        console.print(f"stream: {note['line']}", markup=False, soft_wrap=True)
 
 
 def write_leaderboard(rows: Sequence[Row], output_dir: Path) -> Path:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,15 @@ from rich.table import Table
 
 from lamina.backbones.load import load_backbone
 from lamina.cli.progress import Display, display, numbers
-from lamina.cli.report import RESULT, RUNS, show_leaderboard, show_mlflow, stdout
+from lamina.cli.report import (
+    RESULT,
+    RUNS,
+    notes_in_record,
+    show_leaderboard,
+    show_mlflow,
+    show_notes,
+    stdout,
+)
 from lamina.config import (
     HostSettings,
     Job,
@@ -57,6 +65,7 @@ def run_job(path: Path, overrides: Sequence[str]) -> None:
     learner = _learner(trial.job, raw)
     for section, why in job.unused.items():
         console.print(f"{section} changes nothing: {why}", markup=False)
+    show_notes(console, [learner.stream])
     identity = trial_id(trial.job.mapping)
     folder = job.output_dir / RUNS / identity
     shutil.rmtree(folder, ignore_errors=True)
@@ -68,7 +77,7 @@ def run_job(path: Path, overrides: Sequence[str]) -> None:
             recorder.close()
         except TrackingError as error:
             click.echo(f"tracking: {error}", err=True)
-    _show(trial, identity, reports, folder, console)
+    _show(trial, identity, reports, notes_in_record([learner.stream]), folder, console)
 
 
 def _learner(job: Job, raw: Stream[Samples]) -> Learner:
@@ -142,7 +151,12 @@ def _show_task(shown: Display, report: Report) -> None:
 
 
 def _show(
-    trial: Trial, identity: str, reports: Sequence[Report], folder: Path, console: Console
+    trial: Trial,
+    identity: str,
+    reports: Sequence[Report],
+    notes: Sequence[Mapping[str, Any]],
+    folder: Path,
+    console: Console,
 ) -> None:
     result = {
         "trial": identity,
@@ -152,6 +166,7 @@ def _show(
         "status": "finished",
         "error": None,
         "reports": reports,
+        "notes": notes,
     }
     rows = leaderboard([result])
     (folder / RESULT).write_text(json.dumps(rows[0], indent=1) + "\n", encoding="utf-8")

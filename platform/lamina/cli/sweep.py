@@ -1,14 +1,24 @@
 """`lamina sweep`: every trial of a job's sweep on Ray, then the leaderboard."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lamina.cli.plan import show_outcome, show_plan
 from lamina.cli.progress import SweepProgress, display
-from lamina.cli.report import show_leaderboard, show_mlflow, show_places, stdout, write_leaderboard
-from lamina.config import SweepSettings, check_parts, expand, load_job
+from lamina.cli.report import (
+    notes_in_record,
+    show_leaderboard,
+    show_mlflow,
+    show_notes,
+    show_places,
+    stdout,
+    write_leaderboard,
+)
+from lamina.config import Job, SweepSettings, check_parts, expand, load_job
+from lamina.core import Samples, Stream
 from lamina.evaluation.leaderboard import leaderboard
 
 
@@ -21,6 +31,7 @@ def sweep_job(path: Path, overrides: Sequence[str], only_plan: bool) -> None:
     streams = check_parts(point.trial.job for point in plan.points)
     for note in plan.notes:
         console.print(note, markup=False, soft_wrap=True)
+    show_notes(console, streams)
     if only_plan:
         show_plan(console, plan, streams)
         return
@@ -35,6 +46,8 @@ def sweep_job(path: Path, overrides: Sequence[str], only_plan: bool) -> None:
         progress = SweepProgress(shown, plan.num_trials, num_tasks)
         results = run_sweep(job, progress, streams)
     settings = job.sweep or SweepSettings()
+    notes = _notes_by_trial([point.trial.job for point in plan.points], streams)
+    results = [{**each, "notes": notes(each["mapping"])} for each in results]
     rows = leaderboard(results, settings.metric, settings.mode)
     write_leaderboard(rows, job.output_dir)
     show_leaderboard(console, rows, job.name)
@@ -47,3 +60,18 @@ def sweep_job(path: Path, overrides: Sequence[str], only_plan: bool) -> None:
         )
     if num_failed := sum(row["status"] == "failed" for row in rows):
         raise click.ClickException(f"{num_failed} of {len(rows)} trials failed")
+
+
+def _notes_by_trial(
+    jobs: Sequence[Job], streams: Sequence[Stream[Samples]]
+) -> Callable[[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Gives the notes of a trial's stream by the trial's mapping; those of all streams where it
+    draws its own."""
+
+    def key(mapping: Mapping[str, Any]) -> str:
+        return repr([mapping.get(section) for section in ("stream", "scenario", "backbone")])
+
+    known: dict[str, list[Stream[Samples]]] = {}
+    for job, stream in zip(jobs, streams, strict=True):
+        known.setdefault(key(job.mapping), []).append(stream)
+    return lambda mapping: notes_in_record(known.get(key(mapping), streams))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.encoding import cut_note
 from lamina.backbones.features import default_folder
 from lamina.backbones.load import outline_backbone
 from lamina.config.clients import check_clients
@@ -46,7 +47,8 @@ def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
     """Whether the streams, backbones, adapters and tracking stores of all `jobs` are there and go
     together, without loading a weight.
 
-    Returns the raw stream of each job. Streams that differ in their seed only are built once, so
+    Returns the raw stream of each job, its notes completed by how many texts the backbone cuts.
+    Streams that differ in their seed only are built once, so
     all but the first such job get one that is as long as theirs. Raises ConfigError with a line for
     every problem.
     """
@@ -55,6 +57,7 @@ def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
     uris: set[str] = set()
     streams: dict[str, Stream[Samples] | None] = {}
     outlines: dict[BackboneSettings, Backbone | None] = {}
+    noted: dict[tuple[str, BackboneSettings], Stream[Samples]] = {}
     for job in jobs:
         uri = job.tracking.mlflow_uri
         if job.tracking.enabled and uri is not None and uri not in uris:
@@ -72,7 +75,10 @@ def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
                 outlines[job.backbone] = outline_backbone(job.backbone)
         stream, backbone = streams[stream_key], outlines[job.backbone]
         if stream is not None:
-            found.append(stream)
+            read_by = (stream_key, job.backbone)
+            if read_by not in noted:
+                noted[read_by] = _with_cut_texts(stream, backbone)
+            found.append(noted[read_by])
             with _taking_down(problems):
                 check_clients(job, stream)
         if stream is not None and backbone is not None:
@@ -82,6 +88,14 @@ def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
     if problems:
         raise ConfigError(*problems)
     return found
+
+
+def _with_cut_texts(stream: Stream[Samples], backbone: Backbone | None) -> Stream[Samples]:
+    """The same stream, with a note of the texts that the backbone does not read to their end."""
+    if backbone is None or backbone.modality != stream.modality:
+        return stream
+    note = cut_note(stream, backbone.encoder)
+    return stream if note is None else stream.with_notes(note)
 
 
 @contextmanager

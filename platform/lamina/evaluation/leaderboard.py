@@ -1,7 +1,8 @@
 """Who did best: the results of trials in one order, which anybody gets from the same results.
 
 A result is what a sweep says of a trial, as plain JSON: `trial`, `name`, `settings` (what tells it
-from others), `mapping` (its whole job), `status`, `error` and `reports`, one for each task learned.
+from others), `mapping` (its whole job), `status`, `error` and `reports`, one for each task learned;
+maybe `notes`, what was said of its rows.
 """
 
 import json
@@ -84,6 +85,7 @@ def _row(result: Result, metric: str) -> Row:
         "trial": result["trial"],
         "name": result["name"],
         "mlflow_uri": tracking["mlflow_uri"] if tracking["enabled"] else None,
+        "notes": list(result.get("notes", ())),
     }
 
 

@@ -503,6 +503,8 @@ class ClientWork:
 def blank(row: Batch, task: Task) -> Batch:
     """A row of the form of another, of which nothing is left: no token or pixel, no key by which
     kept features are found, and the first class of a task."""
+    # An image that is not decoded yet would go on being there.
+    row = row.to(row.labels.device)
     inputs = {
         name: torch.ones_like(each) if name == "attention_mask" else torch.zeros_like(each)
         for name, each in row.inputs.items()

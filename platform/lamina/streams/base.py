@@ -12,13 +12,29 @@ from lamina.registry import InputError
 
 
 @dataclass(frozen=True)
+class Note:
+    """Something about rows that a person should know, although the run goes on."""
+
+    about: str
+    """What, in one word: `empty_rows`, `alike_labels` ..."""
+    counts: Mapping[str, int]
+    """How many, by what is counted."""
+    line: str
+    """In one line for people."""
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"about": self.about, **self.counts, "line": self.line}
+
+
+@dataclass(frozen=True)
 class Table:
-    """N labelled rows of a source, before any scenario; a row is known by its place here."""
+    """N labelled rows of a source, before any scenario; a row is known by its index here."""
 
     modality: Modality
     """Whether the values are texts or images."""
     values: Sequence[Any]
-    """N texts, or N images as uint8 tensors [height, width, 3]."""
+    """N texts, or N images as uint8 tensors [height, width, 3] (maybe as LazyValues)."""
     labels: Sequence[str]
     """N label names."""
     classes: Sequence[str]
@@ -32,6 +48,11 @@ class Table:
     owners: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By name, N values of what each row belongs to (a language, a room, a user): the natural
     clients of a federation."""
+    notes: Sequence[Note] = ()
+    """What was found when the rows were read."""
+    min_per_class: int | None = None
+    """A class of a task with fewer rows, or with too few to have one in every part, is left out;
+    None refuses it."""
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -8,7 +8,18 @@ from typing import Any, Generic
 import torch
 from torch import Tensor
 
-from lamina.core import PARTS, Batch, D, Experience, Part, Samples, Stream, Task
+from lamina.core import (
+    PARTS,
+    Batch,
+    D,
+    Experience,
+    Part,
+    Samples,
+    Stream,
+    Task,
+    joined_values,
+    values_at,
+)
 from lamina.streams.manifest import Event, StreamManifest
 from lamina.streams.manifest_file import check_fits
 
@@ -31,7 +42,7 @@ class ClientStreams(Generic[D]):
         self._ids, order = torch.sort(ids)
         self._part = torch.arange(len(sizes)).repeat_interleave(sizes)[order]
         starts = (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
-        self._place = (torch.arange(len(ids)) - starts)[order]
+        self._index = (torch.arange(len(ids)) - starts)[order]
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -42,14 +53,14 @@ class ClientStreams(Generic[D]):
     def __getitem__(self, client: int) -> Stream[D]:
         """What a client sees by itself: an experience for each event, in the order of arrival.
 
-        Classes keep their numbers in the whole stream; tasks are numbered by their place here and
+        Classes keep their numbers in the whole stream; tasks are numbered by their index here and
         keep their names, a number behind them where they come again. A task that comes in several
         events is evaluated on the same rows in each.
         """
         who, seen = self.manifest.clients[client], Counter[int]()
         experiences = []
-        for place, event in enumerate(self.manifest.events(client)):
-            experiences.append(self.experience(event, place, seen[event.task]))
+        for index, event in enumerate(self.manifest.events(client)):
+            experiences.append(self.experience(event, index, seen[event.task]))
             seen[event.task] += 1
         return replace(
             self.stream,
@@ -85,11 +96,11 @@ class ClientStreams(Generic[D]):
         found = torch.searchsorted(self._ids, ids).clamp(max=len(self._ids) - 1)
         if not torch.equal(self._ids[found], ids):
             raise KeyError(f"no row {ids[self._ids[found] != ids][0]} in the stream")
-        part, place = self._part[found], self._place[found]
+        part, index = self._part[found], self._index[found]
         pieces = [
-            _picked(self._parts[each], place[part == each]) for each in part.unique().tolist()
+            _picked(self._parts[each], index[part == each]) for each in part.unique().tolist()
         ]
-        together: D = _joined(pieces) if pieces else _picked(self._parts[0], place)
+        together: D = _joined(pieces) if pieces else _picked(self._parts[0], index)
         return together
 
 
@@ -107,16 +118,16 @@ def _own_task(
     return Task(index, name, (*task.classes, *blurred), names)
 
 
-def _picked(part: Samples | Batch, places: Tensor) -> Any:
+def _picked(part: Samples | Batch, indices: Tensor) -> Any:
     """Rows of a part, as what it is."""
     if isinstance(part, Batch):
-        return part[places]
-    chosen: Sequence[int] = places.tolist()
+        return part[indices]
+    chosen: Sequence[int] = indices.tolist()
     return Samples(
-        values=[part.values[place] for place in chosen],
-        labels=part.labels[places],
-        ids=part.ids[places],
-        targets=None if part.targets is None else [part.targets[place] for place in chosen],
+        values=values_at(part.values, chosen),
+        labels=part.labels[indices],
+        ids=part.ids[indices],
+        targets=None if part.targets is None else [part.targets[index] for index in chosen],
     )
 
 
@@ -127,7 +138,7 @@ def _joined(pieces: Sequence[Any]) -> Any:
     if isinstance(pieces[0], Batch):
         return Batch.cat(pieces)
     return Samples(
-        values=[value for piece in pieces for value in piece.values],
+        values=joined_values([piece.values for piece in pieces]),
         labels=torch.cat([piece.labels for piece in pieces]),
         ids=torch.cat([piece.ids for piece in pieces]),
         targets=None

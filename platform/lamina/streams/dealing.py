@@ -127,11 +127,11 @@ def _arriving(
 def _slots(tasks: Ints, order: Ints, arrival: Arrival, draw: Draw) -> Ints:
     """The slot of each of a client's rows, [n]: rows of a task are dealt out evenly over the times
     that it comes, then over its pieces."""
-    place = np.argsort(order)[tasks]
+    index = np.argsort(order)[tasks]
     if arrival.recurrences == arrival.pieces == 1:
-        return place
+        return index
     rank = random_ranks(tasks, draw("slots"))
-    visit = rank % arrival.recurrences * len(order) + place
+    visit = rank % arrival.recurrences * len(order) + index
     return visit * arrival.pieces + rank // arrival.recurrences % arrival.pieces
 
 
@@ -158,12 +158,12 @@ def _blurred(slot: Ints, pieces: int, share: float, draw: Draw) -> Ints:
 def _drifts(tasks: Sequence[int], blurry: float) -> list[Drift]:
     """How each event of a client differs from the one before."""
     found: list[Drift] = []
-    for place, task in enumerate(tasks):
-        if place == 0:
+    for index, task in enumerate(tasks):
+        if index == 0:
             found.append("start")
-        elif task == tasks[place - 1]:
+        elif task == tasks[index - 1]:
             found.append("none")
-        elif task in tasks[:place]:
+        elif task in tasks[:index]:
             found.append("recurring")
         else:
             found.append("gradual" if blurry else "sudden")

@@ -51,7 +51,7 @@ class Event:
     time: float
     """When they arrive, in stream steps."""
     client: int
-    """Its place in `StreamManifest.clients`."""
+    """Its index in `StreamManifest.clients`."""
     task: int
     """The number of the task in the whole stream; a few rows may be of other tasks, where borders
     are blurred."""
@@ -66,7 +66,7 @@ class RowSet:
     """Rows of one client that are there for one thing."""
 
     client: int
-    """The place of its client."""
+    """The index of its client."""
     part: Part
     """What its rows are for."""
     task: int
@@ -88,15 +88,15 @@ class Entries:
     """
 
     client: NDArray[np.int64]
-    """[E], places in `StreamManifest.clients`."""
+    """[E], indices in `StreamManifest.clients`."""
     part: NDArray[np.int64]
-    """[E], places in `lamina.core.PARTS`."""
+    """[E], indices in `lamina.core.PARTS`."""
     task: NDArray[np.int64]
     """[E], numbers of tasks in the whole stream."""
     time: NDArray[np.float64]
     """[E], in stream steps; NEVER where nothing arrives."""
     drift: NDArray[np.int64]
-    """[E], places in DRIFTS; that of `none` where nothing arrives."""
+    """[E], indices in DRIFTS; that of `none` where nothing arrives."""
     start: NDArray[np.int64]
     """[E + 1]: set e has the ids `ids[start[e]:start[e + 1]]`."""
     ids: NDArray[np.int64]
@@ -130,7 +130,7 @@ def entries_of(sets: Sequence[RowSet]) -> Entries:
     drifts = np.array([DRIFTS.index(each.drift) for each in sets], dtype=np.int64)
     # NaN sorts last, so what never arrives comes after what does.
     order = np.lexsort((tasks, times, parts, clients))
-    ids = [np.sort(sets[place].ids) for place in order]
+    ids = [np.sort(sets[index].ids) for index in order]
     return Entries(
         client=clients[order],
         part=parts[order],
@@ -203,8 +203,8 @@ class StreamManifest:
 
     def next_change(self, time: float) -> float | None:
         """When the next rows arrive or a client leaves after `time`; None if nothing does."""
-        place = int(np.searchsorted(self._changes, time, side="right"))
-        return float(self._changes[place]) if place < len(self._changes) else None
+        index = int(np.searchsorted(self._changes, time, side="right"))
+        return float(self._changes[index]) if index < len(self._changes) else None
 
     def rows(self, client: int, part: Part, task: int | None = None) -> Tensor:
         """The ids of a client's rows of one part, of one task or of all, int64 [n] ascending.

@@ -108,7 +108,7 @@ def read_manifest(path: Path, stream: Stream[D]) -> StreamManifest:
     read = _read(path)
     numbers = _numbers(read.clients)
     sets = [
-        _row_set(place, entry, numbers, len(read.tasks)) for place, entry in enumerate(read.entries)
+        _row_set(index, entry, numbers, len(read.tasks)) for index, entry in enumerate(read.entries)
     ]
     manifest = StreamManifest(
         fingerprint=read.fingerprint,
@@ -147,9 +147,9 @@ def check_fits(manifest: StreamManifest, stream: Stream[D]) -> None:
 
     def refuse(wrong: NDArray[np.bool_], why: str) -> None:
         if wrong.any():
-            entry = owner[place := int(wrong.argmax())]
+            entry = owner[index := int(wrong.argmax())]
             raise InputError(
-                f"manifest.entries: row {entries.ids[place]} (client "
+                f"manifest.entries: row {entries.ids[index]} (client "
                 f"{manifest.clients[entries.client[entry]].name!r}, {PARTS[entries.part[entry]]}) "
                 f"{why}"
             )
@@ -219,9 +219,9 @@ def _schema(pyarrow: ModuleType) -> Any:
 def _numbers(clients: Sequence[_Client]) -> dict[str, int]:
     """The number of each client by its name."""
     numbers: dict[str, int] = {}
-    for place, client in enumerate(clients):
-        key = f"manifest.clients.{place}"
-        if numbers.setdefault(client.name, place) != place:
+    for index, client in enumerate(clients):
+        key = f"manifest.clients.{index}"
+        if numbers.setdefault(client.name, index) != index:
             raise InputError(f"{key}.name: {client.name!r} is given twice (allowed: once)")
         if client.left is not None and client.left <= client.joined:
             raise InputError(
@@ -231,9 +231,9 @@ def _numbers(clients: Sequence[_Client]) -> dict[str, int]:
     return numbers
 
 
-def _row_set(place: int, entry: _Entry, numbers: Mapping[str, int], num_tasks: int) -> RowSet:
+def _row_set(index: int, entry: _Entry, numbers: Mapping[str, int], num_tasks: int) -> RowSet:
     """One entry, checked against what else the file says."""
-    key = f"manifest.entries.{place}"
+    key = f"manifest.entries.{index}"
     if entry.client not in numbers:
         raise unknown(f"{key}.client", entry.client, numbers)
     if entry.task >= num_tasks:

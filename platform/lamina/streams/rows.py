@@ -29,7 +29,7 @@ class Rows:
     tasks: NDArray[np.int64]
     """[N], numbers of tasks."""
     parts: NDArray[np.int64]
-    """[N], places in `lamina.core.PARTS`."""
+    """[N], indices in `lamina.core.PARTS`."""
     labels: NDArray[np.int64]
     """[N], class numbers; all zero where labels are token sequences."""
     owners: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
@@ -79,7 +79,7 @@ def fingerprint_of(stream: Stream[D]) -> str:
 
 
 def random_ranks(cell: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-    """The place of each row among those of its cell in a random order, from 0, [N]."""
+    """The index of each row among those of its cell in a random order, from 0, [N]."""
     order = np.lexsort((random.random(len(cell)), cell))
     sizes = np.bincount(cell)
     ranks = np.empty_like(cell)
@@ -90,13 +90,13 @@ def random_ranks(cell: NDArray[np.int64], random: np.random.Generator) -> NDArra
 def _columns(stream: Stream[D]) -> tuple[NDArray[np.int64], ...]:
     """Ids, tasks, parts and labels, each [N], sorted by id."""
     columns: list[list[NDArray[np.int64]]] = [[], [], [], []]
-    for place, each in enumerate(stream.experiences):
+    for index, each in enumerate(stream.experiences):
         for part, name in enumerate(PARTS):
             data = each.part(name)
             labels = data.labels if data.labels.dim() == 1 else data.labels.new_zeros(len(data))
             found = (data.ids.numpy(), labels.cpu().numpy())
             columns[0].append(found[0])
-            columns[1].append(np.full(len(data), place, dtype=np.int64))
+            columns[1].append(np.full(len(data), index, dtype=np.int64))
             columns[2].append(np.full(len(data), part, dtype=np.int64))
             columns[3].append(found[1])
     joined = [np.concatenate(column) for column in columns]

@@ -1,5 +1,6 @@
 """How rows become a stream: which classes or domains each task shows, and in what order."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -8,10 +9,22 @@ from typing import Any, get_args
 
 import torch
 
-from lamina.core import PARTS, Experience, Part, Samples, Scenario, Stream, Task, seed_of
+from lamina.core import (
+    PARTS,
+    Experience,
+    Part,
+    Samples,
+    Scenario,
+    Stream,
+    Task,
+    seed_of,
+    values_at,
+)
 from lamina.registry import InputError, unknown
-from lamina.streams.base import Table
-from lamina.streams.schedule import blurred, recurring
+from lamina.streams.base import Note, Table
+from lamina.streams.checks import content_of, notes_of
+from lamina.streams.names import counted, few_of
+from lamina.streams.schedule import Cell, blurred, recurring
 from lamina.streams.split import Shares, assign_parts
 
 
@@ -106,21 +119,13 @@ def make_stream(
     name: str = "table",
     origin: Mapping[str, Any] | None = None,
 ) -> Stream[Samples]:
-    """The rows of `table` as a stream, with their places in the table as ids.
+    """The rows of `table` as a stream, with their indices in the table as ids.
 
     `origin` is what the record says of where the table came from. Raises InputError where the table
     does not fit the settings, or where a class of a task has too few rows for all three parts.
     """
-    plans = _plan(table, settings, Random(seed_of(seed, "stream", "order")))
-    cells = {row: (task, table.labels[row]) for task, plan in enumerate(plans) for row in plan.rows}
-    parts = assign_parts(
-        cells,
-        table.templates,
-        table.parts,
-        Shares(validation=settings.validation, test=settings.test),
-        Random(seed_of(seed, "stream", "split")),
-    )
-    _check_every_class_in_every_part(plans, cells, parts)
+    plans, cells, parts, rare = _split(table, settings, seed)
+    found = [each.plain() for each in (*table.notes, *rare, *notes_of(table))]
     if settings.limit_per_class is not None:
         parts = _limited(parts, cells, settings.limit_per_class, seed)
 
@@ -159,6 +164,7 @@ def make_stream(
             }
             for each in experiences
         ],
+        "notes": found,
         "digest": _digest(experiences),
     }
     return Stream(
@@ -172,10 +178,58 @@ def make_stream(
     )
 
 
+def _split(
+    table: Table, settings: ScenarioSettings, seed: int
+) -> tuple[list[_Plan], dict[int, Cell], dict[int, Part], list[Note]]:
+    """Tasks, and the task, class and part of each of their rows; what is said of classes that were
+    left out because they are rare."""
+    rows: Sequence[int] = range(len(table))
+    rare: dict[tuple[str, str], int] = {}
+    while True:
+        plans = _plan(table, rows, settings, Random(seed_of(seed, "stream", "order")))
+        cells = {
+            row: (task, table.labels[row]) for task, plan in enumerate(plans) for row in plan.rows
+        }
+        parts = assign_parts(
+            cells,
+            table.templates,
+            table.parts,
+            Shares(validation=settings.validation, test=settings.test),
+            Random(seed_of(seed, "stream", "split")),
+        )
+        too_few = _too_few(plans, cells, parts, table.min_per_class or 1)
+        if not too_few:
+            break
+        if table.min_per_class is None:
+            raise _too_rare(plans, too_few)
+        # Without these classes the others may be dealt into other tasks.
+        for (task, label), size in too_few.items():
+            name = plans[task].name if settings.kind == "domain_incremental" else ""
+            rare[name, label] = sum(size.values())
+        rows = [row for row in rows if cells[row] not in too_few]
+        if not rows:
+            raise InputError(
+                f"stream.min_per_class: {table.min_per_class} leaves no class (allowed: 1 to "
+                f"{max(Counter(table.labels).values())})"
+            )
+    if not rare:
+        return plans, cells, parts, []
+    number = sum(rare.values())
+    each = few_of([f"{label!r} ({size})" for (_, label), size in rare.items()], 5)
+    note = Note(
+        "rare_classes",
+        {"classes": len(rare), "rows": number},
+        f"{counted(len(rare), 'rare class', 'rare classes')} with {counted(number, 'row')} "
+        f"{'is' if len(rare) == 1 else 'are'} left out: {each} (stream.min_per_class: "
+        f"{table.min_per_class})",
+    )
+    return plans, cells, parts, [note]
+
+
 def _shown(
     table: Table,
     plans: Sequence[_Plan],
-    cells: Mapping[int, tuple[int, str]],
+    cells: Mapping[int, Cell],
     when: Mapping[int, int],
     settings: ScenarioSettings,
 ) -> list[list[str]]:
@@ -196,15 +250,18 @@ def _name(plans: Sequence[_Plan], index: int) -> str:
     return plans[task].name if round_ == 0 else f"{plans[task].name} ({round_ + 1})"
 
 
-def _plan(table: Table, settings: ScenarioSettings, random: Random) -> list[_Plan]:
-    """Which classes and rows each task has, in order."""
+def _plan(
+    table: Table, among: Sequence[int], settings: ScenarioSettings, random: Random
+) -> list[_Plan]:
+    """Which classes and rows each task has, in order; only `among` these rows."""
     if settings.kind == "domain_incremental":
-        return _domains(table, settings, random)
-    classes = list(table.classes)
+        return _domains(table, among, settings, random)
+    occurring = {table.labels[row] for row in among}
+    classes = [label for label in table.classes if label in occurring]
     if settings.kind == "joint":
         dealt = {"all": classes}
     elif settings.num_tasks is None:
-        dealt = _groups_of_classes(table, settings)
+        dealt = _groups_of_classes(table, among, settings)
         if settings.shuffle:
             dealt = {name: dealt[name] for name in random.sample(list(dealt), len(dealt))}
     else:
@@ -213,12 +270,14 @@ def _plan(table: Table, settings: ScenarioSettings, random: Random) -> list[_Pla
         dealt = _deal(classes, settings.num_tasks)
     owner = {label: name for name, labels in dealt.items() for label in labels}
     rows: dict[str, list[int]] = {name: [] for name in dealt}
-    for row, label in enumerate(table.labels):
-        rows[owner[label]].append(row)
+    for row in among:
+        rows[owner[table.labels[row]]].append(row)
     return [_Plan(name, labels, rows[name]) for name, labels in dealt.items()]
 
 
-def _domains(table: Table, settings: ScenarioSettings, random: Random) -> list[_Plan]:
+def _domains(
+    table: Table, among: Sequence[int], settings: ScenarioSettings, random: Random
+) -> list[_Plan]:
     """A task per group, with the classes that occur in it."""
     if table.groups is None:
         raise InputError(
@@ -226,8 +285,8 @@ def _domains(table: Table, settings: ScenarioSettings, random: Random) -> list[_
             "(huggingface takes them from stream.task_column)"
         )
     rows: dict[str, list[int]] = {}
-    for row, group in enumerate(table.groups):
-        rows.setdefault(group, []).append(row)
+    for row in among:
+        rows.setdefault(table.groups[row], []).append(row)
     names = list(rows)
     if settings.shuffle:
         random.shuffle(names)
@@ -239,7 +298,9 @@ def _domains(table: Table, settings: ScenarioSettings, random: Random) -> list[_
     return plans
 
 
-def _groups_of_classes(table: Table, settings: ScenarioSettings) -> dict[str, list[str]]:
+def _groups_of_classes(
+    table: Table, among: Sequence[int], settings: ScenarioSettings
+) -> dict[str, list[str]]:
     """The source's groups in their order, each with its classes."""
     if table.groups is None:
         raise InputError(
@@ -247,16 +308,18 @@ def _groups_of_classes(table: Table, settings: ScenarioSettings) -> dict[str, li
             f"(allowed: 1 to {len(table.classes)}, its number of classes)"
         )
     group_of: dict[str, str] = {}
-    for label, group in zip(table.labels, table.groups, strict=True):
+    for row in among:
+        label, group = table.labels[row], table.groups[row]
         if group_of.setdefault(label, group) != group:
             raise InputError(
                 f"scenario.kind: {settings.kind!r} gives a class to one task only, and class "
                 f"{label!r} occurs in the groups {group_of[label]!r} and {group!r}; take "
                 "'domain_incremental', or deal the classes out with scenario.num_tasks"
             )
-    groups: dict[str, list[str]] = {name: [] for name in table.groups}
+    groups: dict[str, list[str]] = {table.groups[row]: [] for row in among}
     for label in table.classes:
-        groups[group_of[label]].append(label)
+        if label in group_of:
+            groups[group_of[label]].append(label)
     return groups
 
 
@@ -277,7 +340,7 @@ def _deal(classes: Sequence[str], num_tasks: int) -> dict[str, list[str]]:
 
 
 def _limited(
-    parts: Mapping[int, Part], cells: Mapping[int, tuple[int, str]], limit: int, seed: int
+    parts: Mapping[int, Part], cells: Mapping[int, Cell], limit: int, seed: int
 ) -> dict[int, Part]:
     """`parts` of at most `limit` rows of each class of a task in each part."""
     together: dict[tuple[int, str, Part], list[int]] = {}
@@ -290,9 +353,11 @@ def _limited(
     return kept
 
 
-def _check_every_class_in_every_part(
-    plans: Sequence[_Plan], cells: Mapping[int, tuple[int, str]], parts: Mapping[int, Part]
-) -> None:
+def _too_few(
+    plans: Sequence[_Plan], cells: Mapping[int, Cell], parts: Mapping[int, Part], least: int
+) -> dict[Cell, dict[Part, int]]:
+    """The classes of tasks that have fewer rows than `least`, or none in some part, with their
+    rows in each part."""
     sizes = {
         (task, label): dict.fromkeys(PARTS, 0)
         for task, plan in enumerate(plans)
@@ -300,20 +365,31 @@ def _check_every_class_in_every_part(
     }
     for row, part in parts.items():
         sizes[cells[row]][part] += 1
-    for (task, label), size in sizes.items():
-        if not all(size.values()):
-            total = sum(size.values())
-            each = ", ".join(f"{count} {part}" for part, count in size.items())
-            raise InputError(
-                f"stream: class {label!r} of task {plans[task].name!r} has {total} "
-                f"row{'' if total == 1 else 's'} ({each}); every part needs one at least, and "
-                "equal rows and variants go to the same part"
-            )
+    return {
+        cell: size
+        for cell, size in sizes.items()
+        if sum(size.values()) < least or not all(size.values())
+    }
+
+
+def _too_rare(plans: Sequence[_Plan], too_few: Mapping[Cell, Mapping[Part, int]]) -> InputError:
+    """Names every class that lacks rows."""
+    each = []
+    for (task, label), size in too_few.items():
+        total = sum(size.values())
+        rows = ", ".join(f"{count} {part}" for part, count in size.items())
+        each.append(
+            f"class {label!r} of task {plans[task].name!r} has {counted(total, 'row')} ({rows})"
+        )
+    return InputError(
+        f"stream: {few_of(each, 20)}; every part needs one at least, and equal rows and variants "
+        "go to the same part (huggingface leaves rare classes out with stream.min_per_class)"
+    )
 
 
 def _samples(table: Table, rows: Sequence[int], number: Mapping[str, int]) -> Samples:
     return Samples(
-        values=[table.values[row] for row in rows],
+        values=values_at(table.values, rows),
         labels=torch.tensor([number[table.labels[row]] for row in rows], dtype=torch.int64),
         ids=torch.tensor(rows, dtype=torch.int64),
     )
@@ -325,12 +401,9 @@ def _digest(experiences: Iterable[Experience[Samples]]) -> str:
     for each in experiences:
         for part in PARTS:
             rows = each.part(part)
-            for row, label, value in zip(
-                rows.ids.tolist(), rows.labels.tolist(), rows.values, strict=True
+            for index, (row, label) in enumerate(
+                zip(rows.ids.tolist(), rows.labels.tolist(), strict=True)
             ):
                 digest.update(f"{each.task.index} {part} {row} {label} ".encode())
-                if isinstance(value, str):
-                    digest.update(value.encode() + b"\n")
-                else:
-                    digest.update(f"{tuple(value.shape)} ".encode() + value.numpy().tobytes())
+                digest.update(content_of(rows.values, index))
     return digest.hexdigest()

@@ -34,7 +34,7 @@ def recurring(
                 f"its {part} part (allowed: 1 to {len(rows)})"
             )
         Random(seed_of(seed, "stream", "recur", task, label, part)).shuffle(rows)
-        when.update({row: place % recurrences * num_tasks + task for place, row in enumerate(rows)})
+        when.update({row: index % recurrences * num_tasks + task for index, row in enumerate(rows)})
     return {row: when[row] for row in parts}
 
 

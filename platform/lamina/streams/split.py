@@ -78,8 +78,8 @@ def _choose(
         left -= targets[part]
     # The smallest part chooses first: it can do with the fewest templates.
     order = sorted(carved, key=targets.__getitem__)
-    for place, part in enumerate(order):
-        later = (*order[place + 1 :], "train")
+    for index, part in enumerate(order):
+        later = (*order[index + 1 :], "train")
         spare = len(free) - sum(have[other] == 0 for other in later)
         taken = _near(targets[part], have[part], free, sizes, spare)
         chosen.update(dict.fromkeys(taken, part))

@@ -152,11 +152,11 @@ def dealt(
     turn = np.argsort(random.random(shares.shape), axis=1)
     ends = np.take_along_axis(shares, turn, axis=1).cumsum(axis=1)
     ends = ends / ends[:, -1:]
-    place = (random_ranks(cell, random) + random.random((num_cells,))[cell]) / sizes[cell]
+    position = (random_ranks(cell, random) + random.random((num_cells,))[cell]) / sizes[cell]
     # One search for all cells: those of cell c end between c and c + 1.
     ends = (ends + np.arange(num_cells)[:, None]).reshape(-1)
-    slot = np.searchsorted(ends, cell + place, side="right") - cell * num_clients
-    # A place next to 1 may have been rounded to it.
+    slot = np.searchsorted(ends, cell + position, side="right") - cell * num_clients
+    # A position next to 1 may have been rounded to it.
     return turn[cell, np.minimum(slot, num_clients - 1)]
 
 

@@ -1,37 +1,66 @@
-"""Any data set that Hugging Face `datasets` reads: a hub id, a local file or a local folder."""
+"""Any data set in files or on the Hugging Face hub: csv, JSON and Parquet as they are written, a
+folder of images, and whatever else `datasets` reads."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
-from pathlib import Path
-from typing import Any
+from itertools import chain
+from typing import Any, Literal
 
 import torch
 
-from lamina.core import Modality, Part
+from lamina.core import LazyValues, Modality, Part
 from lamina.registry import InputError, unknown
-from lamina.streams.base import Source, Table
+from lamina.streams.base import Note, Source, Table
+from lamina.streams.checks import text_key
+from lamina.streams.files import DataSet, find
+from lamina.streams.images import Background, EncodedImages
+from lamina.streams.names import (
+    alike,
+    counted,
+    few_of,
+    is_blank,
+    natural_order,
+    renamed,
+    shown,
+)
+from lamina.streams.tables import ROW_IDS, Columns, Format, check_columns
 
-_READERS = {".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+_COLUMNS = ("text_column", "image_column", "label_column", "task_column", "client_column")
 
 
 @dataclass(frozen=True)
 class HuggingFace(Source):
-    """Texts or images with a label each, read through `datasets.load_dataset`.
+    """Texts or images with a label each.
 
-    Rows are held in memory, images as uint8 tensors [height, width, 3]. A row that is equal to
-    another one, but for case and spaces, goes to the same part as it where parts are carved.
+    Labels, tasks, clients and texts are names, read as they are written: 007 is not 7, None and NA
+    are words, and only an empty cell is empty. Images are held encoded and decoded when they are
+    needed. A row that is equal to another one (texts: but for case and spaces) goes to the same
+    part as it where parts are carved.
     """
 
     path: str
-    """A file (csv, json, jsonl, parquet), a folder (of such files, or of images) or a hub id."""
+    """A file (csv, tsv, json, jsonl, parquet; also compressed: .gz, .bz2, .xz), a pattern such as
+    `data/*.csv` for several files that are one split, a folder (of such files, or of images) or a
+    hub id."""
     config: str | None = None
     """Which configuration of the data set, where a hub id or a folder has several."""
+    revision: str | None = None
+    """Which branch, tag or commit of the hub; null: the main one."""
+    delimiter: str | None = None
+    """What separates the cells of a csv file; null: a comma, in .tsv files a tab."""
+    encoding: str = "utf-8"
+    """How csv and JSON files are encoded; a byte order mark is left out."""
+    quote: str = '"'
+    """What csv cells with a delimiter or a line break in them stand in; '' where quotes mean
+    nothing."""
+    field: str | None = None
+    """Under which key of a JSON document the rows stand, with dots where it is nested."""
     text_column: str | None = None
     """The column of texts; this or `image_column` must be given."""
     image_column: str | None = None
     """The column of images; a folder of images calls it `image`."""
+    background: Background = "white"
+    """What transparent images are laid on."""
     label_column: str = "label"
     """The column of classes: class labels, texts or numbers."""
     task_column: str | None = None
@@ -45,12 +74,35 @@ class HuggingFace(Source):
     """The split to select on; null carves it out of the training split."""
     test_split: str | None = None
     """The split to report on; null carves it out of the training split."""
+    empty: Literal["refuse", "skip"] = "refuse"
+    """What becomes of rows with an empty cell (or one of blanks only) in a column that is read: the
+    data set is refused, or they are left out."""
+    alike: Literal["keep", "merge"] = "keep"
+    """What becomes of labels, tasks or clients that differ in blanks, capitals, invisible
+    characters or Unicode form only: they stay different, or are read as the most frequent one."""
+    min_per_class: int | None = None
+    """A class (of a task) with fewer rows, or with too few to have one in every part, is left out;
+    null refuses a stream that has such a class."""
 
     def __post_init__(self) -> None:
         if (self.text_column is None) == (self.image_column is None):
             raise InputError(
                 "stream.text_column: give this or stream.image_column, and not both "
                 f"(given: {self.text_column!r} and {self.image_column!r})"
+            )
+        for key, given, lengths in (
+            ("delimiter", self.delimiter, (1,)),
+            ("quote", self.quote, (0, 1)),
+        ):
+            if given is not None and (len(given) not in lengths or given in ("\n", "\r")):
+                raise InputError(f"stream.{key}: {given!r} is not allowed (allowed: one character)")
+        if self.delimiter is not None and self.delimiter == self.quote:
+            raise InputError(
+                f"stream.delimiter: {self.delimiter!r} is stream.quote as well (allowed: another)"
+            )
+        if self.min_per_class is not None and self.min_per_class < 1:
+            raise InputError(
+                f"stream.min_per_class: {self.min_per_class} is too few (allowed: null, 1, 2, ...)"
             )
 
     @property
@@ -62,41 +114,72 @@ class HuggingFace(Source):
         """All rows, split by split, whatever the seed.
 
         Raises InputError where the data cannot be found or read, a split or a column is not there,
-        or a row lacks its value or label.
+        or rows are empty and are not to be skipped.
         """
-        splits = _read(self.path, self.config)
-        chosen = self._chosen(splits)
-        self._check_columns(splits[self.train_split])
-        values: list[Any] = []
-        labels: list[Any] = []
-        groups: list[str] = []
-        owners: list[str] = []
-        parts: list[Part] = []
+        form = Format(self.delimiter, self.encoding, self.quote, self.field)
+        found = find(self.path, self.config, self.revision, form)
+        self._check_keys(found)
+        chosen = self._chosen(found)
+        keys = {key: column for key in _COLUMNS if (column := getattr(self, key)) is not None}
+        wanted = list(dict.fromkeys([*keys.values(), ROW_IDS]))
+        files = []
         for part, split in chosen.items():
-            data = splits[split]
-            if self.text_column is not None:
-                values += _texts(data, self.text_column)
-            if self.image_column is not None:
-                values += _images(data, self.image_column)
-            labels += _labels(data, self.label_column)
-            if self.task_column is not None:
-                groups += map(str, _filled(data, "task_column", self.task_column))
-            if self.client_column is not None:
-                owners += map(str, _filled(data, "client_column", self.client_column))
-            parts += [part] * len(data)
-        texts = values if self.text_column is not None else None
+            for read in found.splits[split]:
+                columns = read(wanted)
+                check_columns(columns, keys, split)
+                _check_kinds(columns, keys)
+                files.append((part, split, columns))
+        rows = _Rows(files)
+        self._check_not_void(rows, chosen)
+        kept, notes = self._kept(rows, keys)
+        if not any(rows.parts[row] == "train" for row in kept):
+            raise InputError(f"stream.empty: no row of split {self.train_split!r} is left")
+        names: dict[str, list[str]] = {}
+        for key in ("label_column", "task_column", "client_column"):
+            if key in keys:
+                cells = rows.texts(keys[key])
+                names[key] = [str(cells[row]) for row in kept]
+                names[key], note = self._read_as_one(names[key], key, rows, kept)
+                notes += [note] if note else []
+        labels = names["label_column"]
+        parts = [rows.parts[row] for row in kept]
+        self._check_same_labels(labels, parts, chosen)
+        values, templates = self._values(rows, kept)
+        notes += self._not_read(found, chosen, templates)
         return Table(
             modality=self.modality,
             values=values,
-            labels=[str(label) for label in labels],
-            classes=_natural_order(splits[self.train_split].features[self.label_column], labels),
-            groups=groups or None,
+            labels=labels,
+            classes=_in_order(labels, rows.listed(self.label_column)),
+            groups=names.get("task_column"),
             parts=parts,
-            templates=texts and [" ".join(text.casefold().split()) for text in texts],
-            owners={} if self.client_column is None else {self.client_column: owners},
+            templates=templates,
+            owners={self.client_column: names["client_column"]} if self.client_column else {},
+            notes=notes,
+            min_per_class=self.min_per_class,
         )
 
-    def _chosen(self, splits: Mapping[str, Any]) -> dict[Part, str]:
+    def _check_keys(self, found: DataSet) -> None:
+        """Raises InputError for a key that says how other files than these are read."""
+        tables = {"csv", "images"}
+        readers = {
+            "delimiter": (self.delimiter is not None, tables, "csv files"),
+            "quote": (self.quote != '"', tables, "csv files"),
+            "field": (self.field is not None, {"json"}, "JSON files"),
+            "encoding": (self.encoding != "utf-8", tables | {"json"}, "csv and JSON files"),
+        }
+        for key, (is_given, kinds, words) in readers.items():
+            if is_given and not found.kinds & kinds:
+                raise InputError(
+                    f"stream.{key}: {getattr(self, key)!r} changes nothing for {self.path!r}: it "
+                    f"is for {words} (found: {', '.join(sorted(found.kinds))})"
+                )
+        if self.background != "white" and self.modality != "image":
+            raise InputError(
+                f"stream.background: {self.background!r} changes nothing for texts (allowed: white)"
+            )
+
+    def _chosen(self, found: DataSet) -> dict[Part, str]:
         """The split of each part that the job names one for."""
         named: dict[Part, str | None] = {
             "train": self.train_split,
@@ -105,134 +188,220 @@ class HuggingFace(Source):
         }
         chosen = {part: split for part, split in named.items() if split is not None}
         for part, split in chosen.items():
-            if split not in splits:
-                raise unknown(f"stream.{part}_split", split, list(splits))
-            if len(splits[split]) == 0:
-                raise InputError(f"stream.{part}_split: {split!r} of {self.path!r} has no rows")
+            if split not in found.splits:
+                raise unknown(f"stream.{part}_split", split, list(found.splits))
+            others = [other for other in chosen if chosen[other] == split]
+            if others[0] != part:
+                raise InputError(
+                    f"stream.{part}_split: {split!r} is stream.{others[0]}_split as well "
+                    "(allowed: a split of its own, or null)"
+                )
         return chosen
 
-    def _check_columns(self, data: Any) -> None:
-        for key in ("text_column", "image_column", "label_column", "task_column", "client_column"):
-            column = getattr(self, key)
-            if column is not None and column not in data.column_names:
-                raise unknown(f"stream.{key}", column, data.column_names)
+    def _check_not_void(self, rows: "_Rows", chosen: Mapping[Part, str]) -> None:
+        if not rows.parts:
+            raise InputError(f"stream.path: {self.path!r} has no rows")
+        for part, split in chosen.items():
+            if part not in rows.parts:
+                raise InputError(f"stream.{part}_split: {split!r} of {self.path!r} has no rows")
 
-
-def _read(path: str, config: str | None) -> Mapping[str, Any]:
-    """The splits by name."""
-    local = Path(path).expanduser()
-    if local.is_file():
-        if local.suffix not in _READERS:
+    def _kept(self, rows: "_Rows", keys: Mapping[str, str]) -> tuple[list[int], list[Note]]:
+        """The rows without an empty cell, and what to say of the others."""
+        empty: dict[str, list[int]] = {}
+        for column in dict.fromkeys(keys.values()):
+            cells = rows.images(column) if column == self.image_column else rows.texts(column)
+            holes = [
+                row
+                for row, cell in enumerate(cells)
+                if cell is None or (isinstance(cell, str) and is_blank(cell))
+            ]
+            if holes:
+                empty[column] = holes
+        if not empty:
+            return list(range(len(rows))), []
+        gone = set(chain.from_iterable(empty.values()))
+        each = "; ".join(
+            f"{len(holes):,} without {column!r} ({few_of([rows.where(row) for row in holes], 5)})"
+            for column, holes in empty.items()
+        )
+        said = f"{len(gone):,} of {counted(len(rows), 'row')} {'is' if len(gone) == 1 else 'are'}"
+        if self.empty == "refuse":
             raise InputError(
-                f"stream.path: {path!r} is of no kind that is read (allowed: {', '.join(_READERS)})"
+                f"stream.empty: {said} empty: {each}; fill them, or leave them out with "
+                "stream.empty: skip"
             )
-        return _loaded(path, _READERS[local.suffix], data_files=str(local.resolve()))
-    if local.is_dir():
-        return _loaded(path, str(local.resolve()), name=config)
-    # A hub id is `name` or `owner/name`, so anything else is a file that is not there.
-    if local.suffix in _READERS or path.startswith((".", "/", "~")) or path.count("/") > 1:
-        raise InputError(f"stream.path: {path!r} does not exist{_nearest(local)}")
-    return _loaded(path, path, name=config)
+        note = Note(
+            "empty_rows",
+            {"rows": len(gone), "of": len(rows)},
+            f"{said} empty and left out: {each} (stream.empty: skip)",
+        )
+        return [row for row in range(len(rows)) if row not in gone], [note]
 
-
-def _nearest(missing: Path) -> str:
-    """What lies where the missing file should and has a name like it."""
-    there = {each.name for each in missing.parent.glob("*")}
-    near = get_close_matches(missing.name, there, n=1)
-    return f" (did you mean {str(missing.with_name(near[0]))!r}?)" if near else ""
-
-
-def _loaded(given: str, path: str, **options: Any) -> Mapping[str, Any]:
-    import datasets
-
-    with _quiet(datasets):
-        try:
-            splits: Mapping[str, Any] = datasets.load_dataset(path, **options)
-        except ConnectionError as error:
-            raise InputError(
-                f"stream.path: {given!r} is no file or folder{_nearest(Path(given))}, and the hub, "
-                "which may have a data set of that name, cannot be reached"
-            ) from error
-        except datasets.exceptions.DatasetNotFoundError as error:
-            raise InputError(
-                f"stream.path: {given!r} is no file or folder{_nearest(Path(given))}, and no data "
-                "set of the hub that can be had without a login"
-            ) from error
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            reason = " ".join(str(error.__cause__ or error).split())
-            if "corresponds to no data" in reason:
-                raise InputError(f"stream.path: {given!r} has no rows") from error
-            key = "config" if reason.startswith(("BuilderConfig", "Config name")) else "path"
-            raise InputError(f"stream.{key}: {given!r} cannot be read: {reason}") from error
-    return splits
-
-
-@contextmanager
-def _quiet(datasets: Any) -> Iterator[None]:
-    """Without the progress bars of `datasets`, which break up the lines of a log."""
-    if datasets.are_progress_bars_disabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()
-
-
-def _filled(data: Any, key: str, column: str) -> list[Any]:
-    """The values of a column, none of them missing."""
-    values = list(data[column])
-    for row, value in enumerate(values):
-        if value is None or value != value:
-            raise InputError(
-                f"stream.{key}: {column!r} is empty in row {row + 1} of split {str(data.split)!r}"
+    def _read_as_one(
+        self, names: list[str], key: str, rows: "_Rows", kept: Sequence[int]
+    ) -> tuple[list[str], Note | None]:
+        """Names with those that look alike as the job wants them, and what to say of these."""
+        found = alike(names)
+        if not found:
+            return names, None
+        read_as = renamed(found)
+        at: dict[str, list[int]] = {}
+        for index, name in enumerate(names):
+            if name in read_as or name in found:
+                at.setdefault(name, []).append(kept[index])
+        groups = []
+        for most, others in found.items():
+            said = [
+                f"{shown(other)} ({few_of([rows.where(row) for row in at[other]])})"
+                for other in others
+            ]
+            groups.append(
+                f"{', '.join(said)} beside {shown(most)} ({counted(len(at[most]), 'row')})"
             )
-    return values
+        number = len(read_as) + len(found)
+        num_rows = sum(len(at[other]) for other in read_as)
+        what = key.removesuffix("_column")
+        does = "are read as one" if self.alike == "merge" else "stay different"
+        hint = "" if self.alike == "merge" else "; stream.alike: merge reads them as one"
+        note = Note(
+            f"alike_{what}s",
+            {"names": number, "look_like": len(found), "rows": num_rows},
+            f"{number:,} {what}s look like {len(found):,} and {does}: {few_of(groups, 5)}{hint}",
+        )
+        if self.alike == "merge":
+            names = [read_as.get(name, name) for name in names]
+        return names, note
 
-
-def _texts(data: Any, column: str) -> list[str]:
-    kind = data.features[column]
-    if getattr(kind, "dtype", None) not in ("string", "large_string"):
-        raise InputError(f"stream.text_column: {column!r} has no texts but {kind}")
-    return _filled(data, "text_column", column)
-
-
-def _images(data: Any, column: str) -> list[torch.Tensor]:
-    import numpy
-    from datasets import Image
-
-    kind = data.features[column]
-    if not isinstance(kind, Image):
-        raise InputError(f"stream.image_column: {column!r} has no images but {kind}")
-    return [
-        torch.from_numpy(numpy.array(image.convert("RGB")))
-        for image in _filled(data, "image_column", column)
-    ]
-
-
-def _labels(data: Any, column: str) -> list[Any]:
-    """The label of every row: a class label's name, or a text or number as it is."""
-    from datasets import ClassLabel
-
-    kind = data.features[column]
-    values = _filled(data, "label_column", column)
-    if isinstance(kind, ClassLabel):
-        for row, value in enumerate(values):
-            if value < 0:
-                raise InputError(
-                    f"stream.label_column: {column!r} is hidden (-1) in row {row + 1} of split "
-                    f"{str(data.split)!r}; name another split"
+    def _check_same_labels(
+        self, labels: Sequence[str], parts: Sequence[Part], chosen: Mapping[Part, str]
+    ) -> None:
+        """Raises InputError where a split has none of the labels of the training split: it calls
+        them by other names, or by numbers."""
+        of_part: dict[Part, dict[str, None]] = {part: {} for part in chosen}
+        for label, part in zip(labels, parts, strict=True):
+            of_part[part][label] = None
+        for part, split in chosen.items():
+            if of_part[part] and not of_part[part].keys() & of_part["train"].keys():
+                ours, theirs = (
+                    few_of([shown(label) for label in of_part[each]]) for each in ("train", part)
                 )
-        return [kind.names[value] for value in values]
-    if not isinstance(values[0], str | int | float):
-        raise InputError(f"stream.label_column: {column!r} has no classes but {kind}")
-    return values
+                raise InputError(
+                    f"stream.{part}_split: {split!r} has none of the labels of "
+                    f"{chosen['train']!r}: {theirs} against {ours}; labels go by name, so every "
+                    "split must call a class the same"
+                )
+
+    def _values(self, rows: "_Rows", kept: Sequence[int]) -> tuple[Sequence[Any], Sequence[str]]:
+        """Texts or images, and what tells equal ones."""
+        if self.text_column is not None:
+            cells = rows.texts(self.text_column)
+            texts = [str(cells[row]) for row in kept]
+            _check_unicode(texts, kept, rows)
+            return texts, [text_key(text) for text in texts]
+        assert self.image_column is not None
+        encoded = rows.images(self.image_column)
+        images = EncodedImages(
+            [encoded[row] for row in kept],
+            [rows.where(row, self.path) for row in kept],
+            self.background,
+        )
+        images.check()
+        values = LazyValues(images, torch.arange(len(images)))
+        return values, [images.digest(row).hex() for row in range(len(images))]
+
+    def _not_read(
+        self, found: DataSet, chosen: Mapping[Part, str], known: Sequence[str]
+    ) -> Iterator[Note]:
+        """What is said of a part that the data set has and the job does not name."""
+        for part in ("validation", "test"):
+            if part in chosen or part not in found.splits or part in chosen.values():
+                continue
+            column = self.text_column or ""
+            files = [read([column]) for read in found.splits[part]]
+            number = sum(columns.num_rows for columns in files)
+            texts = [text for columns in files for text in columns.texts.get(column, ())]
+            shared = set(known)
+            again = sum(text is not None and text_key(text) in shared for text in texts)
+            also = f"; {again:,} of them are in train as well" if again else ""
+            yield Note(
+                f"{part}_not_read",
+                {"rows": number, f"{part}_rows_in_train": again},
+                f"split {part!r} with {counted(number, 'row')} is not read, and a {part} part is "
+                f"carved out of {self.train_split!r} (stream.{part}_split: {part} reads it){also}",
+            )
 
 
-def _natural_order(kind: Any, labels: Sequence[Any]) -> list[str]:
+class _Rows:
+    """The rows of all splits, one file after the other."""
+
+    def __init__(self, files: Sequence[tuple[Part, str, Columns]]) -> None:
+        self.files = files
+        self.parts = [part for part, _, columns in files for _ in range(columns.num_rows)]
+        """The part of each row."""
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def texts(self, column: str) -> list[str | None]:
+        """A column of texts."""
+        return list(chain.from_iterable(columns.texts[column] for *_, columns in self.files))
+
+    def images(self, column: str) -> list[Any]:
+        """A column of images."""
+        return list(chain.from_iterable(columns.images[column] for *_, columns in self.files))
+
+    def listed(self, column: str) -> list[str]:
+        """The names that the files list for a column, in their order."""
+        listed = (columns.ordered.get(column, ()) for *_, columns in self.files)
+        return list(dict.fromkeys(chain.from_iterable(listed)))
+
+    def where(self, row: int, path: str | None = None) -> str:
+        """What a person calls a row: its file where it has one, or its number in split or file,
+        with its id where the table has such a column."""
+        splits = [split for _, split, _ in self.files]
+        for _, split, columns in self.files:
+            if row >= columns.num_rows:
+                row -= columns.num_rows
+                continue
+            if columns.row_names is not None:
+                return repr(columns.row_names[row])
+            ids = columns.texts.get(ROW_IDS)
+            named = "" if ids is None or ids[row] is None else f" (id {ids[row]})"
+            of = f" of {columns.file!r}" if splits.count(split) > 1 or path else ""
+            of = of or (f" of split {split!r}" if len(set(splits)) > 1 else "")
+            return f"row {row + 1}{named}{of}"
+        raise IndexError(row)
+
+
+def _check_kinds(columns: Columns, keys: Mapping[str, str]) -> None:
+    """Raises InputError where a column of images is to be read as texts, or the other way round."""
+    for key, column in keys.items():
+        wanted, given = ("images", "texts") if key == "image_column" else ("texts", "images")
+        if column not in getattr(columns, wanted):
+            raise InputError(
+                f"stream.{key}: {column!r} has no {wanted} but {given}, in {columns.file!r}"
+            )
+
+
+def _check_unicode(texts: Sequence[str], kept: Sequence[int], rows: _Rows) -> None:
+    """Raises InputError for half a character (a lone surrogate), which no tokenizer takes."""
+    for index, text in enumerate(texts):
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise InputError(
+                    f"stream.text_column: the text of {rows.where(kept[index])} has half a "
+                    "character (a surrogate of UTF-16 without the other)"
+                ) from None
+
+
+def _in_order(labels: Sequence[str], listed: Sequence[str]) -> list[str]:
     """The labels that occur: as the data set lists them, or else by number or alphabet."""
-    names = getattr(kind, "names", None)
+    return list(_each_once(labels, listed))
+
+
+def _each_once(labels: Sequence[str], listed: Sequence[str]) -> Iterator[str]:
     occurring = set(labels)
-    ordered = [name for name in names if name in occurring] if names else sorted(occurring)
-    return [str(label) for label in ordered]
+    yield from (name for name in listed if name in occurring)
+    yield from natural_order(occurring.difference(listed))

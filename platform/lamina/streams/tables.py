@@ -1,0 +1,559 @@
+"""Tables as their files say: csv, JSON and Parquet, every cell a text, nothing guessed.
+
+A reader gives the columns that are asked for. The cells of a column are texts, None where a cell is
+empty; the cells of a column of images are their encoded bytes or a path.
+"""
+
+import bz2
+import codecs
+import csv
+import gzip
+import io
+import json
+import lzma
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import IO, Any
+
+from lamina.registry import InputError, unknown
+from lamina.streams.names import few_of
+
+KINDS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+}
+"""The kind of a file by its ending."""
+NEWLINE = b"\n"
+ROW_IDS = "id"
+"""A column of this name says what people call a row."""
+_OPENERS: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}
+"""What csv files are delimited by, and how a job writes it."""
+_ENCODINGS = ("utf-8", "cp1252", "latin-1")
+"""Encodings that are proposed for a text that has no byte order mark."""
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""Byte order marks; the longer of two that begin alike comes first."""
+_MAGIC = {
+    b"PK\x03\x04": "a zip archive or an Excel file",
+    b"\x1f\x8b": "a gzip file (its name should end in .gz)",
+    b"PAR1": "a Parquet file (its name should end in .parquet)",
+    b"%PDF": "a PDF file",
+    b"\xd0\xcf\x11\xe0": "an old Excel file",
+}
+"""What a file is that is no text, by its first bytes."""
+
+Cell = str | None
+Image = bytes | Path
+"""An encoded image, or the file that holds it."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How the files of a table are written, as far as a job says."""
+
+    delimiter: str | None = None
+    encoding: str = "utf-8"
+    quote: str = '"'
+    field: str | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What one file says, as far as it was asked."""
+
+    file: str
+    """Its path, for people."""
+    names: tuple[str, ...]
+    """Of all its columns."""
+    num_rows: int
+    texts: Mapping[str, Sequence[Cell]] = field(default_factory=dict)
+    """Columns of texts, by name."""
+    images: Mapping[str, Sequence[Image | None]] = field(default_factory=dict)
+    """Columns of images, by name."""
+    ordered: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The names that a column may have in the data set's own order, where it lists them."""
+    row_names: Sequence[str] | None = None
+    """What a person calls each row, where it has a file of its own."""
+
+
+def kind_of(path: Path) -> str | None:
+    """csv, json or parquet, by the ending of a file's name; None for another."""
+    ending = path.suffix.lower()
+    if ending in _OPENERS:
+        ending = Path(path.stem).suffix.lower()
+    return KINDS.get(ending)
+
+
+def read_table(
+    path: Path,
+    wanted: Collection[str],
+    form: Format,
+    declared: Mapping[str, Sequence[str]] | None = None,
+    name: str | None = None,
+) -> Columns:
+    """The `wanted` columns of a file, as far as it has them.
+
+    `declared` are the names of class labels that the data set lists elsewhere than in the file;
+    `name` is what a person calls the file. Raises InputError, naming the job's key, where it does
+    not parse.
+    """
+    named = name or str(path)
+    kind = kind_of(Path(named)) or kind_of(path)
+    try:
+        if kind == "csv":
+            columns = _read_csv(path, named, wanted, form)
+        elif kind == "json":
+            columns = _read_json(path, named, wanted, form)
+        else:
+            return _read_parquet(path, named, wanted, declared or {})
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"stream.path: {named!r} cannot be read: {reason}") from None
+    return _with_names(columns, declared or {})
+
+
+def check_columns(columns: Columns, keys: Mapping[str, str], split: str) -> None:
+    """Raises InputError where a column that a key of the job names is not in a file, or twice."""
+    for key, column in keys.items():
+        if column not in columns.names:
+            where = f", in {columns.file!r} (split {split!r})"
+            raise InputError(f"{unknown(f'stream.{key}', column, columns.names)}{where}")
+        if columns.names.count(column) > 1:
+            raise InputError(
+                f"stream.{key}: {columns.names.count(column)} columns of {columns.file!r} are "
+                f"called {column!r} (allowed: one)"
+            )
+
+
+# csv
+
+
+def _read_csv(path: Path, named: str, wanted: Collection[str], form: Format) -> Columns:
+    is_tabbed = ".tsv" in [suffix.lower() for suffix in Path(named).suffixes]
+    delimiter = form.delimiter or ("\t" if is_tabbed else ",")
+    with _text_of(path, named, form.encoding) as file, _long_cells():
+        rows = csv.reader(
+            file,
+            delimiter=delimiter,
+            strict=True,
+            **({"quotechar": form.quote} if form.quote else {"quoting": csv.QUOTE_NONE}),
+        )
+        try:
+            header = next((row for row in rows if row), None)
+            if header is None:
+                raise InputError(f"stream.path: {named!r} cannot be read: it is empty")
+            if any("\0" in name for name in header):
+                raise InputError(
+                    f"stream.encoding: {named!r} is not {form.encoding} (it has zero bytes); did "
+                    "you mean 'utf-16-le'?"
+                )
+            if better := _better_delimiter(header, delimiter, wanted):
+                raise InputError(
+                    f"stream.delimiter: with {_DELIMITERS.get(delimiter, repr(delimiter))}, the "
+                    f"columns of {named!r} are {few_of([repr(each) for each in header])}; "
+                    f"did you mean {_DELIMITERS[better]}?"
+                )
+            indices = {name: header.index(name) for name in wanted if name in header}
+            cells: dict[str, list[Cell]] = {name: [] for name in indices}
+            number = 0
+            for number, row in enumerate((each for each in rows if each), 1):
+                if len(row) > len(header) and any(row[len(header) :]):
+                    raise InputError(
+                        f"stream.path: {named!r} has {len(row)} cells in row {number} (line "
+                        f"{rows.line_num}), and {len(header)} columns; a cell with the delimiter "
+                        "in it stands in quotes (stream.quote), or the delimiter is another "
+                        "(stream.delimiter)"
+                    )
+                for name, index in indices.items():
+                    cells[name].append(row[index] or None if index < len(row) else None)
+        except csv.Error as error:
+            if better := _better_delimiter(header or [], delimiter, wanted):
+                raise InputError(f"stream.delimiter: {named!r}: did you mean {better!r}?") from None
+            raise InputError(
+                f"stream.path: {named!r} does not parse before line {rows.line_num + 1} ({error}); "
+                "a quote within quotes is written twice, and stream.quote: '' reads a file whose "
+                "quotes mean nothing"
+            ) from None
+        except UnicodeDecodeError as error:
+            raise _wrong_encoding(path, named, form.encoding, error) from None
+    return Columns(named, tuple(header), number, cells)
+
+
+def _better_delimiter(header: Sequence[str], given: str, wanted: Collection[str]) -> str | None:
+    """The delimiter under which a header that lacks wanted columns has them, or at least has
+    several where the given one finds a single one."""
+    if all(name in header for name in wanted):
+        return None
+    line = given.join(header)
+    parsed = {
+        each: next(csv.reader([line], delimiter=each), []) for each in _DELIMITERS if each != given
+    }
+    fitting = [each for each, row in parsed.items() if all(name in row for name in wanted)]
+    if fitting:
+        return fitting[0]
+    most = max(parsed, key=lambda each: len(parsed[each]))
+    return most if len(header) == 1 and len(parsed[most]) > 1 else None
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """The csv module refuses cells of more than 128 kB unless told otherwise."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+# JSON
+
+
+def _read_json(path: Path, named: str, wanted: Collection[str], form: Format) -> Columns:
+    with _text_of(path, named, form.encoding) as file:
+        try:
+            content = file.read()
+        except UnicodeDecodeError as error:
+            raise _wrong_encoding(path, named, form.encoding, error) from None
+    if not content.strip():
+        raise InputError(f"stream.path: {named!r} cannot be read: it is empty")
+    parsed = _parsed(content, named)
+    if form.field is not None:
+        parsed = _within(parsed, form.field, named)
+    records = _records(parsed, named, form.field)
+    names: dict[str, None] = {}
+    for record in records:
+        names.update(dict.fromkeys(record))
+    cells: dict[str, list[Cell]] = {name: [] for name in wanted if name in names}
+    for number, record in enumerate(records, 1):
+        for name, column in cells.items():
+            column.append(_json_cell(record.get(name), name, number, named))
+    return Columns(named, tuple(names), len(records), cells)
+
+
+class _Number(str):
+    """A number as the file writes it."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises ValueError where a key is given twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is given twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique,
+    parse_int=_Number,
+    parse_float=_Number,
+    # NaN and Infinity are no JSON; what writes a missing value so means an empty cell.
+    parse_constant=lambda word: None if word == "NaN" else _Number(word),
+)
+
+
+def _parsed(content: str, named: str) -> Any:
+    """A whole document, or one object on each line."""
+    try:
+        return _DECODER.decode(content)
+    except ValueError as error:
+        lines = [
+            (number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()
+        ]
+        objects = []
+        for number, line in lines:
+            try:
+                objects.append(_DECODER.decode(line))
+            except ValueError as wrong:
+                if objects or not isinstance(wrong, json.JSONDecodeError):
+                    raise _no_json(named, number, wrong) from None
+                line_of_document = getattr(error, "lineno", 1)
+                raise _no_json(named, line_of_document, error) from None
+        return objects
+
+
+def _no_json(named: str, line: int, error: ValueError) -> InputError:
+    said = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+    return InputError(f"stream.path: {named!r} is no JSON in line {line} ({said})")
+
+
+def _within(content: Any, key: str, named: str) -> Any:
+    """What stands under a dotted key."""
+    for name in key.split("."):
+        if not isinstance(content, dict):
+            raise InputError(f"stream.field: {key!r} leads into no object of {named!r}")
+        if name not in content:
+            raise unknown("stream.field", key, list(content))
+        content = content[name]
+    return content
+
+
+def _records(content: Any, named: str, key: str | None) -> list[dict[str, Any]]:
+    """A list of objects, one for each row."""
+    if isinstance(content, dict):
+        columns = list(content.values())
+        if (
+            columns
+            and all(isinstance(each, list) for each in columns)
+            and len({len(each) for each in columns}) == 1
+            and not any(isinstance(cell, dict | list) for each in columns for cell in each)
+        ):
+            return [dict(zip(content, cells, strict=True)) for cells in zip(*columns, strict=True)]
+        lists = [name for name, each in content.items() if _is_records(each)]
+        if lists:
+            inner = lists[0] if key is None else f"{key}.{lists[0]}"
+            raise InputError(
+                f"stream.field: the rows of {named!r} stand under keys "
+                f"({', '.join(content)}); did you mean {inner!r}?"
+            )
+        if not any(isinstance(each, dict | list) for each in columns):
+            return [content]
+    if not _is_records(content) and content != []:
+        raise InputError(
+            f"stream.path: {named!r} has no rows (allowed: a list of objects, or an object a line)"
+        )
+    records: list[dict[str, Any]] = content
+    return records
+
+
+def _is_records(content: Any) -> bool:
+    return (
+        isinstance(content, list)
+        and bool(content)
+        and all(isinstance(each, dict) for each in content)
+    )
+
+
+def _json_cell(value: Any, name: str, row: int, named: str) -> Cell:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None or isinstance(value, str):
+        return None if value is None or value == "" else str(value)
+    if name == ROW_IDS:
+        return None
+    what = "a list" if isinstance(value, list) else "an object"
+    raise InputError(
+        f"stream.path: column {name!r} of {named!r} has {what} in row {row} (allowed: texts, "
+        "numbers, true, false, null)"
+    )
+
+
+# Parquet
+
+
+def _read_parquet(
+    path: Path, named: str, wanted: Collection[str], declared: Mapping[str, Sequence[str]]
+) -> Columns:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        schema = parquet.read_schema(path)
+        names = tuple(schema.names)
+        there = [name for name in wanted if names.count(name) == 1]
+        table = parquet.read_table(path, columns=there)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"stream.path: {named!r} cannot be read: {reason}") from None
+    found = arrow_columns(table, named, there, {**declared, **_listed(schema)}, path.parent)
+    return replace(found, names=names)
+
+
+def arrow_columns(
+    table: Any,
+    named: str,
+    wanted: Collection[str],
+    listed: Mapping[str, Sequence[str]],
+    folder: Path = Path(),
+) -> Columns:
+    """The `wanted` columns of an Arrow table, as far as it has them.
+
+    `listed` are the names that the codes of class labels stand for; `folder` is where images lie
+    that are given by a relative path.
+    """
+    import pyarrow
+
+    texts: dict[str, Sequence[Cell]] = {}
+    images: dict[str, Sequence[Image | None]] = {}
+    for name in wanted:
+        if name not in table.column_names:
+            continue
+        column = table.column(name)
+        if name == ROW_IDS and pyarrow.types.is_nested(column.type):
+            continue
+        if _holds_images(column.type):
+            images[name] = _image_cells(column, folder)
+        elif name in listed and pyarrow.types.is_integer(column.type):
+            texts[name] = _named(column.to_pylist(), listed[name], name, named)
+        else:
+            texts[name] = _arrow_cells(column, name, named)
+    names = tuple(table.column_names)
+    return _with_names(Columns(named, names, table.num_rows, texts, images), listed)
+
+
+def _listed(schema: Any) -> dict[str, Sequence[str]]:
+    """The names of the class labels that `datasets` wrote into a schema."""
+    try:
+        written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = written["info"]["features"]
+        return {
+            name: feature["names"]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _named(
+    codes: Sequence[int | None], names: Sequence[str], column: str, named: str
+) -> list[Cell]:
+    """The names that codes stand for."""
+    cells: list[Cell] = []
+    for row, code in enumerate(codes, 1):
+        if code is not None and code < 0:
+            raise InputError(
+                f"stream.label_column: {column!r} is hidden (-1) in row {row} of {named!r}; name "
+                "another split"
+            )
+        if code is not None and code >= len(names):
+            raise InputError(
+                f"stream.label_column: {column!r} is {code} in row {row} of {named!r}, which lists "
+                f"{len(names)} classes (allowed: 0 to {len(names) - 1})"
+            )
+        cells.append(None if code is None else names[code])
+    return cells
+
+
+def _arrow_cells(column: Any, name: str, named: str) -> list[Cell]:
+    """Texts as they are; numbers, dates and truth values as Arrow writes them: 7, 1.5, true."""
+    import pyarrow
+
+    kind = column.type
+    if pyarrow.types.is_nested(kind):
+        raise InputError(
+            f"stream.path: column {name!r} of {named!r} has no texts but {kind} (allowed: texts, "
+            "numbers, dates, true and false)"
+        )
+    try:
+        written: list[Cell] = column.cast(pyarrow.string()).to_pylist()
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"stream.path: column {name!r} of {named!r} has no texts but {kind} ({reason})"
+        ) from None
+    if pyarrow.types.is_floating(kind):
+        return [None if cell in (None, "nan") else cell for cell in written]
+    return [cell or None for cell in written]
+
+
+def _holds_images(kind: Any) -> bool:
+    """Whether cells are what `datasets` makes of images: their bytes, or bytes and a path."""
+    import pyarrow
+
+    if pyarrow.types.is_struct(kind):
+        return "bytes" in [kind.field(index).name for index in range(kind.num_fields)]
+    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+
+
+def _image_cells(column: Any, folder: Path) -> list[Image | None]:
+    cells: list[Image | None] = []
+    for value in column.to_pylist():
+        if isinstance(value, dict):
+            content, path = value.get("bytes"), value.get("path")
+            value = content or (None if path is None else folder / path)
+        cells.append(value or None)
+    return cells
+
+
+# All kinds
+
+
+def _with_names(columns: Columns, listed: Mapping[str, Sequence[str]]) -> Columns:
+    """With the order of the names that are listed, and names for the codes that stand in texts."""
+    texts = dict(columns.texts)
+    ordered = {name: names for name, names in listed.items() if name in texts}
+    for name, names in ordered.items():
+        known = set(names)
+        texts[name] = [
+            names[int(cell)]
+            if cell is not None
+            and cell not in known
+            and cell.isdecimal()
+            and int(cell) < len(names)
+            else cell
+            for cell in texts[name]
+        ]
+    return replace(columns, texts=texts, ordered=ordered)
+
+
+@contextmanager
+def _text_of(path: Path, named: str, encoding: str) -> Iterator[IO[str]]:
+    """A file as text, its line ends as they are, without a byte order mark. Raises InputError for
+    an encoding that is not known."""
+    with _bytes_of(path, named) as content:
+        yield io.TextIOWrapper(content, encoding=_codec(encoding), newline="")
+
+
+def _codec(encoding: str) -> str:
+    try:
+        name = codecs.lookup(encoding).name
+    except LookupError:
+        known = (*_ENCODINGS, "utf-16", "shift_jis", "gb18030", "big5", "euc_kr", "koi8-r")
+        near = get_close_matches(encoding, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"stream.encoding: {encoding!r} is unknown{hint} (allowed: what Python knows, such as "
+            f"{', '.join(known)})"
+        ) from None
+    return "utf-8-sig" if name == "utf-8" else name
+
+
+def _bytes_of(path: Path, named: str) -> IO[bytes]:
+    opener = _OPENERS.get(Path(named).suffix.lower(), open)
+    file: IO[bytes] = opener(path, "rb")
+    return file
+
+
+def _wrong_encoding(path: Path, named: str, encoding: str, error: UnicodeDecodeError) -> InputError:
+    """Says which encoding would read the file."""
+    with _bytes_of(path, named) as file:
+        content = file.read()
+    for magic, what in _MAGIC.items():
+        if content.startswith(magic):
+            return InputError(f"stream.path: {named!r} is no text but {what}")
+    marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    if marked is None and b"\0" in content:
+        marked = "utf-16-le" if b"\0" in content[1::2] else "utf-16-be"
+    line, byte = "", error.object[error.start : error.start + 1].hex()
+    try:
+        content.decode(_codec(encoding))
+    except UnicodeDecodeError as first:
+        line = f" in line {content.count(NEWLINE, 0, first.start) + 1}"
+        byte = content[first.start : first.start + 1].hex()
+    fitting = [marked] if marked else [each for each in _ENCODINGS if _decodes(content, each)]
+    hint = f"; did you mean {fitting[0]!r}?" if fitting else ""
+    return InputError(f"stream.encoding: {named!r} is not {encoding} (byte 0x{byte}{line}){hint}")
+
+
+def _decodes(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
