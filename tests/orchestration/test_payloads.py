@@ -1,4 +1,4 @@
-"""Files that are named by their content: brought to the disk, and never taken for something else."""
+"""Files that are named by their content: brought to the disk, and refused when they are damaged."""
 
 import os
 import stat

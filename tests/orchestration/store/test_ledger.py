@@ -101,10 +101,14 @@ def test_a_transaction_wakes_once_after_it_is_committed(ledger):
 
 
 def test_a_transaction_that_fails_changes_nothing_and_wakes_nobody(ledger):
-    with pytest.raises(ValueError, match="broken"), ledger.transaction():
-        ledger.add_event("first")
+    def change():
         with ledger.transaction():
-            raise ValueError("broken")
+            ledger.add_event("first")
+            with ledger.transaction():
+                raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        change()
     assert (ledger.last_event(), ledger.woken) == (0, [])
 
 
