@@ -31,17 +31,16 @@ class Payloads:
     def put_all(self, contents: Sequence[bytes]) -> list[str]:
         """Keep `contents`; returns their digests. They are on the disk when this returns."""
         digests = [sha256(content).hexdigest() for content in contents]
-        for digest, content in zip(digests, contents, strict=True):
-            path = self._path(digest)
-            if not _holds(path, content):
-                part = path.with_suffix(".part")
-                with part.open("wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(part, path)
-        # Of a file that was there already the name may still be on its way to the disk.
-        _sync_names(self._folder)
+        given = {self._path(digest): each for digest, each in zip(digests, contents, strict=True)}
+        new = {path: each for path, each in given.items() if not _holds(path, each)}
+        # All are written before the first is waited for: the disk then has them at one go.
+        for path, content in new.items():
+            path.with_suffix(".part").write_bytes(content)
+        for path in new:
+            _sync(path.with_suffix(".part"))
+            os.replace(path.with_suffix(".part"), path)
+        # Also where all were there: whoever wrote them may have been killed before this.
+        _sync(self._folder)
         return digests
 
     def get(self, digest: str) -> bytes:
@@ -79,9 +78,9 @@ def _holds(path: Path, content: bytes) -> bool:
         return False
 
 
-def _sync_names(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Bring the content of a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -86,6 +86,7 @@ def test_a_trial_that_ends_the_process_of_its_host_fails_also_where_it_is_the_la
     job["sweep"] = {
         "variants": [{"strategy": {"name": "simplecil"}}, {"strategy": {"name": "deadly"}}]
     }
+    job["strategy"] = {"name": "deadly"}
     del job["memory"]
     events = events_of(DRIVER, job, tmp_path, PYTHONPATH=str(source))
     (failed,) = [event for event in events if event["event"] == "failed"]
