@@ -44,15 +44,22 @@ def watch(store, clock):
     return watch
 
 
+def pass_time(clock, watch, seconds):
+    """The store looks every second."""
+    for _ in range(seconds):
+        clock.now += 1
+        watch.lose_silent()
+
+
 def lost(store):
     return [event["host"] for _, event in store.events(0) if event["event"] == "host_lost"]
 
 
 def test_a_host_that_is_silent_past_the_deadline_gives_its_trial_up_to_another(store, watch, clock):
-    clock.now += 20
+    pass_time(clock, watch, 20)
     watch.hear("h1")
-    clock.now += 11
-    watch.lose_silent()
+    assert lost(store) == []
+    pass_time(clock, watch, 11)
     assert (lost(store), watch.here()) == (["h0"], ["h1"])
     assert (store.state("a"), store.state("b")) == ("queued", "running")
     claim = store.claim("h1", "first", held=["b"])
@@ -62,26 +69,22 @@ def test_a_host_that_is_silent_past_the_deadline_gives_its_trial_up_to_another(s
 
 def test_a_host_that_speaks_in_time_keeps_its_trial(store, watch, clock):
     for _ in range(20):
-        clock.now += 29
+        pass_time(clock, watch, 29)
         for host in ("h0", "h1"):
             watch.hear(host)
-        watch.lose_silent()
     assert lost(store) == []
     assert store.host("a") == "h0"
 
 
 def test_a_silence_is_said_once(store, watch, clock):
-    clock.now += 31
-    for _ in range(3):
-        watch.lose_silent()
+    pass_time(clock, watch, 100)
     assert sorted(lost(store)) == ["h0", "h1"]
 
 
 def test_a_host_that_was_only_slow_leaves_the_trial_that_another_has_and_claims_anew(
     store, watch, clock
 ):
-    clock.now += 31
-    watch.lose_silent()
+    pass_time(clock, watch, 31)
     watch.hear("h0")
     assert store.claim("h0", "first", held=["a"]).trial == "b", "not the one that it still trains"
     store.claim("h2", "x")
@@ -98,8 +101,7 @@ def test_a_trial_that_silences_host_after_host_fails(store, watch, clock):
         if number:
             watch.hear(f"other {number}")
             assert store.claim(f"other {number}", "x").trial == "a"
-        clock.now += 31
-        watch.lose_silent()
+        pass_time(clock, watch, 31)
     assert store.state("a") == "failed"
     assert "died 3 times" in store.error("a")
 
@@ -108,15 +110,22 @@ def test_a_store_that_was_killed_knows_whom_to_wait_for_and_waits_its_full_time(
     store, watch, clock
 ):
     watch.leave("h1")
-    clock.now += 20
+    pass_time(clock, watch, 20)
     again = HostWatch(store, clock, deadline=30)
     assert (again.here(), again.left()) == (["h0"], ["h1"])
-    clock.now += 29
-    again.lose_silent()
+    pass_time(clock, again, 29)
     assert lost(store) == []
-    clock.now += 2
-    again.lose_silent()
+    pass_time(clock, again, 2)
     assert lost(store) == ["h0"]
+
+
+def test_no_host_is_lost_because_the_store_itself_was_held_up(store, watch, clock):
+    clock.now += 100
+    watch.lose_silent()
+    pass_time(clock, watch, 30)
+    assert lost(store) == []
+    pass_time(clock, watch, 1)
+    assert sorted(lost(store)) == ["h0", "h1"]
 
 
 def test_a_host_that_waits_for_a_machine_is_missed_once_until_it_comes(store, watch):

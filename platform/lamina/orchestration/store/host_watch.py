@@ -31,6 +31,7 @@ class HostWatch:
         self._clock = clock
         self._deadline = deadline
         self._last_heard = {host: clock() for host in self._named(is_here=True)}
+        self._last_look = clock()
         self._missed: set[str] = set()
 
     def hear(self, host: str) -> None:
@@ -54,8 +55,13 @@ class HostWatch:
             self._store.ledger.add_event("host_lost", host=host, error=error)
 
     def lose_silent(self) -> None:
-        """Lose every host that is silent past its deadline. To be called every second or so."""
+        """Lose every host that is silent past its deadline. To be called every second or so: where
+        the store itself was held up in between, no host is to blame, and each has its full time
+        again."""
         now = self._clock()
+        if now - self._last_look > self._deadline / 2:
+            self._last_heard = dict.fromkeys(self._last_heard, now)
+        self._last_look = now
         for host, last in list(self._last_heard.items()):
             if now - last > self._deadline:
                 said = (
