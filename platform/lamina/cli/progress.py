@@ -82,6 +82,8 @@ class SweepProgress:
                 self._display.line(f"{host} is ready on {where}")
             case {"event": "host_lost", "host": host, "error": error}:
                 self._display.line(f"{host} is lost: {error}")
+            case {"event": "host_missing", "host": host, "needs": needs}:
+                self._display.line(f"{host} waits for {needs}")
             case {"event": "tracking_incomplete", "error": error}:
                 self._display.line(f"tracking: {error}")
             case {"event": "submitted", "trial": trial, "name": name}:

@@ -15,18 +15,42 @@ JOB = {"seed": 0, "strategy": {"name": "er"}}
 TRIAL = trial_id(JOB, None)
 
 
+def started(folder, session="one"):
+    """The actor of a sweep that has a scheduler; started again in the same folder it is what Ray
+    starts after the first was killed."""
+    tracker = partial(make_tracker, folder, False, None, "small", "small")
+    return StoreActor(folder, session, True, tracker)
+
+
 @pytest.fixture
 def run(tmp_path):
     """Runs a course of events with the actor of a sweep that has a scheduler."""
 
     async def whole(course):
-        tracker = partial(make_tracker, tmp_path, False, None, "small", "small")
-        actor = StoreActor(tmp_path, "one", True, tracker)
-        await course(actor)
+        actor = started(tmp_path)
+        actor = await course(actor) or actor
         await actor.close("finished")
         actor._store.close()
 
     return lambda course: asyncio.run(whole(course))
+
+
+@pytest.fixture
+def killed(tmp_path):
+    """Kills an actor between two calls, or spares it; returns the one that goes on."""
+
+    def kill(actor, is_killed=True, session="one"):
+        if not is_killed:
+            return actor
+        for task in (actor._watching, actor._narrator._task):
+            if task is not None:
+                task.cancel()
+        actor._narrator._thread.shutdown()
+        actor._narrator._recorder.close()
+        actor._store.close()
+        return started(tmp_path, session)
+
+    return kill
 
 
 async def learn(actor, task, num_tasks=4):
@@ -89,5 +113,93 @@ def test_what_a_person_has_paused_is_not_queued_by_the_scheduler(run):
         await actor.act("pause", TRIAL)
         await actor.advance([TRIAL], 3)
         assert actor._store.state(TRIAL) == "paused"
+
+    run(course)
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["undisturbed", "store killed"])
+def test_a_restart_of_the_store_lets_nothing_be_trained_that_no_scheduler_asked_for(
+    run, killed, is_killed
+):
+    async def course(actor):
+        await actor.expect([Expected("er", JOB, None)], 2)
+        actor = killed(actor, is_killed)
+        await actor.claim("host-0", "x", [], 1)
+        actor = killed(actor, is_killed)
+        assert await learn(actor, 0)
+        actor = killed(actor, is_killed)
+        assert not await learn(actor, 1)
+        assert actor._store.state(TRIAL) == "paused"
+        actor = killed(actor, is_killed)
+        await actor.advance([TRIAL], 3)
+        actor = killed(actor, is_killed)
+        await actor.claim("host-0", "x", [], 1)
+        actor = killed(actor, is_killed)
+        assert not await learn(actor, 2)
+        assert actor._store.state(TRIAL) == "paused"
+        return actor
+
+    run(course)
+
+
+def test_a_new_driver_forgets_what_was_trained_ahead(run, killed):
+    async def course(actor):
+        await actor.expect([Expected("er", JOB, None)], 2)
+        actor = killed(actor, session="two")
+        assert actor._store.ahead(TRIAL) is None
+        return actor
+
+    run(course)
+
+
+def test_who_waits_for_a_trial_hears_that_the_store_has_failed_it(run):
+    async def course(actor):
+        await actor.expect([Expected("er", JOB, None)], None)
+        waiting = asyncio.create_task(actor.wait(TRIAL, 0))
+        for incarnation in range(3):
+            await actor.claim("host-0", f"incarnation {incarnation}", [], 1)
+        idle = asyncio.create_task(actor.claim("host-0", "last", [], 1))
+        with pytest.raises(RuntimeError, match="its host died 3 times on the same task"):
+            await asyncio.wait_for(waiting, timeout=60)
+        idle.cancel()
+
+    run(course)
+
+
+def test_a_sweep_is_dismissed_when_its_hosts_have_handed_over_and_left(run):
+    async def course(actor):
+        await actor.arrive("host-0", "here", 1)
+        await actor.arrive("host-1", "there", 2)
+        await actor.expect([Expected("er", JOB, None)], None)
+        await actor.claim("host-0", "x", [], 2)
+        # Somebody waits for every task, so the host goes on with each.
+        waiting = [asyncio.create_task(actor.wait(TRIAL, task)) for task in range(4)]
+        await asyncio.sleep(0)
+        for task in range(4):
+            await learn(actor, task)
+        await asyncio.gather(*waiting)
+        dismissed = asyncio.create_task(actor.dismiss())
+        await actor.leave("host-1")
+        await asyncio.sleep(0)
+        assert not dismissed.done()
+        assert await actor.claim("host-0", "x", [], 2) is not None, "what is learned is handed over"
+        await actor.finish(TRIAL, {})
+        assert await actor.claim("host-0", "x", [], 2) is None
+        assert not dismissed.done()
+        await actor.leave("host-0")
+        assert sorted(await asyncio.wait_for(dismissed, timeout=60)) == ["host-0", "host-1"]
+        assert actor._store.state(TRIAL) == "finished"
+
+    run(course)
+
+
+def test_a_sweep_is_dismissed_although_a_host_is_gone(run):
+    async def course(actor):
+        for host in ("host-0", "host-1"):
+            await actor.arrive(host, "here", 1)
+        dismissed = asyncio.create_task(actor.dismiss())
+        await actor.leave("host-0")
+        await actor.lose("host-1", "its node is gone", False)
+        assert await asyncio.wait_for(dismissed, timeout=60) == ["host-0"]
 
     run(course)

@@ -54,7 +54,7 @@ def test_what_was_asked_holds_in_the_next_session(store):
     control.act(store, "stop", "queued")
     reopened(store)
     for trial in ("half", "queued"):
-        control.recall(store, trial)
+        control.pause_again(store, trial)
     assert (store.state("half"), store.state("queued")) == ("paused", "stopped")
     assert (control.held(store, "pause"), control.held(store, "stop")) == (["half"], ["queued"])
 

@@ -1,5 +1,5 @@
-"""What a host does with its time: it trains a cohort of claimed trials, and hands over what each
-has learned at every task boundary."""
+"""The trials that a host has claimed: it trains them together, as a cohort, and sends the store the
+report and the checkpoint of each task that one of them has learned."""
 
 import traceback
 from collections.abc import Mapping
@@ -14,8 +14,7 @@ import ray
 from lamina.orchestration.federated.learner import FederatedLearner
 from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
 from lamina.orchestration.hosts.spec import HostSpec
-from lamina.orchestration.store.client import Answer
-from lamina.orchestration.store.shared_store import Claim
+from lamina.orchestration.store.records import Claim
 from lamina.registry import InputError
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.cohort import Boundary, Cohort
@@ -23,7 +22,7 @@ from lamina.training.learner import Learner
 
 
 class ClaimedTrials:
-    """The trials of one host. As many at a time as pay, which the first of them shows."""
+    """Claims trials and trains them. How many at a time are worth it is measured on the first."""
 
     def __init__(self, settings: HostSpec, backbones: ResidentBackbones) -> None:
         self._host = settings.name
@@ -33,21 +32,22 @@ class ClaimedTrials:
         self._incarnation = uuid4().hex
         self._cohort = Cohort(most_rows=1)
         self._size = 1
+        """How many trials are trained at a time."""
         self._claims: dict[str, Claim] = {}
         self._learners: dict[str, Learner | FederatedLearner] = {}
-        self._answers: dict[Answer, str] = {}
-        """Of the store, on whether to go on, by trial."""
+        self._decisions: dict[ray.ObjectRef[bool], str] = {}
+        """Calls of the store that are under way: whether to go on with a trial."""
 
-    def work(self) -> None:
+    def train(self) -> None:
         """Claim and train until the sweep is over."""
-        while self._join():
+        while self._claim():
             for boundary in self._cohort.advance():
-                self._hand_over(boundary)
-            self._hear()
+                self._send(boundary)
+            self._follow_decisions()
 
-    def _join(self) -> bool:
+    def _claim(self) -> bool:
         """Claim trials while there is room. Returns whether there is anything to train."""
-        while len(self._claims) < self._size and not self._is_wary():
+        while len(self._claims) < self._size and not self._is_risky():
             claim = self._store.claim(
                 self._host, self._incarnation, list(self._claims), self._num_hosts
             )
@@ -56,8 +56,8 @@ class ClaimedTrials:
             self._begin(claim)
         return bool(self._claims)
 
-    def _is_wary(self) -> bool:
-        """Whether a trial here may be what took the host down: no other is to go with it."""
+    def _is_risky(self) -> bool:
+        """Whether a trial here may be what took its host down: no other is trained beside it."""
         return any(claim.deaths > 0 for claim in self._claims.values())
 
     def _begin(self, claim: Claim) -> None:
@@ -77,8 +77,8 @@ class ClaimedTrials:
         self._learners[claim.trial] = learner
         self._cohort.add(claim.trial, learner)
 
-    def _hand_over(self, boundary: Boundary) -> None:
-        """Give the store what is learned; what it answers is heard later."""
+    def _send(self, boundary: Boundary) -> None:
+        """Send the store what a trial has learned, without waiting for its decision."""
         trial = boundary.name
         if boundary.error is not None:
             self._leave(trial)
@@ -91,19 +91,19 @@ class ClaimedTrials:
             state = self._learners[trial].state_dict()
             parts = {name: pack(part) for name, part in split(state).items()}
             report = asdict(boundary.report)
-            answer = self._store.report(trial, self._host, report, parts)
-            self._answers[answer] = trial
+            decision = self._store.report(trial, self._host, report, parts)
+            self._decisions[decision] = trial
 
-    def _hear(self) -> None:
-        """Let trials go on, or leave them, as the store has answered; wait for an answer where
-        nobody can advance without."""
-        if not self._answers:
+    def _follow_decisions(self) -> None:
+        """Let trials go on, or leave them, as the store has decided; wait for a decision where no
+        trial can go on without one."""
+        if not self._decisions:
             return
         timeout = 0 if self._cohort.can_advance else None
-        heard, _ = ray.wait(list(self._answers), num_returns=1, timeout=timeout)
-        for answer in heard:
-            trial = self._answers.pop(answer)
-            if ray.get(answer):
+        ready, _ = ray.wait(list(self._decisions), num_returns=1, timeout=timeout)
+        for decision in ready:
+            trial = self._decisions.pop(decision)
+            if ray.get(decision):
                 self._cohort.go_on(trial)
             else:
                 self._leave(trial)
@@ -113,11 +113,13 @@ class ClaimedTrials:
         del self._learners[trial], self._claims[trial]
 
     def _fail(self, trial: str, error: BaseException) -> None:
-        if isinstance(error, ray.exceptions.RayError):
+        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
+        if isinstance(cause, InputError):
+            # Also one that the store has raised, for a checkpoint that is damaged.
+            self._store.fail(trial, str(cause))
+        elif isinstance(error, ray.exceptions.RayError):
             # Not the trial's fault: let Ray Train start this host again.
             raise error
-        if isinstance(error, InputError):
-            self._store.fail(trial, str(error))
         else:
             self._store.fail(trial, "".join(traceback.format_exception(error)))
 
@@ -135,8 +137,8 @@ def adapter_files(learner: Learner | FederatedLearner) -> dict[str, bytes]:
 
 
 def split(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The parts that the store keeps one by one: each nested entry of a learner's state, and the
-    rest as one."""
+    """The parts of a checkpoint, which the store keeps one by one: each nested entry of a learner's
+    state, and the rest as one."""
     nested = {key: {key: value} for key, value in state.items() if isinstance(value, dict | list)}
     rest = {key: value for key, value in state.items() if key not in nested}
     return {**nested, **({"rest": rest} if rest else {})}

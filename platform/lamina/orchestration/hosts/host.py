@@ -3,23 +3,29 @@ them."""
 
 import os
 import platform
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ObjectLostError
+from ray.exceptions import ObjectLostError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util import placement_group_table
 
 from lamina.core import Samples, Stream
 from lamina.garbage import collect_seldom
+from lamina.orchestration.hosts.heartbeat import heartbeat
 from lamina.orchestration.hosts.spec import HostSpec
 from lamina.orchestration.store.client import StoreClient
 
 MOST_FAILURES = 3
 """So often in a row may a host die without having learned a task in between."""
+_WAIT_SECONDS = 10.0
+"""A host that has no machine after so long is said to wait for one."""
 
 
 class _HostTrainer(DataParallelTrainer):
@@ -64,7 +70,8 @@ def run_host(settings: HostSpec, folder: Path) -> None:
             ),
         )
         try:
-            trainer.fit()
+            with _missing_is_said(settings):
+                trainer.fit()
         except ray.train.TrainingFailedError:
             if settings.store.progress(settings.name) == before:
                 raise
@@ -73,9 +80,14 @@ def run_host(settings: HostSpec, folder: Path) -> None:
 
 
 def host_loop(settings: HostSpec) -> None:
-    """What the Ray Train worker does: claim, train, hand over, until there is nothing left to
-    claim."""
+    """What the Ray Train worker does: claim trials, train them and send the store what they
+    learned, until there is nothing left to claim."""
     collect_seldom()
+    with heartbeat(settings.store, settings.name):
+        _train(settings)
+
+
+def _train(settings: HostSpec) -> None:
     # Only here, on the host, are torch and what is built on it needed.
     import torch
     from ray.train.torch import get_device
@@ -90,7 +102,27 @@ def host_loop(settings: HostSpec) -> None:
         device, settings.hosts, lambda digest, build: _find_stream(store, digest, build)
     )
     store.arrive(settings.name, f"{device} of {platform.node()}", os.getpid())
-    ClaimedTrials(settings, backbones).work()
+    ClaimedTrials(settings, backbones).train()
+
+
+@contextmanager
+def _missing_is_said(settings: HostSpec) -> Iterator[None]:
+    """While within, the store is told that the host waits for a machine, if it does."""
+    is_over = threading.Event()
+    gpu = " and a free GPU" if settings.use_gpu else ""
+    needs = f"a machine with {settings.threads} free CPU cores{gpu}"
+
+    def look() -> None:
+        while not is_over.wait(_WAIT_SECONDS):
+            with suppress(RayError):
+                if any(group["state"] == "PENDING" for group in placement_group_table().values()):
+                    settings.store.miss(settings.name, needs)
+
+    threading.Thread(target=look, name=f"{settings.name} waits", daemon=True).start()
+    try:
+        yield
+    finally:
+        is_over.set()
 
 
 def _find_stream(

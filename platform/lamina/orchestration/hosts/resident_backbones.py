@@ -1,4 +1,5 @@
-"""What a host keeps from trial to trial: its backbones, and the streams they have encoded."""
+"""What a host keeps in memory from trial to trial: its backbones, and the streams that they have
+encoded."""
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
@@ -33,8 +34,8 @@ def stream_of(job: Job) -> Stream[Samples]:
 
 
 class ResidentBackbones:
-    """One backbone per settings, one encoded stream per backbone and raw stream, both for as long
-    as the process lives."""
+    """A cache that lives as long as the process: one backbone per settings, one encoded stream per
+    backbone and raw stream."""
 
     def __init__(self, device: torch.device, hosts: HostSettings, find_stream: FindStream) -> None:
         self._device = device
@@ -48,19 +49,19 @@ class ResidentBackbones:
         """The learner that a job asks for: one that sees all rows, able to join a cohort, or a
         federation of several. Raises InputError when the job cannot be done."""
         job = parse_job(mapping)
-        backbone, stream = self._found(job)
+        backbone, stream = self._cached(job)
         if job.federation is not None:
             return FederatedLearner(job, stream, backbone)
         return build_learner(job, stream, shared(backbone))
 
     def packing(self, mapping: Mapping[str, Any]) -> tuple[int, int]:
         """How many trials like a job are worth training at a time, and how many rows of theirs are
-        worth running together. Found out on a batch of its stream, once for all that are alike."""
+        worth running together. Measured on a batch of its stream, once for all that are alike."""
         job = parse_job(mapping)
         most = self._hosts.cohort or MOST_PACKED
         if job.federation is not None or not job.steps_run_layers:
             return self._hosts.cohort or 1, job.training.batch_size
-        backbone, stream = self._found(job)
+        backbone, stream = self._cached(job)
         key = (job.backbone, job.adapter, job.training.batch_size, stream.name)
         if key not in self._sizes:
             kind = job.adapter or LoRA()
@@ -69,8 +70,8 @@ class ResidentBackbones:
         paying = self._sizes[key]
         return self._hosts.cohort or paying, paying * job.training.batch_size
 
-    def _found(self, job: Job) -> tuple[Backbone, Stream[Batch]]:
-        """The backbone and the stream of a job, made where they are not here yet."""
+    def _cached(self, job: Job) -> tuple[Backbone, Stream[Batch]]:
+        """The backbone and the encoded stream of a job, made where they are not cached yet."""
         backbone = self._backbones.get(job.backbone)
         if backbone is None:
             backbone = load_backbone(job.backbone, self._device)

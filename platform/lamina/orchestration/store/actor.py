@@ -2,17 +2,15 @@
 writer to the tracker.
 
 Nobody polls: a host waits for a trial, a thin trial for a report, the driver for events, each in
-one call that returns when there is something. The actor may be killed at any time: Ray starts it
-again, it reads its state from disk, and the calls that were under way are made again.
+one call that returns when there is something. Every change of the ledger wakes all of them. The
+actor may be killed at any time: Ray starts it again, it reads its state from disk, and the calls
+that were under way are made again.
 """
 
 import asyncio
-import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,11 +21,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lamina.orchestration.store import control
 from lamina.orchestration.store.client import StoreClient
+from lamina.orchestration.store.demand import Demand
 from lamina.orchestration.store.event_recorder import EventRecorder
+from lamina.orchestration.store.host_watch import HostWatch
 from lamina.orchestration.store.identity import trial_id
-from lamina.orchestration.store.shared_store import Boundary, Claim, Expected, Report, SharedStore
+from lamina.orchestration.store.narrator import Narrator
+from lamina.orchestration.store.records import Boundary, Claim, Configuration, Expected, Report
+from lamina.orchestration.store.shared_store import SharedStore
+from lamina.orchestration.store.sweep_record import change_sweep, read_sweep
 from lamina.registry import InputError
-from lamina.tracking.base import Status, Tracker, TrackingError
+from lamina.tracking.base import Status, Tracker
 
 T = TypeVar("T")
 MakeTracker = Callable[[str], Tracker]
@@ -37,6 +40,8 @@ NAMESPACE = "lamina"
 _DECISION_SECONDS = 5.0
 """How long a host waits, after a task, to be told whether the scheduler wants another. A paused
 trial says nothing."""
+_WATCH_SECONDS = 1.0
+"""How often the store looks for hosts that are silent."""
 
 
 def store_name(session: str) -> str:
@@ -51,7 +56,7 @@ def start_store(
 
     `scheduled`: a scheduler looks at every report before the trial may go on, and may fork trials.
 
-    Raises InputError when another sweep is using the folder.
+    Raises InputError when another sweep is using the folder, or what is in it cannot be used.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor = (
@@ -75,21 +80,16 @@ def start_store(
 
 
 class StoreActor:
-    """The actor's class. Every method may be called again with the same arguments."""
+    """The actor's class: it waits, and leaves the rest to its parts. Every method may be called
+    again with the same arguments."""
 
     def __init__(
         self, output_dir: Path, session: str, scheduled: bool, make_tracker: MakeTracker
     ) -> None:
         self._output_dir = output_dir
-        self._scheduled = scheduled
         self._streams: dict[str, list[Any]] = {}
-        self._waiting: Counter[tuple[str, int]] = Counter()
-        self._ahead: dict[str, int] = {}
-        """Trials that are trained before Ray Tune has come to them, and how many tasks of them."""
-        self._session = session
         self._changed = asyncio.Event()
-        self._scribe_thread = ThreadPoolExecutor(1, "recorder")
-        self._telling: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._refusal: str | None = None
         try:
             self._store = SharedStore(output_dir / "store", session, keep_boundaries=scheduled)
@@ -97,22 +97,14 @@ class StoreActor:
             # Ray would wrap what __init__ raises beyond recognition.
             self._refusal = str(error)
             return
-        run = self._store.fact("run") or uuid4().hex
-        self._store.set_fact("run", run)
-        self._told = int(self._store.fact("told") or 0)
-        self._untold: list[str] = []
-        """What the recorder could not take down."""
-        self._recorder = EventRecorder(make_tracker(run), output_dir / "trials")
-
-    # What must survive the actor, but not the session.
-
-    @property
-    def _closing(self) -> bool:
-        return self._store.fact(f"closing/{self._session}") is not None
-
-    @property
-    def _abandoned(self) -> str | None:
-        return self._store.fact(f"abandoned/{self._session}")
+        self._ledger = self._store.ledger
+        self._demand = Demand(self._store, scheduled)
+        self._hosts = HostWatch(self._store)
+        run = read_sweep(self._ledger).run or uuid4().hex
+        change_sweep(self._ledger, run=run)
+        recorder = EventRecorder(make_tracker(run), output_dir / "trials")
+        self._narrator = Narrator(self._store, recorder)
+        self._ledger.on_change = self._wake
 
     async def refusal(self) -> str | None:
         """Why this store cannot be used."""
@@ -126,95 +118,64 @@ class StoreActor:
 
         Raises RuntimeError when the configuration is no job.
         """
-        described = await self._until(lambda: self._store.fact(f"config/{config}"))
-        job = json.loads(described)
-        if "error" in job:
-            raise RuntimeError(job["error"])
-        trial = trial_id(job["mapping"], fork)
-        self._ahead.pop(trial, None)
-        is_halfway = self._store.last_boundary(trial) is not None
-        if control.hold_of(self._store, trial) is not None:
-            control.recall(self._store, trial)
-        elif self._scheduled and is_halfway and self._store.state(trial) != "finished":
-            # It is queued when somebody waits for a task that it has not learned: the scheduler may
-            # want none.
-            self._store.recall(trial)
-        else:
-            stage = None if fork else job["stage"]
-            self._store.submit(trial, job["name"], job["mapping"], fork, stage)
-        if self._abandoned:
-            self._store.fail_all(self._abandoned)
-        self._change()
-        return trial
+        job = await self._until(lambda: self._store.configuration(config))
+        if job.error is not None:
+            raise RuntimeError(job.error)
+        return self._demand.submit(job, fork)
 
     async def wait(self, trial: str, task: int) -> Report:
         """The report of `task`, when it is there. Waiting for a stopped trial queues it again.
 
         Raises RuntimeError with the trial's own error when it has failed.
         """
-        self._waiting[trial, task] += 1
-        if task >= self._ahead.get(trial, task + 1):
-            del self._ahead[trial]
-        try:
-            self._change()
-            return await self._until(lambda: self._report_of(trial, task))
-        finally:
-            self._waiting[trial, task] -= 1
-
-    def _report_of(self, trial: str, task: int) -> Report | None:
-        if (report := self._store.report_of(trial, task)) is not None:
-            return report
-        state = self._store.state(trial)
-        if state == "failed":
-            raise RuntimeError(self._store.error(trial))
-        assert state != "finished", f"{trial} has finished without a report of task {task}"
-        hold = control.hold_of(self._store, trial)
-        if hold == "stop":
-            return control.ended(self._store, trial)
-        if state in ("stopped", "paused") and self._closing:
-            raise RuntimeError("the sweep is over")
-        if state in ("stopped", "paused") and hold is None:
-            self._store.resume(trial)
-            self._change()
-        return None
+        with self._demand.waiting(trial, task):
+            # A host may wait to be told that somebody wants this task.
+            self._wake()
+            return await self._until(lambda: self._demand.report_of(trial, task))
 
     async def pause(self, trial: str) -> None:
         """The scheduler wants no more of `trial` for now: its host leaves it at the next boundary,
         unless somebody else waits for it."""
-        if not self._is_waited_for(trial):
+        if not self._demand.is_wanted(trial):
             self._store.pause(trial)
-            self._change()
 
     async def stop(self, trial: str) -> None:
         """Its host leaves `trial` at the next boundary, unless somebody else waits for it."""
-        if not self._is_waited_for(trial):
+        if not self._demand.is_wanted(trial):
             self._store.stop(trial)
-            self._change()
-
-    def _is_waited_for(self, trial: str) -> bool:
-        waited_for = any(count for (each, _), count in self._waiting.items() if each == trial)
-        return waited_for or trial in control.open_wishes(self._store)
 
     # Hosts
 
     async def arrive(self, host: str, where: str, process: int) -> None:
         """`host` is up, on the device and machine that `where` names."""
-        self._store.add_event("host_ready", host=host, where=where, process=process)
-        self._change()
+        self._hosts.hear(host)
+        self._ledger.add_event("host_ready", host=host, where=where, process=process)
+
+    async def beat(self, host: str) -> None:
+        """`host` is still there."""
+        self._hosts.hear(host)
+
+    async def leave(self, host: str) -> None:
+        """`host` has handed over everything and ends."""
+        self._hosts.leave(host)
+
+    async def miss(self, host: str, needs: str) -> None:
+        """`host` has not come, as no machine has what it `needs`."""
+        self._hosts.miss(host, needs)
 
     async def claim(
         self, host: str, incarnation: str, held: Sequence[str], num_hosts: int
     ) -> Claim | None:
         """The next trial for `host`. One that has `held` none waits for it, and gets None when the
         sweep is over; one that has some gets None where there is none at the moment."""
+        self._hosts.hear(host)
 
         def ready() -> tuple[Claim | None] | None:
-            claim = self._store.claim(host, incarnation, self._closing, held, num_hosts)
-            return (claim,) if claim is not None or held or self._closing else None
+            is_closing = read_sweep(self._ledger).is_closing
+            claim = self._store.claim(host, incarnation, is_closing, held, num_hosts)
+            return (claim,) if claim is not None or held or is_closing else None
 
         (claim,) = await self._until(ready)
-        if claim is not None:
-            self._change()
         return claim
 
     async def parts(self, boundary: Boundary) -> dict[str, bytes]:
@@ -226,21 +187,12 @@ class StoreActor:
     ) -> bool:
         """`host` has learned a task of `trial`. Returns whether to go on: under a scheduler, when
         that is known."""
+        self._hosts.hear(host)
         self._store.report(trial, host, report, parts)
-        self._change()
-        wanted = (trial, int(report["task"]) + 1)
-
-        def decided() -> bool | None:
-            over = self._closing or not self._store.is_running(trial, host)
-            over = over or control.is_wanted(self._store, trial) or trial in self._ahead
-            return True if over or report["done"] or self._waiting[wanted] else None
-
-        if self._scheduled:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._until(decided), _DECISION_SECONDS)
-            if trial in self._ahead and wanted[1] >= self._ahead[trial] and not report["done"]:
-                self._store.pause(trial)
-        return self._store.is_running(trial, host) and (report["done"] or not self._closing)
+        with suppress(TimeoutError):
+            decided = self._until(lambda: self._demand.is_decided(trial, host, report) or None)
+            await asyncio.wait_for(decided, _DECISION_SECONDS)
+        return self._demand.goes_on(trial, host, report)
 
     async def finish(self, trial: str, files: Mapping[str, bytes]) -> None:
         """`trial` has learned its last task; `files` are its trained adapters, by path below its
@@ -248,12 +200,10 @@ class StoreActor:
         folder = self._output_dir / "trials" / trial / "adapters"
         await asyncio.to_thread(_write_folder, folder, files)
         self._store.finish(trial, str(folder) if files else None)
-        self._change()
 
     async def fail(self, trial: str, error: str) -> None:
         """`trial` raised `error`."""
         self._store.fail(trial, error)
-        self._change()
 
     async def offer_stream(self, digest: str, reference: list[Any]) -> None:
         """A raw stream that is in the object store, as a list of one reference."""
@@ -271,34 +221,21 @@ class StoreActor:
     ) -> None:
         """A Tune configuration stands for this job, called `name`; those of one `stage` are the
         same until their second task."""
-        described = {"name": name, "mapping": mapping, "stage": stage}
-        self._store.set_fact(f"config/{config}", json.dumps(described))
-        self._change()
+        self._store.describe(config, Configuration(name, mapping, stage))
+
+    async def refuse(self, config: str, error: str) -> None:
+        """A Tune configuration is no job, and why."""
+        self._store.describe(config, Configuration(error=error))
 
     async def expect(self, trials: Sequence[Expected], num_tasks: int | None) -> None:
         """Queue trials that Ray Tune is going to ask for; under a scheduler, `num_tasks` of each
         are learned before it has a say."""
-        for each in trials:
-            trial = trial_id(each.mapping, None)
-            if self._store.state(trial) is None:
-                if num_tasks is not None:
-                    self._ahead[trial] = num_tasks
-                self._store.submit(trial, each.name, each.mapping, None, each.stage)
-        self._change()
+        self._demand.expect(trials, num_tasks)
 
     async def advance(self, trials: Sequence[str], num_tasks: int) -> None:
         """The scheduler lets paused trials go on, with no say before `num_tasks` of each are
-        learned: they are queued before Ray Tune has come to each of them."""
-        for trial in trials:
-            if self._store.state(trial) == "paused" and control.hold_of(self._store, trial) is None:
-                self._ahead[trial] = num_tasks
-                self._store.resume(trial)
-        self._change()
-
-    async def refuse(self, config: str, error: str) -> None:
-        """A Tune configuration is no job, and why."""
-        self._store.set_fact(f"config/{config}", json.dumps({"error": error}))
-        self._change()
+        learned."""
+        self._demand.advance(trials, num_tasks)
 
     async def count_unfinished(self, mappings: Sequence[Mapping[str, Any]]) -> int:
         """How many of these jobs, and of what a person asked for besides, are still to be
@@ -307,33 +244,31 @@ class StoreActor:
         left = {trial for trial in trials if self._store.state(trial) != "finished"}
         left |= set(control.open_wishes(self._store))
         if not left:
-            self._store.set_fact(f"idle/{self._session}", "yes")
+            change_sweep(self._ledger, is_idle=True)
         return len(left)
 
     async def lose(self, host: str, error: str, last: bool) -> None:
         """`host` will not come back; if it was the `last`, nor will what waits for one."""
-        self._store.release(host)
-        self._store.add_event("host_lost", host=host, error=error)
+        self._hosts.lose(host, error)
         if last:
             reason = f"no host is left: {error}"
-            self._store.set_fact(f"abandoned/{self._session}", reason)
+            change_sweep(self._ledger, abandoned=reason)
             self._store.fail_all(reason)
-        self._change()
 
     async def progress(self, host: str) -> int:
-        """How many events `host` has caused: whether it got anywhere since it was started."""
-        events = self._store.events(0)
+        """How many tasks `host` has reported, and trials that were given up on it: whether it got
+        anywhere since it was started."""
         return sum(
-            event.get("host") == host and event["event"] == "reported" for _, event in events
+            (event["event"] == "reported" and event["host"] == host)
+            or (event["event"] == "failed" and event.get("on") == host)
+            for _, event in self._store.events(0)
         )
 
     async def start_sweep(self, name: str, params: Mapping[str, Any]) -> int:
         """Open the sweep's run. Returns the number of the last event before this session."""
-        before = int(self._store.fact("session_start") or 0)
         control.take_up(self._store)
-        self._store.add_event("sweep_started", name=name, params=params, process=os.getpid())
-        self._change()
-        return before
+        self._ledger.add_event("sweep_started", name=name, params=params, process=os.getpid())
+        return read_sweep(self._ledger).first_event
 
     async def events(self, after: int) -> list[tuple[int, dict[str, Any]]]:
         """What happened after event number `after`, when there is something."""
@@ -349,47 +284,42 @@ class StoreActor:
 
     async def held_back(self) -> list[str]:
         """The trials that a person has stopped."""
-        return control.held(self._store, "stop")
+        return self._store.held("stop")
 
     async def num_paused_by_hand(self) -> int:
         """How many trials a person has paused."""
-        return len(control.held(self._store, "pause"))
+        return len(self._store.held("pause"))
 
     async def note(self, key: str, value: str) -> None:
         """Remember a word of the scheduler's."""
-        self._store.set_fact(f"note/{key}", value)
+        self._store.set_note(key, value)
 
     async def noted(self, key: str) -> str | None:
         """What was remembered under `key`, in any session."""
-        return self._store.fact(f"note/{key}")
+        return self._store.note(key)
 
-    async def dismiss(self) -> None:
+    async def dismiss(self) -> list[str]:
         """No more trials, once those have ended that a person asked for besides: hosts hand over
-        what is learned and leave."""
+        what is learned and leave. Returns when they have, with the names of those that left."""
         await self._until(lambda: None if control.open_wishes(self._store) else True)
-        self._store.set_fact(f"closing/{self._session}", "yes")
-        self._change()
+        change_sweep(self._ledger, is_closing=True)
+        await self._until(lambda: None if self._hosts.here() else True)
+        return self._hosts.left()
 
     async def close(self, status: Status) -> str | None:
         """Close every run of the tracker and let go of the folder. Returns what the tracker could
         not write."""
-        self._store.set_fact(f"closing/{self._session}", "yes")
-        self._store.stop_all()
-        if self._store.fact(f"status/{self._session}") is None:
-            self._store.set_fact(f"status/{self._session}", status)
-            self._store.add_event("sweep_finished", status=status)
-        self._change()
-        await self._until(lambda: True if self._telling is None else None)
-        missing = [*self._untold]
-        try:
-            await asyncio.get_running_loop().run_in_executor(
-                self._scribe_thread, self._recorder.close
-            )
-            self._store.set_fact("told", str(self._told))
-        except TrackingError as error:
-            missing.append(str(error))
+        with self._ledger.transaction():
+            change_sweep(self._ledger, is_closing=True)
+            self._store.stop_all()
+            if read_sweep(self._ledger).status is None:
+                change_sweep(self._ledger, status=status)
+                self._ledger.add_event("sweep_finished", status=status)
+        missing = await self._narrator.close()
         self._store.tidy()
-        return "; ".join(missing) or None
+        if self._watching is not None:
+            self._watching.cancel()
+        return missing
 
     # A person at another terminal
 
@@ -397,8 +327,7 @@ class StoreActor:
         """Stop, pause or resume a known trial. Returns why not, if it cannot be done."""
         refusal = self._too_late() or control.act(self._store, action, trial)
         if refusal is None:
-            self._store.add_event("asked", action=action, subject=trial)
-            self._change()
+            self._ledger.add_event("asked", action=action, subject=trial)
         return refusal
 
     async def fork(
@@ -408,56 +337,36 @@ class StoreActor:
         and why not."""
         if refusal := self._too_late():
             return None, refusal
-        trial, refusal = control.fork(self._store, parent, name, mapping, settings)
-        self._change()
-        return trial, refusal
+        return control.fork(self._store, parent, name, mapping, settings)
 
     def _too_late(self) -> str | None:
-        if self._closing or self._store.fact(f"idle/{self._session}"):
+        sweep = read_sweep(self._ledger)
+        if sweep.is_closing or sweep.is_idle:
             return "the sweep has nothing left to train and ends"
-        return self._abandoned
+        return sweep.abandoned
 
     # Inside
 
     async def _until(self, ready: Callable[[], T | None]) -> T:
         """What `ready` returns as soon as that is not None; it is asked after every change."""
-        while (value := ready()) is None:
-            await self._changed.wait()
-        return value
+        if self._watching is None:
+            self._watching = asyncio.get_running_loop().create_task(self._watch())
+        while True:
+            changed = self._changed
+            if (value := ready()) is not None:
+                return value
+            await changed.wait()
 
-    def _change(self) -> None:
+    def _wake(self) -> None:
+        """Something has changed: whoever waits looks again."""
         self._changed.set()
         self._changed = asyncio.Event()
-        if self._telling is None:
-            self._telling = asyncio.get_running_loop().create_task(self._tell())
+        self._narrator.notify()
 
-    async def _tell(self) -> None:
-        """Give the recorder every event that it has not seen; in its own thread, because it draws
-        pictures."""
-        loop = asyncio.get_running_loop()
-        while news := self._store.events(self._told):
-            for place, event in news:
-                told = [
-                    (self._store.name(trial), self._store.reports(trial))
-                    for trial in self._concerned(event)
-                ]
-                try:
-                    await loop.run_in_executor(
-                        self._scribe_thread, self._recorder.record, event, told
-                    )
-                except Exception as error:
-                    # A full disk, say. Training is worth more than its diary.
-                    self._untold.append(f"{event['event']} of {event['trial']}: {error}")
-                self._told = place
-        self._telling = None
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def _concerned(self, event: Mapping[str, Any]) -> list[str]:
-        """The trials whose reports the recorder needs to take down `event`."""
-        if event["event"] == "sweep_finished":
-            return self._store.trials()
-        return [event["trial"]] if event["event"] in ("finished", "failed", "stopped") else []
+    async def _watch(self) -> None:
+        while True:
+            self._hosts.lose_silent()
+            await asyncio.sleep(_WATCH_SECONDS)
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:

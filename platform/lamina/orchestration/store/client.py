@@ -7,11 +7,8 @@ from typing import Any
 import ray
 
 from lamina.orchestration.store.control import Action
-from lamina.orchestration.store.shared_store import Boundary, Claim, Expected, Report
+from lamina.orchestration.store.records import Boundary, Claim, Expected, Report
 from lamina.tracking.base import Status
-
-Answer = Any
-"""Ray's reference to an answer that is under way."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,15 @@ class StoreClient:
     def arrive(self, host: str, where: str, process: int) -> None:
         self._call("arrive", host, where, process)
 
+    def beat(self, host: str) -> None:
+        self._call("beat", host)
+
+    def leave(self, host: str) -> None:
+        self._call("leave", host)
+
+    def miss(self, host: str, needs: str) -> None:
+        self._call("miss", host, needs)
+
     def claim(
         self, host: str, incarnation: str, held: Sequence[str], num_hosts: int
     ) -> Claim | None:
@@ -53,9 +59,12 @@ class StoreClient:
     def parts(self, boundary: Boundary) -> dict[str, bytes]:
         return self._call("parts", boundary)
 
-    def report(self, trial: str, host: str, report: Report, parts: Mapping[str, bytes]) -> Answer:
-        """What comes later is whether the host is to go on."""
-        return self.actor.report.remote(trial, host, report, parts)
+    def report(
+        self, trial: str, host: str, report: Report, parts: Mapping[str, bytes]
+    ) -> "ray.ObjectRef[bool]":
+        """Does not wait: Ray's reference is to whether the host is to go on."""
+        reference: ray.ObjectRef[bool] = self.actor.report.remote(trial, host, report, parts)
+        return reference
 
     def finish(self, trial: str, files: Mapping[str, bytes]) -> None:
         self._call("finish", trial, files)
@@ -121,8 +130,8 @@ class StoreClient:
     def held_back(self) -> list[str]:
         return self._call("held_back")
 
-    def dismiss(self) -> None:
-        self._call("dismiss")
+    def dismiss(self) -> list[str]:
+        return self._call("dismiss")
 
     def close(self, status: Status) -> str | None:
         return self._call("close", status)

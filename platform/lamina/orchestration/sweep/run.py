@@ -56,7 +56,8 @@ def run_sweep(
     what it left unfinished goes on from its last boundary.
 
     `on_event` is called from a thread of its own, with mappings whose `event` is: `sweep_started`;
-    `host_ready` (`host`, `where`, `process`), `host_lost` (`host`, `error`); for a
+    `host_ready` (`host`, `where`, `process`), `host_lost` (`host`, `error`),
+    `host_missing` (`host`, `needs`: no machine has that now); for a
     `trial`: `submitted` (`name`), `known` (finished before: `name`, `reports`), `started` (`host`),
     `reported` (`report`), `paused`, `finished`, `stopped`, `failed` (`error`); `asked` (`action`,
     `subject`: the trial) when a person does from another terminal; then `sweep_finished`
@@ -168,7 +169,7 @@ class _Sweep:
             for digest, reference in references.items():
                 store.offer_stream(digest, [reference])
             callback = self._tune(store)
-            store.dismiss()
+            left = store.dismiss()
             status = "failed" if hosts.all_lost else "finished"
         except KeyboardInterrupt:
             status = "stopped"
@@ -178,8 +179,8 @@ class _Sweep:
             missing = store.close(status)
             results = store.results()
             if status == "finished":
-                # They were dismissed, and have left while the tracker wrote.
-                hosts.join()
+                # The others wait for a machine, or are gone with theirs.
+                hosts.join(left)
             store.kill()
         feed.join()
         if missing:
@@ -284,10 +285,11 @@ class _Hosts:
             _start_thread(spec.name, partial(self._keep, spec, folder)) for spec in specs
         ]
 
-    def join(self) -> None:
-        """Return when every host has left."""
+    def join(self, names: Sequence[str]) -> None:
+        """Return when the processes of these hosts have ended."""
         for thread in self._threads:
-            thread.join()
+            if thread.name in names:
+                thread.join()
 
     def _keep(self, spec: HostSpec, folder: Path) -> None:
         try:

@@ -4,9 +4,8 @@ import json
 import logging
 import os
 import shutil
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -81,10 +80,7 @@ def read_ledger(output_dir: Path) -> list[dict[str, Any]] | None:
         copy = Path(name)
         for path in folder.glob(f"{_LEDGER}*"):
             shutil.copy(path, copy)
-        with closing(sqlite3.connect(copy / _LEDGER)) as database:
-            query = "SELECT value FROM facts WHERE key = 'session'"
-            (session,) = database.execute(query).fetchone()
-        store = SharedStore(copy, session)
+        store = SharedStore(copy, None, output_dir=output_dir)
         try:
             return results(store)
         finally:

@@ -1,0 +1,84 @@
+"""The checkpoints of all trials, at task boundaries: which parts they have, and how long they are
+kept."""
+
+from collections.abc import Mapping, Sequence
+
+from lamina.orchestration.payloads import Payloads
+from lamina.orchestration.store.ledger import Ledger
+from lamina.orchestration.store.records import Boundary
+
+
+class Checkpoints:
+    """The ledger says which payloads a checkpoint is made of. A payload's file is on disk before
+    the ledger names it, and is deleted after the ledger does not any more."""
+
+    def __init__(self, ledger: Ledger, payloads: Payloads, keeps_all: bool) -> None:
+        """`keeps_all`: every checkpoint is kept until the sweep is over, so that trials can be
+        forked anywhere; otherwise only the last of each trial."""
+        self._ledger = ledger
+        self._payloads = payloads
+        self._keeps_all = keeps_all
+        payloads.keep_only(ledger.column("SELECT DISTINCT digest FROM payloads"))
+
+    def write(self, parts: Mapping[str, bytes]) -> dict[str, str]:
+        """Write the bytes of each part. Returns the digests that name them."""
+        return dict(zip(parts, self._payloads.put_all(list(parts.values())), strict=True))
+
+    def add(self, boundary: Boundary, digests: Mapping[str, str]) -> None:
+        """The checkpoint at `boundary` is made of what `write` wrote."""
+        for part, digest in digests.items():
+            self._ledger.change(
+                "INSERT INTO payloads VALUES (?, ?, ?, ?)",
+                boundary.trial,
+                boundary.task,
+                part,
+                digest,
+            )
+
+    def parts(self, boundary: Boundary) -> dict[str, bytes]:
+        """The checkpoint at `boundary`: the bytes of each part (its replay memory and adapters
+        among them). Raises InputError when a file is missing or damaged."""
+        rows = self._ledger.rows(
+            "SELECT part, digest FROM payloads WHERE trial = ? AND task = ? ORDER BY part",
+            boundary.trial,
+            boundary.task,
+        )
+        return {part: self._payloads.get(digest) for part, digest in rows}
+
+    def forget_before_last(self, trial: str) -> list[str]:
+        """Forget the checkpoints of `trial` that nobody can need while the sweep runs. Returns the
+        digests that nothing refers to any more, to be deleted once this is committed."""
+        return [] if self._keeps_all else self._forget(trial, is_over=False)
+
+    def delete(self, digests: Sequence[str]) -> None:
+        """Delete the files of what is forgotten."""
+        self._payloads.delete(digests)
+
+    def tidy(self) -> None:
+        """Keep only the last checkpoint of every trial, and those that a fork has yet to start
+        from: the sweep is over."""
+        with self._ledger.transaction():
+            unused = [
+                digest
+                for trial in self._ledger.column("SELECT DISTINCT trial FROM payloads")
+                for digest in self._forget(trial, is_over=True)
+            ]
+        self.delete(unused)
+
+    def _forget(self, trial: str, is_over: bool) -> list[str]:
+        """Forget all checkpoints of `trial` but the last and those that a fork has yet to start
+        from; the first of a stage others may still join, unless all `is_over`."""
+        old = (
+            "trial = ? AND task < (SELECT MAX(task) FROM payloads WHERE trial = ?) "
+            "AND NOT EXISTS (SELECT 1 FROM trials AS fork WHERE fork.fork_trial = payloads.trial "
+            "AND fork.fork_task = payloads.task AND NOT EXISTS "
+            "(SELECT 1 FROM reports WHERE reports.trial = fork.trial))"
+        )
+        if not is_over:
+            old += " AND NOT (task = 0 AND trial IN (SELECT trial FROM stages))"
+        digests = self._ledger.column(
+            f"SELECT DISTINCT digest FROM payloads WHERE {old}", trial, trial
+        )
+        self._ledger.change(f"DELETE FROM payloads WHERE {old}", trial, trial)
+        used = "SELECT 1 FROM payloads WHERE digest = ? LIMIT 1"
+        return [each for each in digests if self._ledger.row(used, each) is None]

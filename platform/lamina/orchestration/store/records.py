@@ -1,0 +1,52 @@
+"""What the store is given and gives back. They travel between processes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Report = dict[str, Any]
+"""A TaskReport as plain JSON."""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """The end of a task of a trial: where it can be taken up again, by itself or by a fork of
+    it."""
+
+    trial: str
+    task: int
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that a host has to train."""
+
+    trial: str
+    mapping: Mapping[str, Any]
+    """Its whole job, resolved."""
+    start: Boundary | None
+    """The boundary that it goes on from; None: from the beginning."""
+    deaths: int = 0
+    """How often its host died while it was there on this task. Above 0 it is trained alone."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A trial that is known before anybody has asked for it."""
+
+    name: str
+    mapping: Mapping[str, Any]
+    stage: str | None
+    """What names its first stage, if it shares that with others."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What the driver says of a configuration of Ray Tune: the job that it stands for, or why it
+    is none."""
+
+    name: str = ""
+    mapping: Mapping[str, Any] | None = None
+    """The whole job, resolved; None: it is no job."""
+    stage: str | None = None
+    error: str | None = None

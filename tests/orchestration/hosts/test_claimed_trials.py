@@ -1,0 +1,58 @@
+"""Whose fault it is that a trial cannot begin: its own, or its host's."""
+
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+
+from lamina.config import HostSettings
+from lamina.orchestration.hosts.claimed_trials import ClaimedTrials
+from lamina.orchestration.hosts.spec import HostSpec
+from lamina.orchestration.store.records import Boundary, Claim
+from lamina.registry import InputError
+
+CLAIM = Claim("a", {}, Boundary("a", 0))
+
+
+class Store:
+    """Has a trial whose checkpoint cannot be had."""
+
+    def __init__(self, error):
+        self.error = error
+        self.failed = []
+
+    def parts(self, boundary):
+        raise self.error
+
+    def fail(self, trial, error):
+        self.failed.append((trial, error))
+
+
+class Backbones:
+    """Builds a learner that is never used."""
+
+    def learner(self, mapping):
+        return None
+
+
+def begin(error):
+    store = Store(error)
+    settings = HostSpec("host-0", store, False, HostSettings(), 1)
+    ClaimedTrials(settings, Backbones())._begin(CLAIM)
+    return store.failed
+
+
+def test_a_damaged_checkpoint_fails_its_trial_in_one_line_and_not_the_host():
+    refused = RayTaskError("StoreActor.parts", "a long traceback", InputError("it is damaged"))
+    assert begin(refused.as_instanceof_cause()) == [("a", "it is damaged")]
+    assert begin(refused) == [("a", "it is damaged")]
+
+
+def test_a_store_that_is_gone_is_not_the_fault_of_the_trial():
+    with pytest.raises(ActorDiedError):
+        begin(ActorDiedError())
+
+
+def test_what_goes_wrong_in_the_trial_itself_fails_it_with_its_traceback():
+    ((trial, error),) = begin(ZeroDivisionError("in its own code"))
+    assert trial == "a"
+    assert error.startswith("Traceback")
+    assert error.endswith("ZeroDivisionError: in its own code\n")
