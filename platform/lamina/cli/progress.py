@@ -16,6 +16,10 @@ from rich.progress import (
 )
 
 
+_NAMED = 8
+"""So many trials are named in one line."""
+
+
 class Display:
     """Lines that stay, and below them on a terminal one bar that counts learned tasks."""
 
@@ -82,6 +86,10 @@ class SweepProgress:
                 self._display.line(f"{host} is ready on {where}")
             case {"event": "host_lost", "host": host, "error": error}:
                 self._display.line(f"{host} is lost: {error}")
+            case {"event": "renewed", "names": names, "why": why}:
+                shown = names if len(names) <= _NAMED else [*names[:_NAMED], "..."]
+                number = "1 trial is" if len(names) == 1 else f"{len(names)} trials are"
+                self._display.line(f"{number} trained again, as {why}: {', '.join(shown)}")
             case {"event": "tracking_incomplete", "error": error}:
                 self._display.line(f"tracking: {error}")
             case {"event": "submitted", "trial": trial, "name": name}:

@@ -21,10 +21,10 @@ from uuid import uuid4
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from lamina.digests import trial_id
 from lamina.orchestration.store import control
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.event_recorder import EventRecorder
-from lamina.orchestration.store.identity import trial_id
 from lamina.orchestration.store.shared_store import Boundary, Claim, Expected, Report, SharedStore
 from lamina.registry import InputError
 from lamina.tracking.base import Status, Tracker, TrackingError

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lamina.orchestration.store.identity import trial_id
+from lamina.digests import trial_id
 from lamina.orchestration.store.shared_store import Boundary, Report, SharedStore
 
 Action = Literal["stop", "pause", "resume"]
