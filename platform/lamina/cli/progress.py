@@ -15,7 +15,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-
 _NAMED = 8
 """So many trials are named in one line."""
 

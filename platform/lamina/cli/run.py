@@ -26,8 +26,8 @@ from lamina.config import (
     load_job,
     lone_trial,
 )
-from lamina.config.reading import read_overrides
 from lamina.config.identity import identified, learned_from
+from lamina.config.reading import read_overrides
 from lamina.core import Samples, Stream
 from lamina.digests import trial_id
 from lamina.evaluation.leaderboard import leaderboard
