@@ -21,7 +21,9 @@ from lamina.orchestration.store.actor import start_store
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.shared_store import Expected
 from lamina.orchestration.sweep.earlier import outdated_trials
-from lamina.orchestration.sweep.search import make_scheduler, make_searcher, param_space
+from lamina.orchestration.sweep.schedulers import make_scheduler
+from lamina.orchestration.sweep.search import param_space
+from lamina.orchestration.sweep.searchers import check_searcher, make_searcher, searches
 from lamina.orchestration.sweep.streams import DriverStreams, first_streams
 from lamina.orchestration.sweep.task_halving import TaskHalving
 from lamina.orchestration.sweep.terminal import announced
@@ -71,9 +73,9 @@ def run_sweep(
     _check_output_dir(job.output_dir)
     plan = expand(job)
     settings = job.sweep or SweepSettings()
-    scheduler = make_scheduler(settings)
-    make_searcher(settings, job.seed, 1)
     built = first_streams(plan, checked)
+    scheduler = make_scheduler(plan, max(map(len, built.values())))
+    check_searcher(plan)
     # Ray may still be writing there when it is told to stop.
     scratch = TemporaryDirectory(prefix="lamina-ray-", ignore_cleanup_errors=True)
     with scratch, cluster():
@@ -199,10 +201,10 @@ class _Sweep:
         although only few thin trials are awake. Under a scheduler that is what each may learn
         before it is judged."""
         settings = self._settings
-        if settings.searcher is not None or settings.max_concurrent is not None:
+        if searches(settings) or settings.max_concurrent is not None:
             return
         num_tasks = (settings.scheduler or {}).get("grace_period")
-        if settings.scheduler is not None and num_tasks is None:
+        if self._scheduler is not None and num_tasks is None:
             return
         trials = [point.trial for point in self._plan.points if not point.domains]
         expected = [Expected(each.name, each.job.mapping, stage_id(each.job)) for each in trials]
@@ -222,7 +224,7 @@ class _Sweep:
         # A thin trial is a process, and hosts need none where Ray Tune decides nothing.
         awake = 1 if self._is_foreseen() else len(self._devices) + 1
         concurrent = settings.max_concurrent or awake
-        searcher = make_searcher(settings, self._plan.job.seed, concurrent)
+        searcher = make_searcher(self._plan, concurrent)
         if isinstance(self._scheduler, TaskHalving):
             is_strict = settings.max_concurrent is not None
             self._scheduler.attach(
@@ -239,7 +241,7 @@ class _Sweep:
         trainable = tune.with_resources(thin, {own_node_resource(): _TRIAL_SHARE})
         tuner = tune.Tuner(
             trainable,
-            param_space=param_space(self._plan, searching=settings.searcher is not None),
+            param_space=param_space(self._plan, searching=searches(settings)),
             tune_config=tune.TuneConfig(
                 metric=settings.metric,
                 mode=settings.mode,
@@ -259,12 +261,12 @@ class _Sweep:
         """Whether every trial is known from the start, and all are trained to their end."""
         settings = self._settings
         is_drawn = any(point.domains for point in self._plan.points)
-        return settings.scheduler is None and settings.searcher is None and not is_drawn
+        return self._scheduler is None and not searches(settings) and not is_drawn
 
     def _num_tune_trials(self) -> int:
         """How many trials Ray Tune will make: it draws even where nothing that is drawn matters."""
         settings, points = self._settings, len(self._plan.points)
-        return settings.num_samples * (1 if settings.searcher else points)
+        return settings.num_samples * (1 if searches(settings) else points)
 
     def _feed(self, store: StoreClient, after: int) -> None:
         """Hand events on until the last one."""

@@ -1,6 +1,7 @@
 """The thin trial: what Ray Tune sees of a trial. It submits a configuration, and relays one report
 per task. No torch here."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
@@ -13,7 +14,12 @@ from lamina.orchestration.store.shared_store import Boundary
 def configuration(session: str, config: dict[str, Any]) -> str:
     """The name of a Tune configuration in the store. Its point means something in one sweep only,
     so that another sweep in the same folder never takes over what an earlier one said of it."""
-    return digest_of([session, config])
+    return digest_of([session, plain(config)])
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with numbers of NumPy, which some searchers give, as Python's own."""
+    return {key: value.item() if hasattr(value, "item") else value for key, value in config.items()}
 
 
 class ThinTrial(tune.Trainable):

@@ -12,7 +12,7 @@ from lamina.config import Job, SweepPlan, stage_id
 from lamina.digests import LEARNED_FROM, digest_of, trial_id
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.sweep.search import POINT, trial_of
-from lamina.orchestration.sweep.thin_trial import configuration
+from lamina.orchestration.sweep.thin_trial import configuration, plain
 from lamina.registry import InputError
 
 
@@ -132,12 +132,13 @@ class TuneCallback(tune.Callback):
 
     def _refuse(self, config: dict[str, Any], error: str) -> None:
         self._store.refuse(configuration(self._session, config), error)
-        point = self._plan.points[config[POINT]].trial
+        given = plain(config)
+        point = self._plan.points[int(given[POINT])].trial
         self._refused.append(
             {
-                "trial": f"{point.name}-{digest_of(config)}",
+                "trial": f"{point.name}-{digest_of(given)}",
                 "name": point.name,
-                "settings": {key: value for key, value in config.items() if key != POINT},
+                "settings": {key: value for key, value in given.items() if key != POINT},
                 "mapping": point.job.mapping,
                 "status": "failed",
                 "error": error,
