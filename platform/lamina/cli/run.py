@@ -31,7 +31,7 @@ from lamina.config.reading import read_overrides
 from lamina.core import Samples, Stream
 from lamina.digests import trial_id
 from lamina.evaluation.leaderboard import leaderboard
-from lamina.orchestration.store.event_recorder import EventRecorder
+from lamina.orchestration.store.event_recorder import EventRecorder, TrialReports
 from lamina.registry import InputError
 from lamina.tracking.base import TrackingError
 from lamina.tracking.trackers import make_tracker
@@ -107,10 +107,12 @@ def _train(
 ) -> list[Report]:
     """Learn every task and report it to recorder and display. Leaves no run open, come what may."""
 
-    def tell(event: str, **more: Any) -> None:
-        recorder.record({"event": event, "trial": identity, **more}, [(trial.name, reports)])
-
     reports: list[Report] = []
+    this = TrialReports(identity, trial.name, reports)
+
+    def tell(event: str, **more: Any) -> None:
+        recorder.record({"event": event, "trial": identity, **more}, [this])
+
     scenario, num_tasks = trial.job.scenario.kind, len(learner.stream)
     tell("submitted", name=trial.name, mapping=trial.job.mapping)
     try:

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lamina.digests import trial_id
 from lamina.orchestration.store import control
 from lamina.orchestration.store.client import StoreClient
-from lamina.orchestration.store.event_recorder import EventRecorder
+from lamina.orchestration.store.event_recorder import EventRecorder, TrialReports
 from lamina.orchestration.store.shared_store import Boundary, Claim, Expected, Report, SharedStore
 from lamina.registry import InputError
 from lamina.tracking.base import Status, Tracker, TrackingError
@@ -438,7 +438,7 @@ class StoreActor:
         while news := self._store.events(self._told):
             for place, event in news:
                 told = [
-                    (self._store.name(trial), self._store.reports(trial))
+                    TrialReports(trial, self._store.name(trial), self._store.reports(trial))
                     for trial in self._concerned(event)
                 ]
                 try:

@@ -45,7 +45,12 @@ def named(
         raise unknown(f"{key}.name", name, [each for each in known if each not in refused])
     made = known[name]
     if inspect.isfunction(made):
-        made = made()
+        try:
+            made = made()
+        except Exception as error:  # A package that it needs is missing, or of another version.
+            raise InputError(
+                f"{key}.name: {name!r} cannot be imported: {reason_of(error)}"
+            ) from error
     given = {each: value for each, value in settings.items() if each != "name"}
     hints = _arguments(made)
     problems: list[str] = []

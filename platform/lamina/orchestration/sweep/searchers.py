@@ -41,9 +41,12 @@ def make_searcher(
     """
     settings = plan.job.sweep or SweepSettings()
     if not searches(settings):
+        given: dict[str, Any] = {}
         if settings.searcher is not None:
-            named(_KEY, {"name": "random"} | settings.searcher, {**SEARCH_ALG_IMPORT}, {})
-        return _Drawn(max_concurrent=max_concurrent, random_state=plan.job.seed)
+            _, given = named(_KEY, settings.searcher, SEARCH_ALG_IMPORT, {})
+        given = {"random_state": plan.job.seed, **given, "max_concurrent": max_concurrent}
+        drawn: BasicVariantGenerator = made_of(_KEY, _Drawn, given)
+        return drawn
     # Optuna would say on stderr what the sweep says anyway.
     logging.getLogger("optuna").setLevel(logging.WARNING)
     return ConcurrencyLimiter(_made(plan, settings), max_concurrent=max_concurrent)
@@ -117,7 +120,7 @@ def _made(plan: SweepPlan, settings: SweepSettings) -> Any:
 
 def _nevergrad(name: Any) -> Any:
     """Nevergrad's optimiser of this name."""
-    registry = import_module("nevergrad.optimizers").registry
+    registry = import_module("nevergrad").optimizers.registry
     if name not in registry:
         raise unknown(f"{_KEY}.optimizer", name, registry)
     return registry[name]
@@ -127,10 +130,10 @@ def _check_package(name: str) -> None:
     module, package = _PACKAGES[name]
     try:
         import_module(module)
-    except ImportError as error:
+    except Exception as error:  # It is not there, or one that it needs is of another version.
         raise InputError(
-            f"{_KEY}.name: {name!r} needs a package that is not there (pip install {package}): "
-            f"{reason_of(error)}"
+            f"{_KEY}.name: {name!r} needs a package that cannot be imported (pip install "
+            f"{package}): {reason_of(error)}"
         ) from error
 
 
