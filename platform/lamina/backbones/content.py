@@ -23,8 +23,19 @@ def backbone_digest(name: str) -> str:
     location = locate(name)
     folder = Path(location)
     if not folder.is_dir():
-        return digest_of(["hub", getattr(config_of(location), "_commit_hash", None) or name])
+        return digest_of(["hub", _commit(location)])
     return _digest(folder, tuple(map(_stamp, _files(folder))))
+
+
+def _commit(repository: str) -> str:
+    """The commit of a repository of the hub whose files are in the hub's cache, which has a folder
+    for each."""
+    from huggingface_hub import try_to_load_from_cache
+    from transformers.utils import CONFIG_NAME
+
+    config_of(repository)
+    found = try_to_load_from_cache(repository, CONFIG_NAME)
+    return Path(found).parent.name if isinstance(found, str) else repository
 
 
 def _files(folder: Path) -> list[Path]:
