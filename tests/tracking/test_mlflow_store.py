@@ -105,6 +105,28 @@ def test_the_command_is_short_and_safe_to_paste(tmp_path, monkeypatch):
     assert ui_page(Path("runs/my job")).startswith("http://127.0.0.1:5000/#/experiments/1/runs?")
 
 
+@pytest.mark.parametrize("name", ["100%", "a%20b", "why?", "a#b", "zwei Wörter", "a%3Fb?c#d"])
+def test_runs_and_artifacts_are_in_the_output_folder_whatever_it_is_called(tmp_path, name):
+    artifact = tmp_path / "matrix.json"
+    artifact.write_text("{}")
+    output_dir = tmp_path / name
+    tracker = MlflowTracker(output_dir, run="named", experiment="named")
+    tracker.start_sweep("sweep", {})
+    tracker.artifact(None, artifact)
+    tracker.close()
+
+    assert (output_dir / "mlflow.db").stat().st_size > 0
+    assert len(list((output_dir / "mlartifacts").rglob("matrix.json"))) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "matrix.json"])
+
+    again = MlflowTracker(output_dir, run="named", experiment="named")
+    again.start_sweep("sweep", {})
+    again.close()
+    client = MlflowClient(shlex.split(ui_command(output_dir))[-1])
+    (run,) = client.search_runs([client.get_experiment_by_name("named").experiment_id])
+    assert [each.path for each in client.list_artifacts(run.info.run_id)] == ["matrix.json"]
+
+
 def test_the_command_for_a_server_opens_its_page():
     command = shlex.split(ui_command("https://mlflow.internal/"))
 

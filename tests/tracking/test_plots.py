@@ -4,9 +4,10 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.image import imread
 
-from lamina.tracking.plots import _apart, draw_curves, draw_matrix
+from lamina.tracking.plots import Curve, _apart, draw_curves, draw_matrix
 
 TASKS = ["lights and switches", "climate", "media playback"]
 YELLOW, PURPLE, GREY = (0.99, 0.91, 0.14), (0.27, 0.0, 0.33), (0.894, 0.894, 0.894)
@@ -41,11 +42,48 @@ def test_the_scale_does_not_follow_the_values(tmp_path):
 
 def test_curves_of_many_trials_of_different_lengths_are_drawn(tmp_path):
     path = tmp_path / "curves.png"
-    curves = {f"trial {number}": [1.0, 0.9, number / 40][: 1 + number % 3] for number in range(30)}
-    draw_curves(path, tasks=TASKS, curves={**curves, "queued": []}, part="test", name="sweep")
+    curves = {
+        f"trial {number}": Curve([1.0, 0.9, number / 40][: 1 + number % 3], 3)
+        for number in range(30)
+    }
+    curves["queued"] = Curve([], 3)
+    draw_curves(path, tasks=TASKS, curves=curves, part="test", name="sweep")
 
     assert share(path, (0.0, 0.447, 0.698)) > 0.0005
     assert imread(path).shape[1] > 1000
+
+
+def texts_of(monkeypatch, path, curves):
+    """What the labels of the curves say."""
+    said = []
+    monkeypatch.setattr(Axes, "text", lambda axes, x, y, text, **style: said.append(text))
+    draw_curves(path, tasks=TASKS, curves=curves, part="test", name="sweep")
+    return [text.split("  ", 1)[1] for text in said]
+
+
+def test_only_a_trial_with_tasks_left_is_called_stopped(monkeypatch, tmp_path):
+    curves = {
+        "whole": Curve([0.9, 0.8, 0.7], 3),
+        "stopped": Curve([0.9, 0.6], 3),
+        "of two tasks": Curve([0.9, 0.5], 2),
+        "joint": Curve([0.4], 1),
+    }
+    assert texts_of(monkeypatch, tmp_path / "curves.png", curves) == [
+        "whole",
+        "stopped  (stopped after task 2)",
+        "of two tasks",
+        "joint  (all tasks at once)",
+    ]
+
+
+def test_a_joint_trial_is_a_level_across_the_picture(tmp_path):
+    path = tmp_path / "bound.png"
+    curves = {"joint": Curve([0.95], 1), "whole": Curve([0.9, 0.8, 0.7], 3)}
+    draw_curves(path, tasks=TASKS, curves=curves, part="test", name="sweep")
+    blue = (0.0, 0.447, 0.698)
+    pixels = np.abs(imread(path)[..., :3] - np.array(blue)).max(axis=-1) < 0.02
+    longest = int(pixels.sum(axis=1).max())
+    assert longest > 0.5 * imread(path).shape[1]
 
 
 def test_labels_that_are_too_close_are_spread_around_their_place():

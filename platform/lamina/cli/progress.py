@@ -15,6 +15,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+_NAMED = 8
+"""So many trials are named in one line."""
+
 
 class Display:
     """Lines that stay, and below them on a terminal one bar that counts learned tasks."""
@@ -84,6 +87,10 @@ class SweepProgress:
                 self._display.line(f"{host} is lost: {error}")
             case {"event": "host_missing", "host": host, "needs": needs}:
                 self._display.line(f"{host} waits for {needs}")
+            case {"event": "renewed", "names": names, "why": why}:
+                shown = names if len(names) <= _NAMED else [*names[:_NAMED], "..."]
+                number = "1 trial is" if len(names) == 1 else f"{len(names)} trials are"
+                self._display.line(f"{number} trained again, as {why}: {', '.join(shown)}")
             case {"event": "tracking_incomplete", "error": error}:
                 self._display.line(f"tracking: {error}")
             case {"event": "submitted", "trial": trial, "name": name}:

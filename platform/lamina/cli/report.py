@@ -142,8 +142,13 @@ def show_report(run: Path) -> None:
     console = stdout()
     if rows:
         show_leaderboard(console, rows, output_dir.name)
-    if lone:
-        show_leaderboard(console, lone, f"{output_dir.name}, lone runs")
+    # What learned from other rows is not to be compared.
+    by_data: dict[Any, list[Row]] = {}
+    for row in lone:
+        by_data.setdefault(row.get("data"), []).append(row)
+    for data, those in by_data.items():
+        name = f"{output_dir.name}, lone runs"
+        show_leaderboard(console, those, name if len(by_data) == 1 else f"{name} on data {data}")
     show_places(console, output_dir)
     show_mlflow(console, output_dir, (rows or lone)[0]["mlflow_uri"])
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -34,14 +34,15 @@ from lamina.config import (
     load_job,
     lone_trial,
 )
+from lamina.config.identity import identified, learned_from
 from lamina.config.reading import read_overrides
 from lamina.core import Samples, Stream
+from lamina.digests import trial_id
 from lamina.evaluation.leaderboard import leaderboard
-from lamina.orchestration.store.event_recorder import EventRecorder
-from lamina.orchestration.store.identity import trial_id
+from lamina.orchestration.store.event_recorder import EventRecorder, TrialReports
 from lamina.registry import InputError
-from lamina.tracking.base import CompositeTracker, Tracker, TrackingError
-from lamina.tracking.json_lines import JsonLinesTracker
+from lamina.tracking.base import TrackingError
+from lamina.tracking.trackers import make_tracker
 from lamina.training.learner import Learner
 
 Report = dict[str, Any]
@@ -66,10 +67,20 @@ def run_job(path: Path, overrides: Sequence[str]) -> None:
     for section, why in job.unused.items():
         console.print(f"{section} changes nothing: {why}", markup=False)
     show_notes(console, [learner.stream])
+    trial = replace(trial, job=identified(trial.job, learned_from(trial.job, raw)))
     identity = trial_id(trial.job.mapping)
     folder = job.output_dir / RUNS / identity
     shutil.rmtree(folder, ignore_errors=True)
-    recorder = EventRecorder(_tracker(job, folder, str(path)), folder.parent)
+    tracker = make_tracker(
+        job.output_dir,
+        events=folder,
+        enabled=job.tracking.enabled,
+        uri=job.tracking.mlflow_uri,
+        experiment=job.tracking.experiment or job.name,
+        source=str(path),
+        run=uuid4().hex,
+    )
+    recorder = EventRecorder(tracker, folder.parent)
     try:
         reports = _train(learner, trial, identity, folder, recorder, console)
     finally:
@@ -95,23 +106,6 @@ def _device(hosts: HostSettings) -> torch.device:
     return torch.device("cuda" if on_gpu else "cpu")
 
 
-def _tracker(job: Job, folder: Path, source: str) -> Tracker:
-    """MLflow runs stand beside those of the job's sweeps; the events are the run's own."""
-    trackers: list[Tracker] = [JsonLinesTracker(folder)]
-    if job.tracking.enabled:
-        from lamina.tracking.mlflow_tracker import MlflowTracker
-
-        mlflow = MlflowTracker(
-            job.output_dir,
-            run=uuid4().hex,
-            experiment=job.tracking.experiment or job.name,
-            uri=job.tracking.mlflow_uri,
-            source=source,
-        )
-        trackers.append(mlflow)
-    return CompositeTracker(trackers)
-
-
 def _train(
     learner: Learner,
     trial: Trial,
@@ -122,10 +116,12 @@ def _train(
 ) -> list[Report]:
     """Learn every task and report it to recorder and display. Leaves no run open, come what may."""
 
-    def tell(event: str, **more: Any) -> None:
-        recorder.record({"event": event, "trial": identity, **more}, [(trial.name, reports)])
-
     reports: list[Report] = []
+    this = TrialReports(identity, trial.name, reports)
+
+    def tell(event: str, **more: Any) -> None:
+        recorder.record({"event": event, "trial": identity, **more}, [this])
+
     scenario, num_tasks = trial.job.scenario.kind, len(learner.stream)
     tell("submitted", name=trial.name, mapping=trial.job.mapping)
     try:

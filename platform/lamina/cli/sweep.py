@@ -38,12 +38,12 @@ def sweep_job(path: Path, overrides: Sequence[str], only_plan: bool) -> None:
     # Only a job that is sound is worth the seconds that Ray takes to be imported and started.
     from lamina.orchestration.sweep.run import run_sweep
 
-    num_tasks = max(len(stream) for stream in streams)
+    lengths = [len(stream) for stream in streams]
     draws = [plan.num_draws(point) for point in plan.points]
-    total = sum(len(stream) * number for stream, number in zip(streams, draws, strict=True))
+    total = sum(length * number for length, number in zip(lengths, draws, strict=True))
     console.print(f"{job.name}: {plan.num_trials} trials, {job.scenario.kind} on {job.stream.name}")
     with display(console, total) as shown:
-        progress = SweepProgress(shown, plan.num_trials, num_tasks)
+        progress = SweepProgress(shown, plan.num_trials, max(lengths))
         results = run_sweep(job, progress, streams)
     settings = job.sweep or SweepSettings()
     notes = _notes_by_trial([point.trial.job for point in plan.points], streams)

@@ -35,7 +35,7 @@ def fork_trial(mapping: Mapping[str, Any], words: Sequence[str]) -> Trial:
     problems: list[str] = []
     over = nested(read_overrides(words), problems)
     changes = dotted(over)
-    problems += _meaningless(mapping, changes)
+    problems += meaningless(mapping, changes)
     before = parse_job(mapping)
     unused = unused_by(before.strategy_name, type(before.strategy), before.adapter is not None)
     for key in changes:
@@ -53,7 +53,7 @@ def fork_trial(mapping: Mapping[str, Any], words: Sequence[str]) -> Trial:
     return Trial("-".join(words_of(settings, settings)), settled, settings)
 
 
-def _meaningless(mapping: Mapping[str, Any], changes: Plain) -> Iterator[str]:
+def meaningless(mapping: Mapping[str, Any], changes: Plain) -> Iterator[str]:
     """What a fork cannot change, a line each."""
     name = mapping["strategy"]["name"]
     for key, value in changes.items():

@@ -14,6 +14,7 @@ from lamina.config.overrides import NAMED_BY, SPACE, dotted, laid_over, nested
 from lamina.config.reading import Plain, is_job_file, read_job_file, read_overrides, shown
 from lamina.config.sections import read_member, stays
 from lamina.config.space import Domain, read_domain
+from lamina.digests import LEARNED_FROM
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.memory import policy_names
 from lamina.memory.base import Policy
@@ -140,6 +141,9 @@ class Job:
     tracking: TrackingSettings
     output_dir: Path
     """The folder for everything the job leaves behind."""
+    learned_from: dict[str, str] | None
+    """The digests of its data and its model (see `lamina.config.identity`); None where nobody has
+    looked at them yet."""
     mapping: Plain = field(repr=False)
     """The plain mapping that it was read from, nested, as JSON: `parse_job(job.mapping) == job`."""
 
@@ -182,6 +186,8 @@ class Job:
             filled[section] = {**named, **values}
         if self.federation is not None:
             filled[SECTION] = self.federation.plain()
+        if self.learned_from is not None:
+            filled[LEARNED_FROM] = self.learned_from
         plain: Plain = json.loads(json.dumps(filled, default=str))
         return plain
 
@@ -276,6 +282,7 @@ class _Top:
     name: str
     seed: int = 0
     output_dir: Path | None = None
+    learned_from: dict[str, str] | None = None
 
 
 def _read_top(given: Plain, sections: Plain, problems: list[str]) -> Plain:
@@ -293,7 +300,12 @@ def _read_top(given: Plain, sections: Plain, problems: list[str]) -> Plain:
     if top is None:
         return {}
     output_dir = top.output_dir or Path("runs", top.name)
-    return {"name": top.name, "seed": top.seed, "output_dir": output_dir}
+    return {
+        "name": top.name,
+        "seed": top.seed,
+        "output_dir": output_dir,
+        "learned_from": top.learned_from,
+    }
 
 
 def _fit_to_strategy(sections: Plain, given: Plain, problems: list[str]) -> None:

@@ -5,10 +5,11 @@ from others), `mapping` (its whole job), `status`, `error` and `reports`, one fo
 maybe `notes`, what was said of its rows.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Literal
+
+from lamina.digests import LEARNED_FROM
 
 Result = Mapping[str, Any]
 Row = dict[str, Any]
@@ -25,27 +26,38 @@ def leaderboard(
 
     Trials that ended by themselves come first, because an average over fewer tasks is a different,
     easier number; then stopped ones, those that got further before the others; then failed ones.
-    Where the metric is undefined a trial comes after its like. Ties go to fewer trainable
-    parameters, then to the names. No number of the test part orders anything.
+    Where the metric is undefined a trial comes after its like; for ties see `precedence`. No number
+    of the test part orders anything.
     """
 
     def order(row: Row) -> tuple[Any, ...]:
-        score = row["score"]
         return (
             _STATUS_ORDER.get(row["status"], len(_STATUS_ORDER)),
             -row["tasks_done"],
-            score is None,
-            0.0 if score is None else (-score if mode == "max" else score),
-            row["trainable_parameters"] is None,
-            row["trainable_parameters"] or 0,
-            row["strategy"],
-            row["adapter"] or "",
-            json.dumps(row["settings"], sort_keys=True),
-            row["trial"],
+            *precedence(row["score"], mode, row["trainable_parameters"], row["name"], row["trial"]),
         )
 
     rows = sorted((_row(result, metric) for result in results), key=order)
     return [{"rank": place, **row} for place, row in enumerate(rows, start=1)]
+
+
+def precedence(
+    score: float | None, mode: str, trainable: int | None, name: str, trial: str
+) -> tuple[Any, ...]:
+    """What sorts trials that got equally far: by their score, those without one last; ties go to
+    fewer trainable parameters, then to the name, then to the id."""
+    return (
+        score is None,
+        0.0 if score is None else (-score if mode == "max" else score),
+        inf if trainable is None else trainable,
+        name,
+        trial,
+    )
+
+
+def trainable_parameters(reports: Sequence[Mapping[str, Any]]) -> int | None:
+    """What a trial's reports say that it trains: a method may train on its first task only."""
+    return _most(reports, "cost/trainable_parameters")
 
 
 def _row(result: Result, metric: str) -> Row:
@@ -65,7 +77,7 @@ def _row(result: Result, metric: str) -> Row:
         "average_accuracy": of("test/average_accuracy"),
         "forgetting": of("test/forgetting"),
         "validation_average_accuracy": of("validation/average_accuracy"),
-        "trainable_parameters": _most(reports, "cost/trainable_parameters"),
+        "trainable_parameters": trainable_parameters(reports),
         "stored_parameters": _whole(of("cost/stored_parameters")),
         "memory_bytes": _whole(of("cost/memory_bytes")),
         "seconds": _sum(of("cost/train_seconds"), of("cost/evaluation_seconds")),
@@ -84,13 +96,14 @@ def _row(result: Result, metric: str) -> Row:
         "error": result["error"],
         "trial": result["trial"],
         "name": result["name"],
+        "data": (mapping.get(LEARNED_FROM) or {}).get("stream"),
         "mlflow_uri": tracking["mlflow_uri"] if tracking["enabled"] else None,
         "notes": list(result.get("notes", ())),
     }
 
 
 def _most(reports: Sequence[Mapping[str, Any]], key: str) -> int | None:
-    """The largest value that any task reports: a method may train on its first task only."""
+    """The largest value that any task reports."""
     values = [report["metrics"][key] for report in reports if key in report["metrics"]]
     return int(max(values)) if values else None
 

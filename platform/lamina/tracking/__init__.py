@@ -1,1 +1,1 @@
-"""Where a sweep and its trials put down what they did: JSON lines, MLflow, pictures of R."""
+"""Where a sweep and its trials record what they did: JSON lines, MLflow, pictures of R."""

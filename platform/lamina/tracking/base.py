@@ -14,7 +14,7 @@ class TrackingError(RuntimeError):
 
 
 class Tracker(Protocol):
-    """Takes down what one sweep, or one lone trial, says about itself.
+    """Records what one sweep, or one lone trial, says about itself.
 
     The calls of a sweep, in order::
 

@@ -1,8 +1,10 @@
 """Where a job's MLflow store is, whether somebody answers there, and the command that shows it."""
 
+import os
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -16,7 +18,22 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 
 def embedded_uri(output_dir: Path) -> str:
     """The store that needs no server: an SQLite file in the job's output folder."""
-    return f"sqlite:///{output_dir / 'mlflow.db'}"
+    return f"sqlite:///{_quoted(output_dir / 'mlflow.db')}"
+
+
+def tidy_after_opening(output_dir: Path) -> None:
+    """Remove the empty folders that MLflow makes when it opens an embedded store whose path is
+    quoted: it makes the folder of the file, and reads the path as if it were not quoted."""
+    stray = Path(_quoted(output_dir))
+    if stray != output_dir:
+        with suppress(OSError):
+            os.removedirs(stray)
+
+
+def _quoted(path: Path) -> str:
+    """`path` in the URL of a database, where `%` begins a code and `?` ends the path. All else is
+    as it is, so that people can read it."""
+    return str(path).replace("%", "%25").replace("?", "%3F")
 
 
 def check_uri(uri: str) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from lamina.tracking.backlog import Backlog, Point, Points
 from lamina.tracking.base import Status, TrackingError
-from lamina.tracking.mlflow_store import embedded_uri
+from lamina.tracking.mlflow_store import embedded_uri, tidy_after_opening
 from lamina.tracking.mlflow_views import saved_views
 
 if TYPE_CHECKING:
@@ -93,8 +93,10 @@ class MlflowTracker:
         output_dir = output_dir.resolve()
         output_dir.mkdir(parents=True, exist_ok=True)
         self._uri = uri or embedded_uri(output_dir)
-        artifacts = None if uri else str(output_dir / "mlartifacts")
+        # A URL, as MLflow cuts a path off at `?` and `#`.
+        artifacts = None if uri else (output_dir / "mlartifacts").as_uri()
         self._connect = lambda: _Runs.connect(self._uri, artifacts, experiment, run, source)
+        self._tidy = lambda: None if uri else tidy_after_opening(output_dir)
         self._patience = patience
         self._backlog: Backlog[_Action] = Backlog()
         self._give_up = Event()
@@ -166,7 +168,9 @@ class MlflowTracker:
         while (item := self._backlog.take()) is not None:
             for attempt in count(1):
                 try:
-                    runs = runs or self._connect()
+                    if runs is None:
+                        runs = self._connect()
+                        self._tidy()
                     runs.do(item)
                     break
                 except Exception as error:

@@ -1,6 +1,7 @@
 """Pictures of what a sweep found: the accuracy matrix R of a trial, and the trials side by side."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isnan, nan
 from pathlib import Path
 from textwrap import fill
@@ -60,22 +61,40 @@ def draw_matrix(path: Path, *, tasks: Sequence[str], accuracy: Rows, part: str, 
     figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.2)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """How a trial went on."""
+
+    values: Sequence[float]
+    """In 0..1, one after each task that it has learned."""
+    num_tasks: int
+    """How many tasks its own stream has."""
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it has tasks left to learn."""
+        return len(self.values) < self.num_tasks
+
+
 LABELLED = 12
 """So many of the trials, the best, are named in the picture; the others are drawn in grey."""
 
 
 def draw_curves(
-    path: Path, *, tasks: Sequence[str], curves: Mapping[str, Sequence[float]], part: str, name: str
+    path: Path, *, tasks: Sequence[str], curves: Mapping[str, Curve], part: str, name: str
 ) -> None:
     """Average accuracy after each task as PNG at `path`: a line per trial, the best named first.
 
+    A trial that learned everything as one task (a joint one) has no curve over tasks: it is a level
+    across the picture, a bound for the others.
+
     Args:
-        curves: By the trial's name, its values in 0..1 after the tasks it has trained.
+        curves: By the trial's name.
         part: "validation" or "test".
         name: Whose trials they are: the sweep.
     """
-    started = [(trial, curve) for trial, curve in curves.items() if curve]
-    ranked = sorted(started, key=lambda item: item[1][-1], reverse=True)
+    started = [(trial, curve) for trial, curve in curves.items() if curve.values]
+    ranked = sorted(started, key=lambda item: item[1].values[-1], reverse=True)
     named, others = ranked[:LABELLED], ranked[LABELLED:]
     figure = Figure(figsize=(8.0, 5.2), dpi=_DPI)
     FigureCanvasAgg(figure)
@@ -83,22 +102,24 @@ def draw_curves(
     more = f"; the {len(others)} below the best {LABELLED} in grey" if others else ""
     _title(axes, name, f"{part} accuracy, average over the tasks so far{more}")
 
-    for _, curve in others:
-        axes.plot(range(len(curve)), curve, color="#cfcfcf", linewidth=1, zorder=1)
     last = len(tasks) - 1
+    for _, curve in others:
+        steps, values = _line(curve, last)
+        axes.plot(steps, values, color="#cfcfcf", linewidth=1, zorder=1)
     column = last + 0.12 * max(last, 1)
-    heights = _apart([curve[-1] for _, curve in named], gap=0.052, top=1.0)
+    heights = _apart([curve.values[-1] for _, curve in named], gap=0.052, top=1.0)
     for place, ((trial, curve), height) in enumerate(zip(named, heights, strict=True)):
         colour = _COLOURS[place % len(_COLOURS)]
         dash = _DASHES[place // len(_COLOURS) % len(_DASHES)]
-        axes.plot(range(len(curve)), curve, color=colour, linestyle=dash, linewidth=2, zorder=3)
-        end = len(curve) - 1
-        axes.plot(end, curve[-1], color=colour, marker="o", markersize=5, zorder=4)
-        axes.plot(
-            [end, column], [curve[-1], height], color=colour, linewidth=0.7, alpha=0.6, zorder=2
-        )
-        stopped = "" if end == last else f"  (stopped after task {end + 1})"
-        label = f" {curve[-1]:.3f}  {trial}{stopped}"
+        steps, values = _line(curve, last)
+        end, value = steps[-1], values[-1]
+        is_bound = _is_bound(curve, last)
+        width = 1.2 if is_bound else 2
+        axes.plot(steps, values, color=colour, linestyle=dash, linewidth=width, zorder=3)
+        if not is_bound:
+            axes.plot(end, value, color=colour, marker="o", markersize=5, zorder=4)
+        axes.plot([end, column], [value, height], color=colour, linewidth=0.7, alpha=0.6, zorder=2)
+        label = f" {value:.3f}  {trial}{_remark(curve, last)}"
         axes.text(column, height, label, color=colour, va="center", fontsize=10)
 
     axes.set_xlim(-0.15, column)
@@ -113,6 +134,25 @@ def draw_curves(
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_bounds(-0.15, last)
     figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.2)
+
+
+def _is_bound(curve: Curve, last: int) -> bool:
+    """Whether a trial learned as one task what others learn as several, up to task `last`."""
+    return curve.num_tasks == 1 and last > 0
+
+
+def _line(curve: Curve, last: int) -> tuple[list[int], list[float]]:
+    """Where a curve runs: over its tasks, or across the picture if it is a bound."""
+    if _is_bound(curve, last):
+        return [0, last], [curve.values[-1]] * 2
+    return list(range(len(curve.values))), list(curve.values)
+
+
+def _remark(curve: Curve, last: int) -> str:
+    """What a label says beside number and name."""
+    if _is_bound(curve, last):
+        return "  (all tasks at once)"
+    return f"  (stopped after task {len(curve.values)})" if curve.is_stopped else ""
 
 
 def _title(axes: Axes, name: str, what: str) -> None:

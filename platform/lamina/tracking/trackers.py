@@ -8,10 +8,26 @@ from lamina.tracking.mlflow_tracker import MlflowTracker
 
 
 def make_tracker(
-    output_dir: Path, enabled: bool, uri: str | None, experiment: str, source: str, run: str
+    output_dir: Path,
+    enabled: bool,
+    uri: str | None,
+    experiment: str,
+    source: str,
+    run: str,
+    events: Path | None = None,
 ) -> Tracker:
-    """The tracker of a sweep: lines of JSON always, MLflow unless it is switched off."""
-    trackers: list[Tracker] = [JsonLinesTracker(output_dir)]
+    """The tracker of a sweep or of a lone run: JSON lines always, MLflow unless it is switched off.
+
+    Args:
+        output_dir: The job's, where the embedded MLflow store is.
+        enabled: Whether MLflow is written.
+        uri: MLflow's store; None: the embedded one.
+        experiment: MLflow's experiment.
+        source: What made the runs, as a person reads it.
+        run: The lasting key of the sweep or the lone run.
+        events: The folder of events.jsonl; None: `output_dir`. A lone run has its own.
+    """
+    trackers: list[Tracker] = [JsonLinesTracker(events or output_dir)]
     if enabled:
         trackers.append(
             MlflowTracker(output_dir, run=run, experiment=experiment, uri=uri, source=source)

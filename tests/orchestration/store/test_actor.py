@@ -5,8 +5,8 @@ from functools import partial
 
 import pytest
 
+from lamina.digests import trial_id
 from lamina.orchestration.store.actor import StoreActor
-from lamina.orchestration.store.identity import trial_id
 from lamina.orchestration.store.shared_store import Expected
 from lamina.tracking.trackers import make_tracker
 from watched import report_of

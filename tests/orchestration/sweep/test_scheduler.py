@@ -47,6 +47,14 @@ STOCK = {
             "hyperparam_mutations": {"training.learning_rate": [1e-3, 1e-2]},
         }
     },
+    "pb2": {
+        "scheduler": {
+            "name": "pb2",
+            "quantile_fraction": 0.5,
+            "hyperparam_bounds": {"training.learning_rate": [1e-3, 1e-2]},
+        }
+    },
+    "median": {"scheduler": {"name": "median_stopping_rule", "min_samples_required": 1}},
     "optuna": {"searcher": {"name": "optuna"}},
     "optuna, halved": {
         "searcher": {"name": "optuna"},

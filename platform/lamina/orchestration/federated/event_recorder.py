@@ -22,7 +22,7 @@ class FederatedEventRecorder:
         self._run = ""
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Take down what happened."""
+        """Record what happened."""
         if event["event"] == "federation_started":
             job, self._run = self._job, f"{self._job.name}-{event['config']}"
             tracking = job.tracking

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from lamina.backbones.backbone import Backbone
 from lamina.config import Job
 from lamina.config.clients import manifest_of
+from lamina.config.identity import check_learned_from
 from lamina.core import Batch, Stream
 from lamina.evaluation.accuracy_matrix import Row
 from lamina.federation.outcome import summaries_of
@@ -30,6 +31,7 @@ class FederatedLearner:
 
     def __init__(self, job: Job, stream: Stream[Batch], backbone: Backbone) -> None:
         manifest = manifest_of(job, stream)
+        check_learned_from(job, {"clients": manifest.hash[:10]})
         self._run = FederatedRun(settings_of_run(job, stream, manifest))
         self._pool = LocalPool(LearningDesk(job, backbone, stream, manifest))
         self._clients = Kept()

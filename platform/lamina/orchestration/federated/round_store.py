@@ -44,8 +44,9 @@ class RoundStore:
         kept: dict[str, Any] = unpack(found[-1].read_bytes())
         if kept["config"] != self._config:
             raise InputError(
-                f"output_dir: {str(self._rounds.parent)!r} holds the rounds of another job or of "
-                "other settings (allowed: a folder of its own, or the same job to go on)"
+                f"output_dir: {str(self._rounds.parent)!r} holds the rounds of another job, or of "
+                "other settings, data or weights (allowed: a folder of its own, or the same job to "
+                "go on)"
             )
         state: dict[str, Any] = kept["state"]
         digest = state["frame"]

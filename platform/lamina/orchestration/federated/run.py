@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lamina.adapters.kinds.lora import LoRA
+from lamina.backbones.content import backbone_digest
 from lamina.config import Job
 from lamina.config.clients import check_step, manifest_of
 from lamina.core import D, Part, Samples, Stream
@@ -201,7 +202,8 @@ def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSe
 
 def config_of(job: Job, manifest: StreamManifest) -> str:
     """A digest of all that the results of a federated job depend on."""
-    return digest_of([without_place(job.settings()), manifest.hash])
+    model = backbone_digest(job.backbone.name)
+    return digest_of([without_place(job.settings()), manifest.hash, model])
 
 
 def _run(

@@ -8,8 +8,10 @@ import torch
 
 from lamina.adapters.kinds.lora import LoRA
 from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.content import backbone_digest
 from lamina.backbones.load import load_backbone
 from lamina.config import HostSettings, Job, build_learner, keep_features, parse_job
+from lamina.config.identity import check_learned_from, stream_content
 from lamina.core import Batch, Samples, Stream
 from lamina.digests import digest_of
 from lamina.orchestration.federated.learner import FederatedLearner
@@ -82,4 +84,7 @@ class ResidentBackbones:
         if stream is None:
             raw = self._find_stream(key[1], lambda: stream_of(job))
             stream = self._streams[key] = backbone.encode_stream(raw)
+        # This machine may have other files under the same names.
+        here = {"stream": stream_content(stream), "backbone": backbone_digest(job.backbone.name)}
+        check_learned_from(job, here)
         return backbone, stream

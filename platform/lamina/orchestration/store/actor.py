@@ -19,12 +19,12 @@ from uuid import uuid4
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from lamina.digests import trial_id
 from lamina.orchestration.store import control
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.demand import Demand
 from lamina.orchestration.store.event_recorder import EventRecorder
 from lamina.orchestration.store.host_watch import HostWatch
-from lamina.orchestration.store.identity import trial_id
 from lamina.orchestration.store.narrator import Narrator
 from lamina.orchestration.store.records import Boundary, Claim, Configuration, Expected, Report
 from lamina.orchestration.store.shared_store import SharedStore

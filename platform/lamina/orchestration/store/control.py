@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from lamina.orchestration.store.identity import trial_id
+from lamina.digests import trial_id
 from lamina.orchestration.store.records import Boundary, Report
 from lamina.orchestration.store.shared_store import SharedStore
 from lamina.orchestration.store.transitions import can

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from lamina.digests import trial_id
 from lamina.orchestration.store import control
-from lamina.orchestration.store.identity import trial_id
 from lamina.orchestration.store.records import Boundary, Configuration, Expected, Report
 from lamina.orchestration.store.shared_store import SharedStore
 from lamina.orchestration.store.sweep_record import read_sweep

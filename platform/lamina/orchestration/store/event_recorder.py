@@ -5,40 +5,60 @@ matplotlib is imported when something is drawn, and not while a sweep waits for 
 
 import json
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from lamina.orchestration.store.shared_store import Report
+from lamina.evaluation.leaderboard import precedence, trainable_parameters
+from lamina.orchestration.store.records import Report
 from lamina.tracking.base import Tracker
 from lamina.tracking.matrix import matrix_document
 
-Told = tuple[str, Sequence[Report]]
-"""What a person calls a trial, and its reports."""
+
+class TrialReports(NamedTuple):
+    """A trial as the tracker needs it."""
+
+    trial: str
+    """Its id."""
+    name: str
+    """What a person calls it."""
+    reports: Sequence[Report]
+    """One for each task that it has learned."""
 
 
 class EventRecorder:
-    """Turns events of the store into calls of a tracker. To be told everything twice does no
-    harm."""
+    """Turns events of the store into calls of a tracker. Idempotent: events may be recorded
+    again."""
 
     def __init__(self, tracker: Tracker, folder: Path) -> None:
         """`folder` is where each trial gets a folder for its files."""
         self._tracker = tracker
         self._folder = folder
+        self._metric, self._mode = "validation/average_accuracy", "max"
+        self._own: set[str] = set()
+        """The trials that this sweep has asked for. A store has those of earlier sweeps as well."""
 
-    def record(self, event: Mapping[str, Any], told: Sequence[Told]) -> None:
-        """Take down `event`; `told` is its trial when that ends, and every trial when the sweep
-        does."""
+    def record(self, event: Mapping[str, Any], trials: Sequence[TrialReports]) -> None:
+        """Record `event`; `trials` is its trial when that ends, and every trial of the store when
+        the sweep does."""
         trial = event["trial"]
         match event["event"]:
             case "sweep_started":
+                sweep = event["params"].get("sweep") or {}
+                self._metric = sweep.get("metric", self._metric)
+                self._mode = sweep.get("mode", self._mode)
+                self._own.clear()
                 self._tracker.start_sweep(event["name"], event["params"])
+            case "known":
+                self._own.add(trial)
             case "submitted":
+                self._own.add(trial)
                 self._tracker.start_trial(trial, event["mapping"], event["name"])
             case "reported":
                 report = event["report"]
                 self._tracker.log(trial, metrics_of(report), step=report["task"])
             case "finished" | "failed" | "stopped" as status:
-                for name, reports in told:
+                for _, name, reports in trials:
                     draws = self._tracker.shows_pictures
                     for path in write_matrix(self._folder / trial, reports, name, draws):
                         self._tracker.artifact(trial, path)
@@ -46,9 +66,10 @@ class EventRecorder:
                     self._tracker.artifact(trial, Path(adapters), folder="adapters")
                 self._tracker.finish_trial(trial, status)
             case "sweep_finished":
-                for path in write_curves(self._folder.parent, told):
+                own = [each for each in trials if each.trial in self._own]
+                for path in write_curves(self._folder.parent, own):
                     self._tracker.artifact(None, path)
-                self._tracker.log(None, best_of(told), step=0)
+                self._tracker.log(None, best_of(own, self._metric, self._mode), step=0)
                 self._tracker.finish_sweep(event["status"])
 
     def close(self) -> None:
@@ -93,20 +114,23 @@ def write_matrix(folder: Path, reports: Sequence[Report], name: str, draws: bool
     return paths
 
 
-def write_curves(folder: Path, told: Sequence[Told]) -> list[Path]:
+def write_curves(folder: Path, trials: Sequence[TrialReports]) -> list[Path]:
     """The average accuracy of every trial over its tasks as pictures in `folder`, if there are two
     trials at least that learned something."""
-    learned = [(name, reports) for name, reports in told if reports]
+    learned = [(name, reports) for _, name, reports in trials if reports]
     if len(learned) < 2:
         return []
-    from lamina.tracking.plots import draw_curves
+    from lamina.tracking.plots import Curve, draw_curves
 
     longest = max((reports for _, reports in learned), key=len)
     paths = []
     for part in ("validation", "test"):
         key = f"{part}/average_accuracy"
         curves = {
-            name: [report["metrics"][key] for report in reports if key in report["metrics"]]
+            name: Curve(
+                [report["metrics"][key] for report in reports if key in report["metrics"]],
+                reports[-1]["num_tasks"],
+            )
             for name, reports in learned
         }
         paths.append(folder / f"average_accuracy_{part}.png")
@@ -115,13 +139,24 @@ def write_curves(folder: Path, told: Sequence[Told]) -> list[Path]:
     return paths
 
 
-def best_of(told: Sequence[Told]) -> dict[str, float]:
-    """The sweep's own metrics: its trials that learned every task, and the best average accuracy
-    among them."""
-    ended = [reports[-1]["metrics"] for _, reports in told if reports and reports[-1]["done"]]
+def best_of(
+    trials: Sequence[TrialReports], metric: str = "validation/average_accuracy", mode: str = "max"
+) -> dict[str, float]:
+    """The sweep's own metrics: how many of its trials learned every task, and the average accuracy
+    of the one that ranks first among them. The test part chooses nothing: what is said of it is of
+    the trial that `metric`, of the validation part, has chosen."""
+    ended = [each for each in trials if each.reports and each.reports[-1]["done"]]
     found = {"sweep/finished_trials": float(len(ended))}
-    for part in ("validation", "test"):
-        values = [each[f"{part}/average_accuracy"] for each in ended]
-        if values:
-            found[f"sweep/best_{part}_average_accuracy"] = max(values)
+    if ended:
+        best = min(ended, key=lambda each: _precedence(each, metric, mode))
+        for part in ("validation", "test"):
+            value = best.reports[-1]["metrics"].get(f"{part}/average_accuracy")
+            if value is not None:
+                found[f"sweep/best_{part}_average_accuracy"] = value
     return found
+
+
+def _precedence(each: TrialReports, metric: str, mode: str) -> tuple[Any, ...]:
+    score = each.reports[-1]["metrics"].get(metric)
+    score = score if score is not None and isfinite(score) else None
+    return precedence(score, mode, trainable_parameters(each.reports), each.name, each.trial)

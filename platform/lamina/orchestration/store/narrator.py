@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from lamina.orchestration.store.event_recorder import EventRecorder
+from lamina.orchestration.store.event_recorder import EventRecorder, TrialReports
 from lamina.orchestration.store.shared_store import SharedStore
 from lamina.orchestration.store.sweep_record import change_sweep, read_sweep
 from lamina.tracking.base import TrackingError
@@ -48,12 +48,12 @@ class Narrator:
         loop = asyncio.get_running_loop()
         while news := self._store.events(self._recorded):
             for number, event in news:
-                told = [
-                    (self._store.name(trial), self._store.reports(trial))
+                trials = [
+                    TrialReports(trial, self._store.name(trial), self._store.reports(trial))
                     for trial in self._concerned(event)
                 ]
                 try:
-                    await loop.run_in_executor(self._thread, self._recorder.record, event, told)
+                    await loop.run_in_executor(self._thread, self._recorder.record, event, trials)
                 except Exception as error:
                     # A full disk, say. Training is worth more than its diary.
                     self._missing.append(f"{event['event']} of {event['trial']}: {error}")

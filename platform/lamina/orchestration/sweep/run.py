@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
@@ -17,12 +16,15 @@ from lamina.config import Job, SweepPlan, SweepSettings, expand, stage_id
 from lamina.core import Samples, Stream
 from lamina.orchestration.cluster import Device, choose_devices, cluster, own_node_resource
 from lamina.orchestration.hosts.host import run_host
-from lamina.orchestration.hosts.resident_backbones import stream_digest, stream_of
 from lamina.orchestration.hosts.spec import HostSpec
 from lamina.orchestration.store.actor import start_store
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.shared_store import Expected
-from lamina.orchestration.sweep.search import make_scheduler, make_searcher, param_space
+from lamina.orchestration.sweep.earlier import outdated_trials
+from lamina.orchestration.sweep.schedulers import make_scheduler
+from lamina.orchestration.sweep.search import param_space
+from lamina.orchestration.sweep.searchers import check_searcher, make_searcher, searches
+from lamina.orchestration.sweep.streams import DriverStreams, first_streams
 from lamina.orchestration.sweep.task_halving import TaskHalving
 from lamina.orchestration.sweep.terminal import announced
 from lamina.orchestration.sweep.thin_trial import ThinTrial
@@ -34,7 +36,6 @@ from lamina.tracking.trackers import make_tracker
 
 Event = Mapping[str, Any]
 """What happened: `event`, `trial`, and what goes with it (see `run_sweep`)."""
-Streams = dict[str, Stream[Samples]]
 
 _TRIAL_SHARE = 0.001
 """The share of the driver's node that a thin trial takes: Ray wants some resource, and hosts take
@@ -44,20 +45,23 @@ every core."""
 def run_sweep(
     job: Job,
     on_event: Callable[[Event], None],
-    checked: Sequence[Stream[Samples]] | None = None,
+    checked: list[Stream[Samples]] | None = None,
 ) -> list[dict[str, Any]]:
     """Train every trial of a job's sweep on Ray, and return what is known of each.
 
     `checked` are the streams of the plan's points as `check_parts` returned them; they are built
-    here where they are not given.
+    here where they are not given. The list is emptied, so that none of them is held twice.
 
     A row has `trial`, `name`, `settings`, `mapping`, `status` (finished, failed or stopped),
     `error` and `reports`. What an earlier sweep in the same folder finished is not trained again;
-    what it left unfinished goes on from its last boundary.
+    what it left unfinished goes on from its last boundary. Either holds only where the rows and the
+    weights that it learned from are the same: otherwise it is trained from the beginning, and its
+    earlier results are left out.
 
-    `on_event` is called from a thread of its own, with mappings whose `event` is: `sweep_started`;
-    `host_ready` (`host`, `where`, `process`), `host_lost` (`host`, `error`),
-    `host_missing` (`host`, `needs`: no machine has that now); for a
+    `on_event` is called from one thread at a time, mostly one of its own, with mappings whose
+    `event` is: `sweep_started`; `renewed` (`names`, `why`) for trials of earlier sweeps that are
+    trained again, as their data or model has changed; `host_ready` (`host`, `where`, `process`),
+    `host_lost` (`host`, `error`), `host_missing` (`host`, `needs`: no machine has that now); for a
     `trial`: `submitted` (`name`), `known` (finished before: `name`, `reports`), `started` (`host`),
     `reported` (`report`), `paused`, `finished`, `stopped`, `failed` (`error`); `asked` (`action`,
     `subject`: the trial) when a person does from another terminal; then `sweep_finished`
@@ -69,13 +73,15 @@ def run_sweep(
     _check_output_dir(job.output_dir)
     plan = expand(job)
     settings = job.sweep or SweepSettings()
-    scheduler = make_scheduler(settings)
-    make_searcher(settings, job.seed, 1)
-    streams = _first_streams(plan, checked)
+    built = first_streams(plan, checked)
+    scheduler = make_scheduler(plan, max(map(len, built.values())))
+    check_searcher(plan)
     # Ray may still be writing there when it is told to stop.
     scratch = TemporaryDirectory(prefix="lamina-ray-", ignore_cleanup_errors=True)
     with scratch, cluster():
         devices = choose_devices(job.hosts)
+        streams = DriverStreams(built)
+        plan = streams.plan(plan)
         rows = _Sweep(plan, devices, scheduler, streams, Path(scratch.name), on_event).run()
         if settings.verify:
             for verdict in verify(
@@ -94,20 +100,6 @@ def _check_output_dir(output_dir: Path) -> None:
         )
 
 
-def _first_streams(plan: SweepPlan, checked: Sequence[Stream[Samples]] | None) -> Streams:
-    """The first stream of each source and scenario, by digest: it fails before Ray is started if it
-    does. (Of those that differ in their seed only, `check_parts` built the first.)"""
-    streams = {}
-    seen = []
-    for place, point in enumerate(plan.points):
-        job = point.trial.job
-        made_of = (job.stream, job.scenario)
-        if made_of not in seen:
-            seen.append(made_of)
-            streams[stream_digest(job.mapping)] = checked[place] if checked else stream_of(job)
-    return streams
-
-
 class _Sweep:
     """One sweep on a running Ray."""
 
@@ -116,7 +108,7 @@ class _Sweep:
         plan: SweepPlan,
         devices: list[Device],
         scheduler: TrialScheduler | None,
-        streams: Streams,
+        streams: DriverStreams,
         scratch: Path,
         on_event: Callable[[Event], None],
     ) -> None:
@@ -126,7 +118,11 @@ class _Sweep:
         self._scheduler = scheduler
         self._streams = streams
         self._scratch = scratch
-        self._on_event = on_event
+        self._listener = on_event
+        self._telling = threading.Lock()
+        self._session = uuid4().hex
+        self._outdated: set[str] = set()
+        """Ids of earlier trials that learned from other data, or from another model."""
         self._callback: TuneCallback | None = None
         self._over = threading.Event()
 
@@ -134,10 +130,9 @@ class _Sweep:
         """Train, and leave nothing behind but the output folder."""
         job = self._plan.job
         tracking = job.tracking
-        session = uuid4().hex
         store = start_store(
             job.output_dir,
-            session=session,
+            session=self._session,
             scheduled=self._scheduler is not None,
             make_tracker=partial(
                 make_tracker,
@@ -148,15 +143,17 @@ class _Sweep:
                 job.name,
             ),
         )
-        with announced(job.output_dir, session):
+        with announced(job.output_dir, self._session):
             return self._run_with(store)
 
     def _run_with(self, store: StoreClient) -> list[dict[str, Any]]:
         job = self._plan.job
         status: Status = "failed"
         try:
+            earlier = store.results()
             first = store.start_sweep(job.name, job.mapping)
             feed = _start_thread("feed", partial(self._feed, store, first))
+            self._find_outdated(earlier)
             self._expect(store)
             used = self._used(store)
             specs = [
@@ -164,10 +161,9 @@ class _Sweep:
                 for number, device in enumerate(used)
             ]
             hosts = _Hosts(store, specs, self._scratch / "hosts", self._over)
-            # This process owns them, so they are there as long as the sweep is.
-            references = {digest: ray.put(stream) for digest, stream in self._streams.items()}
-            for digest, reference in references.items():
-                store.offer_stream(digest, [reference])
+            self._streams.offer_to(
+                lambda digest, reference: store.offer_stream(digest, [reference])
+            )
             callback = self._tune(store)
             left = store.dismiss()
             status = "failed" if hosts.all_lost else "finished"
@@ -187,15 +183,28 @@ class _Sweep:
             self._on_event({"event": "tracking_incomplete", "trial": None, "error": missing})
         return callback.rows(results)
 
+    def _on_event(self, event: Event) -> None:
+        with self._telling:
+            self._listener(event)
+
+    def _find_outdated(self, earlier: Sequence[Mapping[str, Any]]) -> None:
+        """Leave the trials out of account that learned from something else, and say so."""
+        names: dict[str, list[str]] = {}
+        for each in outdated_trials(self._plan, earlier):
+            names.setdefault(each.why, []).append(each.name)
+            self._outdated |= set(each.trials)
+        for why, those in names.items():
+            self._on_event({"event": "renewed", "trial": None, "names": those, "why": why})
+
     def _expect(self, store: StoreClient) -> None:
         """Queue what Ray Tune is sure to ask for, so that hosts can train several trials at a time
         although only few thin trials are awake. Under a scheduler that is what each may learn
         before it is judged."""
         settings = self._settings
-        if settings.searcher is not None or settings.max_concurrent is not None:
+        if searches(settings) or settings.max_concurrent is not None:
             return
         num_tasks = (settings.scheduler or {}).get("grace_period")
-        if settings.scheduler is not None and num_tasks is None:
+        if self._scheduler is not None and num_tasks is None:
             return
         trials = [point.trial for point in self._plan.points if not point.domains]
         expected = [Expected(each.name, each.job.mapping, stage_id(each.job)) for each in trials]
@@ -215,17 +224,24 @@ class _Sweep:
         # A thin trial is a process, and hosts need none where Ray Tune decides nothing.
         awake = 1 if self._is_foreseen() else len(self._devices) + 1
         concurrent = settings.max_concurrent or awake
-        searcher = make_searcher(settings, self._plan.job.seed, concurrent)
+        searcher = make_searcher(self._plan, concurrent)
         if isinstance(self._scheduler, TaskHalving):
             is_strict = settings.max_concurrent is not None
-            self._scheduler.attach(store, self._num_tune_trials(), concurrent, is_strict=is_strict)
-        callback = self._callback = TuneCallback(store, self._plan, searcher, concurrent)
-        trainable = tune.with_resources(
-            tune.with_parameters(ThinTrial, store=store), {own_node_resource(): _TRIAL_SHARE}
+            self._scheduler.attach(
+                store,
+                self._num_tune_trials(),
+                concurrent,
+                is_strict=is_strict,
+                outdated=self._outdated,
+            )
+        callback = self._callback = TuneCallback(
+            store, self._session, self._plan, self._streams.identified, searcher, concurrent
         )
+        thin = tune.with_parameters(ThinTrial, store=store, session=self._session)
+        trainable = tune.with_resources(thin, {own_node_resource(): _TRIAL_SHARE})
         tuner = tune.Tuner(
             trainable,
-            param_space=param_space(self._plan, searching=settings.searcher is not None),
+            param_space=param_space(self._plan, searching=searches(settings)),
             tune_config=tune.TuneConfig(
                 metric=settings.metric,
                 mode=settings.mode,
@@ -245,12 +261,12 @@ class _Sweep:
         """Whether every trial is known from the start, and all are trained to their end."""
         settings = self._settings
         is_drawn = any(point.domains for point in self._plan.points)
-        return settings.scheduler is None and settings.searcher is None and not is_drawn
+        return self._scheduler is None and not searches(settings) and not is_drawn
 
     def _num_tune_trials(self) -> int:
         """How many trials Ray Tune will make: it draws even where nothing that is drawn matters."""
         settings, points = self._settings, len(self._plan.points)
-        return settings.num_samples * (1 if settings.searcher else points)
+        return settings.num_samples * (1 if searches(settings) else points)
 
     def _feed(self, store: StoreClient, after: int) -> None:
         """Hand events on until the last one."""

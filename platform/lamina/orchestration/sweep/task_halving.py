@@ -2,7 +2,7 @@
 on."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from ray.tune.experiment import Trial
@@ -72,16 +72,29 @@ class TaskHalving(TrialScheduler):
         """Tune's ids of paused trials that a rung let through."""
 
     def attach(
-        self, store: StoreClient, num_trials: int, max_running: int, *, is_strict: bool
+        self,
+        store: StoreClient,
+        num_trials: int,
+        max_running: int,
+        *,
+        is_strict: bool,
+        outdated: Collection[str] = (),
     ) -> None:
         """Before the Tuner starts: where decisions are kept, how many trials are to come, and how
-        many run at a time; `is_strict`: on the hosts, too, as a job wants it."""
+        many run at a time; `is_strict`: on the hosts, too, as a job wants it; `outdated`: ids of
+        earlier trials that learned from other data, and compete with nobody."""
         self._store = store
         self._is_strict = is_strict
         self._num_trials = num_trials
         self._max_running = max_running
-        noted = json.loads(store.noted(_NOTE) or "[]")
-        self._noted: list[dict[str, dict[str, _Entry]]] = noted
+        noted: list[dict[str, dict[str, _Entry]]] = json.loads(store.noted(_NOTE) or "[]")
+        self._noted = [
+            {
+                task: {trial: entry for trial, entry in met.items() if trial not in outdated}
+                for task, met in bracket.items()
+            }
+            for bracket in noted
+        ]
 
     # What Tune asks
 

@@ -1,6 +1,7 @@
 """The thin trial: what Ray Tune sees of a trial. It submits a configuration, and relays one report
 per task. No torch here."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
@@ -8,6 +9,17 @@ from ray import tune
 from lamina.digests import digest_of
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.shared_store import Boundary
+
+
+def configuration(session: str, config: dict[str, Any]) -> str:
+    """The name of a Tune configuration in the store. Its point means something in one sweep only,
+    so that another sweep in the same folder never takes over what an earlier one said of it."""
+    return digest_of([session, plain(config)])
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with numbers of NumPy, which some searchers give, as Python's own."""
+    return {key: value.item() if hasattr(value, "item") else value for key, value in config.items()}
 
 
 class ThinTrial(tune.Trainable):
@@ -21,17 +33,21 @@ class ThinTrial(tune.Trainable):
     """
 
     _store: StoreClient
+    _session: str
     _config: str
-    """The digest of the configuration that Tune gave: the driver tells the store what it means."""
+    """The name of the configuration that Tune gave: the driver tells the store what it means."""
     _fork: Boundary | None
     _trial: str | None
     """The store's name for it, once submitted."""
     _task: int
     """The next one to be reported."""
 
-    # tune.with_parameters adds the keyword.
-    def setup(self, config: dict[str, Any], store: StoreClient) -> None:  # type: ignore[override]
+    # tune.with_parameters adds the keywords.
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], store: StoreClient, session: str
+    ) -> None:
         self._store = store
+        self._session = session
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -62,7 +78,7 @@ class ThinTrial(tune.Trainable):
             self._fork = Boundary(checkpoint["trial"], self._task - 1)
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._config = digest_of(config)
+        self._config = configuration(self._session, config)
         self._fork = None
         self._trial = None
         self._task = 0

@@ -1,17 +1,19 @@
 """Stands between the Tuner and the store on the driver, where torch is at hand and configurations
 can be read."""
 
+from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 
-from lamina.config import ConfigError, SweepPlan, stage_id
-from lamina.digests import digest_of
+from lamina.config import Job, SweepPlan, stage_id
+from lamina.digests import LEARNED_FROM, digest_of, trial_id
 from lamina.orchestration.store.client import StoreClient
-from lamina.orchestration.store.identity import trial_id
 from lamina.orchestration.sweep.search import POINT, trial_of
+from lamina.orchestration.sweep.thin_trial import configuration, plain
+from lamina.registry import InputError
 
 
 class TuneCallback(tune.Callback):
@@ -20,18 +22,31 @@ class TuneCallback(tune.Callback):
     def __init__(
         self,
         store: StoreClient,
+        session: str,
         plan: SweepPlan,
+        identified: Callable[[Job], Job],
         searcher: BasicVariantGenerator | ConcurrencyLimiter,
         max_concurrent: int,
     ) -> None:
-        """`searcher` is the Tuner's, which brings new trials while fewer than `max_concurrent` are
-        under way."""
+        """What it needs.
+
+        Args:
+            session: Of the sweep.
+            identified: Given a job, adds what it learns from. Raises InputError.
+            searcher: The Tuner's, which brings new trials while fewer than `max_concurrent` are
+                under way.
+        """
         self._store = store
+        self._session = session
         self._plan = plan
+        self._identified = identified
         self._searcher = searcher
         self._max_concurrent = max_concurrent
-        self._planned: dict[str, dict[str, Any]] = {}
-        """What the plan says of each trial, by the id that it has if it is no fork."""
+        self._planned: dict[str, dict[str, dict[str, Any]]] = {}
+        """What the plan says of each trial, by the id that it has if it is no fork, then by name:
+        trials of the plan that learn the same from the same rows are one in the store."""
+        self._learned_from: list[dict[str, str] | None] = []
+        """What the trials of this sweep learn from."""
         self._refused: list[dict[str, Any]] = []
         self._configs: dict[str, str] = {}
         """The digest of what each of Tune's trials is at the moment, by Tune's id."""
@@ -66,19 +81,20 @@ class TuneCallback(tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Tell the store what the configuration stands for."""
-        config = digest_of(trial.config)
+        config = configuration(self._session, trial.config)
         if self._configs.setdefault(trial.trial_id, config) != config:
             # Population based training has made it another trial.
             self._configs[trial.trial_id] = config
             self._stop(trial)
         try:
             planned = trial_of(self._plan, trial.config)
-        except ConfigError as error:
+            job = self._identified(planned.job)
+        except InputError as error:
             self._refuse(trial.config, str(error))
             return
-        job = planned.job
         self._store.describe(config, planned.name, job.mapping, stage_id(job))
-        self._planned[trial_id(job.mapping)] = {
+        self._learned_from.append(job.learned_from)
+        self._planned.setdefault(trial_id(job.mapping), {})[planned.name] = {
             "name": planned.name,
             "settings": planned.settings,
             "mapping": job.mapping,
@@ -98,14 +114,15 @@ class TuneCallback(tune.Callback):
         self._stop(trial)
 
     def rows(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The trials of this sweep out of all that the store knows, each with its settings."""
+        """The trials of this sweep out of all that the store knows, each with its settings. What
+        learned from other data, or from another model, is none of them."""
         own = []
         for row in results:
-            planned = self._planned.get(trial_id(row["mapping"]))
-            if row["settings"] is not None:
+            if row["settings"] is None:
+                planned = self._planned.get(trial_id(row["mapping"]), {})
+                own += [{**row, **each} for each in planned.values()]
+            elif row["mapping"].get(LEARNED_FROM) in self._learned_from:
                 own.append(row)
-            elif planned is not None:
-                own.append({**row, **planned})
         return [*own, *self._refused]
 
     def _stop(self, trial: Trial) -> None:
@@ -114,13 +131,14 @@ class TuneCallback(tune.Callback):
             self._store.stop(result["trial"])
 
     def _refuse(self, config: dict[str, Any], error: str) -> None:
-        self._store.refuse(digest_of(config), error)
-        point = self._plan.points[config[POINT]].trial
+        self._store.refuse(configuration(self._session, config), error)
+        given = plain(config)
+        point = self._plan.points[int(given[POINT])].trial
         self._refused.append(
             {
-                "trial": f"{point.name}-{digest_of(config)}",
+                "trial": f"{point.name}-{digest_of(given)}",
                 "name": point.name,
-                "settings": {key: value for key, value in config.items() if key != POINT},
+                "settings": {key: value for key, value in given.items() if key != POINT},
                 "mapping": point.job.mapping,
                 "status": "failed",
                 "error": error,
