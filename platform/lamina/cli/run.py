@@ -27,6 +27,7 @@ from lamina.config import (
     lone_trial,
 )
 from lamina.config.reading import read_overrides
+from lamina.config.unused import unused_by
 from lamina.core import Samples, Stream
 from lamina.evaluation.leaderboard import leaderboard
 from lamina.orchestration.store.event_recorder import EventRecorder
@@ -55,8 +56,8 @@ def run_job(path: Path, overrides: Sequence[str]) -> None:
     trial = lone_trial(job, read_overrides(overrides))
     (raw,) = check_parts([trial.job])
     learner = _learner(trial.job, raw)
-    for section, why in job.unused.items():
-        console.print(f"{section} changes nothing: {why}", markup=False)
+    for key, why in unused_by(job, "run").items():
+        console.print(f"{key} changes nothing: {why}", markup=False)
     identity = trial_id(trial.job.mapping)
     folder = job.output_dir / RUNS / identity
     shutil.rmtree(folder, ignore_errors=True)
