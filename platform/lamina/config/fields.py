@@ -110,11 +110,11 @@ def read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
     The strict rules for JSON are what a job means: 2 is a number too, but "abc", 2.5, true and "2"
     are no whole numbers. Numbers are finite and not beyond LARGEST and LARGEST_WHOLE.
     """
-    for number in _beyond(value):
+    for below, number in _beyond(value):
         largest = LARGEST_WHOLE if isinstance(number, int) else LARGEST
         problems.append(
-            f"{path}: {shown(number)} is not allowed (allowed: numbers from {-largest:,.0f} to "
-            f"{largest:,.0f})"
+            f"{path}{below}: {shown(number)} is not allowed (allowed: numbers from "
+            f"{-largest:,.0f} to {largest:,.0f})"
         )
         return None
     words = get_args(hint) if get_origin(hint) is Literal else ()
@@ -128,18 +128,19 @@ def read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
         return None
 
 
-def _beyond(value: Any) -> Iterator[int | float]:
-    """The numbers in a value that no setting can be."""
+def _beyond(value: Any, below: str = "") -> Iterator[tuple[str, int | float]]:
+    """The numbers in a value that no setting can be, with the dotted keys that they are under."""
     if isinstance(value, Mapping):
-        value = [*value.keys(), *value.values()]
-    if isinstance(value, list | tuple):
+        for key, each in value.items():
+            yield from _beyond(each, f"{below}.{key}")
+    elif isinstance(value, list | tuple):
         for each in value:
-            yield from _beyond(each)
+            yield from _beyond(each, below)
     elif isinstance(value, int) and not isinstance(value, bool):
         if abs(value) > LARGEST_WHOLE:
-            yield value
+            yield below, value
     elif isinstance(value, float) and not abs(value) <= LARGEST:
-        yield value
+        yield below, value
 
 
 def _path(key: str, name: str) -> str:

@@ -38,7 +38,12 @@ def misfits(sections: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[s
         )
 
 
-def _with_data(strategy: Strategy, name: str, scenario: Any, stream: Any) -> Iterator[Unfit]:
+def _with_data(strategy: Strategy, name: str, scenario: Any, stream: Any) -> Iterator[str]:
+    if scenario is not None and scenario.validation + scenario.test >= 1:
+        yield (
+            f"scenario.validation: {scenario.validation} with scenario.test: {scenario.test} "
+            "leaves too little to train on (allowed: shares whose sum is below 1)"
+        )
     if scenario is not None and scenario.kind not in strategy.scenarios:
         yield Unfit(
             f"scenario.kind: {scenario.kind!r} does not go with strategy {name!r} "

@@ -40,6 +40,10 @@ class Outline:
         """The docstring of its file."""
         return (ast.get_docstring(self._source.tree) or "").strip()
 
+    def __or__(self, other: Any) -> Any:
+        """As a type, any value: nothing is known of it before it is imported."""
+        return Any
+
     def is_a(self, name: str) -> bool:
         """Whether it inherits from the class of Lamina called `name`."""
         return any(each._node.name == name or each.is_a(name) for each in self._bases())

@@ -3,17 +3,17 @@
 Only what is made imports torch, which takes seconds. So a misspelt key is told at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lamina.config.fields import read_fields, read_settings, settings_of, unknown_key
-from lamina.config.outline import Outline, outline_of
+from lamina.config.outline import Declared, Outline, outline_of
 from lamina.config.overrides import SECTIONS, SPACE
 from lamina.config.reading import Plain, shown
-from lamina.config.sections import FAMILIES, keys_of, read_member
+from lamina.config.sections import FAMILIES, keys_of, part_of, read_member
 from lamina.config.space import read_domain
 from lamina.registry import InputError
 
@@ -65,6 +65,15 @@ class Top:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise InputError(f"seed: {self.seed} is negative (allowed: 0, 1, 2, ...)")
+        if not self.name or "/" in self.name or "\0" in self.name or len(self.name) > 200:
+            raise InputError(
+                f"name: {shown(self.name)} is no name of a folder (allowed: up to 200 characters "
+                "without '/')"
+            )
+        if self.output_dir is not None and "\0" in str(self.output_dir):
+            raise InputError(
+                f"output_dir: {shown(str(self.output_dir))} has a NUL (allowed: a path)"
+            )
 
 
 def read_sections(given: Plain, problems: list[str], make: bool = True) -> tuple[Plain, Plain]:
@@ -100,22 +109,27 @@ def _read_federation(given: Any, problems: list[str], make: bool) -> Any:
         from lamina.config.federation import read_federation
 
         return read_federation(given, problems)
-    if not isinstance(given, Mapping):
+    if given is None:
         return None
-    members = [each.rpartition(".")[2] for each in FAMILIES if each.startswith(f"{FEDERATION}.")]
+    if not isinstance(given, Mapping):
+        problems.append(f"{FEDERATION}: {shown(given)} is not allowed (allowed: a mapping or null)")
+        return None
+    members = _below_federation(FAMILIES)
+    plain = _below_federation(_CLASSES)
     for member in members:
         read_member(f"{FEDERATION}.{member}", given, problems, optional=True, make=False)
-    plain = [each.partition(".")[2] for each in _CLASSES if each.startswith(f"{FEDERATION}.")]
     for key in plain:
-        name, _, below = key.partition(".")
-        section = given.get(name)
-        if below:
-            section = section.get(below) if isinstance(section, Mapping) else None
+        section = part_of(given, key)
         if section is not None:
             _read(f"{FEDERATION}.{key}", section, problems, make=False)
-    own = {key: value for key, value in given.items() if key not in (*members, *plain)}
-    read_settings(_CLASSES[FEDERATION].outline().settings(), own, FEDERATION, problems)
+    read_settings(declared(FEDERATION), given, FEDERATION, problems)
     return None
+
+
+def _below_federation(sections: Iterable[str]) -> list[str]:
+    """The keys of `federation` that are sections."""
+    above = f"{FEDERATION}."
+    return [each.removeprefix(above) for each in sections if each.startswith(above)]
 
 
 def _read_space(sweep: Any, problems: list[str]) -> None:
@@ -138,6 +152,13 @@ def _read_top(given: Plain, problems: list[str]) -> Plain:
 
 
 def _keys(section: str, given: Plain) -> list[str]:
-    if section in FAMILIES:
-        return keys_of(section, given)
-    return list(_CLASSES[section].outline().settings())
+    return keys_of(section, given) if section in FAMILIES else list(declared(section))
+
+
+def declared(section: str) -> dict[str, Declared]:
+    """The settings of a section whose class is always the same."""
+    found = _CLASSES[section].outline().settings()
+    if section == FEDERATION:
+        below = [*_below_federation(FAMILIES), *_below_federation(_CLASSES)]
+        found |= {key: Declared(Any, None) for key in below if "." not in key}
+    return found

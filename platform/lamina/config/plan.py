@@ -12,10 +12,11 @@ from lamina.config.job import Job, parse_job
 from lamina.config.naming import NAMING, TITLE, title_of, words_of
 from lamina.config.overrides import NAMED_BY, SPACE, VARYING, dotted, laid_over, nested
 from lamina.config.reading import Plain, shown
-from lamina.config.sections import FAMILIES, keys_of, part_of, stays
+from lamina.config.sections import FAMILIES, keys_of, part_of, split_key, stays
 from lamina.config.settings import SweepSettings
 from lamina.config.space import Domain
 from lamina.config.unused import COSTS_ALONE, Reasons, covering, given
+from lamina.config.words import not_varying
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def expand(job: Job) -> SweepPlan:
     must be a complete job by itself.
     """
     sweep = job.sweep or SweepSettings()
-    problems = list(_not_varying(sweep))
+    problems = list(not_varying(sweep.space, sweep.variants))
     if problems:
         raise ConfigError(*problems)
     draft = _Draft(_base(job), sweep.domains, skips=sweep.unfit == "skip")
@@ -145,8 +146,8 @@ class _Settled:
 
 @dataclass
 class _Draft:
-    """A plan in the making. Each variant is gone through twice: first which keys matter to it, beside
-    each value of the keys that decide about others; then every combination of those that do."""
+    """A plan in the making. Each variant is gone through twice: which keys matter to it, beside
+    every value of the keys that decide about others; then every combination of those that do."""
 
     base: Plain
     domains: dict[str, Domain]
@@ -289,7 +290,7 @@ class _Draft:
     def check_every_key_is_known(self) -> None:
         """A key that no variant can have is a mistake."""
         for key in self.domains.keys() - self._known:
-            section, name = _split(key)
+            section, name = split_key(key)
             allowed = {each for raw in self._raws for each in keys_of(section, raw)}
             line = unknown_key(f"{section}.{name}", allowed | {NAMED_BY[section]})
             self.problems[f"{SPACE}.{line}"] = None
@@ -308,23 +309,6 @@ def _job_alone(job: Job) -> Iterator[str]:
     for key, why in job.unused.items():
         if key.partition(".")[0] not in VARYING:
             yield f"{key} changes nothing: {why}"
-
-
-def _not_varying(sweep: SweepSettings) -> Iterator[str]:
-    varying = ("seed", *VARYING)
-    for key in sweep.space:
-        section = key.partition(".")[0]
-        if section not in varying:
-            yield unknown_key(f"{SPACE}.{section}", varying).replace(
-                "unknown key", "cannot vary", 1
-            )
-        elif key == section and section != "seed":
-            yield f"{SPACE}.{key}: is a section (allowed: one of its keys, as in training.epochs)"
-    for number, variant in enumerate(sweep.variants, start=1):
-        for key in nested(variant, []):
-            if key not in varying:
-                said = ", ".join(varying)
-                yield f"sweep.variants, number {number}: {key} cannot vary (allowed: {said})"
 
 
 def _is_fixed(key: str, fixed: Plain) -> bool:
@@ -347,7 +331,7 @@ def _decides(key: str, free: Mapping[str, Domain], job: Job) -> bool:
         isinstance(each, bool) or not isinstance(each, int | float) for each in domain.examples()
     ):
         return True
-    section, name = _split(key)
+    section, name = split_key(key)
     classes: list[Any] = [type(getattr(job, section, None))]
     naming = free.get(f"{section}.{NAMED_BY.get(section)}")
     if naming is not None:
@@ -374,17 +358,10 @@ def _settle(base: Plain, variant: Plain, values: Plain) -> _Settled:
     return _Settled(complete, job.mapping, idle)
 
 
-def _split(key: str) -> tuple[str, str]:
-    """The section whose class has a key, and the key's name there."""
-    sections = [each for each in NAMED_BY if key.startswith(f"{each}.")]
-    section = max(sections, key=len, default=key.partition(".")[0])
-    return section, key.removeprefix(f"{section}.").partition(".")[0]
-
-
 def _is_known(key: str, mapping: Plain) -> bool:
     """Whether the class that the key's section names has it. Sections without a name are not judged
     here: an unknown key in one is a mistake in every variant."""
-    section, name = _split(key)
+    section, name = split_key(key)
     return key in NAMING or section not in NAMED_BY or name in keys_of(section, mapping)
 
 

@@ -118,6 +118,13 @@ def keys_of(section: str, mapping: Mapping[str, Any]) -> list[str]:
     return list(family.outline(name).settings()) if name in family.names() else []
 
 
+def split_key(key: str) -> tuple[str, str]:
+    """The section whose class has a dotted key, and the key's name there."""
+    sections = [each for each in NAMED_BY if key.startswith(f"{each}.")]
+    section = max(sections, key=len, default=key.partition(".")[0])
+    return section, key.removeprefix(f"{section}.").partition(".")[0]
+
+
 def has_setting(section: str, name: str, key: str) -> bool:
     """Whether the class that `section` calls `name` has the setting `key`; no class has one if
     there is no such name."""
