@@ -45,7 +45,7 @@ def keep_features(backbone: Backbone, hosts: HostSettings) -> None:
 
 
 def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
-    """Whether the streams, backbones, adapters, tracking stores and output folders of all `jobs` are
+    """Whether streams, backbones, adapters, tracking stores and output folders of all `jobs` are
     there and go together, without loading a weight.
 
     Returns the raw stream of each job. Streams that differ in their seed only are built once, so
