@@ -32,7 +32,7 @@ class Where:
     """For which values of another setting a setting matters: `Where("optimizer", "sgd")`. Without
     values: wherever the other one is not null, false, 0 or empty, as in `Where("online")`.
 
-    A settings class says it in `matters_when`, by the name of the setting that depends.
+    A settings class says it in `matters_when`: see `only_where`.
     """
 
     def __init__(self, setting: str, *values: Any) -> None:
@@ -42,6 +42,12 @@ class Where:
     def holds(self, value: Any) -> bool:
         """Whether the dependent setting matters where the other one has this value."""
         return value in self.values if self.values else bool(value)
+
+
+def only_where(**rules: str | Where) -> dict[str, Where]:
+    """What a settings class says in `matters_when`, by the setting that depends on another:
+    `only_where(decay="online", momentum=Where("optimizer", "sgd"))`."""
+    return {key: Where(rule) if isinstance(rule, str) else rule for key, rule in rules.items()}
 
 
 def folders_of(package: str) -> list[str]:

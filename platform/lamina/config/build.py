@@ -12,7 +12,8 @@ from lamina.backbones.features import default_folder
 from lamina.backbones.load import outline_backbone
 from lamina.config.clients import check_clients
 from lamina.config.fields import ConfigError
-from lamina.config.job import HostSettings, Job
+from lamina.config.job import Job
+from lamina.config.settings import HostSettings
 from lamina.core import Batch, Modality, Samples, Stream
 from lamina.registry import InputError
 from lamina.streams import build_stream

@@ -67,13 +67,15 @@ class Outline:
     def __getattr__(self, name: str) -> Any:
         """A class attribute, its own or inherited."""
         for node in reversed(self._node.body):
-            targets: list[ast.expr] = []
             if isinstance(node, ast.Assign):
                 targets = node.targets
-            elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            elif isinstance(node, ast.AnnAssign):
                 targets = [node.target]
-            if any(isinstance(each, ast.Name) and each.id == name for each in targets):
-                return self._source.evaluate(node.value)  # type: ignore[union-attr]
+            else:
+                continue
+            named = any(isinstance(each, ast.Name) and each.id == name for each in targets)
+            if named and node.value is not None:
+                return self._source.evaluate(node.value)
         for base in self._bases():
             try:
                 return getattr(base, name)

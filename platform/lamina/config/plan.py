@@ -271,13 +271,12 @@ class _Draft:
 
     def _note_unused(self, settled: _Settled) -> None:
         """Which keys of the job no trial depends on, this one neither."""
-        unused = {key: covering(key, settled.job.idle) for key in dotted(self.base)}
-        before = unused if self._never is None else self._never
-        self._never = {
-            key: max(above, before[key], key=len)
-            for key, above in unused.items()
-            if above is not None and before.get(key) is not None
-        }
+        unused = {}
+        for key in dotted(self.base):
+            above = covering(key, settled.job.idle)
+            if above is not None and (self._never is None or key in self._never):
+                unused[key] = max(above, (self._never or {}).get(key, ""), key=len)
+        self._never = unused
 
     def notes_on_the_job(self) -> Iterator[str]:
         """Keys that the job gives and that change nothing in any trial."""

@@ -65,7 +65,7 @@ _add_word("merge", r"^<<$", "<")
 class _Refused(yaml.MarkedYAMLError):
     """YAML that no job needs."""
 
-    def __init__(self, problem: str, event: yaml.NodeEvent) -> None:
+    def __init__(self, problem: str, event: Any) -> None:
         super().__init__(problem=problem, problem_mark=event.start_mark)
 
 
@@ -120,7 +120,7 @@ def _check_shape(text: str) -> None:
         if is_alias and any(each.anchor == event.anchor for each in opened):
             raise _Refused(f"the alias *{event.anchor} stands for what it is in itself", event)
         if is_alias:
-            size = sizes.get(event.anchor, 1)
+            size = sizes.get(str(event.anchor), 1)
         elif event.anchor is not None:
             sizes[event.anchor] = 1
         if above is not None:

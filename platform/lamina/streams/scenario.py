@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from random import Random
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 
 from lamina.core import PARTS, Experience, Part, Samples, Scenario, Stream, Task, seed_of
-from lamina.registry import InputError, unknown
+from lamina.registry import InputError, Where, unknown
 from lamina.streams.base import Table
 from lamina.streams.schedule import blurred, recurring
 from lamina.streams.split import Shares, assign_parts
@@ -47,6 +47,17 @@ class ScenarioSettings:
     Si-Blurry)."""
     disjoint: float = 0.5
     """The share of the classes that do not blur (N of Si-Blurry)."""
+
+    matters_when: ClassVar[Mapping[str, Where]] = {
+        "num_tasks": Where("kind", "class_incremental", "task_incremental", "task_free"),
+        "shuffle": Where(
+            "kind", "class_incremental", "task_incremental", "domain_incremental", "task_free"
+        ),
+        "online": Where(
+            "kind", "class_incremental", "task_incremental", "domain_incremental", "joint"
+        ),
+        "disjoint": Where("blurry"),
+    }
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Scenario):
