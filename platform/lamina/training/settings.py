@@ -1,5 +1,5 @@
-"""How a task is trained: passes, batches, optimiser. Torch is imported when something is made of it,
-so that the settings of a job are read without."""
+"""How a task is trained: passes, batches, optimiser. Torch is imported where something is made of
+the settings, so that a job is read without it."""
 
 import math
 from collections.abc import Iterable
