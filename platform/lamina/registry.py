@@ -5,9 +5,11 @@ package whose modules are its members. Nothing is listed twice, and adding a mem
 file.
 """
 
+import sys
 from collections.abc import Collection
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
 
@@ -26,10 +28,38 @@ def unknown(key: str, given: object, allowed: Collection[str]) -> InputError:
     return InputError(f"{key}: {given!r} is unknown{hint} (allowed: {', '.join(sorted(allowed))})")
 
 
+class Where:
+    """For which values of another setting a setting matters: `Where("optimizer", "sgd")`. Without
+    values: wherever the other one is not null, false, 0 or empty, as in `Where("online")`.
+
+    A settings class says it in `matters_when`: see `only_where`.
+    """
+
+    def __init__(self, setting: str, *values: Any) -> None:
+        self.setting = setting
+        self.values = values
+
+    def holds(self, value: Any) -> bool:
+        """Whether the dependent setting matters where the other one has this value."""
+        return value in self.values if self.values else bool(value)
+
+
+def only_where(**rules: str | Where) -> dict[str, Where]:
+    """What a settings class says in `matters_when`, by the setting that depends on another:
+    `only_where(decay="online", momentum=Where("optimizer", "sgd"))`."""
+    return {key: Where(rule) if isinstance(rule, str) else rule for key, rule in rules.items()}
+
+
+def folders_of(package: str) -> list[str]:
+    """Where the modules of a package of Lamina are. Imports nothing: many packages import torch."""
+    if package in sys.modules:
+        return list(sys.modules[package].__path__)
+    return [str(Path(__file__).parent.joinpath(*package.split(".")[1:]))]
+
+
 def member_names(package: str, not_members: Collection[str] = ("base",)) -> list[str]:
     """The names a job may use for a member of `package`: its public modules, sorted."""
-    paths = import_module(package).__path__
-    found = (module.name for module in iter_modules(paths))
+    found = (module.name for module in iter_modules(folders_of(package)))
     return sorted(name for name in found if name not in not_members and not name.startswith("_"))
 
 

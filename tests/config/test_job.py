@@ -214,8 +214,9 @@ def test_what_a_strategy_has_no_use_for_is_left_out_and_said(small):
     assert job.unused == {
         "adapter": "strategy 'simplecil' takes none",
         "memory": "strategy 'simplecil' replays nothing",
-        "training": "strategy 'simplecil' takes no gradient step",
+        "training.epochs": "strategy 'simplecil' takes no gradient step",
     }
+    assert job.settings()["training"] == {"evaluation_batch_size": 256}
     er = parse_job({**small, "strategy": {"name": "er"}})
     assert er.unused == {}
     assert er.memory.size == 50

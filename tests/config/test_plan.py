@@ -141,6 +141,7 @@ def test_a_first_task_method_without_an_adapter_ignores_the_learning_rate(small)
 
 
 def test_a_setting_that_one_kind_lacks_varies_for_the_others(small):
+    small["memory"] = None
     plan = plan_of(
         small,
         variants=[{"adapter": {"kind": "lora"}}, {"adapter": {"kind": "prefix"}}],
@@ -162,6 +163,7 @@ def test_names_may_be_a_grid_and_take_only_settings_that_they_have(small):
 
 
 def test_equal_variants_are_one_trial(small):
+    small["memory"] = None
     plan = plan_of(small, variants=[{"seed": 1}, {"seed": 1, "adapter.rank": 4}])
     assert len(plan.points) == 1
     (note,) = plan.notes
@@ -215,6 +217,7 @@ def test_a_name_may_be_drawn_at_random(small):
 
 
 def test_samples_of_a_grid_alone_are_said_to_change_nothing(small):
+    small["memory"] = None
     plan = plan_of(small, space={"seed": {"grid_search": [0, 1]}}, num_samples=4)
     assert plan.num_trials == 2
     assert plan.notes == ("sweep.num_samples: 4 changes nothing, as nothing is drawn at random",)

@@ -2,8 +2,9 @@
 running, `trials | stop | pause | resume | fork`.
 
 Each command imports what it needs when it is called, so that `lamina --help` is there at once and
-only what concerns a sweep or a federation knows Ray. What is wrong with the input is said on
-stderr, a line each, and the exit code is 2.
+only what concerns a sweep or a federation knows Ray. Keys, names and types of a job are checked
+before torch is imported, which takes seconds. What is wrong with the input is said on stderr, a
+line each, and the exit code is 2.
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 
+from lamina.config import check_words
 from lamina.garbage import collect_seldom
 from lamina.registry import InputError
 
@@ -23,8 +25,14 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except InputError as error:
             for problem in getattr(error, "problems", [str(error)]):
-                click.echo(" ".join(problem.split()), err=True)
+                line = " ".join(problem.split())
+                click.echo("".join(map(_readable, line)), err=True)
             ctx.exit(2)
+
+
+def _readable(character: str) -> str:
+    """What a terminal cannot show, or would obey, as an escape."""
+    return character if character.isprintable() else ascii(character)[1:-1]
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -47,6 +55,7 @@ def run(job: Path, overrides: tuple[str, ...]) -> None:
     FILE is a job file laid over it, as jobs/streams/digits.yaml; KEY=VALUE sets a dotted key of the
     job: strategy.name=er seed=3
     """
+    check_words(job, overrides)
     from lamina.cli.run import run_job
 
     run_job(job, overrides)
@@ -62,6 +71,7 @@ def sweep(job: Path, overrides: tuple[str, ...], plan: bool) -> None:
     FILE is a job file laid over it, as jobs/streams/digits.yaml; KEY=VALUE sets a dotted key of the
     job: training.epochs=1
     """
+    check_words(job, overrides)
     from lamina.cli.sweep import sweep_job
 
     sweep_job(job, overrides, plan)
@@ -77,6 +87,7 @@ def federate(job: Path, overrides: tuple[str, ...], in_process: bool) -> None:
     A run that was interrupted goes on where it was. FILE is a job file laid over it; KEY=VALUE sets
     a dotted key of the job: federation.participation=0.2
     """
+    check_words(job, overrides)
     from lamina.cli.federate import federate_job
 
     federate_job(job, overrides, in_process)

@@ -36,6 +36,7 @@ from lamina.config import (
 )
 from lamina.config.identity import identified, learned_from
 from lamina.config.reading import read_overrides
+from lamina.config.unused import unused_by
 from lamina.core import Samples, Stream
 from lamina.digests import trial_id
 from lamina.evaluation.leaderboard import leaderboard
@@ -64,8 +65,8 @@ def run_job(path: Path, overrides: Sequence[str]) -> None:
     trial = lone_trial(job, read_overrides(overrides))
     (raw,) = check_parts([trial.job])
     learner = _learner(trial.job, raw)
-    for section, why in job.unused.items():
-        console.print(f"{section} changes nothing: {why}", markup=False)
+    for key, why in unused_by(job, "run").items():
+        console.print(f"{key} changes nothing: {why}", markup=False)
     show_notes(console, [learner.stream])
     trial = replace(trial, job=identified(trial.job, learned_from(trial.job, raw)))
     identity = trial_id(trial.job.mapping)

@@ -1,16 +1,15 @@
 """`lamina strategies`: the methods, one line each; each one's card in full, from its own file."""
 
 import json
-import sys
-from dataclasses import MISSING, fields
 from itertools import groupby
 from typing import Any
 
 import click
 
 from lamina.adapters import kind_names
+from lamina.config.outline import NO_DEFAULT
+from lamina.config.sections import FAMILIES
 from lamina.registry import unknown
-from lamina.strategies import strategy_class, strategy_names
 
 SHORT = {
     "class_incremental": "class",
@@ -23,19 +22,18 @@ SHORT = {
 
 def card(name: str) -> dict[str, Any]:
     """What a strategy says of itself, as plain JSON. Raises InputError where there is none."""
-    if name not in strategy_names():
-        raise unknown("strategy", name, strategy_names())
-    cls = strategy_class(name)
-    sign = (sys.modules[cls.__module__].__doc__ or "").strip()
+    family = FAMILIES["strategy"]
+    if name not in family.names():
+        raise unknown("strategy", name, family.names())
+    cls = family.outline(name)
     defaults = {
-        each.name: None if each.default is MISSING else each.default
-        for each in fields(cls)
-        if each.init
+        key: None if each.default is NO_DEFAULT else each.default
+        for key, each in cls.settings().items()
     }
     return {
         "name": name,
-        "summary": " ".join(sign.partition("\n\n")[0].split()),
-        "card": sign,
+        "summary": " ".join(cls.card.partition("\n\n")[0].split()),
+        "card": cls.card,
         "family": cls.family,
         "paper": cls.paper,
         "year": cls.year,
@@ -53,7 +51,7 @@ def card(name: str) -> dict[str, Any]:
 
 def show_strategies(name: str | None, as_json: bool) -> None:
     """Print every strategy on a line, or one's card: for people, or as JSON."""
-    cards = [card(each) for each in ([name] if name else strategy_names())]
+    cards = [card(each) for each in ([name] if name else FAMILIES["strategy"].names())]
     if as_json:
         click.echo(json.dumps(cards, indent=1))
     elif name:

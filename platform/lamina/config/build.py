@@ -1,8 +1,10 @@
 """What a job is built from, and whether it can be built at all, found out cheaply."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone, BackboneSettings
@@ -11,7 +13,8 @@ from lamina.backbones.features import default_folder
 from lamina.backbones.load import outline_backbone
 from lamina.config.clients import check_clients
 from lamina.config.fields import ConfigError
-from lamina.config.job import HostSettings, Job
+from lamina.config.job import Job
+from lamina.config.settings import HostSettings
 from lamina.core import Batch, Modality, Samples, Stream
 from lamina.registry import InputError
 from lamina.streams import build_stream
@@ -44,8 +47,8 @@ def keep_features(backbone: Backbone, hosts: HostSettings) -> None:
 
 
 def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
-    """Whether the streams, backbones, adapters and tracking stores of all `jobs` are there and go
-    together, without loading a weight.
+    """Whether streams, backbones, adapters, tracking stores and output folders of all `jobs` are
+    there and go together, without loading a weight.
 
     Returns the raw stream of each job, its notes completed by how many texts the backbone cuts.
     Streams that differ in their seed only are built once, so
@@ -55,10 +58,15 @@ def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
     problems: dict[str, None] = {}
     found = []
     uris: set[str] = set()
+    folders: set[Path] = set()
     streams: dict[str, Stream[Samples] | None] = {}
     outlines: dict[BackboneSettings, Backbone | None] = {}
     noted: dict[tuple[str, BackboneSettings], Stream[Samples]] = {}
     for job in jobs:
+        if job.output_dir not in folders:
+            folders.add(job.output_dir)
+            with _taking_down(problems):
+                _check_folder(job.output_dir)
         uri = job.tracking.mlflow_uri
         if job.tracking.enabled and uri is not None and uri not in uris:
             uris.add(uri)
@@ -84,6 +92,7 @@ def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
         if stream is not None and backbone is not None:
             with _taking_down(problems):
                 _check_modality(job, stream, backbone)
+                _check_rank(job, backbone)
                 replace(job.strategy).setup(AdaptedModel(backbone, job.adapter, job.seed))
     if problems:
         raise ConfigError(*problems)
@@ -104,6 +113,30 @@ def _taking_down(problems: dict[str, None]) -> Iterator[None]:
         yield
     except InputError as error:
         problems[str(error)] = None
+
+
+def _check_folder(output_dir: Path) -> None:
+    """It is there and can be written to, or can be made."""
+    try:
+        there = next(each for each in [output_dir, *output_dir.absolute().parents] if each.exists())
+    except OSError as error:
+        raise InputError(
+            f"output_dir: {str(output_dir)!r} cannot be made ({error.strerror})"
+        ) from error
+    if not there.is_dir():
+        raise InputError(f"output_dir: {str(there)!r} is a file (allowed: a folder)")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"output_dir: {str(there)!r} cannot be written to (allowed: a folder)")
+
+
+def _check_rank(job: Job, backbone: Backbone) -> None:
+    """No matrix of a layer has more than the backbone's width; a rank above it is no low rank."""
+    rank = getattr(job.adapter, "rank", 0)
+    if rank > backbone.dim:
+        raise InputError(
+            f"adapter.rank: {rank} is more than the width of {job.backbone.name!r} "
+            f"(allowed: 1 to {backbone.dim})"
+        )
 
 
 def _check_modality(job: Job, stream: Stream[Samples], backbone: Backbone) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import types
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from difflib import get_close_matches
 from functools import cache
@@ -11,10 +11,15 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import TypeAdapter, ValidationError
 
+from lamina.config.outline import NO_DEFAULT, Declared
 from lamina.config.reading import Plain, shown
 from lamina.registry import InputError, unknown
 
 T = TypeVar("T")
+LARGEST = 1e12
+"""Of a setting that is a number; float32 holds its square and cube."""
+LARGEST_WHOLE = 2**32 - 1
+"""Of a setting that is a whole number; seeds of numpy and of Ray Tune's searchers end here too."""
 
 
 class ConfigError(InputError):
@@ -41,6 +46,42 @@ def settings_of(cls: type) -> dict[str, Field[Any]]:
     return {each.name: each for each in fields(cls) if each.init and not each.name.startswith("_")}
 
 
+def declared_by(cls: type) -> dict[str, Declared]:
+    """The fields of a dataclass that a job may set, with their types."""
+    hints = get_type_hints(cls, include_extras=True)
+    found = {}
+    for name, each in settings_of(cls).items():
+        default = each.default
+        if default is MISSING:
+            default = NO_DEFAULT if each.default_factory is MISSING else None
+        found[name] = Declared(hints[name], default)
+    return found
+
+
+def read_settings(
+    known: Mapping[str, Declared],
+    given: Mapping[str, Any],
+    key: str,
+    problems: list[str],
+    also: Collection[str] = (),
+) -> Plain:
+    """The values of `given`, each of its type. Adds a line to `problems` for each mistake.
+
+    `key` is the dotted key of the section ("" for the job itself); `also` are keys that are read
+    elsewhere.
+    """
+    values: Plain = {}
+    for name, value in given.items():
+        if name in known:
+            values[name] = read_value(known[name].hint, value, _path(key, name), problems)
+        elif name not in also:
+            problems.append(unknown_key(_path(key, name), [*known, *also]))
+    for name, each in known.items():
+        if name not in given and each.default is NO_DEFAULT:
+            problems.append(f"{_path(key, name)}: missing (allowed: {in_words(each.hint)})")
+    return values
+
+
 def read_fields(
     cls: type[T],
     given: Mapping[str, Any],
@@ -48,23 +89,9 @@ def read_fields(
     problems: list[str],
     also: Collection[str] = (),
 ) -> T | None:
-    """`cls` made from `given`, or None after adding a line to `problems` for each mistake.
-
-    `key` is the dotted key of the section ("" for the job itself); `also` are keys that are read
-    elsewhere.
-    """
-    known, hints = settings_of(cls), get_type_hints(cls, include_extras=True)
+    """`cls` made from `given` as `read_settings` reads it, or None where something is wrong."""
     before = len(problems)
-    values: Plain = {}
-    for name, value in given.items():
-        if name in known:
-            values[name] = read_value(hints[name], value, _path(key, name), problems)
-        elif name not in also:
-            problems.append(unknown_key(_path(key, name), [*known, *also]))
-    for name, each in known.items():
-        if name not in given and each.default is MISSING and each.default_factory is MISSING:
-            allowed = in_words(hints[name])
-            problems.append(f"{_path(key, name)}: missing (allowed: {allowed})")
+    values = read_settings(declared_by(cls), given, key, problems, also)
     if len(problems) > before:
         return None
     try:
@@ -81,8 +108,15 @@ def read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
     """`value` as of type `hint`; None after adding a line to `problems`.
 
     The strict rules for JSON are what a job means: 2 is a number too, but "abc", 2.5, true and "2"
-    are no whole numbers.
+    are no whole numbers. Numbers are finite and not beyond LARGEST and LARGEST_WHOLE.
     """
+    for below, number in _beyond(value):
+        largest = LARGEST_WHOLE if isinstance(number, int) else LARGEST
+        problems.append(
+            f"{path}{below}: {shown(number)} is not allowed (allowed: numbers from "
+            f"{-largest:,.0f} to {largest:,.0f})"
+        )
+        return None
     words = get_args(hint) if get_origin(hint) is Literal else ()
     if words and isinstance(value, str) and value not in words:
         problems.append(str(unknown(path, value, [str(word) for word in words])))
@@ -92,6 +126,21 @@ def read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
     except ValidationError:
         problems.append(f"{path}: {shown(value)} is not allowed (allowed: {in_words(hint)})")
         return None
+
+
+def _beyond(value: Any, below: str = "") -> Iterator[tuple[str, int | float]]:
+    """The numbers in a value that no setting can be, with the dotted keys that they are under."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _beyond(each, f"{below}.{key}")
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _beyond(each, below)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > LARGEST_WHOLE:
+            yield below, value
+    elif isinstance(value, float) and not abs(value) <= LARGEST:
+        yield below, value
 
 
 def _path(key: str, name: str) -> str:

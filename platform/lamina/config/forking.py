@@ -7,11 +7,13 @@ from typing import Any
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.load import outline_backbone
 from lamina.config.fields import ConfigError, settings_of
-from lamina.config.job import Job, parse_job, unused_by
-from lamina.config.overrides import dotted, laid_over, nested
-from lamina.config.plan import VARYING, Trial, words_of
+from lamina.config.job import Job, parse_job
+from lamina.config.naming import words_of
+from lamina.config.overrides import VARYING, dotted, laid_over, nested
+from lamina.config.plan import Trial
 from lamina.config.reading import Plain, read_overrides
 from lamina.config.sections import stays
+from lamina.config.unused import Reasons, covering
 from lamina.registry import unknown
 from lamina.strategies import strategy_class
 
@@ -23,6 +25,7 @@ _REFUSED = {
     "seed": "the order of the stream and what was drawn so far follow from it",
 }
 """Sections of a trial's job that its checkpoint depends on."""
+_CHANGEABLE = [each for each in VARYING if each not in _REFUSED]
 
 
 def fork_trial(mapping: Mapping[str, Any], words: Sequence[str]) -> Trial:
@@ -35,15 +38,16 @@ def fork_trial(mapping: Mapping[str, Any], words: Sequence[str]) -> Trial:
     problems: list[str] = []
     over = nested(read_overrides(words), problems)
     changes = dotted(over)
-    problems += meaningless(mapping, changes)
     before = parse_job(mapping)
-    unused = unused_by(before.strategy_name, type(before.strategy), before.adapter is not None)
-    for key in changes:
-        if (section := key.partition(".")[0]) in unused and section not in _REFUSED:
-            problems.append(f"{key}: changes nothing, as {unused[section]}")
+    problems += meaningless(before, changes)
+    sections = {key: why for key, why in before.idle.items() if key in _CHANGEABLE}
+    problems += _changing_nothing(changes, sections)
     if problems:
         raise ConfigError(*problems)
     job = parse_job(laid_over(dict(mapping), over, stays))
+    problems += _changing_nothing(changes, job.idle)
+    if problems:
+        raise ConfigError(*problems)
     if _shapes(before) != _shapes(job):
         keys = ", ".join(key for key in changes if key.startswith("strategy."))
         raise ConfigError(f"{keys}: another value does not fit the tensors in the checkpoint")
@@ -53,23 +57,30 @@ def fork_trial(mapping: Mapping[str, Any], words: Sequence[str]) -> Trial:
     return Trial("-".join(words_of(settings, settings)), settled, settings)
 
 
-def meaningless(mapping: Mapping[str, Any], changes: Plain) -> Iterator[str]:
+def _changing_nothing(changes: Plain, idle: Reasons) -> Iterator[str]:
+    for key in changes:
+        above = covering(key, idle)
+        if above is not None:
+            yield f"{key}: changes nothing, as {idle[above]}"
+
+
+def meaningless(job: Job, changes: Plain) -> Iterator[str]:
     """What a fork cannot change, a line each."""
-    name = mapping["strategy"]["name"]
+    name = job.strategy_name
     for key, value in changes.items():
         section, _, rest = key.partition(".")
         if section in _REFUSED:
             yield f"{key}: a fork cannot change it, as {_REFUSED[section]}"
         elif section not in VARYING:
-            yield str(unknown("KEY", section, [each for each in VARYING if each not in _REFUSED]))
+            yield str(unknown("KEY", section, _CHANGEABLE))
         elif key == "strategy.name" and value != name:
             yield "strategy.name: a fork cannot change it, as its state is in the checkpoint"
         elif section == "strategy" and _is_built_in(name, rest):
             yield f"{key}: a fork cannot change it, as it shapes what is in the checkpoint"
         elif (
             key == "training.optimizer"
-            and mapping["scenario"]["kind"] == "task_free"
-            and value != mapping["training"]["optimizer"]
+            and job.scenario.kind == "task_free"
+            and value != job.training.optimizer
         ):
             yield (
                 "training.optimizer: a fork cannot change it, as what the optimiser remembers is "

@@ -7,6 +7,19 @@ from lamina.config.reading import Plain, shown
 
 SPACE = "sweep.space"
 """Below this key names are dotted keys themselves, and a value is one thing: how its key varies."""
+VARYING = (
+    "stream",
+    "scenario",
+    "backbone",
+    "adapter",
+    "strategy",
+    "memory",
+    "training",
+    "federation",
+)
+"""The sections that a trial depends on. They and the seed are what may vary."""
+SECTIONS = (*VARYING, "sweep", "hosts", "tracking")
+"""The keys of a job that hold a mapping."""
 NAMED_BY = {
     "stream": "name",
     "adapter": "kind",

@@ -1,35 +1,22 @@
 """A sweep's trials before it starts: every combination of variant and grid, read and checked."""
 
 import json
-import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
-from lamina.config.fields import ConfigError, Unfit, settings_of, unknown_key
-from lamina.config.job import Job, SweepSettings, parse_job
-from lamina.config.overrides import NAMED_BY, SPACE, dotted, laid_over, nested
+from lamina.config.fields import ConfigError, Unfit, unknown_key
+from lamina.config.job import Job, parse_job
+from lamina.config.naming import NAMING, TITLE, title_of, words_of
+from lamina.config.overrides import NAMED_BY, SPACE, VARYING, dotted, laid_over, nested
 from lamina.config.reading import Plain, shown
-from lamina.config.sections import FAMILIES, has_setting, stays
+from lamina.config.sections import FAMILIES, keys_of, part_of, split_key, stays
+from lamina.config.settings import SweepSettings
 from lamina.config.space import Domain
-
-VARYING = (
-    "seed",
-    "stream",
-    "scenario",
-    "backbone",
-    "adapter",
-    "strategy",
-    "memory",
-    "training",
-    "federation",
-)
-"""The keys and sections that a trial depends on, and so the only ones that may vary."""
-
-_NAMING = {f"{section}.{by}" for section, by in NAMED_BY.items()}
-_TITLE = {"strategy.name", "adapter.kind"}
+from lamina.config.unused import COSTS_ALONE, Reasons, covering, given
+from lamina.config.words import not_varying
 
 
 @dataclass(frozen=True)
@@ -53,9 +40,12 @@ class Point:
     trial: Trial
     """What it is before anything is drawn; its name is unique in the sweep."""
     domains: tuple[str, ...]
-    """The keys drawn at random that matter to it."""
-    overrides: Plain = field(repr=False)
-    """Dotted keys to lay over the job."""
+    """The keys drawn at random that matter to it, whatever the others turn out to be."""
+    variant: Plain = field(repr=False)
+    """Dotted keys to lay over the job: what its variant fixes."""
+    values: Plain = field(repr=False)
+    """Dotted keys to lay over that: a value of each grid. Those that what is drawn does not have
+    are left out."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +57,7 @@ class SweepPlan:
     domains: dict[str, Domain]
     """What is drawn at random, by its dotted key; to which points it matters, they say."""
     notes: tuple[str, ...]
-    """What is left out, and why: a line each."""
+    """What is left out or changes nothing, and why: a line each."""
 
     @property
     def num_trials(self) -> int:
@@ -84,44 +74,41 @@ class SweepPlan:
         values = {key: drawn[key] for key in point.domains}
         if not values:
             return point.trial
-        settled = _settle(_base(self.job), point.overrides, values)
-        applied = {key: value for key, value in values.items() if key in settled.overrides}
-        words = words_of(applied, {*point.trial.settings, *values})
-        return Trial(
-            "-".join([point.trial.name, *words]), settled.job, {**point.trial.settings, **applied}
-        )
+        settled = _settle(_base(self.job), point.variant, {**point.values, **values})
+        own = dotted(settled.job.mapping)
+        telling = {**point.trial.settings, **values}
+        settings = {key: own[key] for key in telling if key in own and key not in TITLE}
+        words = words_of({key: own[key] for key in values if key in settings}, telling)
+        rest = point.trial.name.removeprefix(title_of(point.trial.job))
+        return Trial("-".join([title_of(settled.job) + rest, *words]), settled.job, settings)
 
 
 def expand(job: Job) -> SweepPlan:
     """Every variant times every grid, without repetitions.
 
     A key that a variant fixes does not vary in it; nor does one that its strategy, adapter kind,
-    source or policy does not have; and what a strategy has no use for makes no further trials.
-    Raises ConfigError with a line for every combination that is no job, naming its variant. Each
-    variant must be a complete job by itself.
+    source or policy does not have, or that changes nothing beside its other settings. Raises
+    ConfigError with a line for every combination that is no job, naming its variant. Each variant
+    must be a complete job by itself.
     """
     sweep = job.sweep or SweepSettings()
-    domains = sweep.domains
-    problems = list(_not_varying(sweep))
+    problems = list(not_varying(sweep.space, sweep.variants))
     if problems:
         raise ConfigError(*problems)
-    draft = _Draft(_base(job), domains, skips=sweep.unfit == "skip")
+    draft = _Draft(_base(job), sweep.domains, skips=sweep.unfit == "skip")
     for number, variant in enumerate(sweep.variants or ({},), start=1):
         draft.add(variant, number if sweep.variants else None)
-    if draft.problems:
-        raise ConfigError(*draft.problems)
-    draft.check_every_key_is_known()
-    if not draft.found:
-        raise ConfigError(*draft.notes)
-    if draft.problems:
-        raise ConfigError(*draft.problems)
-    drawn = {key: domain for key, domain in domains.items() if not domain.is_grid}
-    notes = list(draft.notes)
-    if sweep.num_samples > 1 and not any(domains for _, _, domains in draft.found.values()):
+    if not draft.problems:
+        draft.check_every_key_is_known()
+    if draft.problems or not draft.points:
+        raise ConfigError(*(draft.problems or draft.notes))
+    drawn = {key: domain for key, domain in sweep.domains.items() if not domain.is_grid}
+    notes = [*draft.notes, *draft.notes_on_the_job(), *_job_alone(job)]
+    if sweep.num_samples > 1 and not any(point.domains for point in draft.points):
         notes.append(
             f"sweep.num_samples: {sweep.num_samples} changes nothing, as nothing is drawn at random"
         )
-    return SweepPlan(job, draft.points(), drawn, tuple(notes))
+    return SweepPlan(job, _named(draft.points), drawn, tuple(notes))
 
 
 def lone_trial(job: Job, overrides: Mapping[str, Any]) -> Trial:
@@ -129,8 +116,9 @@ def lone_trial(job: Job, overrides: Mapping[str, Any]) -> Trial:
     what was laid over the job's file, and tell it from other runs of that file."""
     (point,) = expand(replace(job, sweep=None)).points
     own = dotted(point.trial.job.mapping)
-    settings = {key: own[key] for key in overrides if key in own and key not in _TITLE}
-    settings = {key: value for key, value in settings.items() if key.partition(".")[0] in VARYING}
+    settings = {key: own[key] for key in overrides if key in own and key not in TITLE}
+    varying = ("seed", *VARYING)
+    settings = {key: value for key, value in settings.items() if key.partition(".")[0] in varying}
     name = "-".join([point.trial.name, *words_of(settings, settings)])
     return replace(point.trial, name=name, settings=settings)
 
@@ -140,15 +128,26 @@ class _Settled:
     """A combination, read."""
 
     job: Job
-    overrides: Plain
-    """The combination without the values that change nothing."""
-    idle: dict[str, str]
-    """The values that change nothing, and why."""
+    """Without a sweep; its mapping is complete and has nothing that is of no use."""
+    raw: Plain
+    """The mapping that it was read from."""
+    idle: Reasons
+    """Of the combination's values, those that change nothing, and why."""
+
+    def why_idle(self, key: str) -> str | None:
+        """Why a key changes nothing here, whatever its value; None where it does."""
+        if key in COSTS_ALONE:
+            return COSTS_ALONE[key]
+        if not _is_known(key, self.raw):
+            return _NO_SUCH_SETTING
+        above = covering(key, self.job.idle)
+        return None if above is None else self.job.idle[above]
 
 
 @dataclass
 class _Draft:
-    """A plan in the making."""
+    """A plan in the making. Each variant is gone through twice: which keys matter to it, beside
+    every value of the keys that decide about others; then every combination of those that do."""
 
     base: Plain
     domains: dict[str, Domain]
@@ -156,19 +155,26 @@ class _Draft:
     """Whether a variant that does not fit the stream is left out."""
     problems: dict[str, None] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
-    found: dict[str, tuple[Job, Plain, tuple[str, ...]]] = field(default_factory=dict)
-    """By the text of the job: the job, its overrides, the random domains that matter to it."""
-    effective: set[str] = field(default_factory=set)
-    """Keys of the space that are known to some variant."""
+    points: list[Point] = field(default_factory=list)
+    """What was found, not yet named apart."""
+    _found: dict[str, Plain] = field(default_factory=dict)
+    """By what a point computes, the values that say so."""
+    _known: set[str] = field(default_factory=set)
+    """Keys of the space that some variant has or fixes."""
+    _raws: list[Plain] = field(default_factory=list)
+    """What was read of each variant."""
+    _never: dict[str, str] | None = None
+    """Keys that the job gives and that no trial so far depends on, with the section that they are
+    unused with."""
 
     def add(self, variant: Mapping[str, Any], number: int | None) -> None:
         """All combinations of a variant."""
-        opened: list[str] = []
-        fixed = dotted(nested(variant, opened))
         where = "" if number is None else f"sweep.variants, number {number}: "
+        opened: list[str] = []
+        fixed = nested(variant, opened)
         self.problems |= dict.fromkeys(f"{where}{line}" for line in opened)
         try:
-            settled = _settle(self.base, fixed, {})
+            alone = _settle(self.base, fixed, {})
         except ConfigError as error:
             lines = dict.fromkeys(f"{where}{line}" for line in error.problems)
             if self.skips and all(isinstance(line, Unfit) for line in error.problems):
@@ -177,102 +183,116 @@ class _Draft:
                 self.problems |= lines
             return
         if number is not None:
-            where = f"sweep.variants, number {number} ({_title(settled.job)}): "
+            where = f"sweep.variants, number {number} ({title_of(alone.job)}): "
+        for key, why in given(fixed, alone.job.idle).items():
+            self.notes[f"{where}{key} changes nothing: {why}"] = None
         free = {key: each for key, each in self.domains.items() if not _is_fixed(key, fixed)}
-        self.effective |= self.domains.keys() - free.keys()
-        sound = [key for key, each in free.items() if self._takes(key, each, fixed, where)]
-        grids = {key: free[key].args[0] for key in sound if free[key].is_grid}
-        for values in _combinations(grids):
-            try:
-                settled = _settle(self.base, fixed, values)
-            except ConfigError as error:
-                said = ", ".join(f"{key}={shown(value)}" for key, value in values.items())
-                self.problems |= dict.fromkeys(
-                    f"{where}{line} (with {said})" for line in error.problems
-                )
-                continue
-            self._keep(settled, where, [key for key in sound if key not in grids])
+        self._known |= self.domains.keys() - free.keys()
+        deciding = {key: each for key, each in free.items() if _decides(key, free, alone.job)}
+        grids = {key: each.args[0] for key, each in deciding.items() if each.is_grid}
+        drawn = {key: each.examples() for key, each in deciding.items() if not each.is_grid}
+        for chosen in _combinations(grids):
+            beside = [{**chosen, **more} for more in _combinations(drawn)]
+            live = self._live(fixed, free, beside, where)
+            self._expand(fixed, chosen, free, live, where)
 
-    def _takes(self, key: str, domain: Domain, fixed: Plain, where: str) -> bool:
+    def _live(
+        self, fixed: Plain, free: Mapping[str, Domain], beside: Sequence[Plain], where: str
+    ) -> list[str]:
+        """The keys that matter beside some of these values, and take all values of their own."""
+        live: dict[str, Plain] = {}
+        for values in beside:
+            settled = self._settled(fixed, values, where)
+            if settled is None:
+                continue
+            self._raws.append(settled.raw)
+            self._note_unused(settled)
+            for key in free:
+                why = settled.why_idle(key)
+                if why is None:
+                    live.setdefault(key, values)
+                else:
+                    self.notes[f"{key} does not vary for {title_of(settled.job)}: {why}"] = None
+                if why != _NO_SUCH_SETTING:
+                    self._known.add(key)
+        return [key for key, values in live.items() if self._takes(key, fixed, values, where)]
+
+    def _takes(self, key: str, fixed: Plain, values: Plain, where: str) -> bool:
         """Whether the variant is a job with each value of a grid, or with any that is drawn."""
         sound = True
-        for example in domain.examples():
-            try:
-                _settle(self.base, fixed, {key: example})
-            except ConfigError as error:
+        for example in () if key in values else self.domains[key].examples():
+            if self._settled(fixed, {**values, key: example}, where) is None:
                 sound = False
-                for line in error.problems:
-                    own = line.startswith(f"{key}:")
-                    said = f"{where}{line} (with {key}={shown(example)})"
-                    self.problems[f"{SPACE}.{line}" if own else said] = None
-                if not domain.is_grid:
+                if not self.domains[key].is_grid:
                     break
         return sound
 
-    def _keep(self, settled: _Settled, where: str, drawn: Sequence[str]) -> None:
-        """Take down a combination, and which of the keys `drawn` at random matter to it."""
-        self._note(settled)
-        matter = []
-        for key in drawn:
-            tried = _settle(self.base, settled.overrides, {key: self.domains[key].examples()[0]})
-            self._note(tried)
-            section = key.partition(".")[0]
-            if key in tried.overrides or f"{section}.{NAMED_BY.get(section)}" in drawn:
-                matter.append(key)
-        text = json.dumps(settled.job.mapping, sort_keys=True)
-        if text not in self.found:
-            self.found[text] = (settled.job, settled.overrides, tuple(matter))
-        elif self.found[text][1] != settled.overrides:
-            self.notes[f"{where}left out, as it repeats another variant"] = None
+    def _expand(
+        self,
+        fixed: Plain,
+        chosen: Plain,
+        free: Mapping[str, Domain],
+        live: Sequence[str],
+        where: str,
+    ) -> None:
+        """Every combination of the grids among the keys that matter, with the `chosen` values of
+        those that decide."""
+        grids = {key: free[key].args[0] for key in live if free[key].is_grid and key not in chosen}
+        drawn = tuple(key for key in free if key in live and not free[key].is_grid)
+        for more in _combinations(grids):
+            settled = self._settled(fixed, {**chosen, **more}, where)
+            if settled is None:
+                continue
+            values = {
+                key: value
+                for key, value in {**chosen, **more}.items()
+                if key not in settled.idle or (key in live and drawn)
+            }
+            beside = {key: value for key, value in values.items() if key in settled.idle}
+            text = json.dumps([settled.job.mapping, beside, drawn], sort_keys=True)
+            said = {**dotted(fixed), **values}
+            if text not in self._found:
+                self._found[text] = said
+                trial = Trial(title_of(settled.job), settled.job, {})
+                self.points.append(Point(trial, drawn, fixed, values))
+            elif self._found[text] != said:
+                self.notes[f"{where}left out, as it repeats another variant"] = None
 
-    def _note(self, settled: _Settled) -> None:
-        """Remember which keys mean something somewhere, and say which change nothing here."""
-        self.effective |= settled.overrides.keys()
-        for key, why in settled.idle.items():
-            self.notes[f"{key} does not vary for {_title(settled.job)}: {why}"] = None
-            if why != _NO_SUCH_SETTING:
-                self.effective.add(key)
+    def _settled(self, fixed: Plain, values: Plain, where: str) -> _Settled | None:
+        """The combination; None after taking down why it is no job."""
+        try:
+            return _settle(self.base, fixed, values)
+        except ConfigError as error:
+            said = ", ".join(f"{key}={shown(value)}" for key, value in values.items())
+            for line in error.problems:
+                own = line.partition(":")[0] in values
+                self.problems[f"{SPACE}.{line}" if own else f"{where}{line} (with {said})"] = None
+            return None
+
+    def _note_unused(self, settled: _Settled) -> None:
+        """Which keys of the job no trial depends on, this one neither."""
+        unused = {}
+        for key in dotted(self.base):
+            above = covering(key, settled.job.idle)
+            if above is not None and (self._never is None or key in self._never):
+                unused[key] = max(above, (self._never or {}).get(key, ""), key=len)
+        self._never = unused
+
+    def notes_on_the_job(self) -> Iterator[str]:
+        """Keys that the job gives and that change nothing in any trial."""
+        for above in dict.fromkeys((self._never or {}).values()):
+            reasons = {point.trial.job.idle.get(above): None for point in self.points}
+            why = next((each for each in reasons if each is not None), None)
+            if why is not None and part_of(self.base, above) is not None:
+                yield f"{above} changes nothing: {why}"
 
     def check_every_key_is_known(self) -> None:
-        """A key that no variant knows is a mistake."""
-        for key in self.domains:
-            if key not in self.effective:
-                section, _, name = key.partition(".")
-                sections = [job.mapping.get(section) for job, _, _ in self.found.values()]
-                names = {each[NAMED_BY[section]] for each in sections if each}
-                allowed = {
-                    setting
-                    for each in names
-                    for setting in settings_of(FAMILIES[section].class_of(each))
-                }
-                line = unknown_key(f"{section}.{name}", allowed | {NAMED_BY[section]})
-                self.problems[f"{SPACE}.{line}"] = None
-
-    def points(self) -> tuple[Point, ...]:
-        """What was found, named."""
-        found = list(self.found.values())
-        groups: dict[str, list[Plain]] = defaultdict(list)
-        for job, _, _ in found:
-            groups[_title(job)].append(dotted(job.mapping))
-        names: Counter[str] = Counter()
-        points = []
-        for job, overrides, domains in found:
-            own, group = dotted(job.mapping), groups[_title(job)]
-            differing = {
-                key: value
-                for key, value in own.items()
-                if key not in _TITLE and any(each.get(key, _ABSENT) != value for each in group)
-            }
-            name = "-".join([_title(job), *words_of(differing, differing)])
-            names[name] += 1
-            if names[name] > 1:
-                name = f"{name}-{names[name]}"
-            given = {key: own[key] for key in overrides if key in own and key not in _TITLE}
-            settings = {
-                key: value for key, value in {**given, **differing}.items() if value is not None
-            }
-            points.append(Point(Trial(name, job, settings), domains, overrides))
-        return tuple(points)
+        """A key that no variant can have is a mistake."""
+        for key in self.domains.keys() - self._known:
+            section, name = split_key(key)
+            allowed = {each for raw in self._raws for each in keys_of(section, raw)}
+            line = unknown_key(f"{section}.{name}", allowed | {NAMED_BY[section]})
+            self.problems[f"{SPACE}.{line}"] = None
 
 
 _NO_SUCH_SETTING = "it has no such setting"
@@ -283,77 +303,87 @@ def _base(job: Job) -> Plain:
     return {key: value for key, value in job.mapping.items() if key != "sweep"}
 
 
-def _not_varying(sweep: SweepSettings) -> Iterator[str]:
-    allowed = ", ".join(VARYING)
-    for key in sweep.space:
-        section = key.partition(".")[0]
-        if section not in VARYING:
-            yield unknown_key(f"{SPACE}.{section}", VARYING).replace(
-                "unknown key", "cannot vary", 1
-            )
-        elif key == section and section != "seed":
-            yield f"{SPACE}.{key}: is a section (allowed: one of its keys, as in training.epochs)"
-    for number, variant in enumerate(sweep.variants, start=1):
-        for key in nested(variant, []):
-            if key not in VARYING:
-                yield f"sweep.variants, number {number}: {key} cannot vary (allowed: {allowed})"
+def _job_alone(job: Job) -> Iterator[str]:
+    """Keys that no trial has anyway, and that change nothing."""
+    for key, why in job.unused.items():
+        if key.partition(".")[0] not in VARYING:
+            yield f"{key} changes nothing: {why}"
 
 
-def _is_fixed(key: str, fixed: Mapping[str, Any]) -> bool:
+def _is_fixed(key: str, fixed: Plain) -> bool:
     """Whether a variant sets the key itself, or a section (to null) that would hold it."""
-    return any(key == each or key.startswith(f"{each}.") for each in fixed)
+    return any(key == each or key.startswith(f"{each}.") for each in dotted(fixed))
 
 
-def _combinations(grids: Mapping[str, Sequence[Any]]) -> Iterator[Plain]:
-    for values in product(*grids.values()):
-        yield dict(zip(grids, values, strict=True))
+def _combinations(values: Mapping[str, Sequence[Any]]) -> Iterator[Plain]:
+    for each in product(*values.values()):
+        yield dict(zip(values, each, strict=True))
 
 
-def _settle(base: Plain, fixed: Plain, values: Plain) -> _Settled:
-    """`base` with the fixed keys and those of the values that mean something there. Raises
-    ConfigError."""
-    naming = {key: value for key, value in values.items() if key in _NAMING}
-    named = laid_over(base, nested({**fixed, **naming}, []), stays)
-    known = {key: value for key, value in values.items() if key in naming or _is_known(key, named)}
+def _decides(key: str, free: Mapping[str, Domain], job: Job) -> bool:
+    """Whether other keys matter or not by what this one is: where it names something, where it is
+    no number, and where a class says so."""
+    domain = free[key]
+    if key in NAMING or key == "strategy.replay_size":
+        return True
+    if any(
+        isinstance(each, bool) or not isinstance(each, int | float) for each in domain.examples()
+    ):
+        return True
+    section, name = split_key(key)
+    classes: list[Any] = [type(getattr(job, section, None))]
+    naming = free.get(f"{section}.{NAMED_BY.get(section)}")
+    if naming is not None:
+        family = FAMILIES[section]
+        classes += [family.outline(each) for each in naming.examples() if each in family.names()]
+    rules = [rule for each in classes for rule in getattr(each, "matters_when", {}).values()]
+    return any(name == rule.setting for rule in rules)
+
+
+def _settle(base: Plain, variant: Plain, values: Plain) -> _Settled:
+    """`base` with what a variant fixes, and with those of the values that mean something there.
+    Raises ConfigError."""
+    below = laid_over(base, variant, stays)
+    naming = {key: value for key, value in values.items() if key in NAMING}
+    named = laid_over(below, nested(naming, []), stays)
+    known = {key: value for key, value in values.items() if _is_known(key, named)}
+    job = parse_job(laid_over(below, nested(known, []), stays))
     idle = {key: _NO_SUCH_SETTING for key in values if key not in known}
-    job = parse_job(laid_over(base, nested({**fixed, **known}, []), stays))
-    unused = job.unused
-    for key in [each for each in known if each.partition(".")[0] in unused]:
-        idle[key] = unused[key.partition(".")[0]]
-        del known[key]
-    return _Settled(parse_job(job.settings()), {**fixed, **known}, idle)
+    for key in known:
+        above = covering(key, job.idle)
+        if above is not None:
+            idle[key] = job.idle[above]
+    complete = replace(job, mapping=job.settings(), sweep=None)
+    return _Settled(complete, job.mapping, idle)
 
 
 def _is_known(key: str, mapping: Plain) -> bool:
-    """Whether the named class of the key's section has it. Sections without a name are not judged
+    """Whether the class that the key's section names has it. Sections without a name are not judged
     here: an unknown key in one is a mistake in every variant."""
-    section, _, name = key.partition(".")
-    if section not in NAMED_BY:
-        return True
-    given = mapping.get(section)
-    if not isinstance(given, dict):
-        return False
-    return has_setting(section, str(given.get(NAMED_BY[section])), name.partition(".")[0])
+    section, name = split_key(key)
+    return key in NAMING or section not in NAMED_BY or name in keys_of(section, mapping)
 
 
-def _title(job: Job) -> str:
-    return job.strategy_name if job.adapter is None else f"{job.strategy_name}-{job.adapter.name}"
-
-
-def words_of(values: Mapping[str, Any], among: Collection[str]) -> list[str]:
-    """Values as parts of a name: `lr0.002`, `size100`; a section is named where its key is not
-    enough to tell it from the other keys that are `among` them."""
-    lasts = Counter(key.rpartition(".")[2] for key in among)
-    words = []
-    for key, value in values.items():
-        last = key.rpartition(".")[2]
-        label = key.replace(".", "_") if lasts[last] > 1 else last
-        label = "lr" if label == "learning_rate" else label
-        if value is None:
-            word = f"no_{label}"
-        elif key in _NAMING or key in ("scenario.kind", "backbone.name"):
-            word = str(value)
-        else:
-            word = f"{label}{value:.4g}" if isinstance(value, float) else f"{label}{value}"
-        words.append(re.sub(r"[^A-Za-z0-9_.+-]+", "_", word).strip("_"))
-    return words
+def _named(points: Sequence[Point]) -> tuple[Point, ...]:
+    """The points with names that tell them apart, and with the settings that do."""
+    groups: dict[str, list[Plain]] = defaultdict(list)
+    for point in points:
+        groups[point.trial.name].append(dotted(point.trial.job.mapping))
+    names: Counter[str] = Counter()
+    named = []
+    for point in points:
+        title, own = point.trial.name, dotted(point.trial.job.mapping)
+        differing = {
+            key: value
+            for key, value in own.items()
+            if key not in TITLE and any(each.get(key, _ABSENT) != value for each in groups[title])
+        }
+        name = "-".join([title, *words_of(differing, differing)])
+        names[name] += 1
+        if names[name] > 1:
+            name = f"{name}-{names[name]}"
+        said = {**dotted(point.variant), **point.values}
+        given_here = {key: own[key] for key in said if key in own and key not in TITLE}
+        settings = {k: each for k, each in {**given_here, **differing}.items() if each is not None}
+        named.append(replace(point, trial=replace(point.trial, name=name, settings=settings)))
+    return tuple(named)

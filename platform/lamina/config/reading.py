@@ -7,6 +7,7 @@ twice is an error. The parser is PyYAML's safe one.
 
 import re
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ from lamina.registry import InputError
 
 Plain = dict[str, Any]
 """What JSON has too: text, numbers, true, false, null, lists and mappings with text as keys."""
+
+
+DEEPEST = 50
+"""Lists and mappings in each other."""
+LARGEST = 100_000
+"""Values in a file."""
+_TAGS = (None, "!", "tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
 
 
 class _Loader(yaml.SafeLoader):
@@ -54,18 +62,87 @@ _add_word(
 _add_word("merge", r"^<<$", "<")
 
 
+class _Refused(yaml.MarkedYAMLError):
+    """YAML that no job needs."""
+
+    def __init__(self, problem: str, event: Any) -> None:
+        super().__init__(problem=problem, problem_mark=event.start_mark)
+
+
+@dataclass
+class _Open:
+    """A list or mapping that has begun and not ended."""
+
+    is_mapping: bool
+    anchor: str | None
+    size: int = 1
+    """Values in it so far, what its aliases stand for included."""
+    num_nodes: int = 0
+    """Its own keys and values so far."""
+
+
+def _check_shape(text: str) -> None:
+    """Raises _Refused for what would not be a plain tree of reasonable size, before it is built:
+    tags, keys that are no scalars, aliases of what they are in, and what is too deep or too large.
+    """
+    opened: list[_Open] = []
+    sizes: dict[str, int] = {}
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionEndEvent):
+            ended = opened.pop()
+            if ended.anchor is not None:
+                sizes[ended.anchor] = ended.size
+            if opened:
+                opened[-1].size += ended.size
+        if not isinstance(event, yaml.NodeEvent):
+            continue
+        is_scalar, is_alias = (
+            isinstance(event, yaml.ScalarEvent),
+            isinstance(event, yaml.AliasEvent),
+        )
+        tag = getattr(event, "tag", None)
+        if tag not in _TAGS:
+            said = tag.replace("tag:yaml.org,2002:", "!!")
+            raise _Refused(f"the tag {said} is not allowed (allowed: values without a tag)", event)
+        above = opened[-1] if opened else None
+        if above is not None:
+            if above.is_mapping and above.num_nodes % 2 == 0 and not is_scalar:
+                what = "a mapping" if isinstance(event, yaml.MappingStartEvent) else "a list"
+                what = f"the alias *{event.anchor}" if is_alias else what
+                raise _Refused(f"{what} is not a key (allowed: names)", event)
+            above.num_nodes += 1
+        if not is_scalar and not is_alias:
+            opened.append(_Open(isinstance(event, yaml.MappingStartEvent), event.anchor))
+            if len(opened) > DEEPEST:
+                raise _Refused(f"nested too deep (allowed: {DEEPEST} levels)", event)
+            continue
+        size = 1
+        if is_alias and any(each.anchor == event.anchor for each in opened):
+            raise _Refused(f"the alias *{event.anchor} stands for what it is in itself", event)
+        if is_alias:
+            size = sizes.get(str(event.anchor), 1)
+        elif event.anchor is not None:
+            sizes[event.anchor] = 1
+        if above is not None:
+            above.size += size
+        if sum(each.size for each in opened) > LARGEST:
+            raise _Refused(f"too large (allowed: {LARGEST:,} values, aliases written out)", event)
+
+
 def read_yaml(text: str, where: str) -> Any:
     """The value that `text` is in YAML; `where` names its origin in errors.
 
     Raises InputError with the line and column of what is wrong.
     """
     try:
+        _check_shape(text)
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         what = " ".join(part for part in (error.problem, error.context) if part)
-        raise InputError(f"{where}{place}: not YAML ({what})") from None
+        what = what if isinstance(error, _Refused) else f"not YAML ({what})"
+        raise InputError(f"{where}{place}: {what}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
 

@@ -1,64 +1,86 @@
 """The sections of a job whose remaining keys depend on what one of them names."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any, NamedTuple
 
-from lamina.adapters import kind_class, kind_names
-from lamina.adapters.base import AdapterKind
-from lamina.config.fields import read_fields, settings_of
+from lamina.config.fields import read_fields, read_settings
+from lamina.config.outline import Outline, member_outline
 from lamina.config.overrides import NAMED_BY
 from lamina.config.reading import shown
-from lamina.federation.aggregators import aggregator_class, aggregator_names
-from lamina.federation.aggregators.base import Aggregator
-from lamina.federation.optimisers import server_optimiser_class, server_optimiser_names
-from lamina.federation.optimisers.base import ServerOptimiser
-from lamina.memory import policy_class, policy_names
-from lamina.memory.base import Policy
-from lamina.registry import InputError
-from lamina.strategies import strategy_class, strategy_names
-from lamina.strategies.base import Strategy
-from lamina.streams import Source, source_class, source_names
-from lamina.streams.arrivals import Arrival, arrival_class, arrival_names
-from lamina.streams.partitioners import Partitioner, partitioner_class, partitioner_names
-
-Member = (
-    Source | AdapterKind | Strategy | Policy | Partitioner | Arrival | Aggregator | ServerOptimiser
-)
+from lamina.registry import member_class, member_names, unknown
 
 
-@dataclass(frozen=True)
-class Family:
-    """Classes of which a job's section names one."""
+class Family(NamedTuple):
+    """Classes of which a job's section names one. Its names and their keys are known
+    without an import."""
 
-    names: Callable[[], list[str]]
-    class_of: Callable[[str], type[Member]]
+    section: str
+    package: str
+    """Its modules are the members."""
+    base: str
+    """The class that all inherit from, in the module `base` beside the package or in it."""
+    home: str
+    """That module."""
+
+    @property
+    def key(self) -> str:
+        """The job's key that names a member."""
+        return f"{self.section}.{NAMED_BY[self.section]}"
+
+    def names(self) -> list[str]:
+        """The members."""
+        return member_names(self.package)
+
+    def outline(self, name: str) -> Outline:
+        """What a member declares. Raises InputError with the nearest match."""
+        if name not in self.names():
+            raise unknown(self.key, name, self.names())
+        return member_outline(self.package, name, self.base)
+
+    def class_of(self, name: str) -> type:
+        """A member, imported. Raises InputError with the nearest match."""
+        base = getattr(import_module(self.home), self.base)
+        return member_class(self.package, name, base, self.key)
 
 
-FAMILIES = {
-    "stream": Family(source_names, source_class),
-    "adapter": Family(kind_names, kind_class),
-    "strategy": Family(strategy_names, strategy_class),
-    "memory": Family(policy_names, policy_class),
-    "federation.partition": Family(partitioner_names, partitioner_class),
-    "federation.arrival": Family(arrival_names, arrival_class),
-    "federation.aggregator": Family(aggregator_names, aggregator_class),
-    "federation.server_optimiser": Family(server_optimiser_names, server_optimiser_class),
-}
+def _families() -> Iterator[Family]:
+    yield Family("stream", "lamina.streams.sources", "Source", "lamina.streams.base")
+    yield Family("adapter", "lamina.adapters.kinds", "AdapterKind", "lamina.adapters.base")
+    yield Family("strategy", "lamina.strategies", "Strategy", "lamina.strategies.base")
+    yield Family("memory", "lamina.memory.policies", "Policy", "lamina.memory.base")
+    for section, package, base in (
+        ("partition", "lamina.streams.partitioners", "Partitioner"),
+        ("arrival", "lamina.streams.arrivals", "Arrival"),
+        ("aggregator", "lamina.federation.aggregators", "Aggregator"),
+        ("server_optimiser", "lamina.federation.optimisers", "ServerOptimiser"),
+    ):
+        yield Family(f"federation.{section}", package, base, f"{package}.base")
+
+
+FAMILIES = {each.section: each for each in _families()}
 
 
 def read_member(
-    section: str, given: Mapping[str, Any], problems: list[str], optional: bool = False
+    section: str,
+    given: Mapping[str, Any],
+    problems: list[str],
+    optional: bool = False,
+    make: bool = True,
 ) -> Any:
     """The object that a section says, or None after adding a line to `problems` for each thing that
     is wrong; None too for an optional section that is null or not there. `given` is the mapping
-    that the section is in."""
+    that the section is in.
+
+    Where it is not to be made, only the keys and types are read, and nothing is imported.
+    """
     family, by = FAMILIES[section], NAMED_BY[section]
     settings = given.get(section.rpartition(".")[2])
+    allowed = f"allowed: {', '.join(family.names())}"
     if settings is None and optional:
         return None
     if settings is None:
-        problems.append(f"{section}.{by}: missing (allowed: {', '.join(family.names())})")
+        problems.append(f"{family.key}: missing ({allowed})")
         return None
     if not isinstance(settings, Mapping):
         null = " or null" if optional else ""
@@ -70,24 +92,44 @@ def read_member(
     name = settings.get(by)
     if not isinstance(name, str):
         said = "missing" if by not in settings else f"{shown(name)} is not allowed"
-        problems.append(f"{section}.{by}: {said} (allowed: {', '.join(family.names())})")
+        problems.append(f"{family.key}: {said} ({allowed})")
         return None
-    try:
-        cls = family.class_of(name)
-    except InputError as error:
-        problems.append(str(error))
+    if name not in family.names():
+        problems.append(str(unknown(family.key, name, family.names())))
         return None
     rest = {key: value for key, value in settings.items() if key != by}
-    return read_fields(cls, rest, section, problems, also=[by])
+    if not make:
+        return read_settings(family.outline(name).settings(), rest, section, problems, also=[by])
+    return read_fields(family.class_of(name), rest, section, problems, also=[by])
+
+
+def part_of(mapping: Mapping[str, Any], key: str) -> Any:
+    """What a nested mapping has at a dotted key; None where it has nothing."""
+    value: Any = mapping
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def keys_of(section: str, mapping: Mapping[str, Any]) -> list[str]:
+    """The keys beside the one that names the class that a job's section has; none where it names
+    none."""
+    family, name = FAMILIES[section], part_of(mapping, f"{section}.{NAMED_BY[section]}")
+    return list(family.outline(name).settings()) if name in family.names() else []
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """The section whose class has a dotted key, and the key's name there."""
+    sections = [each for each in NAMED_BY if key.startswith(f"{each}.")]
+    section = max(sections, key=len, default=key.partition(".")[0])
+    return section, key.removeprefix(f"{section}.").partition(".")[0]
 
 
 def has_setting(section: str, name: str, key: str) -> bool:
     """Whether the class that `section` calls `name` has the setting `key`; no class has one if
     there is no such name."""
-    try:
-        return key in settings_of(FAMILIES[section].class_of(name))
-    except InputError:
-        return False
+    family = FAMILIES[section]
+    return name in family.names() and key in family.outline(name).settings()
 
 
 def stays(section: str, name: str, key: str) -> bool:

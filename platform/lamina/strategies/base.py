@@ -39,6 +39,7 @@ from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
 from lamina.core import Batch, Modality, Scenario, StepOutput, Summary, Task
 from lamina.memory.memory import Replay
+from lamina.registry import Where
 
 Family = Literal[
     "baseline", "regularisation", "replay", "prompt", "lora", "prototype", "adapter", "merging"
@@ -85,6 +86,9 @@ class Strategy(ABC):
     from_second_task: ClassVar[tuple[str, ...]] = ()
     """Hyper-parameters that change nothing before the second task begins, neither what is learned
     nor what is remembered: trials that differ in these alone share their first task."""
+    matters_when: ClassVar[Mapping[str, Where]] = {}
+    """Hyper-parameters that change nothing beside some values of another one:
+    `only_where(decay="online")`."""
     routes: ClassVar[bool] = False
     """Whether it decides for each input which task's module answers: `route` tells which."""
     grows: ClassVar[bool] = False

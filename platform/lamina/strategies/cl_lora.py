@@ -26,7 +26,7 @@ from lamina.descent import plus
 from lamina.losses import cross_entropy, distillation
 from lamina.memory.gaussian import class_means, class_sums
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import Strategy
 
 SHARED, TEACHER, SCALE = "shared", "teacher", "scale"
@@ -48,6 +48,7 @@ class CLLoRA(Strategy):
     family = "lora"
     paper = "CL-LoRA: Continual Low-Rank Adaptation for Rehearsal-Free Class-Incremental Learning"
     year = 2025
+    matters_when = only_where(temperature="distillation")
     adapters = ("lora",)
     grows = True
 

@@ -24,7 +24,7 @@ from lamina.backbones.overlay import Overlay
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy, self_distillation
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 TASK, CLASSIFIER = "task_{}", "classifier_{}"
@@ -47,6 +47,7 @@ class CPrompt(Strategy):
     family = "prompt"
     paper = "Consistent Prompting for Rehearsal-Free Continual Learning"
     year = 2024
+    matters_when = only_where(smoothing="consistency", margin="consistency")
     adapters = (NO_ADAPTER,)
     routes = grows = True
 

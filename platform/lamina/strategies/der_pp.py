@@ -17,7 +17,7 @@ from lamina.adapters.model import AdaptedModel
 from lamina.core import Batch, StepOutput
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import Strategy
 
 
@@ -36,6 +36,7 @@ class DERpp(Strategy):
     family = "replay"
     paper = "Dark Experience for General Continual Learning: a Strong, Simple Baseline"
     year = 2020
+    matters_when = only_where(alpha="replay_size", beta="replay_size")
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
     from_second_task = ("alpha", "beta", "replay_size")

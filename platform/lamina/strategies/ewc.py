@@ -17,7 +17,7 @@ from lamina.adapters.model import AdaptedModel, per_sample_gradients
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy, quadratic_penalties
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import Strategy
 
 SAMPLES_AT_ONCE = 32
@@ -40,6 +40,7 @@ class EWC(Strategy):
     family = "regularisation"
     paper = "Overcoming catastrophic forgetting in neural networks"
     year = 2017
+    matters_when = only_where(decay="online", online="strength")
     from_second_task = ("strength", "decay")
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy, self_contrast
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 PAST, PROMPT, TII_HEAD = "past_prompts", "prompt", "tii_head"
@@ -49,6 +49,7 @@ class HiDePrompt(Strategy):
     family = "prompt"
     paper = "Hierarchical Decomposition of Prompt-Based Continual Learning"
     year = 2023
+    matters_when = only_where(refit_rate="refit_epochs")
     scenarios = ("class_incremental", "task_incremental", "joint")
     adapters = (NO_ADAPTER,)
     routes = True

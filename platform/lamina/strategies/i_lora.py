@@ -20,7 +20,7 @@ from lamina.adapters.model import HEAD, MAIN, AdaptedModel
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import Strategy
 
 MEMORY = "memory"
@@ -42,6 +42,7 @@ class ILoRA(Strategy):
     family = "lora"
     paper = "Analyzing and Reducing Catastrophic Forgetting in Parameter Efficient Tuning"
     year = 2024
+    matters_when = only_where(consistency="replay_size")
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
     from_second_task = ("replay_size", "consistency")

@@ -16,7 +16,7 @@ from lamina.adapters.model import HEAD, MAIN, AdaptedModel
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy, distillation
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import Strategy
 
 TEACHER = "teacher"
@@ -35,6 +35,7 @@ class LwF(Strategy):
     family = "regularisation"
     paper = "Learning without Forgetting"
     year = 2016
+    matters_when = only_where(temperature="strength")
     from_second_task = ("strength", "temperature")
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy, self_contrast
 from lamina.memory.gaussian import Gaussians, class_sums, moments, plus_classes
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import Strategy
 
 TEMPERATURE = 0.8
@@ -45,6 +45,7 @@ class MOS(Strategy):
     family = "adapter"
     paper = "MOS: Model Surgery for Pre-Trained Model-Based Class-Incremental Learning"
     year = 2025
+    matters_when = only_where(samples="epochs", refit_rate="epochs")
     scenarios = ("class_incremental", "task_incremental", "joint")
     adapters = ("bottleneck", "lora")
     routes = grows = True

@@ -23,7 +23,7 @@ from lamina.adapters.succession import current, succeed
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import Strategy
 
 
@@ -39,6 +39,7 @@ class NLoRA(Strategy):
     family = "lora"
     paper = "Is Parameter Collision Hindering Continual Learning in LLMs?"
     year = 2025
+    matters_when = only_where(product="sparsity")
     adapters = ("lora",)
     grows = True
 

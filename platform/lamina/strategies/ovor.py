@@ -24,7 +24,7 @@ from lamina.descent import descend
 from lamina.losses import cross_entropy, energy_bounds
 from lamina.memory.memory import Replay
 from lamina.memory.outliers import paired_batches, virtual_outliers
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 PROMPT = "prompt"
@@ -62,6 +62,15 @@ class OVOR(Strategy):
         "Class-Incremental Learning"
     )
     year = 2024
+    matters_when = only_where(
+        inlier_energy="regularisation",
+        outlier_energy="regularisation",
+        regularisation="alignment_epochs",
+        neighbours="alignment_epochs",
+        outliers_per_class="alignment_epochs",
+        deviation="alignment_epochs",
+        alignment_rate="alignment_epochs",
+    )
     adapters = (NO_ADAPTER,)
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from lamina.adapters.model import AdaptedModel
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy, quadratic_penalties
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import Strategy
 
 
@@ -37,6 +37,7 @@ class SI(Strategy):
     family = "regularisation"
     paper = "Continual Learning Through Synaptic Intelligence"
     year = 2017
+    matters_when = only_where(damping="strength")
     from_second_task = ("strength",)
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from lamina.descent import descend
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import Strategy
 
 ALIGNED = "aligned"
@@ -48,6 +48,7 @@ class SLCA(Strategy):
         "SLCA: Slow Learner with Classifier Alignment for Continual Learning on a Pre-trained Model"
     )
     year = 2023
+    matters_when = only_where(temperature="epochs", samples="epochs", alignment_rate="epochs")
 
     def __post_init__(self) -> None:
         for name in ("temperature", "samples", "alignment_rate"):

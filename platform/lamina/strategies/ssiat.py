@@ -21,7 +21,7 @@ from lamina.descent import descend
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import Strategy
 
 BEFORE = "before"
@@ -48,6 +48,7 @@ class SSIAT(Strategy):
     family = "adapter"
     paper = "Semantically-Shifted Incremental Adapter-Tuning is A Continual ViTransformer"
     year = 2024
+    matters_when = only_where(samples="epochs", refit_rate="epochs")
 
     def __post_init__(self) -> None:
         for name in ("scale", "bandwidth", "samples", "refit_rate"):

@@ -22,7 +22,7 @@ from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
+from lamina.registry import InputError, only_where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 POOL = "pool"
@@ -52,6 +52,7 @@ class VQPrompt(Strategy):
     family = "prompt"
     paper = "Vector Quantization Prompting for Continual Learning"
     year = 2024
+    matters_when = only_where(alignment_rate="alignment_epochs")
     adapters = (NO_ADAPTER,)
 
     def __post_init__(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from random import Random
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 
@@ -20,7 +20,7 @@ from lamina.core import (
     seed_of,
     values_at,
 )
-from lamina.registry import InputError, unknown
+from lamina.registry import InputError, Where, unknown
 from lamina.streams.base import Note, Table
 from lamina.streams.checks import content_of, notes_of
 from lamina.streams.names import counted, few_of
@@ -60,6 +60,17 @@ class ScenarioSettings:
     Si-Blurry)."""
     disjoint: float = 0.5
     """The share of the classes that do not blur (N of Si-Blurry)."""
+
+    matters_when: ClassVar[Mapping[str, Where]] = {
+        "num_tasks": Where("kind", "class_incremental", "task_incremental", "task_free"),
+        "shuffle": Where(
+            "kind", "class_incremental", "task_incremental", "domain_incremental", "task_free"
+        ),
+        "online": Where(
+            "kind", "class_incremental", "task_incremental", "domain_incremental", "joint"
+        ),
+        "disjoint": Where("blurry"),
+    }
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Scenario):

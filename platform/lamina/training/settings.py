@@ -1,14 +1,19 @@
-"""How a task is trained: passes, batches, optimiser."""
+"""How a task is trained: passes, batches, optimiser. Torch is imported where something is made of
+the settings, so that a job is read without it."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import torch
-from torch.optim.lr_scheduler import LambdaLR
+from lamina.registry import InputError, Where
 
-from lamina.registry import InputError
+if TYPE_CHECKING:
+    import torch
+    from torch.optim.lr_scheduler import LambdaLR
+
+LARGEST_RATE = 1000.0
+"""No learning rate is larger: every optimiser here overflows with less."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ class TrainingSettings:
     """b, batches at the start of a task after each of which the task is evaluated, for the learning
     curve area LCA_b."""
 
+    matters_when: ClassVar[dict[str, Where]] = {"momentum": Where("optimizer", "sgd")}
+
     def __post_init__(self) -> None:
         if self.learning_curve_batches < 0:
             raise InputError(
@@ -52,8 +59,9 @@ class TrainingSettings:
         for name in ("epochs", "batch_size", "evaluation_batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"training.{name}: {getattr(self, name)} is not positive")
-        if self.learning_rate <= 0:
-            raise InputError(f"training.learning_rate: {self.learning_rate} is not positive")
+        if not 0 < self.learning_rate <= LARGEST_RATE:
+            reason = "not positive" if self.learning_rate <= 0 else f"above {LARGEST_RATE:.0f}"
+            raise InputError(f"training.learning_rate: {self.learning_rate} is {reason}")
         if self.weight_decay < 0:
             raise InputError(f"training.weight_decay: {self.weight_decay} is negative")
         if not 0 <= self.momentum < 1:
@@ -64,8 +72,10 @@ class TrainingSettings:
 
 def make_optimizer(
     settings: TrainingSettings, groups: Iterable[dict[str, Any]]
-) -> torch.optim.Optimizer:
+) -> "torch.optim.Optimizer":
     """A new optimiser over the given groups of tensors, as PyTorch takes them."""
+    import torch
+
     rate, decay = settings.learning_rate, settings.weight_decay
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, rate, settings.momentum, weight_decay=decay)
@@ -75,9 +85,11 @@ def make_optimizer(
 
 
 def make_schedule(
-    settings: TrainingSettings, optimizer: torch.optim.Optimizer, num_steps: int
-) -> LambdaLR:
+    settings: TrainingSettings, optimizer: "torch.optim.Optimizer", num_steps: int
+) -> "LambdaLR":
     """The learning rate of each of `num_steps` steps, as a factor of the first."""
+    from torch.optim.lr_scheduler import LambdaLR
+
     factors = {
         "constant": lambda step: 1.0,  # noqa: ARG005
         "linear": lambda step: 1.0 - step / num_steps,

@@ -157,7 +157,7 @@ def _check_varied(plan: SweepPlan, path: str, key: str, examples: list[Any]) -> 
     for point in plan.points:
         if key not in point.domains:
             continue
-        for line in meaningless(point.trial.job.mapping, {key: examples[0]}):
+        for line in meaningless(point.trial.job, {key: examples[0]}):
             raise InputError(f"{path}.{line}")
         drawn = {each: plan.domains[each].examples()[0] for each in point.domains}
         for value in examples:

@@ -1,0 +1,155 @@
+"""Keys of a job that change nothing in it, and why.
+
+Each is said in a line, does not vary in a sweep, and is left out of what tells one trial from
+another. A key of a section that is of no use stands for all keys below: `memory` for `memory.size`.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from lamina.config.fields import settings_of
+from lamina.config.overrides import SECTIONS, dotted
+from lamina.config.reading import shown
+from lamina.registry import Where
+from lamina.strategies.base import NO_ADAPTER, Strategy
+from lamina.training.settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from lamina.config.job import Job
+
+Reasons = dict[str, str]
+"""By dotted key, why it changes nothing."""
+
+_WITH_STEPS_ALONE = settings_of(TrainingSettings).keys() - {"evaluation_batch_size"}
+_OF_ANY_BATCH = {"batch_size", "anytime_every", "learning_curve_batches"}
+"""Keys of training that matter wherever rows come in batches, with a gradient step or without."""
+
+_ALONE = "`lamina run` trains one trial in this process"
+_IN_PROCESS = "`--in-process` trains all clients in this process, on the CPU"
+_FEDERATE = {
+    "sweep": "`lamina federate` runs the job's own federation",
+    "hosts.cohort": "it counts trials of a sweep",
+}
+_BY_COMMAND: dict[str, Reasons] = {
+    "run": {"sweep": _ALONE, "hosts.count": _ALONE, "hosts.cohort": _ALONE},
+    "federate": _FEDERATE,
+    "federate --in-process": {
+        **_FEDERATE,
+        "hosts.count": _IN_PROCESS,
+        "hosts.device": _IN_PROCESS,
+    },
+}
+COSTS_ALONE = {
+    "training.evaluation_batch_size": "it changes no result, only time and memory",
+    "backbone.max_memory_gb": "it changes no result, only where the weights are",
+}
+"""Keys that a job may well set and that no trial differs in."""
+
+
+def unused_keys(job: "Job") -> Reasons:
+    """All of them, given or not."""
+    found = {**dict(_by_strategy(job)), **dict(_by_stream(job))}
+    for section in SECTIONS:
+        found |= by_other_settings(section, getattr(job, section))
+    return {key: why for key, why in found.items() if found.keys().isdisjoint(_above(key))}
+
+
+def unused_by(job: "Job", command: str) -> Reasons:
+    """Those of them that a job gives, by a command of the command line."""
+    return given(job.mapping, {**job.idle, **_BY_COMMAND[command]})
+
+
+def without(mapping: Mapping[str, Any], unused: Reasons) -> dict[str, Any]:
+    """A complete mapping without these keys; a section among them is null."""
+    result = dict(mapping)
+    for key in unused:
+        section, _, rest = key.partition(".")
+        if not rest:
+            result[section] = None
+        elif isinstance(result.get(section), Mapping):
+            result[section] = _dropped(result[section], rest)
+    return result
+
+
+def covering(key: str, unused: Reasons) -> str | None:
+    """The one among the unused keys that stands for `key`, itself or a section that it is in."""
+    return next((each for each in [*_above(key), key] if each in unused), None)
+
+
+def given(mapping: Mapping[str, Any], unused: Reasons) -> Reasons:
+    """Those that a mapping gives, other than as null."""
+    found = {}
+    for key, value in dotted(mapping).items():
+        above = covering(key, unused)
+        if above is not None and value is not None:
+            found[above] = unused[above]
+    return found
+
+
+def by_other_settings(section: str, settings: Any) -> Reasons:
+    """What the section's class declares in `matters_when`."""
+    rules: Mapping[str, Where] = getattr(settings, "matters_when", {})
+
+    def why(name: str) -> str | None:
+        if name not in rules:
+            return None
+        rule = rules[name]
+        value = getattr(settings, rule.setting)
+        if not rule.holds(value):
+            return f"{section}.{rule.setting} is {shown(value)}"
+        return why(rule.setting)
+
+    reasons = {f"{section}.{name}": why(name) for name in rules}
+    return {key: reason for key, reason in reasons.items() if reason is not None}
+
+
+def takes_adapter(strategy: type[Strategy]) -> bool:
+    """Whether a job's adapter is of use to it."""
+    return strategy.trained_tasks != "none" and strategy.adapters != (NO_ADAPTER,)
+
+
+def draws_from_memory(strategy: Strategy) -> bool:
+    """Whether a job's memory is of use to it."""
+    return strategy.needs_memory and getattr(strategy, "replay_size", None) != 0
+
+
+def _by_strategy(job: "Job") -> Iterator[tuple[str, str]]:
+    cls, name = type(job.strategy), job.strategy_name
+    if not takes_adapter(cls):
+        yield "adapter", f"strategy {name!r} takes none"
+    if not draws_from_memory(job.strategy):
+        why = (
+            "strategy.replay_size is 0"
+            if cls.needs_memory
+            else f"strategy {name!r} replays nothing"
+        )
+        yield "memory", why
+    if not cls.takes_gradient_steps(job.adapter is not None and takes_adapter(cls)):
+        in_batches = _OF_ANY_BATCH if job.scenario.kind == "task_free" else set()
+        for key in sorted(_WITH_STEPS_ALONE - in_batches):
+            yield f"training.{key}", f"strategy {name!r} takes no gradient step"
+
+
+def _by_stream(job: "Job") -> Iterator[tuple[str, str]]:
+    if job.stream.modality == "image":
+        yield "backbone.max_length", "images have no tokens to cut"
+    scenario = job.scenario
+    if scenario.kind == "joint" and not scenario.one_pass:
+        for key in type(job.strategy).from_second_task:
+            yield f"strategy.{key}", "it matters from the second task on, and the stream has one"
+
+
+def _above(key: str) -> list[str]:
+    """The sections that a key is in, the largest first."""
+    parts = key.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
+
+
+def _dropped(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:
+    head, _, rest = key.partition(".")
+    result = dict(mapping)
+    if not rest:
+        result.pop(head, None)
+    elif isinstance(result.get(head), Mapping):
+        result[head] = _dropped(result[head], rest)
+    return result

@@ -1,0 +1,169 @@
+"""Jobs that nobody can mean: each is one line that names the key, or line and column, with what was
+given and what is allowed; the exit code is 2, and nothing is written."""
+
+import os
+
+import pytest
+
+LAUGHS = "\n".join(
+    ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    + [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 10)]
+)
+TEXTS = {
+    "a list that holds itself": ("a: &a [1, *a]", "line 1, column 11: the alias *a stands for"),
+    "a mapping that holds itself": ("a: &a {b: *a}", "line 1, column 11: the alias *a stands for"),
+    "3,000 nested lists": ("a: " + "[" * 3000 + "]" * 3000, "line 1, column 53: nested too deep"),
+    "3,000 nested mappings": ("{a: " * 3000 + "1" + "}" * 3000, "nested too deep (allowed: 50 lev"),
+    "3,000 nested blocks": (
+        "\n".join("  " * n + f"k{n}:" for n in range(3000)),
+        "nested too deep (allowed: 50 levels)",
+    ),
+    "a billion laughs": (LAUGHS, "too large (allowed: 100,000 values, aliases written out)"),
+    "a list as a key": ("[1, 2]: 3", "line 1, column 1: a list is not a key (allowed: names)"),
+    "a list as a marked key": ("? [1, 2]\n: 3", "line 1, column 3: a list is not a key"),
+    "a mapping as a key": ("{a: 1}: 3", "line 1, column 1: a mapping is not a key"),
+    "an alias as a key": ("a: &x name\n*x : 1", "line 2, column 1: the alias *x is not a key"),
+    "a number as a key": ("3: 4", "3: not a key (allowed: names joined by dots)"),
+    "null as a key": ("~: 4", "null: not a key (allowed: names joined by dots)"),
+    "a timestamp": ("seed: !!timestamp 2026-01-02", "line 1, column 7: the tag !!timestamp is not"),
+    "a set": ("seed: !!set {a, b}", "line 1, column 7: the tag !!set is not allowed"),
+    "binary": ("seed: !!binary aGk=", "line 1, column 7: the tag !!binary is not allowed"),
+    "no truth value": ("seed: !!bool abc", "line 1, column 7: the tag !!bool is not allowed"),
+    "no number": ("seed: !!int abc", "line 1, column 7: the tag !!int is not allowed"),
+    "pairs": ("seed: !!omap [a: 1]", "line 1, column 7: the tag !!omap is not allowed"),
+    "a tag of one's own": ("seed: !mine 3", "line 1, column 7: the tag !mine is not allowed"),
+    "an object": (
+        "seed: !!python/name:os.system",
+        "the tag !!python/name:os.system is not allowed",
+    ),
+    "a key given twice": (
+        "seed: 1\nname: x\nseed: 2",
+        "line 3, column 1: not YAML ('seed' is given",
+    ),
+    "a nested key given twice": ("a: {b: 1, b: 2}", "line 1, column 11: not YAML ('b' is given"),
+    "a dotted key given twice": (
+        "training: {epochs: 1}\ntraining.epochs: 2",
+        "training.epochs: giv",
+    ),
+    "a tab": ("training:\n\tepochs: 1", "line 2, column 1: not YAML"),
+    "an unknown alias": ("seed: *x", "line 1, column 7: not YAML"),
+    "two documents": ("name: x\n---\nname: y", "line 2, column 1: not YAML"),
+    "an unclosed bracket": ("name: [x", "not YAML"),
+    "a control character": ("name: \x07", "not YAML"),
+    "nothing": ("", "is null (allowed: a mapping with the keys of a job)"),
+    "a comment": ("# nothing", "is null (allowed: a mapping with the keys of a job)"),
+    "a text": ("train it", "is 'train it' (allowed: a mapping with the keys of a job)"),
+    "a list": ("- name: x", "(allowed: a mapping with the keys of a job)"),
+    "a merge of a text": ("a: {<<: x}", "line 1, column 9: not YAML"),
+    "a number of 5,000 digits": ("seed: " + "9" * 5000, "not YAML (Exceeds the limit"),
+}
+
+
+@pytest.fixture
+def refused(lamina, tmp_path):
+    """The one line that is said of a job; nothing may be left behind."""
+
+    def line_of(*words):
+        before = sorted(tmp_path.rglob("*"))
+        result = lamina(*words)
+        assert result.exit_code == 2, (result.output, result.exception)
+        assert result.stdout == ""
+        (line,) = result.stderr.splitlines()
+        assert sorted(tmp_path.rglob("*")) == before
+        return line
+
+    return line_of
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_file_that_is_no_job_is_one_line(refused, tmp_path, name):
+    text, said = TEXTS[name]
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    assert said in refused("run", path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00n", b"name: \xe9", b"\x80"])
+def test_a_file_that_is_no_utf_8_is_one_line(refused, tmp_path, content):
+    path = tmp_path / "job.yaml"
+    path.write_bytes(content)
+    assert "is not UTF-8 text (allowed: a YAML file)" in refused("run", path)
+
+
+WIDE = "numbers from -1,000,000,000,000 to 1,000,000,000,000"
+VALUES = [
+    (
+        "training.learning_rate=.nan",
+        f"training.learning_rate: nan is not allowed (allowed: {WIDE})",
+    ),
+    ("training.learning_rate=.inf", "training.learning_rate: inf is not allowed (allowed: numbers"),
+    ("training.learning_rate=1e6", "training.learning_rate: 1000000.0 is above 1000"),
+    ("training.learning_rate=-1", "training.learning_rate: -1.0 is not positive"),
+    ("training.learning_rate=1e999", "training.learning_rate: inf is not allowed"),
+    ("training.weight_decay=.nan", "training.weight_decay: nan is not allowed"),
+    ("training.momentum=-.inf", "training.momentum: -inf is not allowed"),
+    ("training.max_grad_norm=.nan", "training.max_grad_norm: nan is not allowed"),
+    ("adapter.alpha=.nan", "adapter.alpha: nan is not allowed"),
+    ("adapter.dropout=.inf", "adapter.dropout: inf is not allowed"),
+    ("hosts.features_gb=.nan", "hosts.features_gb: nan is not allowed"),
+    ("backbone.max_memory_gb=.inf", "backbone.max_memory_gb: inf is not allowed"),
+    ("scenario.blurry=.nan", "scenario.blurry: nan is not allowed"),
+    ("strategy={name: ewc, strength: .nan}", "strategy.strength: nan is not allowed"),
+    ("sweep.verify=.nan", "sweep.verify: nan is not allowed"),
+    ("sweep.scheduler={name: asha, x: .nan}", "sweep.scheduler.x: nan is not allowed"),
+    ("sweep.variants=[{training.epochs: .nan}]", "sweep.variants.training.epochs: nan is not all"),
+    (
+        "sweep.space={training.learning_rate: {grid_search: [.nan]}}",
+        "sweep.space.training.learning_rate.grid_search: nan is not allowed",
+    ),
+    ("adapter={kind: peft, peft_type: LOHA, config: {r: .nan}}", "adapter.config.r: nan is not"),
+    ("federation={participation: .nan}", "federation.participation: nan is not allowed"),
+    ("federation={clock: {dropout: .nan}}", "federation.clock.dropout: nan is not allowed"),
+    (
+        "training.epochs=9999999999999999999999999",
+        "training.epochs: 9999999999999999999999999 is not allowed (allowed: numbers from "
+        "-4,294,967,295 to 4,294,967,295)",
+    ),
+    ("training.epochs=1e3", "training.epochs: 1000.0 is not allowed (allowed: a whole number)"),
+    ("adapter.rank=100000", "adapter.rank: 100000 is more than the width of "),
+    ("adapter.rank=-1", "adapter.rank: -1 is not positive"),
+    ("seed=-1", "seed: -1 is negative (allowed: 0, 1, 2, ...)"),
+    ("seed=1e400", "seed: inf is not allowed"),
+    ("seed=[1]", "seed: [1] is not allowed (allowed: a whole number)"),
+    ("scenario={kind: class_incremental, validation: 0.6, test: 0.6}", "scenario.validation: 0.6"),
+    ('output_dir="a\\0b"', "output_dir: 'a\\x00b' has a NUL (allowed: a path)"),
+    ('name="a\\0b"', "name: 'a\\x00b' is no name of a folder"),
+    ("name=../up", "name: '../up' is no name of a folder (allowed: up to 200 characters without"),
+    ("name=''", "name: '' is no name of a folder"),
+    ("output_dir=[a]", "output_dir: ['a'] is not allowed (allowed: a path or null)"),
+    ("output_dir=" + "x" * 300, "output_dir: 'xxx"),
+    ("training={[1]: 2}", "override 'training={[1]: 2}', line 1, column 2: a list is not a key"),
+    ("seed=!!timestamp 2026-01-01", "the tag !!timestamp is not allowed"),
+]
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+@pytest.mark.parametrize(("word", "said"), VALUES)
+def test_a_value_that_no_setting_can_be_is_one_line(refused, job, command, word, said):
+    assert said in refused(command, job, word)
+
+
+@pytest.mark.parametrize("command", ["run", "sweep"])
+def test_an_output_folder_that_is_a_file_is_one_line(refused, job, tmp_path, command):
+    (tmp_path / "out").write_text("mine")
+    for word in ("name=x", f"output_dir={tmp_path / 'out' / 'below'}"):
+        line = refused(command, job, word)
+        assert line == f"output_dir: '{tmp_path / 'out'}' is a file (allowed: a folder)"
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
+def test_an_output_folder_that_cannot_be_written_to_is_one_line(refused, job, tmp_path):
+    (tmp_path / "out").mkdir(mode=0o500)
+    assert "cannot be written to (allowed: a folder)" in refused("run", job)
+
+
+def test_what_a_terminal_would_obey_is_shown_as_an_escape(refused, job, tmp_path):
+    path = tmp_path / "more.yaml"
+    path.write_text('"tr\\e[31m\\ud800aining": 1\n')
+    assert refused("run", job, path).startswith("tr\\x1b[31m\\ud800aining: unknown key")

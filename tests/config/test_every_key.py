@@ -1,0 +1,295 @@
+"""Every key of every section changes what is computed, or the job says that it does not."""
+
+import copy
+import json
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from lamina.config import build_learner, expand, parse_job
+from lamina.config.overrides import NAMED_BY, laid_over, nested
+from lamina.config.parts import declared
+from lamina.config.reading import shown
+from lamina.config.sections import FAMILIES, stays
+from lamina.config.unused import COSTS_ALONE, unused_by
+from lamina.streams import build_stream
+
+STRATEGIES = FAMILIES["strategy"].names()
+LORA = {"kind": "lora", "rank": 2}
+
+
+@pytest.fixture(scope="module")
+def base_of(tiny_vit_folder, tiny_bert_folder):
+    """A job of a strategy that runs in a moment."""
+
+    def of(name):
+        outline = FAMILIES["strategy"].outline(name)
+        kinds = outline.adapters or ("lora",)
+        kind = "lora" if "lora" in kinds else kinds[0]
+        is_image = "image" in outline.modalities
+        return {
+            "name": "every",
+            "stream": {"name": "digits" if is_image else "assistant"},
+            "scenario": {"kind": outline.scenarios[0], "num_tasks": 2, "limit_per_class": 3},
+            "backbone": {"name": str(tiny_vit_folder if is_image else tiny_bert_folder)},
+            "adapter": None if kind == "none" else LORA if kind == "lora" else {"kind": kind},
+            "strategy": {"name": name},
+            "memory": {"policy": "ring", "size": 20} if outline.needs_memory else None,
+            "training": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
+        }
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def learner_of(tiny_vit, tiny_bert, tiny_vit_folder, tiny_bert_folder):
+    """A job's learner, at its beginning."""
+    backbones = {str(tiny_vit_folder): tiny_vit, str(tiny_bert_folder): tiny_bert}
+
+    @cache
+    def stream_of(source, scenario, seed, name):
+        return backbones[name].encode_stream(build_stream(source, scenario, seed))
+
+    def of(job):
+        stream = stream_of(job.stream, job.scenario, job.seed, job.backbone.name)
+        return build_learner(job, stream, backbones[job.backbone.name])
+
+    return of
+
+
+def predictions(learner):
+    """What a learner answers to all test rows."""
+    is_told = learner.stream.scenario == "task_incremental"
+    with torch.no_grad():
+        return [
+            learner.strategy.predict(
+                learner.model, each.test.inputs, each.task if is_told else None
+            ).tolist()
+            for each in learner.stream.experiences
+        ]
+
+
+def recording(strategy, read):
+    """The same strategy, of a class that puts the names of its settings into `read` when something
+    but its own checks asks for them."""
+    cls = type(strategy)
+
+    def asked(self, name):
+        frame = sys._getframe(1)
+        is_check = "__post_init__" in (frame.f_code.co_name, frame.f_back.f_code.co_name)
+        if not is_check and Path(frame.f_code.co_filename).name != "dataclasses.py":
+            read.add(name)
+        return cls.__getattribute__(self, name)
+
+    members = {"__getattribute__": asked, "__module__": cls.__module__}
+    copied = copy.copy(strategy)
+    copied.__class__ = type(cls.__name__, (cls,), members)
+    return copied
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_computes_with_each_of_its_settings_or_says_that_it_does_not(
+    base_of, learner_of, name
+):
+    settings = FAMILIES["strategy"].outline(name).settings()
+    job = parse_job(base_of(name))
+    read = set()
+    object.__setattr__(job, "strategy", recording(job.strategy, read))
+    learner = learner_of(job)
+    for _ in learner.learn():
+        pass
+    predictions(learner)
+    said = {key.rpartition(".")[2] for key in job.idle if key.startswith("strategy.")}
+    assert settings.keys() - read == said
+
+
+RULES = [
+    (section, name, key, rule)
+    for section, family in FAMILIES.items()
+    for name in family.names()
+    for key, rule in getattr(family.outline(name), "matters_when", {}).items()
+]
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "key", "rule"), RULES, ids=lambda each: getattr(each, "setting", each)
+)
+def test_a_setting_without_the_other_that_it_needs_is_said_to_change_nothing(
+    base_of, section, name, key, rule
+):
+    assert section == "strategy"
+    settings = FAMILIES[section].outline(name).settings()
+    assert {key, rule.setting} <= settings.keys()
+    job = base_of(name)
+    off = type(settings[rule.setting].default)(0)
+    job[section] |= {rule.setting: off, key: settings[key].default}
+    said = parse_job(job).unused[f"{section}.{key}"]
+    assert said == f"{section}.{rule.setting} is {shown(off)}"
+    assert rule.holds(settings[rule.setting].default)
+
+
+CHANGES = [
+    ("training.epochs", 2),
+    ("training.batch_size", 4),
+    ("training.optimizer", "sgd"),
+    ("training.learning_rate", 0.02),
+    ("training.weight_decay", 0.5),
+    ("training.momentum", 0.5),
+    ("training.schedule", "cosine"),
+    ("training.max_grad_norm", 0.01),
+    ("training.evaluation_batch_size", 7),
+    ("training.anytime_every", 4),
+    ("training.learning_curve_batches", 1),
+    ("scenario.kind", "domain_incremental"),
+    ("scenario.num_tasks", 5),
+    ("scenario.shuffle", True),
+    ("scenario.validation", 0.3),
+    ("scenario.test", 0.5),
+    ("scenario.limit_per_class", 2),
+    ("scenario.online", True),
+    ("scenario.recurrences", 2),
+    ("scenario.blurry", 0.5),
+    ("scenario.disjoint", 0.2),
+    ("adapter.rank", 1),
+    ("adapter.alpha", 4.0),
+    ("adapter.dropout", 0.5),
+    ("adapter.targets", ["q_proj"]),
+    ("adapter.layers", [1]),
+    ("memory.size", 3),
+    ("memory.policy", "class_balanced"),
+    ("strategy.replay_size", 2),
+    ("seed", 3),
+    ("backbone.max_length", 5),
+]
+NOT_HERE = {
+    "scenario.kind": "digits have no groups",
+    "backbone.name": "another model",
+    "backbone.dtype": "of the weights, that the test's backbone has loaded",
+    "backbone.pooling": "as dtype",
+}
+"""Keys that cannot be changed in this job, or that are about loading the backbone."""
+
+
+def test_every_key_that_a_trial_of_er_has_is_walked():
+    keys = {f"training.{key}" for key in declared("training")}
+    keys |= {f"scenario.{key}" for key in declared("scenario")}
+    keys |= {f"backbone.{key}" for key in declared("backbone")}
+    for section, name in (("adapter", "lora"), ("memory", "ring"), ("strategy", "er")):
+        keys |= {f"{section}.{key}" for key in FAMILIES[section].outline(name).settings()}
+    walked = {key for key, _ in CHANGES} | NOT_HERE.keys() | COSTS_ALONE.keys()
+    assert keys <= walked | {f"{section}.{by}" for section, by in NAMED_BY.items()}
+
+
+@pytest.fixture(scope="module")
+def outcome(learner_of):
+    """All that a job comes to: what it answers and what is reported of it, without times."""
+
+    @cache
+    def of_text(text):
+        job = parse_job(json.loads(text))
+        learner = learner_of(job)
+        metrics = [
+            {key: value for key, value in report.metrics.items() if "seconds" not in key}
+            for report in learner.learn()
+        ]
+        return job, predictions(learner), metrics
+
+    return lambda mapping: of_text(json.dumps(mapping))
+
+
+@pytest.mark.parametrize(("key", "value"), [each for each in CHANGES if each[0] not in NOT_HERE])
+def test_a_key_of_a_trial_changes_its_outcome_or_is_said_to_change_nothing(
+    base_of, outcome, key, value
+):
+    mapping = base_of("er")
+    if key == "seed":
+        changed = {**mapping, "seed": value}
+    else:
+        section, _, name = key.partition(".")
+        changed = {**mapping, section: {**mapping[section], name: value}}
+    job, *found = outcome(changed)
+    _, *before = outcome(mapping)
+    assert (found == before) == (key in job.unused or key in COSTS_ALONE)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "beside", "why"),
+    [
+        ("training.momentum", 0.5, {}, "training.optimizer is 'adamw'"),
+        ("training.momentum", 0.5, {"training.optimizer": "adam"}, "training.optimizer is 'adam'"),
+        ("scenario.disjoint", 0.2, {}, "scenario.blurry is 0.0"),
+        ("scenario.shuffle", True, {"scenario": {"kind": "joint"}}, "scenario.kind is 'joint'"),
+        ("scenario.num_tasks", 1, {"scenario": {"kind": "joint"}}, "scenario.kind is 'joint'"),
+        (
+            "scenario.online",
+            True,
+            {"scenario": {"kind": "task_free"}},
+            "scenario.kind is 'task_free'",
+        ),
+        ("backbone.max_length", 9, {}, "images have no tokens to cut"),
+        ("memory.size", 9, {"strategy.replay_size": 0}, "strategy.replay_size is 0"),
+        ("memory.size", 9, {"strategy": {"name": "lwf"}}, "strategy 'lwf' replays nothing"),
+        ("adapter.rank", 1, {"strategy": {"name": "ncm"}}, "strategy 'ncm' takes none"),
+        (
+            "training.learning_rate",
+            0.5,
+            {"strategy": {"name": "slda"}},
+            "strategy 'slda' takes no gradient step",
+        ),
+        (
+            "strategy.replay_size",
+            4,
+            {"scenario": {"kind": "joint"}},
+            "it matters from the second task on, and the stream has one",
+        ),
+        ("hosts.features_dir", "x", {"hosts.features_gb": 0}, "hosts.features_gb is 0.0"),
+        ("tracking.mlflow_uri", "x", {"tracking.enabled": False}, "tracking.enabled is false"),
+        ("tracking.experiment", "x", {"tracking.enabled": False}, "tracking.enabled is false"),
+        ("sweep.unfit", "skip", {"sweep.num_samples": 1}, "sweep.variants is ()"),
+    ],
+)
+def test_a_key_that_changes_nothing_is_said_with_the_reason(base_of, key, value, beside, why):
+    over = nested({**beside, key: value}, [])
+    job = parse_job(laid_over(base_of("er"), over, stays))
+    assert why in job.unused.values()
+
+
+def test_a_key_that_changes_no_result_is_not_varied(base_of):
+    for key, values in (
+        ("training.evaluation_batch_size", [8, 16]),
+        ("backbone.max_memory_gb", [1.0, 2.0]),
+        ("training.momentum", [0.0, 0.5, 0.9]),
+        ("scenario.disjoint", [0.1, 0.2]),
+        ("backbone.max_length", [5, 9]),
+    ):
+        mapping = base_of("er") | {"sweep": {"space": {key: {"grid_search": values}}}}
+        plan = expand(parse_job(mapping))
+        assert plan.num_trials == 1, key
+        (note,) = plan.notes
+        assert note.startswith(f"{key} does not vary for er-lora: ")
+
+
+def test_a_key_of_the_job_is_said_only_where_no_trial_depends_on_it(base_of):
+    mapping = base_of("er") | {"training.momentum": 0.5}
+    variants = [{"training.optimizer": "adamw"}, {"training.optimizer": "adam"}]
+    said = "training.momentum changes nothing: training.optimizer is 'adamw'"
+    assert said in expand(parse_job(mapping | {"sweep": {"variants": variants}})).notes
+    variants.append({"training.optimizer": "sgd"})
+    assert expand(parse_job(mapping | {"sweep": {"variants": variants}})).notes == ()
+    variants.append({"strategy": {"name": "lwf"}, "memory": {"policy": "ring", "size": 3}})
+    assert expand(parse_job(mapping | {"sweep": {"variants": variants}})).notes == (
+        "sweep.variants, number 4 (lwf-lora): memory changes nothing: strategy 'lwf' replays "
+        "nothing",
+    )
+
+
+def test_a_command_says_which_keys_are_for_others(base_of):
+    given = {"sweep": {"num_samples": 1}, "hosts": {"count": 2, "cohort": 4, "device": "cpu"}}
+    job = parse_job(base_of("er") | given)
+    assert unused_by(job, "run").keys() == {"sweep", "hosts.count", "hosts.cohort"}
+    assert unused_by(job, "federate").keys() == {"sweep", "hosts.cohort"}
+    in_process = unused_by(job, "federate --in-process")
+    assert in_process.keys() == {"sweep", "hosts.count", "hosts.cohort", "hosts.device"}
