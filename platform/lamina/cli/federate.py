@@ -120,7 +120,7 @@ def _round(number: int, rounds: int, metrics: Mapping[str, float]) -> str:
 
 def _result(found: Any) -> dict[str, Any]:
     """All that is known of a finished run, as JSON."""
-    from lamina.federation.outcome import bound_matrix, client_matrix, summaries_of
+    from lamina.federation.server.outcome import bound_matrix, client_matrix, summaries_of
 
     run, manifest = found.run, found.manifest
     counts = manifest.counts

@@ -38,7 +38,7 @@ class GlobalState:
     """The run's: an aggregator that starts factors anew draws them from it."""
     ledger: Tensors = field(default_factory=dict)
     """What other code would fold into the backbone: LoRA factors of scale 1, by the names of
-    `tensors` (see `lamina.federation.ledger`)."""
+    `tensors` (see `lamina.federation.algebra.residual_ledger`)."""
     discarded: Mapping[str, float] = field(default_factory=dict)
     """Per module, the squared Frobenius norm that the ledger's rank cap has cost so far."""
     memory: Tensors = field(default_factory=dict)

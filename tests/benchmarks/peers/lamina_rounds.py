@@ -24,14 +24,14 @@ from client_work import Found, Plan, initial, mean_of, work_of
 from lamina.core import Experience, Samples, Stream, Summary, Task
 from lamina.federation.aggregators.fedit import FedIT
 from lamina.federation.checking import Slots
-from lamina.federation.client import LocalWork, Own
-from lamina.federation.clock import ClockSettings, Cohort
-from lamina.federation.frame import Frame
-from lamina.federation.rounds import FederatedRun, RunSettings
-from lamina.federation.scores import Flags
+from lamina.federation.client.client import Own
+from lamina.federation.server.clock import ClockSettings, Cohort
+from lamina.federation.server.rounds import FederatedRun, RunSettings
+from lamina.federation.shared_model import Frame
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.timetable import Stop
 from lamina.federation.update import ClientUpdate, Tensors
+from lamina.federation.work import Flags, LocalWork
 from lamina.garbage import collect_seldom
 from lamina.orchestration.cluster import Device, cluster
 from lamina.orchestration.federated.chunks import ClientDesk

@@ -15,16 +15,15 @@ from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.config import Job, build_learner, keep_features, parse_job
 from lamina.core import Batch, Samples, Stream, Summary
+from lamina.federation.algebra.control_variates import CONTROL
 from lamina.federation.checking import Slots
-from lamina.federation.client import ClientWork, Own
-from lamina.federation.drift import CONTROL
-from lamina.federation.frame import Frame
+from lamina.federation.client.client import ClientWork, Own
 from lamina.federation.privacy.wire import update_to_bytes
-from lamina.federation.scores import Flags
+from lamina.federation.shared_model import Frame
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.timetable import BOUNDARIES, Stop, timetable
 from lamina.federation.update import ClientUpdate
-from lamina.federation.work import Item
+from lamina.federation.work import Flags, Item
 from lamina.streams.client_streams import ClientStreams
 from lamina.streams.manifest import StreamManifest
 from lamina.training.checkpoint import pack, unpack

@@ -16,9 +16,9 @@ from lamina.config import Job
 from lamina.config.clients import manifest_of
 from lamina.core import Batch, Stream
 from lamina.evaluation.accuracy_matrix import Row
-from lamina.federation.outcome import summaries_of
-from lamina.federation.rounds import FederatedRun
-from lamina.federation.scores import EVALUATED
+from lamina.federation.server.outcome import summaries_of
+from lamina.federation.server.rounds import FederatedRun
+from lamina.federation.server.scores import EVALUATED
 from lamina.orchestration.federated.chunks import LearningDesk
 from lamina.orchestration.federated.pool import LocalPool
 from lamina.orchestration.federated.run import advance, settings_of_run

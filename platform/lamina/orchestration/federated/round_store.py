@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lamina.federation.rounds import FederatedRun
+from lamina.federation.server.rounds import FederatedRun
 from lamina.orchestration.payloads import Payloads
 from lamina.registry import InputError
 from lamina.training.checkpoint import pack, unpack

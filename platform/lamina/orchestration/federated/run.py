@@ -16,8 +16,8 @@ from lamina.config.clients import check_step, manifest_of
 from lamina.core import D, Part, Samples, Stream
 from lamina.digests import digest_of, without_place
 from lamina.federation.privacy.wire import update_from_bytes
-from lamina.federation.rounds import FederatedRun, RunSettings
-from lamina.federation.scores import EVALUATED
+from lamina.federation.server.rounds import FederatedRun, RunSettings
+from lamina.federation.server.scores import EVALUATED
 from lamina.federation.state import Scaling
 from lamina.federation.work import Down, Reply, Work
 from lamina.orchestration.cluster import choose_devices, cluster

@@ -13,25 +13,24 @@ from torch import Tensor
 from lamina.core import Part, Summary
 from lamina.evaluation.fairness import mean_over_clients
 from lamina.federation.aggregators.base import Aggregator
+from lamina.federation.algebra.control_variates import CONTROL, controls_of, shared_control
 from lamina.federation.checking import Expected, admit, expected_of
-from lamina.federation.client import LocalWork, controls_of
-from lamina.federation.clock import ClockSettings, Cohort, Load, Plan, VirtualClock
-from lamina.federation.drift import CONTROL, shared_control
-from lamina.federation.frame import Frame
 from lamina.federation.optimisers.base import ServerOptimiser
 from lamina.federation.privacy.accounting import Accountant
 from lamina.federation.privacy.row_accounts import RowAccounts
 from lamina.federation.privacy.secure_sum import SumAbortedError
 from lamina.federation.privacy.settings import PrivacySettings
-from lamina.federation.private_sum import PrivateSum
-from lamina.federation.scores import EVALUATED, Scores, over_clients, scores_of
-from lamina.federation.staleness import discount, rebased
+from lamina.federation.server.clock import ClockSettings, Cohort, Load, Plan, VirtualClock
+from lamina.federation.server.private_sum import PrivateSum
+from lamina.federation.server.scores import EVALUATED, Scores, over_clients, scores_of
+from lamina.federation.server.staleness import discount, rebased
+from lamina.federation.server.summaries import summed
+from lamina.federation.server.traffic import Tallies, count
+from lamina.federation.shared_model import Frame
 from lamina.federation.state import GlobalState, Scaling
-from lamina.federation.summaries import summed
-from lamina.federation.tallies import Tallies, count
 from lamina.federation.timetable import BOUNDARIES, Stop, arrivals, arrived
 from lamina.federation.update import ClientUpdate
-from lamina.federation.work import Down, Item, Reply, Work
+from lamina.federation.work import Down, Item, LocalWork, Reply, Work
 from lamina.registry import InputError
 from lamina.streams.manifest import Event, StreamManifest
 

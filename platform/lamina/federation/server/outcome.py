@@ -8,8 +8,8 @@ from lamina.core import Part
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.evaluation.client_matrix import Check, ClientMatrix, spatial_forgetting
 from lamina.evaluation.participation import participation, staleness
-from lamina.federation.rounds import FederatedRun
-from lamina.federation.scores import EVALUATED, Scores
+from lamina.federation.server.rounds import FederatedRun
+from lamina.federation.server.scores import EVALUATED, Scores
 from lamina.streams.manifest import StreamManifest
 
 
