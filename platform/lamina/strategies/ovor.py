@@ -63,6 +63,7 @@ class OVOR(Strategy):
     )
     year = 2024
     adapters = (NO_ADAPTER,)
+    summary_rows = True
 
     def __post_init__(self) -> None:
         for name in ("g_length", "e_length"):
