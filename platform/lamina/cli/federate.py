@@ -11,6 +11,7 @@ from rich.table import Table
 from lamina.cli.progress import Display, display
 from lamina.cli.report import RESULT, show_mlflow, stdout
 from lamina.config import check_parts, load_job
+from lamina.config.unused_in_federation import given_keys, unused_in_federation
 from lamina.evaluation.fairness import mean_over_clients
 from lamina.registry import InputError
 
@@ -42,8 +43,8 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
     from lamina.orchestration.federated.run import MANIFEST, run_federated
 
     recorder = FederatedEventRecorder(job, str(path))
-    for section, why in job.unused.items():
-        console.print(f"{section} changes nothing: {why}", markup=False)
+    for key, why in {**job.unused, **given_keys(job.mapping, unused_in_federation(job))}.items():
+        console.print(f"{key} changes nothing: {why}", markup=False, soft_wrap=True)
     missing = None
     try:
         with display(console, 0) as shown:

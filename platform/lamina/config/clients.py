@@ -1,5 +1,6 @@
 """Which client of a federated job has which rows when, and whether its strategy can learn so."""
 
+from lamina.adapters.kinds.lora import LoRA
 from lamina.config.job import Job
 from lamina.core import D, Stream
 from lamina.federation.fitness import previews, reviews
@@ -24,8 +25,12 @@ def manifest_of(job: Job, raw: Stream[D]) -> StreamManifest:
 
 def check_clients(job: Job, raw: Stream[D]) -> None:
     """Raises InputError where clients come to be at tasks of their own and the strategy cannot
-    learn so. The manifest is only made where it can be the reason."""
-    if job.federation is not None and _wants_step(job) is not None:
+    learn so, or where a client's rank is above the adapter's. The manifest is only made where it
+    can be the reason."""
+    if job.federation is None:
+        return
+    _check_ranks(job)
+    if _wants_step(job) is not None:
         check_step(job, manifest_of(job, raw))
 
 
@@ -41,6 +46,18 @@ def check_step(job: Job, manifest: StreamManifest) -> None:
         f"federation.{key}: clients come to be at tasks of their own, and {why} (allowed: all "
         "clients get their k-th task in the k-th step)"
     )
+
+
+def _check_ranks(job: Job) -> None:
+    """A client takes the first rows of the global factors, which have no more than the adapter's
+    rank."""
+    assert job.federation is not None
+    largest = max(job.federation.settings.ranks, default=0)
+    if isinstance(job.adapter, LoRA) and largest > job.adapter.rank:
+        raise InputError(
+            f"federation.ranks: {largest} is more than a client can have, as adapter.rank is "
+            f"{job.adapter.rank} (allowed: 1 to {job.adapter.rank})"
+        )
 
 
 def _wants_step(job: Job) -> str | None:
