@@ -190,7 +190,7 @@ def outcome_of(tmp_path_factory, tiny_bert, tiny_bert_folder):
             pool = LocalPool(LearningDesk(job, tiny_bert, stream, manifest))
             metrics = [found for _, found in advance(run, pool, Kept())]
             counts = run.tallies.state_dict()
-            digests = run.state.digest(), repr(listed(run.frame.plain()))
+            digests = run.state.digest(), listed(run.frame.plain())
             known[name] = digests, metrics, run.epsilon, counts
         return known[name]
 
