@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lamina.config import parse_job
-from lamina.config.clients import check_clients, manifest_of
+from lamina.config.clients import check_clients, manifest_of, settings_of_run
 from lamina.config.federation import FederationSettings
 from lamina.config.overrides import dotted, nested
 from lamina.config.unused_in_federation import unused_in_federation
@@ -16,10 +16,10 @@ from lamina.federation.privacy.released import ReleaseRule
 from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.server.clock import ClockSettings
 from lamina.federation.server.rounds import FederatedRun
-from lamina.orchestration.federated.chunks import LearningDesk
 from lamina.orchestration.federated.learner import Kept
 from lamina.orchestration.federated.pool import LocalPool
-from lamina.orchestration.federated.run import advance, settings_of_run
+from lamina.orchestration.federated.run import advance
+from lamina.orchestration.federated.worker import LearningWorker
 from lamina.registry import InputError
 from lamina.streams import build_stream
 from lamina.training.settings import TrainingSettings
@@ -187,7 +187,7 @@ def outcome_of(tmp_path_factory, tiny_bert, tiny_bert_folder):
             check_clients(job, stream)
             manifest = manifest_of(job, stream)
             run = FederatedRun(settings_of_run(job, stream, manifest))
-            pool = LocalPool(LearningDesk(job, tiny_bert, stream, manifest))
+            pool = LocalPool(LearningWorker(job, tiny_bert, stream, manifest))
             metrics = [found for _, found in advance(run, pool, Kept())]
             counts = run.tallies.state_dict()
             digests = run.state.digest(), listed(run.frame.plain())
