@@ -3,9 +3,8 @@
 import torch
 
 from lamina.core import generator_of
-from lamina.federation.aggregators.base import LORA_A, LORA_B, modules_of
 from lamina.federation.state import GlobalState, Scaling
-from lamina.federation.update import ClientUpdate
+from lamina.federation.update import LORA_A, LORA_B, ClientUpdate, modules_of
 
 MODULES = {"main.0.query": (10, 6), "main.0.value": (4, 9), "main.1.query": (3, 3)}
 """d_out and d_in of three modules; at rank 3 or 4 two of them have one equal to it."""

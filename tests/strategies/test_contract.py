@@ -30,6 +30,8 @@ class Run:
     digest_after_first_task: str
     trained: list[set[str]]
     """What is trained when each task has begun."""
+    row_names: set[str]
+    """The names of values of single rows in what `preview` and `review` returned."""
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +43,12 @@ def run_of(nouns, tiny_bert):
         if name not in runs:
             learner = make_learner(name, _suited(name, nouns), tiny_bert)
             trained = _noting_what_is_trained(learner)
+            row_names = _noting_row_names(learner)
             learning = learner.learn()
             reports = [next(learning)]
             saved, known = pack(learner.state_dict()), digest(learner)
             reports.extend(learning)
-            runs[name] = Run(learner, reports, saved, known, trained)
+            runs[name] = Run(learner, reports, saved, known, trained, row_names)
         return runs[name]
 
     return run
@@ -168,6 +171,11 @@ def test_it_says_whether_later_tasks_train_new_tensors(name, run_of):
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_it_declares_whether_its_summaries_hold_values_of_single_rows(name, run_of):
+    assert bool(run_of(name).row_names) == strategy_class(name).summary_rows
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_its_state_is_tensors_and_plain_values(name, run_of):
     unpack(pack(run_of(name).learner.strategy.state))
 
@@ -230,4 +238,22 @@ def _noting_what_is_trained(learner):
         found.append(set(model.parameters()))
 
     learner.strategy.begin_task = noted
+    return found
+
+
+def _noting_row_names(learner):
+    """A set that gets the names in `Summary.rows` of whatever `preview` and `review` return."""
+    found = set()
+
+    def noting(look):
+        def noted(model, batch):
+            summary = look(model, batch)
+            if summary is not None:
+                found.update(summary.rows)
+            return summary
+
+        return noted
+
+    learner.strategy.preview = noting(learner.strategy.preview)
+    learner.strategy.review = noting(learner.strategy.review)
     return found

@@ -12,7 +12,6 @@ from lamina.cli.progress import Display, display
 from lamina.cli.report import RESULT, notes_in_record, show_mlflow, show_notes, stdout
 from lamina.config import check_parts, load_job
 from lamina.config.unused import unused_by
-from lamina.evaluation.fairness import mean_over_clients
 from lamina.registry import InputError
 
 ADAPTER = "global.safetensors"
@@ -38,13 +37,14 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
         )
     (raw,) = check_parts([job])
     # Only a job that is sound is worth the seconds that Ray takes to be imported and started.
+    from lamina.federation.server.outcome import result_of
     from lamina.orchestration.federated.event_recorder import FederatedEventRecorder, write_result
     from lamina.orchestration.federated.learner import save_global
     from lamina.orchestration.federated.run import MANIFEST, run_federated
 
     recorder = FederatedEventRecorder(job, str(path))
     for key, why in unused_by(job, "federate --in-process" if in_process else "federate").items():
-        console.print(f"{key} changes nothing: {why}", markup=False)
+        console.print(f"{key} changes nothing: {why}", markup=False, soft_wrap=True)
     show_notes(console, [raw])
     missing = None
     try:
@@ -59,7 +59,8 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
     except BaseException as error:
         recorder.finish("stopped" if isinstance(error, KeyboardInterrupt) else "failed", {}, 0, {})
         raise
-    result = {**_result(found), "notes": notes_in_record([raw])}
+    notes = notes_in_record([raw])
+    result = {**result_of(found.run, found.sha, found.central, found.local), "notes": notes}
     folder = job.output_dir
     write_result(folder / RESULT_OF_FEDERATION, result)
     save_global(found.run, folder / ADAPTER)
@@ -118,59 +119,6 @@ def _round(number: int, rounds: int, metrics: Mapping[str, float]) -> str:
         parts.append(f"epsilon {metrics['epsilon']:.3g}")
     parts.append(f"{_bytes(metrics['bytes_up'])} up, {_bytes(metrics['bytes_down'])} down")
     return ", ".join(parts) + f", at {metrics['virtual_seconds']:.1f} virtual s"
-
-
-def _result(found: Any) -> dict[str, Any]:
-    """All that is known of a finished run, as JSON."""
-    from lamina.federation.outcome import bound_matrix, client_matrix, summaries_of
-
-    run, manifest = found.run, found.manifest
-    counts = manifest.counts
-    each = client_matrix(run.scores, manifest, "test").of_each()
-    place = {name: number for number, name in enumerate(manifest.tasks)}
-    spent = run.row_accounts.by_client() if run.row_accounts is not None else {}
-    clients = []
-    for number, client in enumerate(manifest.clients):
-        row: dict[str, Any] = {
-            "client": client.name,
-            "rows": int(counts[number, :, 0].sum()),
-            "accuracy": each[number].get("average_accuracy"),
-            "forgetting": each[number].get("forgetting"),
-            "bytes_up": int(run.tallies.up[number]),
-            "bytes_down": int(run.tallies.down[number]),
-            "included": int(run.tallies.included[number]),
-        }
-        if number in spent:
-            row["epsilon"] = spent[number]
-        if number in found.local:
-            bound = found.local[number]
-            sizes = [int(counts[number, place.get(task, 0), 2]) for task in bound.tasks]
-            alone = bound_matrix(bound.rows, sizes).summaries() if bound.tasks else {}
-            row |= {
-                "alone_accuracy": alone.get("average_accuracy"),
-                "alone_forgetting": alone.get("forgetting"),
-            }
-        clients.append(row)
-    metrics = summaries_of(run)
-    if found.central is not None:
-        sizes = [int(n) for n in counts[:, :, 2].sum(dim=0)]
-        central = bound_matrix(found.central.rows, sizes).summaries()
-        metrics |= {f"bound/central/{name}": value for name, value in central.items()}
-        for name in ("accuracy", "forgetting"):
-            mean = mean_over_clients([row.get(f"alone_{name}") for row in clients])
-            if mean is not None:
-                key = "average_accuracy" if name == "accuracy" else name
-                metrics[f"bound/alone/{key}"] = mean
-    private = run.settings.row_privacy
-    if private is None and run.settings.private is not None and run.epsilon is not None:
-        private = run.settings.private.settings
-    return {
-        "sha": found.sha,
-        "manifest": manifest.hash,
-        "metrics": metrics,
-        "privacy": private and {"unit": private.unit, "delta": private.delta},
-        "clients": clients,
-    }
 
 
 def _show(console: Console, result: Mapping[str, Any]) -> None:

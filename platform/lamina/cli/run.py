@@ -66,7 +66,7 @@ def run_job(path: Path, overrides: Sequence[str]) -> None:
     (raw,) = check_parts([trial.job])
     learner = _learner(trial.job, raw)
     for key, why in unused_by(job, "run").items():
-        console.print(f"{key} changes nothing: {why}", markup=False)
+        console.print(f"{key} changes nothing: {why}", markup=False, soft_wrap=True)
     show_notes(console, [learner.stream])
     trial = replace(trial, job=identified(trial.job, learned_from(trial.job, raw)))
     identity = trial_id(trial.job.mapping)

@@ -18,8 +18,9 @@ from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone, BackboneSettings
 from lamina.backbones.load import load_backbone
 from lamina.config.build import build_learner, keep_features
-from lamina.config.job import HostSettings, Job
+from lamina.config.job import Job
 from lamina.config.plan import SweepPlan
+from lamina.config.settings import HostSettings
 from lamina.config.stages import shared_stages
 from lamina.core import Batch, Samples, Stream
 from lamina.training.forecast import Forecast, Speed, Work, forecast, seconds_per_row, work_of

@@ -13,15 +13,15 @@ from lamina.config.reading import Plain, shown
 from lamina.config.sections import read_member
 from lamina.federation.aggregators.base import Aggregator
 from lamina.federation.aggregators.fedit import FedIT
-from lamina.federation.client import LocalWork
-from lamina.federation.clock import ClockSettings, Cohort, Mode
+from lamina.federation.client.correction import DriftSettings
 from lamina.federation.combinations import Combination, impossible
-from lamina.federation.correction import DriftSettings
 from lamina.federation.fitness import misfit, previews, reviews
 from lamina.federation.optimisers.base import ServerOptimiser
 from lamina.federation.privacy.released import ReleaseRule
 from lamina.federation.privacy.settings import PrivacySettings
-from lamina.federation.private_sum import PrivateSum, is_plain_mean
+from lamina.federation.server.clock import ClockSettings, Cohort, Mode
+from lamina.federation.server.private_sum import PrivateSum, is_plain_mean
+from lamina.federation.work import LocalWork
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 from lamina.streams import ScenarioSettings

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lamina.config.fields import settings_of
 from lamina.config.overrides import SECTIONS, dotted
 from lamina.config.reading import shown
+from lamina.config.unused_in_federation import unused_in_federation
 from lamina.registry import Where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 from lamina.training.settings import TrainingSettings
@@ -51,6 +52,7 @@ def unused_keys(job: "Job") -> Reasons:
     found = {**dict(_by_strategy(job)), **dict(_by_stream(job))}
     for section in SECTIONS:
         found |= by_other_settings(section, getattr(job, section))
+    found |= unused_in_federation(job)
     return {key: why for key, why in found.items() if found.keys().isdisjoint(_above(key))}
 
 

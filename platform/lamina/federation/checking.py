@@ -17,10 +17,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lamina.federation.aggregators.base import LORA_A, Aggregator, gram_name, modules_of
-from lamina.federation.drift import CONTROL
+from lamina.federation.aggregators.base import Aggregator
+from lamina.federation.algebra.control_variates import CONTROL
 from lamina.federation.state import GlobalState
-from lamina.federation.update import ClientUpdate, Tensors, digest_of
+from lamina.federation.update import LORA_A, ClientUpdate, Tensors, digest_of, gram_name, modules_of
 from lamina.registry import InputError
 
 Reason = Literal[

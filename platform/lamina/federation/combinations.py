@@ -76,9 +76,9 @@ def _of_factors(job: Combination) -> Iterator[str]:
     name = job.aggregator.name
     if job.aggregator.needs_lora and job.adapter != "lora":
         yield f"aggregator {name!r} is about LoRA's factors; the job's adapter is {job.adapter!r}"
-    if len(set(job.ranks)) > 1 and not job.aggregator.mixed_ranks:
+    if job.ranks and not job.aggregator.mixed_ranks:
         yield (
-            f"aggregator {name!r} adds factors of one shape; clients of ranks "
+            f"aggregator {name!r} adds factors of one shape; clients of ranks of their own, "
             f"{', '.join(map(str, sorted(set(job.ranks))))} need 'flora' or 'flexlora'"
         )
     if job.server_optimiser is not None and job.aggregator.refactorises:

@@ -1,15 +1,13 @@
 """Which strategies can be federated: adapters average, summaries add; the rest is refused, and
 why."""
 
-from inspect import getsource
-
 from lamina.strategies.base import Strategy
 
 
 def misfit(name: str, cls: type[Strategy], has_adapter: bool) -> str | None:
     """Why a strategy cannot be federated; None if it can."""
     takes_steps = cls.takes_gradient_steps(has_adapter)
-    if says_rows(cls):
+    if cls.summary_rows:
         return (
             f"strategy {name!r} must see values of single rows, which never leave a client "
             "(allowed: strategies whose summaries are sums)"
@@ -24,12 +22,6 @@ def misfit(name: str, cls: type[Strategy], has_adapter: bool) -> str | None:
     if takes_steps and cls.phases is not Strategy.phases:
         return f"strategy {name!r} trains a task in phases, and a round has one"
     return None
-
-
-def says_rows(cls: type[Strategy]) -> bool:
-    """Whether `preview` or `review` put rows beside the sums of a `Summary`. None declares it, so
-    it is read off their source."""
-    return any("rows=" in getsource(look) for look in (cls.preview, cls.review))
 
 
 def previews(cls: type[Strategy]) -> bool:

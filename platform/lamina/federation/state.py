@@ -1,7 +1,8 @@
 """What the server holds between rounds: the global tensors, and what belongs beside them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from lamina.federation.update import Tensors, digest_of
 from lamina.registry import InputError
@@ -38,7 +39,7 @@ class GlobalState:
     """The run's: an aggregator that starts factors anew draws them from it."""
     ledger: Tensors = field(default_factory=dict)
     """What other code would fold into the backbone: LoRA factors of scale 1, by the names of
-    `tensors` (see `lamina.federation.ledger`)."""
+    `tensors` (see `lamina.federation.algebra.residual_ledger`)."""
     discarded: Mapping[str, float] = field(default_factory=dict)
     """Per module, the squared Frobenius norm that the ledger's rank cap has cost so far."""
     memory: Tensors = field(default_factory=dict)
@@ -49,3 +50,19 @@ class GlobalState:
     def digest(self) -> str:
         """The `base` of an update that starts from here: `digest_of` tensors and ledger."""
         return digest_of({**self.tensors, **{f"ledger:{n}": t for n, t in self.ledger.items()}})
+
+    def plain(self) -> dict[str, Any]:
+        """As a checkpoint packs it."""
+        return {
+            **{name: dict(getattr(self, name)) for name in ("tensors", "ledger", "memory")},
+            "discarded": dict(self.discarded),
+            "included": list(self.included),
+            "scaling": asdict(self.scaling),
+            "seed": self.seed,
+        }
+
+    @staticmethod
+    def of(plain: Mapping[str, Any]) -> "GlobalState":
+        """Back from `plain`."""
+        scaling, included = Scaling(**plain["scaling"]), tuple(plain["included"])
+        return GlobalState(**{**plain, "scaling": scaling, "included": included})

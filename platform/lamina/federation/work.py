@@ -5,10 +5,27 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lamina.federation.checking import Slots
-from lamina.federation.frame import Frame
-from lamina.federation.scores import Flags
+from lamina.federation.shared_model import Frame
 from lamina.federation.timetable import Stop
 from lamina.federation.update import ClientUpdate
+
+Flags = dict[str, Tensor]
+"""By part (validation, test), bool [n]: which rows of a task are answered rightly, in the order of
+their ids."""
+
+
+@dataclass(frozen=True)
+class LocalWork:
+    """How much a client trains in a round."""
+
+    epochs: int = 1
+    """Passes over its current rows."""
+    steps: int | None = None
+    """Steps instead of passes."""
+
+    def num_steps(self, num_rows: int, batch_size: int) -> int:
+        """Of one round."""
+        return self.steps or self.epochs * -(-num_rows // batch_size)
 
 
 @dataclass(frozen=True)

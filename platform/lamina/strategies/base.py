@@ -93,6 +93,9 @@ class Strategy(ABC):
     """Whether it decides for each input which task's module answers: `route` tells which."""
     grows: ClassVar[bool] = False
     """Whether later tasks train tensors, by name, that the first does not."""
+    summary_rows: ClassVar[bool] = False
+    """Whether `preview` or `review` keep values of single rows (`Summary.rows`). They may not leave
+    a federated client, so such a strategy is refused in a federation."""
 
     state: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     """All that it remembers between tasks: tensors, numbers, and lists and dicts of them."""

@@ -37,6 +37,7 @@ class CoLoR(Strategy):
     adapters = ("lora",)
     routes = True
     grows = True
+    summary_rows = True
 
     def __post_init__(self) -> None:
         if self.clusters < 1:

@@ -72,6 +72,7 @@ class OVOR(Strategy):
         alignment_rate="alignment_epochs",
     )
     adapters = (NO_ADAPTER,)
+    summary_rows = True
 
     def __post_init__(self) -> None:
         for name in ("g_length", "e_length"):

@@ -41,6 +41,7 @@ class SPrompts(Strategy):
     year = 2022
     routes = True
     grows = True
+    summary_rows = True
 
     def __post_init__(self) -> None:
         if self.centres < 1:

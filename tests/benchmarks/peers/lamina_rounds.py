@@ -4,7 +4,7 @@
 
 FOLDER has the `Plan` of the run; what was found is written there. Everything but the work of a
 client is what `lamina federate` runs: the manifest, the state machine with its door and its virtual
-clock, the hosts and their desks, updates and states as the bytes that travel, the state on disk
+clock, the hosts and their workers, updates and states as the bytes that travel, the state on disk
 after each round (brought to it with fsync), and a line for each round in `events.jsonl`.
 """
 
@@ -24,20 +24,20 @@ from client_work import Found, Plan, initial, mean_of, work_of
 from lamina.core import Experience, Samples, Stream, Summary, Task
 from lamina.federation.aggregators.fedit import FedIT
 from lamina.federation.checking import Slots
-from lamina.federation.client import LocalWork, Own
-from lamina.federation.clock import ClockSettings, Cohort
-from lamina.federation.frame import Frame
-from lamina.federation.rounds import FederatedRun, RunSettings
-from lamina.federation.scores import Flags
+from lamina.federation.client.client import Own
+from lamina.federation.server.clock import ClockSettings, Cohort
+from lamina.federation.server.rounds import FederatedRun, RunSettings
+from lamina.federation.shared_model import Frame
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.timetable import Stop
 from lamina.federation.update import ClientUpdate, Tensors
+from lamina.federation.work import Flags, LocalWork
 from lamina.garbage import collect_seldom
 from lamina.orchestration.cluster import Device, cluster
-from lamina.orchestration.federated.chunks import ClientDesk
 from lamina.orchestration.federated.pool import RayPool
 from lamina.orchestration.federated.round_store import RoundStore
 from lamina.orchestration.federated.run import drive
+from lamina.orchestration.federated.worker import ChunkWorker
 from lamina.streams.arrivals.in_step import InStep
 from lamina.streams.dealing import make_manifest
 from lamina.streams.manifest import StreamManifest
@@ -152,7 +152,7 @@ def main(folder: Path) -> None:
     tracker = JsonLinesTracker(folder)
     with cluster(CORES):
         devices = [Device(is_gpu=False, threads=1)] * CORES
-        pool = RayPool(partial(make_desk, plan.work), devices, (ray.put(manifest),))
+        pool = RayPool(partial(make_worker, plan.work), devices, (ray.put(manifest),))
         try:
             watch = Watch(plan, pool.processes(), tracker)
             drive(run, pool, store, watch)
@@ -163,9 +163,9 @@ def main(folder: Path) -> None:
     Found(watch.ends, watch.updates, watch.losses, last, watch.cpu).write(folder)
 
 
-def make_desk(work: str, is_gpu: bool, manifest: StreamManifest) -> ClientDesk:
+def make_worker(work: str, is_gpu: bool, manifest: StreamManifest) -> ChunkWorker:
     """What a host does its chunks at."""
-    return ClientDesk(PlannedClients(work, manifest))
+    return ChunkWorker(PlannedClients(work, manifest))
 
 
 def stream_of(plan: Plan) -> Stream[Samples]:

@@ -9,8 +9,9 @@ import torch
 from federated import MODULES, factors, head, started, update
 from lamina.core import generator_of
 from lamina.federation.aggregators import aggregator_class, aggregator_names
-from lamina.federation.aggregators.base import LinearAggregator, gram_name, total
+from lamina.federation.aggregators.base import LinearAggregator, total
 from lamina.federation.state import GlobalState, Scaling
+from lamina.federation.update import gram_name
 from lamina.registry import InputError
 
 

@@ -18,10 +18,10 @@ from federated import (
     whole_update,
 )
 from lamina.federation.aggregators import aggregator_class
-from lamina.federation.aggregators.base import LORA_A, LORA_B
-from lamina.federation.lowrank import factors_of, product_svd
-from lamina.federation.products import stack_of
+from lamina.federation.algebra.lowrank import factors_of, product_svd
+from lamina.federation.algebra.products import stack_of
 from lamina.federation.state import GlobalState, Scaling
+from lamina.federation.update import LORA_A, LORA_B
 
 SCALINGS = [Scaling(6.0), Scaling(6.0, 0.5), Scaling(2.0, 0.0)]
 

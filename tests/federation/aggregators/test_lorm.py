@@ -6,8 +6,8 @@ import torch
 from federated import started, update
 from lamina.core import generator_of
 from lamina.federation.aggregators import aggregator_class
-from lamina.federation.aggregators.base import LORA_A, LORA_B, gram_name
 from lamina.federation.state import GlobalState
+from lamina.federation.update import LORA_A, LORA_B, gram_name
 
 MODULE = "main.0.query"
 

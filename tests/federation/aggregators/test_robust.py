@@ -6,10 +6,10 @@ import torch
 from federated import MODULES, clients, factors, head, product, started, update
 from lamina.core import generator_of
 from lamina.federation.aggregators import aggregator_class
-from lamina.federation.aggregators.base import LORA_A, LORA_B
-from lamina.federation.lowrank import factors_of, inner_products
-from lamina.federation.robust import krum_scores, trimmed, update_distances
+from lamina.federation.algebra.lowrank import factors_of, inner_products
+from lamina.federation.algebra.robust import krum_scores, trimmed, update_distances
 from lamina.federation.state import GlobalState, Scaling
+from lamina.federation.update import LORA_A, LORA_B
 from lamina.registry import InputError
 
 

@@ -1,4 +1,4 @@
-"""What a desk answers, on its way from a host to the driver."""
+"""What a worker answers, on its way from a host to the driver."""
 
 import pickle
 

@@ -12,10 +12,13 @@ import ray
 from safetensors.torch import load_file
 
 from lamina.config import parse_job
+from lamina.federation.server.rounds import FORMAT
 from lamina.federation.update import digest_of
+from lamina.orchestration.federated.round_store import RoundStore
 from lamina.orchestration.federated.run import run_federated
 from lamina.registry import InputError
 from lamina.streams import build_stream
+from lamina.training.checkpoint import pack
 from watched import RAY, Watched
 
 MODES = {
@@ -154,6 +157,14 @@ def test_what_clients_keep_is_on_disk_and_no_more_than_that(alone, federated_job
     assert kept == set(found.run.own.values())
     assert len(list((tmp_path / "rounds").iterdir())) == 1
     assert (tmp_path / "manifest.json").stat().st_size > 0
+
+
+def test_a_saved_state_of_another_format_is_refused_in_one_line(tmp_path):
+    store = RoundStore(tmp_path, "config")
+    older = {"config": "config", "state": {"place": 3, "own": {}}}
+    (tmp_path / "rounds" / "000003.safetensors").write_bytes(pack(older))
+    with pytest.raises(InputError, match=rf"output_dir: .*in format 1, .* reads format {FORMAT} "):
+        store.latest()
 
 
 def test_clients_that_hide_their_rows_go_on_from_a_killed_run_with_what_they_have_spent(

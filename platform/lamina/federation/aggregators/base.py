@@ -28,20 +28,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lamina.federation.rows import added, extended
+from lamina.federation.algebra.rows import added, extended
 from lamina.federation.state import GlobalState
-from lamina.federation.update import ClientUpdate, Tensors
+from lamina.federation.update import LORA_A, LORA_B, ClientUpdate, Tensors, is_factor
 from lamina.registry import InputError, unknown
 
 Weighting = Literal["rows", "equal"]
 Sums = dict[str, Tensor]
 """float64 sums over clients: of a tensor times its weight under the tensor's name, and of the
 weight itself under `weight_name` of it. They add (`added`)."""
-
-GRAM = "gram:"
-"""Before a module's name: the Gram matrix of its inputs, among a client's summaries."""
-LORA_A = ".lora_A.weight"
-LORA_B = ".lora_B.weight"
 
 
 @dataclass(frozen=True)
@@ -192,25 +187,6 @@ def refuse_weights(aggregator: Aggregator) -> None:
 def weight_name(name: str) -> str:
     """Under which the weights of a tensor are summed."""
     return f"weight:{name}"
-
-
-def gram_name(module: str) -> str:
-    """Under which a client's summaries hold sum x x^T [d_in, d_in] of a module's inputs; `module`
-    as in the names of tensors (`main.encoder.layer.0.attention.self.query`)."""
-    return GRAM + module
-
-
-def modules_of(tensors: Iterable[str]) -> list[str]:
-    """The modules (with the adapter's name, `main.encoder...query`) of which both factors are
-    there, sorted. A LoRA of which one factor is frozen for good is averaged like any tensor."""
-    names = set(tensors)
-    heads = (name.removesuffix(LORA_A) for name in names if name.endswith(LORA_A))
-    return sorted(module for module in heads if module + LORA_B in names)
-
-
-def is_factor(name: str) -> bool:
-    """Whether a tensor is a factor of a LoRA, whose rows no other client's rank may stretch."""
-    return name.endswith((LORA_A, LORA_B))
 
 
 def mean_share(tensors: Tensors, weight: float) -> Sums:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from lamina.federation.aggregators.base import Aggregator, averaged, modules_of
-from lamina.federation.ledger import check_rank, entered
-from lamina.federation.lowrank import factors_of, stacked
-from lamina.federation.products import stack_of
+from lamina.federation.aggregators.base import Aggregator, averaged
+from lamina.federation.algebra.lowrank import factors_of, stacked
+from lamina.federation.algebra.products import stack_of
+from lamina.federation.algebra.residual_ledger import check_rank, entered
 from lamina.federation.state import GlobalState
-from lamina.federation.update import ClientUpdate
+from lamina.federation.update import ClientUpdate, modules_of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ starts from the first one (zero), and accuracy is a client's own.
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lamina.federation.aggregators.base import LORA_B, LinearAggregator
+from lamina.federation.aggregators.base import LinearAggregator
+from lamina.federation.update import LORA_B
 
 
 @dataclass(frozen=True)

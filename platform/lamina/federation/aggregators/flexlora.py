@@ -14,11 +14,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from lamina.federation.aggregators.base import LORA_A, LORA_B, Aggregator, averaged, modules_of
-from lamina.federation.lowrank import sliced
-from lamina.federation.products import refactored, stack_of
+from lamina.federation.aggregators.base import Aggregator, averaged
+from lamina.federation.algebra.lowrank import sliced
+from lamina.federation.algebra.products import refactored, stack_of
 from lamina.federation.state import GlobalState
-from lamina.federation.update import ClientUpdate, Tensors
+from lamina.federation.update import LORA_A, LORA_B, ClientUpdate, Tensors, modules_of
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ import torch
 
 from lamina.adapters.base import uniform
 from lamina.core import generator_of
-from lamina.federation.aggregators.base import LORA_A, LORA_B, Aggregator, averaged, modules_of
-from lamina.federation.ledger import check_rank, entered
-from lamina.federation.lowrank import sliced
-from lamina.federation.products import stack_of
+from lamina.federation.aggregators.base import Aggregator, averaged
+from lamina.federation.algebra.lowrank import sliced
+from lamina.federation.algebra.products import stack_of
+from lamina.federation.algebra.residual_ledger import check_rank, entered
 from lamina.federation.state import GlobalState
-from lamina.federation.update import ClientUpdate, Tensors
+from lamina.federation.update import LORA_A, LORA_B, ClientUpdate, Tensors, modules_of
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,11 @@ from typing import ClassVar
 
 import torch
 
-from lamina.federation.aggregators.base import (
-    Aggregator,
-    Weighting,
-    averaged,
-    modules_of,
-    refuse_weights,
-)
-from lamina.federation.products import refactored, stack_of
-from lamina.federation.robust import krum_scores, update_distances
+from lamina.federation.aggregators.base import Aggregator, Weighting, averaged, refuse_weights
+from lamina.federation.algebra.products import refactored, stack_of
+from lamina.federation.algebra.robust import krum_scores, update_distances
 from lamina.federation.state import GlobalState
-from lamina.federation.update import ClientUpdate, Tensors
+from lamina.federation.update import ClientUpdate, Tensors, modules_of
 from lamina.registry import InputError
 
 

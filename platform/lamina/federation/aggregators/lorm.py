@@ -15,18 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lamina.federation.aggregators.base import (
-    LORA_A,
-    LORA_B,
-    LinearAggregator,
-    Sums,
-    gram_name,
-    mean_of,
-    mean_share,
-    modules_of,
-)
+from lamina.federation.aggregators.base import LinearAggregator, Sums, mean_of, mean_share
 from lamina.federation.state import GlobalState
-from lamina.federation.update import ClientUpdate, Tensors
+from lamina.federation.update import LORA_A, LORA_B, ClientUpdate, Tensors, gram_name, modules_of
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from lamina.federation.aggregators.base import Aggregator, Weighting, refuse_weights
-from lamina.federation.robust import robust_mean
+from lamina.federation.algebra.robust import robust_mean
 from lamina.federation.state import GlobalState
 from lamina.federation.update import ClientUpdate
 

@@ -1,7 +1,7 @@
 """Prototypes (after FedProto, Tan et al., 2022): nothing is trained; class means, Gram matrices and
 whatever else a strategy sums travel alone, once per task.
 
-Sent: the strategy's summaries, which `lamina.federation.summaries` adds. Kept at the client:
+Sent: the strategy's summaries, which `lamina.federation.server.summaries` adds. Kept at the client:
 nothing. For strategies on a frozen backbone (SimpleCIL, RanPAC, FeCAM ...) the result is that of
 all rows in one place, whatever client holds which. Differs from the paper: features are the
 backbone's, so prototypes need no regulariser and are sums, not means of means.

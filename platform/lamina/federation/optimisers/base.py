@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lamina.federation.rows import added, common, extended
+from lamina.federation.algebra.rows import added, common, extended
 from lamina.federation.state import GlobalState
 from lamina.registry import InputError
 

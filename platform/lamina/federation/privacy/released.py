@@ -108,7 +108,7 @@ def declared_sums(summary: Summary) -> Mapping[str, Tensor]:
     if summary.rows:
         raise InputError(
             f"strategy: its summary keeps rows of the data ({', '.join(sorted(summary.rows))}), "
-            "which may not leave a client"
+            "which may not leave a client, and it does not declare so (`summary_rows`)"
         )
     return summary.sums
 

@@ -13,16 +13,16 @@ from safetensors.torch import save_file
 
 from lamina.backbones.backbone import Backbone
 from lamina.config import Job
-from lamina.config.clients import manifest_of
+from lamina.config.clients import manifest_of, settings_of_run
 from lamina.config.identity import check_learned_from
 from lamina.core import Batch, Stream
 from lamina.evaluation.accuracy_matrix import Row
-from lamina.federation.outcome import summaries_of
-from lamina.federation.rounds import FederatedRun
-from lamina.federation.scores import EVALUATED
-from lamina.orchestration.federated.chunks import LearningDesk
+from lamina.federation.server.outcome import summaries_of
+from lamina.federation.server.rounds import FederatedRun
+from lamina.federation.server.scores import EVALUATED
 from lamina.orchestration.federated.pool import LocalPool
-from lamina.orchestration.federated.run import advance, settings_of_run
+from lamina.orchestration.federated.run import advance
+from lamina.orchestration.federated.worker import LearningWorker
 from lamina.training.report import TaskReport
 
 
@@ -33,7 +33,7 @@ class FederatedLearner:
         manifest = manifest_of(job, stream)
         check_learned_from(job, {"clients": manifest.hash[:10]})
         self._run = FederatedRun(settings_of_run(job, stream, manifest))
-        self._pool = LocalPool(LearningDesk(job, backbone, stream, manifest))
+        self._pool = LocalPool(LearningWorker(job, backbone, stream, manifest))
         self._clients = Kept()
         self._seconds = 0.0
 

@@ -1,4 +1,4 @@
-"""The hosts of a federation: each holds one desk and does chunks of any client.
+"""The hosts of a federation: each holds one worker and does chunks of any client.
 
 They are Ray actors and no Ray Train workers: a round is a barrier every few milliseconds, and a
 Train worker would have to ask a third process for each chunk. An actor is called directly, and one
@@ -15,10 +15,11 @@ import ray
 
 from lamina.garbage import collect_seldom
 from lamina.orchestration.cluster import Device
-from lamina.orchestration.federated.chunks import Answer, Chunk, Desk
+from lamina.orchestration.federated.chunks import Answer, Chunk
+from lamina.orchestration.federated.worker import Worker
 
-MakeDesk = Callable[..., Desk]
-"""A new desk, of whether it is on a GPU and of what all desks share. Travels to the host."""
+MakeWorker = Callable[..., Worker]
+"""A new worker, of whether it is on a GPU and of what all workers share. Travels to the host."""
 _IN_FLIGHT = 2
 """Chunks that a host is given at a time: the next is there when one is done."""
 _MOST_RESTARTS = 100
@@ -31,7 +32,7 @@ class Pool(Protocol):
     """Where chunks are done."""
 
     def publish(self, key: str, content: bytes) -> None:
-        """Make something known to every desk."""
+        """Make something known to every worker."""
         ...
 
     def forget(self, keys: Sequence[str]) -> None:
@@ -44,15 +45,15 @@ class Pool(Protocol):
         ...
 
     def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """What a method of a desk gives for each of the arguments, in order."""
+        """What a method of a worker gives for each of the arguments, in order."""
         ...
 
 
 class LocalPool:
-    """One desk, in this process."""
+    """One worker, in this process."""
 
-    def __init__(self, desk: Any) -> None:
-        self._desk = desk
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
         self._known: dict[str, bytes] = {}
 
     def publish(self, key: str, content: bytes) -> None:
@@ -63,19 +64,19 @@ class LocalPool:
             self._known.pop(key, None)
 
     def do(self, chunks: Sequence[Chunk]) -> Iterable[list[Answer]]:
-        return [self._desk.do(chunk, self._known.__getitem__) for chunk in chunks]
+        return [self._worker.do(chunk, self._known.__getitem__) for chunk in chunks]
 
     def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
-        return [getattr(self._desk, method)(*each) for each in arguments]
+        return [getattr(self._worker, method)(*each) for each in arguments]
 
 
 class RayPool:
-    """A desk on each of several hosts."""
+    """A worker on each of several hosts."""
 
     def __init__(
-        self, make_desk: MakeDesk, devices: Sequence[Device], shared: Sequence[Any] = ()
+        self, make_worker: MakeWorker, devices: Sequence[Device], shared: Sequence[Any] = ()
     ) -> None:
-        """`shared` are references to what every desk is made of."""
+        """`shared` are references to what every worker is made of."""
         # They go with every call, so that a host that was started again finds them.
         self._shared = tuple(shared)
         self._hosts = [
@@ -84,7 +85,7 @@ class RayPool:
                 num_gpus=int(each.is_gpu),
                 max_restarts=_MOST_RESTARTS,
                 max_task_retries=_MOST_RETRIES,
-            ).remote(make_desk, each.is_gpu, each.threads)
+            ).remote(make_worker, each.is_gpu, each.threads)
             for each in devices
         ]
         self._published: dict[str, Any] = {}
@@ -158,19 +159,19 @@ def _call(host: Any, method: str, arguments: tuple[Any, ...], shared: Sequence[A
 
 @ray.remote
 class _Host:
-    """A desk in a process of its own."""
+    """A worker in a process of its own."""
 
-    def __init__(self, make_desk: MakeDesk, is_gpu: bool, threads: int) -> None:
+    def __init__(self, make_worker: MakeWorker, is_gpu: bool, threads: int) -> None:
         collect_seldom()
         import torch
 
         torch.set_num_threads(threads)
-        self._make_desk = make_desk
+        self._make_worker = make_worker
         self._is_gpu = is_gpu
-        self._desk: Any = None
+        self._worker: Any = None
 
     def process(self, shared: Sequence[Any]) -> int:
-        """The process, once its desk is there."""
+        """The process, once its worker is there."""
         import os
 
         self._made(shared)
@@ -188,6 +189,6 @@ class _Host:
         return getattr(self._made(shared), method)(*arguments)
 
     def _made(self, shared: Sequence[Any]) -> Any:
-        if self._desk is None:
-            self._desk = self._make_desk(self._is_gpu, *ray.get(list(shared)))
-        return self._desk
+        if self._worker is None:
+            self._worker = self._make_worker(self._is_gpu, *ray.get(list(shared)))
+        return self._worker

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lamina.federation.rounds import FederatedRun
+from lamina.federation.server.rounds import FederatedRun, check_format
 from lamina.orchestration.payloads import Payloads
 from lamina.registry import InputError
 from lamina.training.checkpoint import pack, unpack
@@ -36,12 +36,13 @@ class RoundStore:
     def latest(self) -> dict[str, Any] | None:
         """The last state that was kept; None where there is none.
 
-        Raises InputError where the folder is of another job.
+        Raises InputError where the folder is of another job, or its state of another format.
         """
         found = sorted(self._rounds.glob("*.safetensors"))
         if not found:
             return None
         kept: dict[str, Any] = unpack(found[-1].read_bytes())
+        check_format(kept["state"])
         if kept["config"] != self._config:
             raise InputError(
                 f"output_dir: {str(self._rounds.parent)!r} holds the rounds of another job, or of "

@@ -2,7 +2,7 @@
 state. Pure: no Ray, no files, no model; whoever runs it does the work and keeps the state."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from math import floor
 from typing import Any
@@ -13,27 +13,39 @@ from torch import Tensor
 from lamina.core import Part, Summary
 from lamina.evaluation.fairness import mean_over_clients
 from lamina.federation.aggregators.base import Aggregator
+from lamina.federation.algebra.control_variates import CONTROL, controls_of, shared_control
 from lamina.federation.checking import Expected, admit, expected_of
-from lamina.federation.client import LocalWork, controls_of
-from lamina.federation.clock import ClockSettings, Cohort, Load, Plan, VirtualClock
-from lamina.federation.drift import CONTROL, shared_control
-from lamina.federation.frame import Frame
 from lamina.federation.optimisers.base import ServerOptimiser
 from lamina.federation.privacy.accounting import Accountant
 from lamina.federation.privacy.row_accounts import RowAccounts
 from lamina.federation.privacy.secure_sum import SumAbortedError
 from lamina.federation.privacy.settings import PrivacySettings
-from lamina.federation.private_sum import PrivateSum
-from lamina.federation.scores import EVALUATED, Scores, over_clients, scores_of
-from lamina.federation.staleness import discount, rebased
+from lamina.federation.server.clock import ClockSettings, Cohort, Load, Plan, VirtualClock
+from lamina.federation.server.private_sum import PrivateSum
+from lamina.federation.server.scores import EVALUATED, Scores, over_clients, scores_of
+from lamina.federation.server.staleness import discount, rebased
+from lamina.federation.server.summaries import summed
+from lamina.federation.server.traffic import Tallies, count
+from lamina.federation.shared_model import Frame
 from lamina.federation.state import GlobalState, Scaling
-from lamina.federation.summaries import summed
-from lamina.federation.tallies import Tallies, count
 from lamina.federation.timetable import BOUNDARIES, Stop, arrivals, arrived
 from lamina.federation.update import ClientUpdate
-from lamina.federation.work import Down, Item, Reply, Work
+from lamina.federation.work import Down, Item, LocalWork, Reply, Work
 from lamina.registry import InputError
 from lamina.streams.manifest import Event, StreamManifest
+
+FORMAT = 2
+"""Of what `FederatedRun.state_dict` gives: one more whenever its keys or their meaning change."""
+
+
+def check_format(state: Mapping[str, Any]) -> None:
+    """Raises InputError for a run's saved state of another format than this code reads."""
+    found = state.get("format", 1)
+    if found != FORMAT:
+        raise InputError(
+            f"output_dir: it holds a federated run in format {found}, and this version of Lamina "
+            f"reads format {FORMAT} (allowed: a new folder, or the version that began the run)"
+        )
 
 
 @dataclass(frozen=True)
@@ -166,11 +178,12 @@ class FederatedRun:
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on."""
         return {
+            "format": FORMAT,
             "place": self.place,
             "clock": self.clock.state_dict(),
-            "state": _plain(self.state),
+            "state": self.state.plain(),
             "version": self.version,
-            "past": {str(version): _plain(each) for version, each in self.past.items()},
+            "past": {str(version): each.plain() for version, each in self.past.items()},
             "given": {str(client): time for client, time in self.given.items()},
             "frame": self.frame and self.frame.plain(),
             "frame_number": self.frame_number,
@@ -190,12 +203,13 @@ class FederatedRun:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Take over what `state_dict` gave. Raises InputError for another format."""
+        check_format(state)
         self.place = state["place"]
         self.clock.load_state_dict(state["clock"])
-        self.state = _state_of(state["state"])
+        self.state = GlobalState.of(state["state"])
         self.version = state["version"]
-        self.past = {int(version): _state_of(each) for version, each in state["past"].items()}
+        self.past = {int(version): GlobalState.of(each) for version, each in state["past"].items()}
         self.given = {int(client): time for client, time in state["given"].items()}
         self.frame = Frame.of(state["frame"]) if state["frame"] else None
         self.frame_number = state["frame_number"]
@@ -540,26 +554,6 @@ class FederatedRun:
         self.scores.append(found)
         self._alone = {}
         return found.metrics()
-
-
-def _plain(state: GlobalState) -> dict[str, Any]:
-    return {
-        **{name: dict(getattr(state, name)) for name in ("tensors", "ledger", "memory")},
-        "discarded": dict(state.discarded),
-        "included": list(state.included),
-        "scaling": asdict(state.scaling),
-        "seed": state.seed,
-    }
-
-
-def _state_of(plain: Mapping[str, Any]) -> GlobalState:
-    return GlobalState(
-        **{
-            **plain,
-            "scaling": Scaling(**plain["scaling"]),
-            "included": tuple(plain["included"]),
-        }
-    )
 
 
 def _size(tensor: Tensor) -> int:

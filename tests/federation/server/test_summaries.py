@@ -5,8 +5,8 @@ import torch
 
 from federated import update
 from lamina.core import Batch
-from lamina.federation.aggregators.base import gram_name
-from lamina.federation.summaries import summed
+from lamina.federation.server.summaries import summed
+from lamina.federation.update import gram_name
 from nouns import make_learner, nouns_stream
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
 from lamina.core import Batch, StepOutput, Summary
-from lamina.federation.drift import corrected
+from lamina.federation.algebra.control_variates import corrected
 from lamina.memory.memory import Replay
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy

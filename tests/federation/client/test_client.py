@@ -14,18 +14,18 @@ from lamina.backbones.unpadded import Places
 from lamina.core import StepOutput, Summary
 from lamina.federation.aggregators.fedit import FedIT
 from lamina.federation.aggregators.prompt_pool import PromptPool
-from lamina.federation.client import ClientWork, LocalWork
-from lamina.federation.clock import ClockSettings, Cohort
-from lamina.federation.correction import Corrected, DriftSettings
+from lamina.federation.client.client import ClientWork
+from lamina.federation.client.correction import Corrected, DriftSettings
 from lamina.federation.fitness import misfit, previews, reviews
-from lamina.federation.outcome import summaries_of
 from lamina.federation.privacy.accounting import Accountant, Release
 from lamina.federation.privacy.released import ReleaseRule
 from lamina.federation.privacy.settings import PrivacySettings
-from lamina.federation.rounds import FederatedRun, RunSettings
+from lamina.federation.server.clock import ClockSettings, Cohort
+from lamina.federation.server.outcome import summaries_of
+from lamina.federation.server.rounds import FederatedRun, RunSettings
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import timetable
-from lamina.federation.work import Down, Reply
+from lamina.federation.work import Down, LocalWork, Reply
 from lamina.memory import policy_class
 from lamina.registry import InputError
 from lamina.strategies import strategy_class, strategy_names

@@ -13,10 +13,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from lamina.adapters.kinds.lora import LoRA
-from lamina.federation.aggregators.base import LORA_A, LORA_B, modules_of
-from lamina.federation.lowrank import Factors, folded, stacked, truncated
+from lamina.federation.algebra.lowrank import Factors, folded, stacked, truncated
 from lamina.federation.state import GlobalState
-from lamina.federation.update import Tensors
+from lamina.federation.update import LORA_A, LORA_B, Tensors, modules_of
 from lamina.registry import InputError
 
 

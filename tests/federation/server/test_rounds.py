@@ -8,18 +8,17 @@ import torch
 from lamina.federation.aggregators.fedit import FedIT
 from lamina.federation.aggregators.ffa_lora import FFALoRA
 from lamina.federation.aggregators.rolora import RoLoRA
-from lamina.federation.client import LocalWork
-from lamina.federation.clock import ClockSettings, Cohort
-from lamina.federation.frame import Frame
 from lamina.federation.optimisers.fedavgm import FedAvgM
 from lamina.federation.privacy.accounting import Accountant, BudgetError, Release
 from lamina.federation.privacy.settings import PrivacySettings
-from lamina.federation.private_sum import PrivateSum
-from lamina.federation.rounds import FederatedRun, RunSettings
+from lamina.federation.server.clock import ClockSettings, Cohort
+from lamina.federation.server.private_sum import PrivateSum
+from lamina.federation.server.rounds import FederatedRun, RunSettings
+from lamina.federation.shared_model import Frame
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import Stop, is_in_step, timetable
 from lamina.federation.update import ClientUpdate
-from lamina.federation.work import Down, Reply
+from lamina.federation.work import Down, LocalWork, Reply
 from lamina.registry import InputError
 from lamina.strategies import strategy_class
 from lamina.streams.arrivals.in_step import InStep

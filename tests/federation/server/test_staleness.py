@@ -4,7 +4,7 @@ import torch
 
 from federated import head, started, update
 from lamina.federation.aggregators import aggregator_class
-from lamina.federation.staleness import discount, rebased
+from lamina.federation.server.staleness import discount, rebased
 from lamina.federation.state import GlobalState
 
 

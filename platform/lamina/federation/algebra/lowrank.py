@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lamina.federation.aggregators.base import LORA_A, LORA_B
 from lamina.federation.state import Scaling
-from lamina.federation.update import Tensors
+from lamina.federation.update import LORA_A, LORA_B, Tensors
 
 Factors = tuple[Tensor, Tensor]
 """B [d, r] and A [r, k] in float64, whose product is an update, scale and weight in B."""

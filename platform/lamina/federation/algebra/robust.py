@@ -7,11 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lamina.federation.aggregators.base import LORA_A, LORA_B, modules_of
-from lamina.federation.lowrank import factors_of, inner_products
-from lamina.federation.rows import extended
+from lamina.federation.algebra.lowrank import factors_of, inner_products
+from lamina.federation.algebra.rows import extended
 from lamina.federation.state import GlobalState
-from lamina.federation.update import Tensors
+from lamina.federation.update import LORA_A, LORA_B, Tensors, modules_of
 
 
 def trimmed(parts: Sequence[Tensor], cut: Callable[[Tensor], Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from lamina.federation.rows import common, extended
+from lamina.federation.algebra.rows import common, extended
 from lamina.federation.update import ClientUpdate, Tensors
 
 

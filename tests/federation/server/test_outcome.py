@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from lamina.core import PARTS
-from lamina.federation.outcome import client_matrix, global_matrix
-from lamina.federation.scores import EVALUATED, Scores
+from lamina.federation.server.outcome import client_matrix, global_matrix
+from lamina.federation.server.scores import EVALUATED, Scores
 from lamina.streams.arrivals.in_step import InStep
 from lamina.streams.arrivals.periodic import Periodic
 from lamina.streams.dealing import make_manifest

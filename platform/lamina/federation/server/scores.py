@@ -8,11 +8,9 @@ from torch import Tensor
 
 from lamina.core import Part
 from lamina.evaluation.fairness import mean_over_clients, quantiles
+from lamina.federation.work import Flags
 from lamina.streams.manifest import StreamManifest
 
-Flags = dict[str, Tensor]
-"""By part (validation, test), bool [n]: which rows of a task are answered rightly, in the order of
-their ids."""
 EVALUATED: tuple[Part, ...] = ("validation", "test")
 
 

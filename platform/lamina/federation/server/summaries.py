@@ -4,10 +4,9 @@ sent."""
 from collections.abc import Iterable
 
 from lamina.core import Summary
-from lamina.federation.aggregators.base import GRAM
-from lamina.federation.drift import CONTROL
-from lamina.federation.rows import added
-from lamina.federation.update import ClientUpdate
+from lamina.federation.algebra.control_variates import CONTROL
+from lamina.federation.algebra.rows import added
+from lamina.federation.update import GRAM, ClientUpdate
 
 
 def summed(updates: Iterable[ClientUpdate]) -> Summary | None:

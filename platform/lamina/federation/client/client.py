@@ -14,19 +14,19 @@ from lamina.adapters.base import AdapterKind
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone
 from lamina.core import KEYS, Batch, Part, Stream, Summary, Task, generator_of, seed_of
-from lamina.federation.aggregators.base import Aggregator, gram_name, modules_of
+from lamina.federation.aggregators.base import Aggregator
+from lamina.federation.algebra.control_variates import control_change, controls_of, own_control
 from lamina.federation.checking import Expected, Slot, expected_of, leaving, slots_of
-from lamina.federation.correction import Corrected, DriftSettings
-from lamina.federation.drift import CONTROL, control_change, own_control
+from lamina.federation.client.correction import Corrected, DriftSettings
 from lamina.federation.fitness import answers_midway, trains
-from lamina.federation.frame import Frame, every_tensor, frame_of, lay_out
 from lamina.federation.privacy.example_level import ExamplePrivacy, PrivateSteps, sample_rows
 from lamina.federation.privacy.released import ReleaseRule, declared_sums, released_sums
 from lamina.federation.privacy.settings import PrivacySettings
-from lamina.federation.scores import Flags
+from lamina.federation.shared_model import Frame, every_tensor, frame_of, lay_out
 from lamina.federation.state import GlobalState
 from lamina.federation.timetable import arrived
-from lamina.federation.update import ClientUpdate
+from lamina.federation.update import ClientUpdate, gram_name, modules_of
+from lamina.federation.work import Flags, LocalWork
 from lamina.memory.base import Policy
 from lamina.memory.memory import Memory, Replay
 from lamina.registry import InputError
@@ -44,20 +44,6 @@ and `offered` (how many of its events the memory was shown), and, where clients 
 their own, `frame`, `task` and `at` (the time of its event)."""
 _STEPS_OF_A_ROUND = 1_000_000
 """More than a client takes: so the draws of two rounds from a memory have different names."""
-
-
-@dataclass(frozen=True)
-class LocalWork:
-    """How much a client trains in a round."""
-
-    epochs: int = 1
-    """Passes over its current rows."""
-    steps: int | None = None
-    """Steps instead of passes."""
-
-    def num_steps(self, num_rows: int, batch_size: int) -> int:
-        """Of one round."""
-        return self.steps or self.epochs * -(-num_rows // batch_size)
 
 
 @dataclass
@@ -512,15 +498,6 @@ def blank(row: Batch, task: Task) -> Batch:
     }
     classes = task.classes or (0,)
     return replace(row, inputs=inputs, labels=torch.full_like(row.labels, classes[0]))
-
-
-def controls_of(state: GlobalState) -> dict[str, Tensor]:
-    """The server's control variates, by the names of tensors."""
-    return {
-        name.removeprefix(CONTROL): each
-        for name, each in state.memory.items()
-        if name.startswith(CONTROL)
-    }
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

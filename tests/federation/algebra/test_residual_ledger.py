@@ -9,7 +9,7 @@ from lamina.adapters.merging import weighted_lora
 from lamina.adapters.model import AdaptedModel
 from lamina.core import generator_of
 from lamina.federation.aggregators import aggregator_class
-from lamina.federation.ledger import as_lora, ledger_rank
+from lamina.federation.algebra.residual_ledger import as_lora, ledger_rank
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.update import digest_of
 

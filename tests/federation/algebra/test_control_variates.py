@@ -3,7 +3,7 @@
 import torch
 
 from federated import update
-from lamina.federation.drift import (
+from lamina.federation.algebra.control_variates import (
     CONTROL,
     control_change,
     corrected,

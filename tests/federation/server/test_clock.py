@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from lamina.federation.clock import ClockSettings, Cohort, Load, VirtualClock
+from lamina.federation.server.clock import ClockSettings, Cohort, Load, VirtualClock
 from lamina.registry import InputError
 
 CLIENTS = list(range(20))

@@ -1,16 +1,28 @@
 """What a federated run reached, from its scores: matrices of accuracies, and their summaries."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
 from lamina.core import Part
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.evaluation.client_matrix import Check, ClientMatrix, spatial_forgetting
+from lamina.evaluation.fairness import mean_over_clients
 from lamina.evaluation.participation import participation, staleness
-from lamina.federation.rounds import FederatedRun
-from lamina.federation.scores import EVALUATED, Scores
+from lamina.federation.server.rounds import FederatedRun
+from lamina.federation.server.scores import EVALUATED, Scores
 from lamina.streams.manifest import StreamManifest
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Accuracies of a learner that is trained beside the federation."""
+
+    rows: Mapping[str, list[list[float | None]]]
+    """By part, R."""
+    tasks: tuple[str, ...]
+    """The names of its tasks."""
 
 
 def client_matrix(scores: Sequence[Scores], manifest: StreamManifest, part: Part) -> ClientMatrix:
@@ -82,6 +94,65 @@ def summaries_of(run: FederatedRun) -> dict[str, float]:
         found[f"bytes/down/task_{place}"] = float(tallies.down_of_task[place])
     found["virtual_seconds"] = run.clock.time
     return found
+
+
+def result_of(
+    run: FederatedRun, sha: str, central: Bound | None, alone: Mapping[int, Bound]
+) -> dict[str, Any]:
+    """All that is known of a finished run, as JSON: metrics, and a row for each client. `central`
+    is the bound of one learner on the rows of all, `alone` that of each client by itself."""
+    manifest = run.settings.manifest
+    metrics = summaries_of(run)
+    clients = _rows_of_clients(run, alone)
+    if central is not None:
+        sizes = [int(n) for n in manifest.counts[:, :, 2].sum(dim=0)]
+        of_all = bound_matrix(central.rows, sizes).summaries()
+        metrics |= {f"bound/central/{name}": value for name, value in of_all.items()}
+        for key, name in (("accuracy", "average_accuracy"), ("forgetting", "forgetting")):
+            mean = mean_over_clients([row.get(f"alone_{key}") for row in clients])
+            if mean is not None:
+                metrics[f"bound/alone/{name}"] = mean
+    private = run.settings.row_privacy
+    if private is None and run.settings.private is not None and run.epsilon is not None:
+        private = run.settings.private.settings
+    return {
+        "sha": sha,
+        "manifest": manifest.hash,
+        "metrics": metrics,
+        "privacy": private and {"unit": private.unit, "delta": private.delta},
+        "clients": clients,
+    }
+
+
+def _rows_of_clients(run: FederatedRun, alone: Mapping[int, Bound]) -> list[dict[str, Any]]:
+    manifest = run.settings.manifest
+    counts = manifest.counts
+    each = client_matrix(run.scores, manifest, "test").of_each()
+    place = {name: number for number, name in enumerate(manifest.tasks)}
+    spent = run.row_accounts.by_client() if run.row_accounts is not None else {}
+    clients = []
+    for number, client in enumerate(manifest.clients):
+        row: dict[str, Any] = {
+            "client": client.name,
+            "rows": int(counts[number, :, 0].sum()),
+            "accuracy": each[number].get("average_accuracy"),
+            "forgetting": each[number].get("forgetting"),
+            "bytes_up": int(run.tallies.up[number]),
+            "bytes_down": int(run.tallies.down[number]),
+            "included": int(run.tallies.included[number]),
+        }
+        if number in spent:
+            row["epsilon"] = spent[number]
+        if number in alone:
+            bound = alone[number]
+            sizes = [int(counts[number, place.get(task, 0), 2]) for task in bound.tasks]
+            reached = bound_matrix(bound.rows, sizes).summaries() if bound.tasks else {}
+            row |= {
+                "alone_accuracy": reached.get("average_accuracy"),
+                "alone_forgetting": reached.get("forgetting"),
+            }
+        clients.append(row)
+    return clients
 
 
 def bound_matrix(rows: Mapping[str, Sequence[Any]], sizes: Sequence[int]) -> AccuracyMatrix:

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lamina.federation.aggregators.base import LORA_A, LORA_B
-from lamina.federation.lowrank import Factors, factors_of, stacked, truncated
+from lamina.federation.algebra.lowrank import Factors, factors_of, stacked, truncated
 from lamina.federation.state import Scaling
-from lamina.federation.update import Tensors
+from lamina.federation.update import LORA_A, LORA_B, Tensors
 
 
 def stack_of(

@@ -1,0 +1,1 @@
+"""Pure functions of named tensors that aggregators, optimisers, server and client share."""

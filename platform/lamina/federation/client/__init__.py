@@ -1,0 +1,1 @@
+"""A client's side of a federated run: what needs a backbone."""

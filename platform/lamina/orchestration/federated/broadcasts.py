@@ -1,0 +1,86 @@
+"""What all workers are sent alike, once each, and the chunks of a work that name it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+from lamina.federation.algebra.control_variates import CONTROL
+from lamina.federation.server.rounds import FederatedRun
+from lamina.federation.state import GlobalState
+from lamina.federation.work import Down, Work
+from lamina.orchestration.federated.chunks import CHUNKS, Chunk, chunks_of
+from lamina.orchestration.federated.pool import Pool
+from lamina.training.checkpoint import pack
+
+
+class ClientStore(Protocol):
+    """Where what clients keep is, and where the state of a run is kept."""
+
+    def put(self, content: bytes) -> str:
+        """Keep what a client keeps; returns its digest."""
+        ...
+
+    def get(self, digest: str) -> bytes:
+        """What `digest` names."""
+        ...
+
+    def replaced(self, digest: str | None) -> None:
+        """It is of no use once the next state is kept."""
+        ...
+
+    def keep(self, run: FederatedRun) -> None:
+        """Make the state of a run the last one."""
+        ...
+
+
+class Broadcasts:
+    """What every worker reads: the global states, the shared model, the summed summaries. Each is
+    published once and dropped when no more work needs it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._sizes: dict[str, int] = {}
+
+    def chunks(self, run: FederatedRun, work: Work, store: ClientStore) -> tuple[list[Chunk], Down]:
+        """A work cut into chunks, and what each of its clients is sent."""
+        versions = {run.version, *run.past, *(item.version for item in work.items)}
+        states = {version: f"state {run.frame_number}.{version}" for version in sorted(versions)}
+        for version, key in states.items():
+            self._put(key, partial(broadcast, run.state_of(version)))
+        frame = summary = None
+        if run.frame is not None:
+            frame = f"frame {run.frame_number}"
+            self._put(frame, partial(pack, run.frame.plain()))
+        if run.summary is not None:
+            summary = f"summary {run.place}"
+            self._put(summary, partial(pack, dict(run.summary.sums)))
+        stale = sorted(self._sizes.keys() - {frame, summary, *states.values()})
+        self._pool.forget(stale)
+        for key in stale:
+            del self._sizes[key]
+        owns = [_own(run, store, item.client) for item in work.items]
+        chunks = [
+            Chunk(work.stop, work.items[each], tuple(owns[each]), frame, states, summary)
+            for each in chunks_of(work.items, CHUNKS)
+        ]
+        frame_size = 0 if frame is None else self._sizes[frame]
+        return chunks, Down(self._sizes[states[run.version]], frame_size)
+
+    def _put(self, key: str, make: Callable[[], bytes]) -> None:
+        if key not in self._sizes:
+            content = make()
+            self._sizes[key] = len(content)
+            self._pool.publish(key, content)
+
+
+def _own(run: FederatedRun, store: ClientStore, client: int | None) -> bytes | None:
+    digest = None if client is None else run.own.get(client)
+    return None if digest is None else store.get(digest)
+
+
+def broadcast(state: GlobalState) -> bytes:
+    """A global state as clients are sent it: of what the server keeps beside the tensors, the
+    shared control variates only."""
+    controls = {name: each for name, each in state.memory.items() if name.startswith(CONTROL)}
+    return pack(replace(state, memory=controls, discarded={}, included=()).plain())
