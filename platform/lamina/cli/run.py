@@ -128,7 +128,9 @@ def _train(
                 _show_task(shown, reports[-1])
         learner.save_adapters(folder / "adapters")
     except BaseException as error:
-        tell("stopped" if isinstance(error, KeyboardInterrupt) else "failed", error=str(error))
+        status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        tell(status, error=str(error))
+        _write_result(trial, identity, reports, folder, status, str(error))
         raise
     tell("finished", artifacts=str(folder / "adapters"))
     return reports
@@ -144,22 +146,35 @@ def _show_task(shown: Display, report: Report) -> None:
 def _show(
     trial: Trial, identity: str, reports: Sequence[Report], folder: Path, console: Console
 ) -> None:
-    result = {
-        "trial": identity,
-        "name": trial.name,
-        "settings": trial.settings,
-        "mapping": trial.job.mapping,
-        "status": "finished",
-        "error": None,
-        "reports": reports,
-    }
-    rows = leaderboard([result])
-    (folder / RESULT).write_text(json.dumps(rows[0], indent=1) + "\n", encoding="utf-8")
+    rows = [_write_result(trial, identity, reports, folder, "finished", None)]
     console.print(f"\nAccuracy on each task (test part, {trial.job.scenario.kind})")
     console.print(_matrix(reports))
     show_leaderboard(console, rows, trial.job.name)
     console.print(f"\n{folder}: the accuracy matrix, the adapters, {RESULT}", soft_wrap=True)
     show_mlflow(console, trial.job.output_dir, rows[0]["mlflow_uri"])
+
+
+def _write_result(
+    trial: Trial,
+    identity: str,
+    reports: Sequence[Report],
+    folder: Path,
+    status: str,
+    error: str | None,
+) -> dict[str, Any]:
+    """Write what `lamina report` shows, and return it."""
+    result = {
+        "trial": identity,
+        "name": trial.name,
+        "settings": trial.settings,
+        "mapping": trial.job.mapping,
+        "status": status,
+        "error": error,
+        "reports": reports,
+    }
+    (row,) = leaderboard([result])
+    (folder / RESULT).write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+    return row
 
 
 def _matrix(reports: Sequence[Report]) -> Table:

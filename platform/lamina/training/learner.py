@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lamina.core import Batch, Experience, Stream, Summary, Task, generator_of
 from lamina.memory.base import Policy
 from lamina.memory.memory import Memory, Replay
 from lamina.strategies.base import Strategy
+from lamina.training.finite import check_losses, check_tensors, naming
 from lamina.training.report import TaskReport
 from lamina.training.rows_by_id import RowsById
 from lamina.training.scorecard import Scorecard
@@ -64,19 +66,32 @@ class Learner:
         self._stepper: Stepper | None = None
 
     def learn(self) -> Iterator[TaskReport]:
-        """Train the tasks that are left, one for each report."""
+        """Train the tasks that are left, one for each report.
+
+        Raises NotFiniteError where a loss, a tensor or a logit became NaN or infinite, before
+        anything is reported of that task.
+        """
         if self.strategy.data == "all":
             self._wait_for_last_task()
         while self.next_task < len(self.stream):
-            experience = self.stream.experiences[self.next_task]
-            with self.scores.timed("train"):
-                loss = self._train(experience)
-            kept = self.memory.num_bytes(self._rows) if self.memory else 0
-            self.scores.close_task(self.next_task, kept)
-            with self.scores.timed("evaluation"):
-                self.scores.evaluate(self.next_task)
-            self.next_task += 1
-            yield self._report(experience.task, loss)
+            task = self.stream.experiences[self.next_task].task
+            with naming(f"task {task.index + 1} ({task.name})", self.training.learning_rate):
+                report = self.train_task()
+            yield report
+
+    def train_task(self) -> TaskReport:
+        """Train the next task, and evaluate."""
+        experience = self.stream.experiences[self.next_task]
+        with self.scores.timed("train"):
+            loss = self._train(experience)
+            check_tensors({n: a.tensors for n, a in self.model.adapters.items()}, "the tensor")
+            check_tensors(self.strategy.state, "what the strategy remembers as")
+        kept = self.memory.num_bytes(self._rows) if self.memory else 0
+        self.scores.close_task(self.next_task, kept)
+        with self.scores.timed("evaluation"):
+            self.scores.evaluate(self.next_task)
+        self.next_task += 1
+        return self._report(experience.task, loss)
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened; at a task boundary."""
@@ -176,10 +191,15 @@ class Learner:
         return stepper
 
     def _pass_over(self, data: Batch, order: Tensor, stepper: Stepper) -> float:
-        """A step for each batch of rows in this order. Returns the mean loss."""
+        """A step for each batch of rows in this order. Returns the mean loss.
+
+        Raises NotFiniteError where a loss, or what was trained, is not finite at the end. It is
+        read there only, so that no step waits for the device.
+        """
         device = self.model.backbone.device
         total = torch.zeros((), device=device)
-        scores = self.scores
+        losses: list[Tensor] = []
+        scores, first_step = self.scores, self.num_steps
         for rows in order.split(self.training.batch_size):
             batch = data[rows]
             replay = Replay(
@@ -191,12 +211,17 @@ class Learner:
             )
             step = partial(stepper.step, batch, replay)
             kind = "step with exemplars" if len(replay) > 0 else "step"
-            total += scores.counting(kind, len(rows), step) * len(rows)
+            losses.append(scores.counting(kind, len(rows), step))
+            total += losses[-1] * len(rows)
             self.num_steps += 1
             scores.probes.after_step(self.next_task, len(rows), scores.accuracy_now)
             if self.stream.one_pass:
                 self._offer(batch)
-        return float(total) / len(data)
+        mean = float(total) / len(data)
+        if not isfinite(mean):
+            check_losses(losses, first_step)
+        check_tensors(stepper.parameters, f"after step {self.num_steps} the tensor")
+        return mean
 
     @torch.no_grad()
     def _offer(self, data: Batch) -> None:
