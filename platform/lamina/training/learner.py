@@ -269,7 +269,11 @@ class Learner:
             if summary is None:
                 return None
             total = summary if total is None else total + summary
-        return None if total is None else added(total, self.workers)
+        if total is None:
+            return None
+        whole = added(total, self.workers)
+        check_tensors({**whole.sums, **whole.rows}, "the summary's")
+        return whole
 
     def _report(self, task: Task, loss: float | None) -> TaskReport:
         metrics = self.scores.metrics()
