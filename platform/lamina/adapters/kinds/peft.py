@@ -30,7 +30,7 @@ class Peft(AdapterKind):
     """PEFT's own modules, in a tree that shares the frozen weights and takes the backbone's place.
 
     Slower than the kinds of Lamina's own: its tensors cannot lead with K, and only one such adapter
-    lies over a backbone at once. `tests/adapters/peft_table.py` shows which tuners work; the others
+    lies over a backbone at once. `tests/helpers/peft_table.py` shows which tuners work; the others
     are refused when the job is read.
     """
 

@@ -1,7 +1,7 @@
 """Which tuners of the installed PEFT work through a job, as the Markdown table of
 platform/README.md:
 
-    python tests/adapters/peft_table.py
+    python tests/helpers/peft_table.py
 
 Each tuner is trained as `lamina run` does and held to what `check` lists. What is refused, is refused
 when the job is read, with the reason that stands in the table.
@@ -208,7 +208,7 @@ def table() -> str:
         for case in sorted(CASES, key=lambda each: (each.peft_type in REFUSED, each.peft_type)):
             rows.append(row(case, verdict(case, Path(name))))
     head = [
-        f"Made on {date.today():%d %B %Y} by `python tests/adapters/peft_table.py` ({versions()}).",
+        f"Made on {date.today():%d %B %Y} by `python tests/helpers/peft_table.py` ({versions()}).",
         "",
         "| `peft_type` | `config` | |",
         "|---|---|---|",
