@@ -9,8 +9,12 @@ from lamina.core import Summary
 from lamina.strategies import strategy_class, strategy_names
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.learner import Learner
+from lamina.training.settings import TrainingSettings
 from nouns import as_scenario, make_learner, nouns_stream, shapes_stream
-from pretended_device import CUDA, OnDevice, moved, tensors_of
+from pretended_device import CUDA, OnDevice, PretendedDevice, moved, tensors_of
+
+
+SHORT = TrainingSettings(epochs=1, batch_size=5, learning_rate=1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +50,12 @@ def test_a_strategy_keeps_to_one_device(name, nouns, shapes, tiny_bert, tiny_vit
     stream = nouns if text else shapes
     stream = as_scenario(stream, kinds[0]) if kinds else stream
     with mode:
-        learner = make_learner(name, stream, backbone)
+        learner = make_learner(name, stream, backbone, training=SHORT)
         assert isinstance(learner.model.adapters["head"].tensors["weight"], OnDevice)
         reports = learner.learn()
         next(reports)
-        resumed = make_learner(name, stream, backbone)
-        if not resumed.strategy.data == "all":
+        resumed = make_learner(name, stream, backbone, training=SHORT)
+        if resumed.strategy.data != "all":
             next(reports)
             resumed.load_state_dict(unpack(pack(learner.state_dict())))
         last = list(resumed.learn())[-1]
@@ -65,20 +69,17 @@ def test_a_strategy_keeps_to_one_device(name, nouns, shapes, tiny_bert, tiny_vit
 def test_a_strategy_keeps_to_one_device_without_boundaries(name, nouns, tiny_bert):
     backbone, mode = moved(tiny_bert)
     with mode:
-        (*_, last) = make_learner(name, as_scenario(nouns, "task_free"), backbone).learn()
+        learner = make_learner(name, as_scenario(nouns, "task_free"), backbone, training=SHORT)
+        (*_, last) = learner.learn()
     assert last.done
 
 
 def mixed_by(work):
     """What the pretended device says of tensors that meet in `work(device tensor, cpu tensor)`."""
-    with moved_nothing(), pytest.raises(RuntimeError, match="pretended GPU"):
+    with PretendedDevice(), pytest.raises(RuntimeError, match="pretended GPU"):
         work(torch.ones(3, device=CUDA), torch.ones(3))
 
 
-def moved_nothing():
-    from pretended_device import PretendedDevice
-
-    return PretendedDevice()
 
 
 def test_the_pretended_device_minds_what_a_gpu_minds():
@@ -94,7 +95,7 @@ def test_the_pretended_device_minds_what_a_gpu_minds():
 
 
 def test_the_pretended_device_allows_what_a_gpu_allows():
-    with moved_nothing():
+    with PretendedDevice():
         x, y = torch.ones(3, device=CUDA, requires_grad=True), torch.ones(3)
         assert x.device == CUDA
         assert torch.zeros(2, device=x.device).device == CUDA

@@ -58,7 +58,7 @@ class Learner:
         self.next_task = 0
         self.num_steps = 0
         self.scores = Scorecard(strategy, self.model, stream, training)
-        self._rows = RowsById(stream)
+        self.rows = RowsById(stream)
         self._is_task_free = stream.scenario == "task_free"
         if self._is_task_free:
             self.model.grow_head(len(stream.class_names))
@@ -86,7 +86,7 @@ class Learner:
             loss = self._train(experience)
             check_tensors({n: a.tensors for n, a in self.model.adapters.items()}, "the tensor")
             check_tensors(self.strategy.state, "what the strategy remembers as")
-        kept = self.memory.num_bytes(self._rows) if self.memory else 0
+        kept = self.memory.num_bytes(self.rows) if self.memory else 0
         self.scores.close_task(self.next_task, kept)
         with self.scores.timed("evaluation"):
             self.scores.evaluate(self.next_task)
@@ -115,7 +115,7 @@ class Learner:
             self.memory.load_state_dict(state["memory"])
         self.scores.load_state_dict(state["scores"])
         if state["stepper"] is not None:
-            self._stepper = self._new_stepper(self._num_steps_of_stream())
+            self._stepper = self.new_stepper(self._num_steps_of_stream())
             self._stepper.load_state_dict(_placed(state["stepper"], self.model.backbone.device))
 
     def save_adapters(self, folder: Path) -> None:
@@ -141,14 +141,14 @@ class Learner:
         self.model.grow_head(max(max(each.task.classes) for each in self._so_far()) + 1)
         strategy, task = self.strategy, experience.task
         by_length = data.by_length()
-        strategy.begin_task(self.model, task, self._summed(strategy.preview, by_length))
-        loss = self._descend(task, data) if self._takes_steps(task) else None
-        strategy.end_task(self.model, task, self._summed(strategy.review, by_length))
+        strategy.begin_task(self.model, task, self.summarise(strategy.preview, by_length))
+        loss = self.descend(task, data) if self._takes_steps(task) else None
+        strategy.end_task(self.model, task, self.summarise(strategy.review, by_length))
         if not self.stream.one_pass:
             self._offer(data)
         return loss
 
-    def _descend(self, task: Task, data: Batch) -> float:
+    def descend(self, task: Task, data: Batch) -> float:
         """The phases of a task. Returns the mean loss of the last epoch."""
         settings = self.training
         steps_per_epoch = -(-len(data) // settings.batch_size)
@@ -158,7 +158,7 @@ class Learner:
             for phase, share in enumerate(self.strategy.phases(task)):
                 self.strategy.begin_phase(self.model, task, phase)
                 epochs = max(1, round(share * settings.epochs))
-                stepper = self._new_stepper(epochs * steps_per_epoch)
+                stepper = self.new_stepper(epochs * steps_per_epoch)
                 for epoch in range(epoch, epoch + epochs):  # noqa: B020
                     shuffle = generator_of(self.seed, "order", task.index, epoch)
                     order = torch.randperm(len(data), generator=shuffle)
@@ -173,7 +173,7 @@ class Learner:
         shuffle = generator_of(self.seed, "order", self.next_task, 0)
         order = torch.randperm(len(data), generator=shuffle)
         if self._stepper is None:
-            self._stepper = self._new_stepper(self._num_steps_of_stream())
+            self._stepper = self.new_stepper(self._num_steps_of_stream())
         self.scores.probes.before_task(self.next_task, self.scores.accuracy_now)
         with self.model.dropping(generator_of(self.seed, "dropout", self.next_task)):
             return self._pass_over(anonymous, order, self._stepper)
@@ -183,7 +183,7 @@ class Learner:
         sizes = [len(each.train) for each in self.stream.experiences]
         return sum(-(-size // self.training.batch_size) for size in sizes)
 
-    def _new_stepper(self, num_steps: int) -> Stepper:
+    def new_stepper(self, num_steps: int) -> Stepper:
         stepper = Stepper(self.strategy, self.model, self.training, num_steps, self.workers)
         costs = self.scores.costs
         trained = sum(each.numel() for each in stepper.parameters.values())
@@ -204,7 +204,7 @@ class Learner:
             batch = data[rows]
             replay = Replay(
                 self.memory,
-                self._rows,
+                self.rows,
                 self.num_steps,
                 device,
                 partial(share_of, workers=self.workers),
@@ -255,7 +255,7 @@ class Learner:
             self.next_task += 1
 
     @torch.no_grad()
-    def _summed(
+    def summarise(
         self, look: Callable[[AdaptedModel, Batch], Summary | None], data: Batch
     ) -> Summary | None:
         """What a strategy sees in each batch, summed over the data."""
