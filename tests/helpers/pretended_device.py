@@ -25,6 +25,9 @@ class OnDevice(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
+    def __deepcopy__(self, memo: Any) -> "OnDevice":
+        return self.detach().clone().as_subclass(OnDevice).requires_grad_(self.requires_grad)
+
 
 class PretendedDevice(TorchFunctionMode):
     """Inside, tensors that are moved to `cuda` or made there are `OnDevice`, and so is what comes of
@@ -58,7 +61,9 @@ class PretendedDevice(TorchFunctionMode):
         if wanted is not None:
             args, kwargs = _on_the_cpu(args), _on_the_cpu(kwargs)
         if name in TO_THE_CPU or (wanted is not None and wanted.type == "cpu"):
-            return tree_map_only(Tensor, lambda each: each.as_subclass(Tensor), func(*args, **kwargs))
+            return tree_map_only(
+                Tensor, lambda each: each.as_subclass(Tensor), func(*args, **kwargs)
+            )
         result = func(*args, **kwargs)
         if here or wanted is not None:
             return tree_map_only(Tensor, self._placed, result)
@@ -86,7 +91,9 @@ class PretendedDevice(TorchFunctionMode):
         wanted = self._wanted(name, args, kwargs)
         if name == "to" or name == "copy_":
             return
-        generators = [each for each in tree_iter((args, kwargs)) if isinstance(each, torch.Generator)]
+        generators = [
+            each for each in tree_iter((args, kwargs)) if isinstance(each, torch.Generator)
+        ]
         if generators and (here or (wanted is not None and wanted.type == "cuda")):
             raise RuntimeError(f"{name}: a generator of the CPU draws on the pretended GPU")
         if not here:

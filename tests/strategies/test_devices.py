@@ -80,8 +80,6 @@ def mixed_by(work):
         work(torch.ones(3, device=CUDA), torch.ones(3))
 
 
-
-
 def test_the_pretended_device_minds_what_a_gpu_minds():
     mixed_by(lambda x, y: x + y)
     mixed_by(lambda x, y: y[x > 0])

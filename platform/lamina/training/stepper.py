@@ -51,7 +51,9 @@ class Stepper:
         """Rows, bool [n], that have had no gradient yet and so do not decay."""
         if settings.weight_decay > 0:
             self._unreached = {
-                f"{group}.{name}": torch.ones(tensor.shape[:1], dtype=torch.bool, device=tensor.device)
+                f"{group}.{name}": torch.ones(
+                    tensor.shape[:1], dtype=torch.bool, device=tensor.device
+                )
                 for group, adapter in model.adapters.items()
                 if adapter.kind is None
                 for name, tensor in adapter.tensors.items()

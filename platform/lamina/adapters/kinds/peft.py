@@ -194,7 +194,9 @@ def _tuner(model: nn.Module, config: Any, seed: int) -> _Tree:
     if not names:
         raise InputError(f"adapter.config: {name} as configured trains nothing")
     if any(tensor._backward_hooks for _, tensor in _trained(module)):
-        raise InputError(f"adapter.peft_type: {name} is refused: its gradient hooks do not run here")
+        raise InputError(
+            f"adapter.peft_type: {name} is refused: its gradient hooks do not run here"
+        )
     trained = {key: names[t.data_ptr()] for key, t in saved.items() if t.data_ptr() in names}
     if lost := sorted(set(names.values()).difference(trained.values())):
         raise InputError(
