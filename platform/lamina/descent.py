@@ -44,7 +44,10 @@ def inner(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> Tensor:
         for name in first
         if name in second
     ]
-    return torch.stack(products).sum() if products else torch.zeros((), dtype=torch.float64)
+    if products:
+        return torch.stack(products).sum()
+    device = next((each.device for each in first.values()), None)
+    return torch.zeros((), dtype=torch.float64, device=device)
 
 
 def plus(

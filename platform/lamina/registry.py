@@ -23,8 +23,9 @@ def unknown(key: str, given: object, allowed: Collection[str]) -> InputError:
     """The one way to say that `given` is not among `allowed`: names the key and the
     nearest match.
     """
-    near = get_close_matches(str(given), list(allowed), n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    by_lower_case = {name.lower(): name for name in allowed}
+    near = get_close_matches(str(given).lower(), list(by_lower_case), n=1, cutoff=0.4)
+    hint = f"; did you mean {by_lower_case[near[0]]!r}?" if near else ""
     return InputError(f"{key}: {given!r} is unknown{hint} (allowed: {', '.join(sorted(allowed))})")
 
 

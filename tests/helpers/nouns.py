@@ -135,7 +135,7 @@ def after(num_tasks, name, stream, backbone, **settings):
     experience = stream.experiences[num_tasks]
     learner.scores.costs.train_flops.append(0.0)
     learner.model.grow_head(max(experience.task.classes) + 1)
-    preview = learner._summed(learner.strategy.preview, experience.train)
+    preview = learner.summarise(learner.strategy.preview, experience.train)
     learner.strategy.begin_task(learner.model, experience.task, preview)
     return learner, experience.train
 

@@ -248,7 +248,7 @@ def test_c_ada_trains_scale_and_shift_on_the_first_task_only(nouns, tiny_bert):
 def test_c_ada_weight_turns_the_new_slice_away_from_the_past(nouns, tiny_bert):
     def overlap(weight):
         learner, data = after(1, "c_ada", nouns, tiny_bert, orthogonality=weight)
-        learner._descend(nouns.experiences[1].task, data)
+        learner.descend(nouns.experiences[1].task, data)
         return learner.strategy.overlap(learner.model).item()
 
     assert overlap(5.0) < 0.7 * overlap(0.0)
@@ -413,7 +413,7 @@ def test_ada_with_room_for_every_task_keeps_each_adapter_as_it_was_learned(nouns
 def test_ada_longer_distillation_comes_closer_to_the_teachers(nouns, tiny_bert):
     def remains(share):
         learner, data = after(1, "ada", nouns, tiny_bert, pool_size=1, distillation=share)
-        learner._descend(nouns.experiences[1].task, data)
+        learner.descend(nouns.experiences[1].task, data)
         return learner.strategy.step(learner.model, data, NO_REPLAY).loss
 
     assert remains(4.0) < 0.8 * remains(0.5)
@@ -427,7 +427,7 @@ def test_acl_first_phase_calls_exemplars_others(nouns, tiny_bert):
     strategy, model = learner.strategy, learner.model
     strategy.begin_phase(model, nouns.experiences[1].task, 0)
     assert {name.split(".")[0] for name in model.parameters()} == {"task_1", "head_1"}
-    replay = Replay(learner.memory, learner._rows, 7, "cpu")
+    replay = Replay(learner.memory, learner.rows, 7, "cpu")
     exemplars = replay.draw(5)
     rows = [(data, data.labels - 2), (exemplars, torch.full((5,), 2))]
     losses = []
@@ -446,7 +446,7 @@ def test_acl_second_phase_sums_over_heads_on_a_balanced_mixture(nouns, tiny_bert
     strategy.begin_phase(model, nouns.experiences[2].task, 1)
     trained = {name.split(".")[0] for name in model.parameters()}
     assert trained == {"head_0", "head_1", "head_2"}
-    replay = Replay(learner.memory, learner._rows, 7, "cpu")
+    replay = Replay(learner.memory, learner.rows, 7, "cpu")
     exemplars = replay.draw(5)
     loss = 0.0
     for index in range(3):
@@ -594,7 +594,7 @@ def test_sema_expands_where_the_mean_z_score_of_every_adapter_exceeds_the_thresh
     mean, deviation = strategy.state["errors"]["1.0"]
     error = descriptor_error(model, "1", 0, means["1"])
     score = sum(abs(each - mean) / deviation for each in error) / ROWS
-    preview = learner._summed(strategy.preview, data)
+    preview = learner.summarise(strategy.preview, data)
     torch.testing.assert_close(preview["1"][0] / preview["count"], score, atol=1e-4, rtol=1e-4)
     for threshold, new in ((0.99 * score.item(), ["1"]), (1.01 * score.item(), [])):
         other = make_learner("sema", nouns, tiny_bert, adapter="bottleneck", threshold=threshold)

@@ -15,7 +15,7 @@ from nouns import NO_REPLAY, NOUNS, after, as_scenario, logits_of, make_learner
 
 
 def learn_on(learner, data):
-    learner._descend(learner.stream.experiences[learner.next_task].task, data)
+    learner.descend(learner.stream.experiences[learner.next_task].task, data)
 
 
 # linear probe

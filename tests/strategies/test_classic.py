@@ -32,7 +32,7 @@ def shaken(learner, size=0.05):
 
 
 def learn_on(learner, data):
-    learner._descend(learner.stream.experiences[learner.next_task].task, data)
+    learner.descend(learner.stream.experiences[learner.next_task].task, data)
 
 
 def flat(gradients, names):
@@ -40,7 +40,7 @@ def flat(gradients, names):
 
 
 def replay_of(learner, step=11):
-    return Replay(learner.memory, learner._rows, step, "cpu")
+    return Replay(learner.memory, learner.rows, step, "cpu")
 
 
 def second_task_drift(name, nouns, backbone, **settings):
@@ -139,7 +139,7 @@ def test_mas_sums_importance_over_tasks_and_pays_for_distance(nouns, tiny_bert):
     next(reports)
     first = {k: v.clone() for k, v in once.strategy.state["importance"].items()}
     next(reports)
-    second = once._summed(once.strategy.review, nouns.experiences[1].train)
+    second = once.summarise(once.strategy.review, nouns.experiences[1].train)
     state = learner.strategy.state
     for name, value in state["importance"].items():
         expected = second[name] / second["count"]
@@ -221,7 +221,7 @@ def test_der_pp_holds_one_draw_to_its_logits_and_another_to_its_labels(nouns, ti
 def test_der_pp_keeps_the_logits_of_the_classes_that_were_known_then(nouns, tiny_bert):
     learner, _ = after(1, "der_pp", nouns, tiny_bert)
     memory = learner.memory
-    then = logits_of(learner, learner._rows(memory.ids))[:, :2]
+    then = logits_of(learner, learner.rows(memory.ids))[:, :2]
     torch.testing.assert_close(memory.extras["logits"], then.detach(), atol=1e-5, rtol=1e-5)
     learner, _ = after(2, "der_pp", nouns, tiny_bert)
     stored, labels = learner.memory.extras["logits"], learner.memory.labels
@@ -245,7 +245,7 @@ def test_der_pp_of_no_weights_is_finetune_and_of_great_alpha_keeps_old_logits(no
     def far(alpha):
         learner, data = after(1, "der_pp", nouns, tiny_bert, alpha=alpha, beta=0.0)
         learn_on(learner, data)
-        now = logits_of(learner, learner._rows(learner.memory.ids))
+        now = logits_of(learner, learner.rows(learner.memory.ids))
         return squared_error(now, learner.memory.extras["logits"])
 
     assert far(10.0) < 0.5 * far(0.0)
@@ -347,7 +347,7 @@ def test_projected_steps_do_not_raise_the_loss_on_exemplars(name, settings, noun
         training = TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-2)
         learner, data = after(1, each, nouns, tiny_bert, training=training, **settings)
         learner.training = replace(SGD, epochs=4, learning_rate=0.01, momentum=0.0)
-        first = learner._rows(learner.memory.ids)
+        first = learner.rows(learner.memory.ids)
         before = F.cross_entropy(logits_of(learner, first), first.labels).item()
         learn_on(learner, data)
         return F.cross_entropy(logits_of(learner, first), first.labels).item() - before

@@ -46,7 +46,7 @@ def test_joint_trains_once_on_everything_and_only_the_last_row_is_defined(nouns,
 
 def test_er_is_cross_entropy_on_the_union_of_batch_and_exemplars(nouns, tiny_bert):
     learner, data = after(1, "er", nouns, tiny_bert, replay_size=5)
-    replay = Replay(learner.memory, learner._rows, 11, "cpu")
+    replay = Replay(learner.memory, learner.rows, 11, "cpu")
     loss = learner.strategy.step(learner.model, data, replay).loss
     exemplars = replay.draw(5)
     assert len(exemplars) == 5
@@ -107,7 +107,7 @@ def test_ewc_adds_the_fisher_of_later_tasks_and_pads_new_head_rows(nouns, tiny_b
     next(reports)
     first = learner.strategy.state["kept"][0]["fisher"]
     next(reports)
-    second = learner._summed(learner.strategy.review, nouns.experiences[1].train)
+    second = learner.summarise(learner.strategy.review, nouns.experiences[1].train)
     (kept,) = learner.strategy.state["kept"]
     for name, value in kept["fisher"].items():
         expected = second[name] / second["count"]
@@ -179,7 +179,7 @@ def test_lwf_teacher_stays_and_its_strength_holds_the_old_outputs(minilm_nouns, 
     def run(strength):
         learner, data = after(1, "lwf", minilm_nouns, minilm, strength=strength, training=training)
         before = logits_of(learner, data)[:, :2].detach()
-        learner._descend(learner.stream.experiences[learner.next_task].task, data)
+        learner.descend(learner.stream.experiences[learner.next_task].task, data)
         assert not learner.model.adapters["teacher"].trainable
         return (logits_of(learner, data)[:, :2].softmax(1) - before.softmax(1)).abs().mean()
 
@@ -208,7 +208,7 @@ def test_l2p_picks_the_nearest_keys_of_each_input_and_pulls_them(nouns, tiny_ber
 def test_l2p_pull_draws_keys_to_their_queries(nouns, tiny_bert):
     def similarity(pull):
         learner, data = after(0, "l2p", nouns, tiny_bert, pull=pull)
-        learner._descend(learner.stream.experiences[learner.next_task].task, data)
+        learner.descend(learner.stream.experiences[learner.next_task].task, data)
         return learner.strategy.pick(learner.model, data.inputs)[1].mean()
 
     assert similarity(5.0) > similarity(0.0) + 0.05
@@ -256,14 +256,14 @@ def test_olora_keeps_the_sum_of_all_updates_and_trains_only_the_last(nouns, tiny
     past = {k: v.clone() for k, v in model.adapters[PAST].tensors.items()}
     before = model(data.inputs).features.detach()
     torch.testing.assert_close(model(data.inputs, adapters=[PAST]).features, before)
-    learner._descend(learner.stream.experiences[learner.next_task].task, data)
+    learner.descend(learner.stream.experiences[learner.next_task].task, data)
     assert all(torch.equal(past[k], v) for k, v in model.adapters[PAST].tensors.items())
 
 
 def test_olora_weight_turns_the_new_subspace_away_from_the_past(nouns, tiny_bert):
     def overlap(weight):
         learner, data = after(1, "olora", nouns, tiny_bert, orthogonality=weight)
-        learner._descend(learner.stream.experiences[learner.next_task].task, data)
+        learner.descend(learner.stream.experiences[learner.next_task].task, data)
         step = learner.strategy.step(learner.model, data, NO_REPLAY)
         return step.metrics["overlap"]
 

@@ -32,7 +32,7 @@ def b_of(tensors, module):
 
 
 def descend(learner, data):
-    learner._descend(learner.stream.experiences[learner.next_task].task, data)
+    learner.descend(learner.stream.experiences[learner.next_task].task, data)
 
 
 def merged_features(backbone, inputs, updates):

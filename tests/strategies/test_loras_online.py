@@ -27,7 +27,7 @@ def tensors_of(learner, name):
 
 def trained_on(learner, data):
     """One more pass over the task under way."""
-    learner._descend(learner.stream.experiences[learner.next_task].task, data)
+    learner.descend(learner.stream.experiences[learner.next_task].task, data)
     return learner
 
 
@@ -36,7 +36,7 @@ def trained_on(learner, data):
 
 def test_i_lora_halves_both_losses_and_pulls_features_up_to_the_memorys(nouns, tiny_bert):
     learner, data = after(1, "i_lora", nouns, tiny_bert, replay_size=5, consistency=3.0)
-    replay = Replay(learner.memory, learner._rows, 11, "cpu")
+    replay = Replay(learner.memory, learner.rows, 11, "cpu")
     exemplars = replay.draw(5)
     working = learner.model(exemplars.inputs)
     remembered = learner.model(exemplars.inputs, adapters=[MEMORY]).features
@@ -93,7 +93,7 @@ def test_i_lora_consistency_holds_features_up(nouns, tiny_bert):
     def below(weight):
         learner, data = after(1, "i_lora", nouns, tiny_bert, consistency=weight, decay=0.99)
         trained_on(learner, data)
-        replay = Replay(learner.memory, learner._rows, 3, "cpu")
+        replay = Replay(learner.memory, learner.rows, 3, "cpu")
         return learner.strategy.step(learner.model, data, replay).metrics["consistency"]
 
     assert below(100.0) < 0.7 * below(0.0)

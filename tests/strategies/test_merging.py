@@ -213,7 +213,7 @@ def test_adaptive_merging_second_loss_counts_every_class_alike_under_the_scaled_
         for tensor in model.adapters["task_2"].tensors.values():
             tensor += 0.1 * torch.randn(tensor.shape, generator=generator)
         model.adapters[MERGE].tensors["coefficients"].copy_(torch.tensor([0.2, 0.9, -0.4]))
-    replay = Replay(learner.memory, learner._rows, 7, "cpu")
+    replay = Replay(learner.memory, learner.rows, 7, "cpu")
     loss = learner.strategy.step(model, data, replay).loss
     exemplars = replay.draw(6)
     assert int(exemplars.labels.max()) < 4
@@ -265,7 +265,7 @@ def test_adaptive_merging_second_phase_lowers_the_loss_on_exemplars(nouns, tiny_
             "adaptive_merging", nouns, tiny_bert, training=training, rate_factor=factor
         )
         list(learner.learn())
-        kept = learner._rows(learner.memory.ids)
+        kept = learner.rows(learner.memory.ids)
         return float(F.cross_entropy(logits_of(learner, kept), kept.labels))
 
     assert final(20.0) < final(1e-6)

@@ -68,8 +68,8 @@ def test_it_runs_on_a_vision_transformer_and_every_trained_tensor_learns(name, s
     loss = strategy.step(model, data, NO_REPLAY).loss
     gradients = torch.autograd.grad(loss, list(model.parameters().values()))
     assert all(gradient.abs().max() > 0 for gradient in gradients)
-    learner._descend(data.task, data)
-    learner.strategy.end_task(model, data.task, learner._summed(strategy.review, data))
+    learner.descend(data.task, data)
+    learner.strategy.end_task(model, data.task, learner.summarise(strategy.review, data))
     pixels = shapes.experiences[0].test.inputs["pixel_values"]
     with torch.no_grad():
         together = strategy.predict(model, {"pixel_values": pixels}, None)
@@ -125,7 +125,7 @@ def test_dualprompt_trains_the_general_prompt_and_the_tasks_own_expert_only(noun
     first, second = EXPERT.format(0), EXPERT.format(1)
     assert torch.equal(*(model.adapters[each].tensors["prompt"] for each in (first, second)))
     before, moving = snapshot(model, first), snapshot(model, GENERAL, second)
-    learner._descend(task_of(learner), data)
+    learner.descend(task_of(learner), data)
     assert unchanged(model, before)
     for name, key in moving:
         assert not torch.equal(model.adapters[name].tensors[key], moving[name, key])
@@ -156,7 +156,7 @@ def test_dualprompt_pull_draws_the_key_and_without_it_the_key_stays(nouns, tiny_
         learner, data = after(0, "dualprompt", nouns, tiny_bert, pull=pull, training=HARDER)
         key = learner.model.adapters[EXPERT.format(0)].tensors["key"]
         before = key.detach().clone()
-        learner._descend(task_of(learner), data)
+        learner.descend(task_of(learner), data)
         return before, key.detach(), tiny_bert(data.inputs).features
 
     before, after_all, query = keys(1.0)
@@ -207,7 +207,7 @@ def test_coda_prompt_adds_components_orthonormal_to_the_old_which_stay(nouns, ti
     learner, data = after(1, "coda_prompt", nouns, tiny_bert, components=3, training=HARDER)
     model = learner.model
     before = snapshot(model, coda_prompt.PAST)
-    learner._descend(task_of(learner), data)
+    learner.descend(task_of(learner), data)
     learner.strategy.begin_task(model, replace(task_of(learner), index=2), None)
     for name, value in learner.strategy.all_components(model).items():
         gram = value.flatten(2) @ value.flatten(2).transpose(1, 2)
@@ -227,7 +227,7 @@ def test_coda_prompt_weight_keeps_components_orthonormal(nouns, tiny_bert):
     def overlap(weight):
         settings = {"components": 3, "orthogonality": weight, "training": HARDER}
         learner, data = after(1, "coda_prompt", nouns, tiny_bert, **settings)
-        learner._descend(task_of(learner), data)
+        learner.descend(task_of(learner), data)
         return learner.strategy.step(learner.model, data, NO_REPLAY).metrics["overlap"]
 
     assert overlap(10.0) < 0.2 * overlap(0.0)
@@ -432,7 +432,7 @@ def test_hide_prompt_contrast_spreads_features(nouns, tiny_bert):
     def contrast(weight):
         settings = {"contrast": weight, "training": HARDER}
         learner, data = after(0, "hide_prompt", nouns, tiny_bert, **settings)
-        learner._descend(task_of(learner), data)
+        learner.descend(task_of(learner), data)
         return learner.strategy.step(learner.model, data, NO_REPLAY).metrics["contrast"]
 
     assert contrast(30.0) < 0.99 * contrast(0.0)
@@ -546,7 +546,7 @@ def test_progressive_prompts_start_as_words_of_the_vocabulary(nouns, tiny_bert):
 def test_progressive_prompts_drop_the_mlp_without_changing_an_answer(nouns, tiny_bert):
     learner, data = after(1, "progressive_prompts", nouns, tiny_bert)
     model, strategy, task = learner.model, learner.strategy, task_of(learner)
-    learner._descend(task, data)
+    learner.descend(task, data)
     with torch.no_grad():
         before = strategy.predict(model, data.inputs, task)
         strategy.end_task(model, task, None)
@@ -571,7 +571,7 @@ def test_progressive_prompts_never_forget_a_task_that_is_told(nouns, tiny_bert):
 def test_progressive_prompts_without_a_bottleneck_train_the_prompts_themselves(nouns, tiny_bert):
     def learned(bottleneck):
         learner, data = after(0, "progressive_prompts", nouns, tiny_bert, bottleneck=bottleneck)
-        learner._descend(task_of(learner), data)
+        learner.descend(task_of(learner), data)
         learner.strategy.end_task(learner.model, task_of(learner), None)
         return learner.model.adapters["prompt_0"].tensors["prompt"].detach()
 

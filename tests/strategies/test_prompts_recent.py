@@ -32,7 +32,7 @@ def small(name, **settings):
 
 def learned(learner, data):
     """Train the task that has begun."""
-    learner._descend(learner.stream.experiences[learner.next_task].task, data)
+    learner.descend(learner.stream.experiences[learner.next_task].task, data)
     return learner
 
 
@@ -175,7 +175,7 @@ def test_pgp_reads_the_prompts_where_the_first_attention_does(shapes, tiny_vit):
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_pgp_gradients_have_no_part_in_the_leading_directions_of_the_past(share, nouns, tiny_bert):
     learner, _ = after(1, "pgp", nouns, tiny_bert, prompts=share, keys=share)
-    review = learner._summed(learner.strategy.review, nouns.experiences[0].train)
+    review = learner.summarise(learner.strategy.review, nouns.experiences[0].train)
     for name in ("prompts", "keys"):
         values, vectors = torch.linalg.eigh(review[name].double())
         values, vectors = values.flip(0), vectors.flip(1).float()
@@ -265,7 +265,7 @@ def test_vq_prompt_refits_the_head_on_all_classes_or_leaves_it(nouns, tiny_bert)
         learner, data = after(1, "vq_prompt", nouns, tiny_bert, alignment_epochs=epochs)
         learned(learner, data)
         before = learner.model.adapters[HEAD].tensors["weight"].detach().clone()
-        review = learner._summed(learner.strategy.review, data)
+        review = learner.summarise(learner.strategy.review, data)
         learner.strategy.end_task(learner.model, nouns.experiences[1].task, review)
         assert (learner.strategy.state["gaussians"]["count"] == 5).all()
         return before, learner.model.adapters[HEAD].tensors["weight"]
@@ -342,7 +342,7 @@ def test_ovor_regularisation_parts_the_energies_and_moves_the_tasks_rows_only(no
         )
         learned(learner, data)
         before = {k: v.detach().clone() for k, v in learner.model.adapters[HEAD].tensors.items()}
-        review = learner._summed(learner.strategy.review, data)
+        review = learner.summarise(learner.strategy.review, data)
         learner.strategy.end_task(learner.model, nouns.experiences[1].task, review)
         head = learner.model.adapters[HEAD].tensors
         assert torch.equal(head["weight"][:2], before["weight"][:2])

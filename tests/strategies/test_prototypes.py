@@ -43,7 +43,7 @@ def features_of(learner, data, adapters=None):
 
 def train(learner, data):
     """The task that `after` began."""
-    learner._descend(learner.stream.experiences[learner.next_task].task, data)
+    learner.descend(learner.stream.experiences[learner.next_task].task, data)
 
 
 # ncm
@@ -78,7 +78,7 @@ def test_classes_without_a_row_never_win(name, nouns, tiny_bert):
     learner.strategy.end_task(
         learner.model,
         nouns.experiences[2].task,
-        learner._summed(learner.strategy.review, nouns.experiences[2].train),
+        learner.summarise(learner.strategy.review, nouns.experiences[2].train),
     )
     logits = answers(learner, data)
     assert torch.isinf(logits[:, 2:4]).all()
@@ -219,7 +219,7 @@ def test_slca_trains_on_the_tasks_own_classes_and_its_adapter_slowly(nouns, tiny
     loss = learner.strategy.step(learner.model, data, NO_REPLAY).loss
     own = logits_of(learner, data)[:, 2:4]
     torch.testing.assert_close(loss, F.cross_entropy(own, data.labels - 2))
-    stepper = learner._new_stepper(10)
+    stepper = learner.new_stepper(10)
     rates = {
         id(tensor): group["lr"]
         for group in stepper.optimizer.param_groups
@@ -258,7 +258,7 @@ def test_slca_aligns_a_copy_of_the_head_on_samples_of_every_class(nouns, tiny_be
     learner, data = after(2, "slca", nouns, tiny_bert, **settings)
     strategy, model = learner.strategy, learner.model
     head = {k: v.detach().clone() for k, v in model.adapters[HEAD].tensors.items()}
-    review = learner._summed(strategy.review, data)
+    review = learner.summarise(strategy.review, data)
     gaussians = Gaussians(**strategy.state["gaussians"]).pooled(Gaussians.of(review.sums))
     strategy.end_task(model, nouns.experiences[2].task, review)
     assert strategy.state["groups"] == [[0, 1], [2, 3], [4, 5]]
@@ -317,7 +317,7 @@ def test_ssiat_moves_old_means_by_the_drift_of_the_rows_near_them(bandwidth, nou
     train(learner, data)
     before, now = features_of(learner, data, [BEFORE]), features_of(learner, data)
     assert (now - before).abs().max() > 0.01
-    strategy.end_task(model, nouns.experiences[1].task, learner._summed(strategy.review, data))
+    strategy.end_task(model, nouns.experiences[1].task, learner.summarise(strategy.review, data))
     assert BEFORE not in model.adapters
     moved = strategy.state["gaussians"]["mean"]
     for c in (0, 1):
@@ -335,7 +335,7 @@ def test_ssiat_without_an_adapter_has_no_drift_and_its_refit_moves_the_head(noun
     learner, data = after(1, "ssiat", nouns, tiny_bert, adapter=None)
     old = learner.strategy.state["gaussians"]["mean"].clone()
     head = learner.model.adapters[HEAD].tensors["weight"].detach().clone()
-    review = learner._summed(learner.strategy.review, data)
+    review = learner.summarise(learner.strategy.review, data)
     learner.strategy.end_task(learner.model, nouns.experiences[1].task, review)
     assert torch.equal(learner.strategy.state["gaussians"]["mean"][:2], old)
     refitted = learner.model.adapters[HEAD].tensors["weight"]
@@ -533,7 +533,7 @@ def test_mos_refit_moves_the_head_and_no_pass_leaves_it(nouns, tiny_bert):
     def head(epochs):
         learner, data = after(1, "mos", nouns, tiny_bert, epochs=epochs, samples=8)
         before = learner.model.adapters[HEAD].tensors["weight"].detach().clone()
-        review = learner._summed(learner.strategy.review, data)
+        review = learner.summarise(learner.strategy.review, data)
         learner.strategy.end_task(learner.model, nouns.experiences[1].task, review)
         return (learner.model.adapters[HEAD].tensors["weight"] - before).abs().max()
 

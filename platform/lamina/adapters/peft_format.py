@@ -27,7 +27,8 @@ def export_adapter(kind: AdapterKind, tensors: Tensors, backbone: Backbone, fold
     config, state = exported or ({"lamina_kind": kind.name}, dict(tensors))
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+        # Some tuners of PEFT save one tensor under several names, which safetensors refuses.
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()},
         folder / WEIGHTS,
     )
     about = {

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -49,6 +49,35 @@ from lamina.training.learner import Learner
 Report = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class _Run:
+    """One trial that is trained here, and where its files are."""
+
+    trial: Trial
+    identity: str
+    folder: Path
+    notes: Sequence[Mapping[str, Any]]
+    """What looked like a mistake in its data."""
+
+    def write_result(
+        self, reports: Sequence[Report], status: str, error: str | None
+    ) -> dict[str, Any]:
+        """Write what `lamina report` shows, and return it."""
+        result = {
+            "trial": self.identity,
+            "name": self.trial.name,
+            "settings": self.trial.settings,
+            "mapping": self.trial.job.mapping,
+            "status": status,
+            "error": error,
+            "reports": reports,
+            "notes": self.notes,
+        }
+        (row,) = leaderboard([result])
+        (self.folder / RESULT).write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+        return row
+
+
 def run_job(path: Path, overrides: Sequence[str]) -> None:
     """Train a job's own trial, its sweep left aside, and show what came out.
 
@@ -82,14 +111,15 @@ def run_job(path: Path, overrides: Sequence[str]) -> None:
         run=uuid4().hex,
     )
     recorder = EventRecorder(tracker, folder.parent)
+    run = _Run(trial, identity, folder, notes_in_record([learner.stream]))
     try:
-        reports = _train(learner, trial, identity, folder, recorder, console)
+        reports = _train(learner, run, recorder, console)
     finally:
         try:
             recorder.close()
         except TrackingError as error:
             click.echo(f"tracking: {error}", err=True)
-    _show(trial, identity, reports, notes_in_record([learner.stream]), folder, console)
+    _show(run, reports, console)
 
 
 def _learner(job: Job, raw: Stream[Samples]) -> Learner:
@@ -107,36 +137,31 @@ def _device(hosts: HostSettings) -> torch.device:
     return torch.device("cuda" if on_gpu else "cpu")
 
 
-def _train(
-    learner: Learner,
-    trial: Trial,
-    identity: str,
-    folder: Path,
-    recorder: EventRecorder,
-    console: Console,
-) -> list[Report]:
+def _train(learner: Learner, run: _Run, recorder: EventRecorder, console: Console) -> list[Report]:
     """Learn every task and report it to recorder and display. Leaves no run open, come what may."""
 
     reports: list[Report] = []
-    this = TrialReports(identity, trial.name, reports)
+    this = TrialReports(run.identity, run.trial.name, reports)
 
     def tell(event: str, **more: Any) -> None:
-        recorder.record({"event": event, "trial": identity, **more}, [this])
+        recorder.record({"event": event, "trial": run.identity, **more}, [this])
 
-    scenario, num_tasks = trial.job.scenario.kind, len(learner.stream)
-    tell("submitted", name=trial.name, mapping=trial.job.mapping)
+    scenario, num_tasks = run.trial.job.scenario.kind, len(learner.stream)
+    tell("submitted", name=run.trial.name, mapping=run.trial.job.mapping)
     try:
         with display(console, num_tasks) as shown:
-            shown.line(f"{trial.name}: {scenario} on {learner.stream.name}, {num_tasks} tasks")
+            shown.line(f"{run.trial.name}: {scenario} on {learner.stream.name}, {num_tasks} tasks")
             for report in learner.learn():
                 reports.append(asdict(report))
                 tell("reported", report=reports[-1])
                 _show_task(shown, reports[-1])
-        learner.save_adapters(folder / "adapters")
+        learner.save_adapters(run.folder / "adapters")
     except BaseException as error:
-        tell("stopped" if isinstance(error, KeyboardInterrupt) else "failed", error=str(error))
+        status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+        tell(status, error=str(error))
+        run.write_result(reports, status, str(error))
         raise
-    tell("finished", artifacts=str(folder / "adapters"))
+    tell("finished", artifacts=str(run.folder / "adapters"))
     return reports
 
 
@@ -147,31 +172,13 @@ def _show_task(shown: Display, report: Report) -> None:
     shown.count(report["task"] + 1)
 
 
-def _show(
-    trial: Trial,
-    identity: str,
-    reports: Sequence[Report],
-    notes: Sequence[Mapping[str, Any]],
-    folder: Path,
-    console: Console,
-) -> None:
-    result = {
-        "trial": identity,
-        "name": trial.name,
-        "settings": trial.settings,
-        "mapping": trial.job.mapping,
-        "status": "finished",
-        "error": None,
-        "reports": reports,
-        "notes": notes,
-    }
-    rows = leaderboard([result])
-    (folder / RESULT).write_text(json.dumps(rows[0], indent=1) + "\n", encoding="utf-8")
-    console.print(f"\nAccuracy on each task (test part, {trial.job.scenario.kind})")
+def _show(run: _Run, reports: Sequence[Report], console: Console) -> None:
+    rows = [run.write_result(reports, "finished", None)]
+    console.print(f"\nAccuracy on each task (test part, {run.trial.job.scenario.kind})")
     console.print(_matrix(reports))
-    show_leaderboard(console, rows, trial.job.name)
-    console.print(f"\n{folder}: the accuracy matrix, the adapters, {RESULT}", soft_wrap=True)
-    show_mlflow(console, trial.job.output_dir, rows[0]["mlflow_uri"])
+    show_leaderboard(console, rows, run.trial.job.name)
+    console.print(f"\n{run.folder}: the accuracy matrix, the adapters, {RESULT}", soft_wrap=True)
+    show_mlflow(console, run.trial.job.output_dir, rows[0]["mlflow_uri"])
 
 
 def _matrix(reports: Sequence[Report]) -> Table:

@@ -75,7 +75,9 @@ class EWC(Strategy):
             lambda logits: cross_entropy(logits, batch.labels, reduction="none"),
         )
         sums = {name: gradient.square().sum(dim=0) for name, gradient in gradients.items()}
-        return Summary({**sums, "count": torch.tensor(float(len(batch)))})
+        return Summary(
+            {**sums, "count": torch.tensor(float(len(batch)), device=model.backbone.device)}
+        )
 
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
         """F = mean over the task's samples, phi* <- phi; online F <- gamma F_old + F."""

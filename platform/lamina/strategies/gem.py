@@ -82,7 +82,8 @@ class GEM(Strategy):
         gram = torch.stack(
             [torch.stack([inner(one, other) for other in references]) for one in references]
         )
-        weights = nonnegative_minimum(gram, torch.stack(agreement)) + self.margin
+        # A handful of numbers, and a loop that looks at each: on the CPU.
+        weights = nonnegative_minimum(gram.cpu(), torch.stack(agreement).cpu()) + self.margin
         return plus(gradients, references, weights.tolist())
 
 

@@ -61,7 +61,9 @@ class MAS(Strategy):
             model, batch.inputs, lambda logits: logits.square().sum(dim=1)
         )
         sums = {name: gradient.abs().sum(dim=0) for name, gradient in gradients.items()}
-        return Summary({**sums, "count": torch.tensor(float(len(batch)))})
+        return Summary(
+            {**sums, "count": torch.tensor(float(len(batch)), device=model.backbone.device)}
+        )
 
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
         """Omega <- Omega + mean over the task's samples, phi* <- phi."""

@@ -68,7 +68,7 @@ class SEMA(Strategy):
         if not self.state["errors"]:
             return None
         _, means = mixed_features(model, batch.inputs, self.state["experts"])
-        sums = {"count": torch.tensor(float(len(batch)))}
+        sums = {"count": torch.tensor(float(len(batch)), device=model.backbone.device)}
         for layer, experts in self.state["experts"].items():
             usual = torch.stack([self.state["errors"][f"{layer}.{each}"] for each in experts])
             errors = [descriptor_error(model, layer, each, means[layer]) for each in experts]
@@ -120,7 +120,7 @@ class SEMA(Strategy):
         if not self.state["new"]:
             return None
         _, means = mixed_features(model, batch.inputs, self.state["experts"])
-        sums = {"count": torch.tensor(float(len(batch)))}
+        sums = {"count": torch.tensor(float(len(batch)), device=model.backbone.device)}
         for layer in self.state["new"]:
             error = descriptor_error(model, layer, batch.task.index, means[layer]).double()
             sums[layer] = torch.stack([error.sum(), error.square().sum()])

@@ -9,6 +9,7 @@ from lamina.adapters.model import AdaptedModel
 from lamina.core import Batch, Part, Stream, Task
 from lamina.evaluation.accuracy_matrix import Row
 from lamina.strategies.base import Strategy
+from lamina.training.finite import NotFiniteError
 
 
 def accuracy_row(
@@ -37,7 +38,7 @@ def accuracy_row(
             row[place] = accuracy(strategy, model, data, task, batch_size)
     elif asked:
         together = Batch.cat(list(asked.values()))
-        right = answered_rightly(strategy, model, together, None, batch_size)
+        right = _rightly(strategy, model, together, None, batch_size)
         sizes = [len(data) for data in asked.values()]
         for place, own in zip(asked, right.split(sizes), strict=True):
             row[place] = int(own.sum()) / len(own)
@@ -52,29 +53,51 @@ def told(stream: Stream[Batch], task: Task) -> Task | None:
 def accuracy(
     strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
 ) -> float:
-    """Share of right rows. With a task, only its classes compete."""
-    return int(answered_rightly(strategy, model, data, task, batch_size).sum()) / len(data)
+    """Share of right rows. With a task, only its classes compete. Raises NotFiniteError for logits
+    that are not finite."""
+    return int(_rightly(strategy, model, data, task, batch_size).sum()) / len(data)
 
 
-@torch.no_grad()
+def _rightly(
+    strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
+) -> Tensor:
+    right, finite = _answers(strategy, model, data, task, batch_size)
+    if bool(finite.all()):
+        return right
+    raise NotFiniteError(f"the logits of {int((~finite).sum())} of {len(data)} rows are not finite")
+
+
 def answered_rightly(
     strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
 ) -> Tensor:
-    """Which rows are right, bool [N] on the CPU. With a task, only its classes compete. Texts are
-    answered with others of about their length."""
-    found = [torch.zeros(0, dtype=torch.bool)]
+    """Which rows are right, bool [N] on the CPU; one whose logits are not finite is wrong. With a
+    task, only its classes compete. Texts are answered with others of about their length."""
+    right, finite = _answers(strategy, model, data, task, batch_size)
+    return right & finite
+
+
+@torch.no_grad()
+def _answers(
+    strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Which rows are right, and of which the best logit is a finite number (classes that cannot be
+    meant are minus infinity, and that is fine); bool [N] each, on the CPU."""
+    found = [torch.zeros(2, 0, dtype=torch.bool)]
     for batch in data.by_length().chunks(batch_size):
         placed = batch.to(model.backbone.device)
         logits = strategy.predict(model, placed.inputs, task)
         if task is not None:
             classes = torch.tensor(task.classes, device=logits.device)
-            predicted = classes[logits[:, classes].argmax(dim=1)]
+            logits = logits[:, classes]
+            predicted = classes[logits.argmax(dim=1)]
         else:
             predicted = logits.argmax(dim=1)
-        found.append((predicted == placed.labels).cpu())
-    right = torch.cat(found)
-    right[data.lengths().argsort(stable=True)] = right.clone()
-    return right
+        # The largest is NaN where any is.
+        finite = logits.amax(dim=1).isfinite()
+        found.append(torch.stack([predicted == placed.labels, finite]).cpu())
+    flags = torch.cat(found, dim=1)
+    flags[:, data.lengths().argsort(stable=True)] = flags.clone()
+    return flags[0], flags[1]
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from lamina.core import Batch, Experience, Stream, Summary, Task, generator_of
 from lamina.memory.base import Policy
 from lamina.memory.memory import Memory, Replay
 from lamina.strategies.base import Strategy
+from lamina.training.finite import check_losses, check_tensors, naming
 from lamina.training.report import TaskReport
 from lamina.training.rows_by_id import RowsById
 from lamina.training.scorecard import Scorecard
@@ -56,7 +58,7 @@ class Learner:
         self.next_task = 0
         self.num_steps = 0
         self.scores = Scorecard(strategy, self.model, stream, training)
-        self._rows = RowsById(stream)
+        self.rows = RowsById(stream)
         self._is_task_free = stream.scenario == "task_free"
         if self._is_task_free:
             self.model.grow_head(len(stream.class_names))
@@ -64,19 +66,32 @@ class Learner:
         self._stepper: Stepper | None = None
 
     def learn(self) -> Iterator[TaskReport]:
-        """Train the tasks that are left, one for each report."""
+        """Train the tasks that are left, one for each report.
+
+        Raises NotFiniteError where a loss, a tensor or a logit became NaN or infinite, before
+        anything is reported of that task.
+        """
         if self.strategy.data == "all":
             self._wait_for_last_task()
         while self.next_task < len(self.stream):
-            experience = self.stream.experiences[self.next_task]
-            with self.scores.timed("train"):
-                loss = self._train(experience)
-            kept = self.memory.num_bytes(self._rows) if self.memory else 0
-            self.scores.close_task(self.next_task, kept)
-            with self.scores.timed("evaluation"):
-                self.scores.evaluate(self.next_task)
-            self.next_task += 1
-            yield self._report(experience.task, loss)
+            task = self.stream.experiences[self.next_task].task
+            with naming(f"task {task.index + 1} ({task.name})", self.training.learning_rate):
+                report = self.train_task()
+            yield report
+
+    def train_task(self) -> TaskReport:
+        """Train the next task, and evaluate."""
+        experience = self.stream.experiences[self.next_task]
+        with self.scores.timed("train"):
+            loss = self._train(experience)
+            check_tensors({n: a.tensors for n, a in self.model.adapters.items()}, "the tensor")
+            check_tensors(self.strategy.state, "what the strategy remembers as")
+        kept = self.memory.num_bytes(self.rows) if self.memory else 0
+        self.scores.close_task(self.next_task, kept)
+        with self.scores.timed("evaluation"):
+            self.scores.evaluate(self.next_task)
+        self.next_task += 1
+        return self._report(experience.task, loss)
 
     def state_dict(self) -> dict[str, Any]:
         """All that is needed to go on as if nothing had happened; at a task boundary."""
@@ -100,7 +115,7 @@ class Learner:
             self.memory.load_state_dict(state["memory"])
         self.scores.load_state_dict(state["scores"])
         if state["stepper"] is not None:
-            self._stepper = self._new_stepper(self._num_steps_of_stream())
+            self._stepper = self.new_stepper(self._num_steps_of_stream())
             self._stepper.load_state_dict(_placed(state["stepper"], self.model.backbone.device))
 
     def save_adapters(self, folder: Path) -> None:
@@ -126,14 +141,14 @@ class Learner:
         self.model.grow_head(max(max(each.task.classes) for each in self._so_far()) + 1)
         strategy, task = self.strategy, experience.task
         by_length = data.by_length()
-        strategy.begin_task(self.model, task, self._summed(strategy.preview, by_length))
-        loss = self._descend(task, data) if self._takes_steps(task) else None
-        strategy.end_task(self.model, task, self._summed(strategy.review, by_length))
+        strategy.begin_task(self.model, task, self.summarise(strategy.preview, by_length))
+        loss = self.descend(task, data) if self._takes_steps(task) else None
+        strategy.end_task(self.model, task, self.summarise(strategy.review, by_length))
         if not self.stream.one_pass:
             self._offer(data)
         return loss
 
-    def _descend(self, task: Task, data: Batch) -> float:
+    def descend(self, task: Task, data: Batch) -> float:
         """The phases of a task. Returns the mean loss of the last epoch."""
         settings = self.training
         steps_per_epoch = -(-len(data) // settings.batch_size)
@@ -143,7 +158,7 @@ class Learner:
             for phase, share in enumerate(self.strategy.phases(task)):
                 self.strategy.begin_phase(self.model, task, phase)
                 epochs = max(1, round(share * settings.epochs))
-                stepper = self._new_stepper(epochs * steps_per_epoch)
+                stepper = self.new_stepper(epochs * steps_per_epoch)
                 for epoch in range(epoch, epoch + epochs):  # noqa: B020
                     shuffle = generator_of(self.seed, "order", task.index, epoch)
                     order = torch.randperm(len(data), generator=shuffle)
@@ -158,7 +173,7 @@ class Learner:
         shuffle = generator_of(self.seed, "order", self.next_task, 0)
         order = torch.randperm(len(data), generator=shuffle)
         if self._stepper is None:
-            self._stepper = self._new_stepper(self._num_steps_of_stream())
+            self._stepper = self.new_stepper(self._num_steps_of_stream())
         self.scores.probes.before_task(self.next_task, self.scores.accuracy_now)
         with self.model.dropping(generator_of(self.seed, "dropout", self.next_task)):
             return self._pass_over(anonymous, order, self._stepper)
@@ -168,7 +183,7 @@ class Learner:
         sizes = [len(each.train) for each in self.stream.experiences]
         return sum(-(-size // self.training.batch_size) for size in sizes)
 
-    def _new_stepper(self, num_steps: int) -> Stepper:
+    def new_stepper(self, num_steps: int) -> Stepper:
         stepper = Stepper(self.strategy, self.model, self.training, num_steps, self.workers)
         costs = self.scores.costs
         trained = sum(each.numel() for each in stepper.parameters.values())
@@ -176,27 +191,37 @@ class Learner:
         return stepper
 
     def _pass_over(self, data: Batch, order: Tensor, stepper: Stepper) -> float:
-        """A step for each batch of rows in this order. Returns the mean loss."""
+        """A step for each batch of rows in this order. Returns the mean loss.
+
+        Raises NotFiniteError where a loss, or what was trained, is not finite at the end. It is
+        read there only, so that no step waits for the device.
+        """
         device = self.model.backbone.device
         total = torch.zeros((), device=device)
-        scores = self.scores
+        losses: list[Tensor] = []
+        scores, first_step = self.scores, self.num_steps
         for rows in order.split(self.training.batch_size):
             batch = data[rows]
             replay = Replay(
                 self.memory,
-                self._rows,
+                self.rows,
                 self.num_steps,
                 device,
                 partial(share_of, workers=self.workers),
             )
             step = partial(stepper.step, batch, replay)
             kind = "step with exemplars" if len(replay) > 0 else "step"
-            total += scores.counting(kind, len(rows), step) * len(rows)
+            losses.append(scores.counting(kind, len(rows), step))
+            total += losses[-1] * len(rows)
             self.num_steps += 1
             scores.probes.after_step(self.next_task, len(rows), scores.accuracy_now)
             if self.stream.one_pass:
                 self._offer(batch)
-        return float(total) / len(data)
+        mean = float(total) / len(data)
+        if not isfinite(mean):
+            check_losses(losses, first_step)
+        check_tensors(stepper.parameters, f"after step {self.num_steps} the tensor")
+        return mean
 
     @torch.no_grad()
     def _offer(self, data: Batch) -> None:
@@ -230,7 +255,7 @@ class Learner:
             self.next_task += 1
 
     @torch.no_grad()
-    def _summed(
+    def summarise(
         self, look: Callable[[AdaptedModel, Batch], Summary | None], data: Batch
     ) -> Summary | None:
         """What a strategy sees in each batch, summed over the data."""
@@ -244,7 +269,11 @@ class Learner:
             if summary is None:
                 return None
             total = summary if total is None else total + summary
-        return None if total is None else added(total, self.workers)
+        if total is None:
+            return None
+        whole = added(total, self.workers)
+        check_tensors({**whole.sums, **whole.rows}, "the summary's")
+        return whole
 
     def _report(self, task: Task, loss: float | None) -> TaskReport:
         metrics = self.scores.metrics()

@@ -1,4 +1,9 @@
-"""A stepper: the optimiser over what a model trains at the moment, and one step of it."""
+"""A stepper: the optimiser over what a model trains at the moment, and one step of it.
+
+Weight decay is PyTorch's, with one exception: rows of heads and of a strategy's free tensors that
+no loss has reached since the optimiser began keep their values. A masked loss leaves the head's rows
+of old classes without a gradient, and methods that promise that such rows stay mean it.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,6 +47,18 @@ class Stepper:
             ],
         )
         self.schedule = make_schedule(settings, self.optimizer, num_steps)
+        self._unreached: dict[str, Tensor] = {}
+        """Rows, bool [n], that have had no gradient yet and so do not decay."""
+        if settings.weight_decay > 0:
+            self._unreached = {
+                f"{group}.{name}": torch.ones(
+                    tensor.shape[:1], dtype=torch.bool, device=tensor.device
+                )
+                for group, adapter in model.adapters.items()
+                if adapter.kind is None
+                for name, tensor in adapter.tensors.items()
+                if tensor.requires_grad
+            }
 
     def step(self, batch: Batch, replay: Replay) -> Tensor:
         """Descend once on a batch, of which this worker takes its share. Returns the detached mean
@@ -64,12 +81,34 @@ class Stepper:
             tensor.grad = adjusted.get(name)
         if self.settings.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.max_grad_norm)
+        kept = self._without_gradient()
         self.optimizer.step()
+        for name, old in kept.items():
+            self._put_back(name, old)
         self.schedule.step()
+
+    def _without_gradient(self) -> Tensors:
+        """What tensors with rows that no gradient has reached are before a step, by name."""
+        kept = {}
+        for name, unreached in self._unreached.items():
+            tensor = self.parameters[name]
+            if tensor.grad is not None:
+                still = tensor.grad == 0
+                unreached &= still.flatten(1).all(dim=1) if tensor.dim() > 1 else still
+                kept[name] = tensor.detach().clone()
+        return kept
+
+    @torch.no_grad()
+    def _put_back(self, name: str, old: Tensor) -> None:
+        """Undo what weight decay did to the rows that no gradient has reached."""
+        tensor, unreached = self.parameters[name], self._unreached[name]
+        rows = unreached.reshape(-1, *[1] * (tensor.dim() - 1)) if tensor.dim() > 0 else unreached
+        tensor.copy_(torch.where(rows, old, tensor))
 
     def state_dict(self) -> dict[str, Any]:
         """What the optimiser remembers of each tensor, by the tensor's name."""
         return {
+            "unreached": dict(self._unreached),
             "optimizer": {
                 name: dict(self.optimizer.state[tensor])
                 for name, tensor in self.parameters.items()
@@ -82,6 +121,7 @@ class Stepper:
         """Take over what `state_dict` gave."""
         for name, remembered in state["optimizer"].items():
             self.optimizer.state[self.parameters[name]] = dict(remembered)
+        self._unreached.update(state["unreached"])
         self.schedule.last_epoch = state["steps"]
         for group, factor in zip(
             self.optimizer.param_groups, self.schedule.lr_lambdas, strict=True

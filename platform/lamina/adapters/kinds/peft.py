@@ -3,8 +3,10 @@ LoHa, LoKr, VeRA, DoRA, OFT ..."""
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -12,12 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from lamina.adapters.base import AdapterKind, Tensors
+from lamina.adapters.kinds._peft_tuners import check_tuner, default_config
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.overlay import Overlay, StandIn
 from lamina.registry import InputError, unknown
 
 NOT_OF_AN_ADAPTER = ("task_type", "base_model_name_or_path", "inference_mode", "auto_mapping")
 """Entries of PEFT's configurations that say nothing of the tensors."""
+WRITES_INTO_EXPANDED = "more than one element of the written-to tensor"
+"""What PyTorch says of a write into an expanded constant."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class Peft(AdapterKind):
     """PEFT's own modules, in a tree that shares the frozen weights and takes the backbone's place.
 
     Slower than the kinds of Lamina's own: its tensors cannot lead with K, and only one such adapter
-    lies over a backbone at once. AdaLoRA keeps its first rank, because nothing calls its scheduler.
+    lies over a backbone at once. `tests/helpers/peft_table.py` shows which tuners work; the others
+    are refused when the job is read.
     """
 
     packs: ClassVar[bool] = False
@@ -34,19 +40,22 @@ class Peft(AdapterKind):
     """PEFT's name of the tuner."""
     config: dict[str, Any] = field(default_factory=dict)
     """Its configuration, as in PEFT's `adapter_config.json`. Default `target_modules`: query and
-    value."""
+    value of every layer; of LN_TUNING the layer norms, of IA3 key, value and the last module of
+    each MLP, of TRAINABLE_TOKENS the word embeddings."""
 
     def __post_init__(self) -> None:
-        for name, value in self.config.items():
-            if "dropout" in name and value:
-                raise InputError(f"adapter.config.{name}: {value} is not 0, which 'peft' needs")
+        check_tuner(self.peft_type, self.config)
 
     def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
         """As PEFT does, drawn from `generator`.
 
-        Raises InputError for what PEFT refuses, and for what would change the frozen weights.
+        Raises InputError for what PEFT refuses, for what would change the frozen weights, and for
+        what cannot be trained or saved here. A backbone in outline is filled with constants first,
+        which shows all of that; the values drawn from it are of no use.
         """
-        self._tree(backbone)
+        tree = self._tree(backbone)
+        if backbone.device.type == "meta":
+            return {name: tensor.detach().clone() for name, tensor in _trained(tree.module)}
         seed = int(torch.randint(2**31, (), generator=generator))
         fresh = _tuner(_sharing(backbone.model), self._peft_config(backbone), seed)
         return {name: tensor.detach().clone() for name, tensor in _trained(fresh.module)}
@@ -91,13 +100,12 @@ class Peft(AdapterKind):
         if self.peft_type not in known:
             raise unknown("adapter.peft_type", self.peft_type, known)
         config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(self.peft_type)]
-        has_targets = "target_modules" in config_class.__dataclass_fields__
-        targets = list(backbone.architecture.query_and_value)
-        defaults = {"target_modules": targets} if has_targets else {}
-        try:
-            return config_class(**{**defaults, **self.config})
-        except (TypeError, ValueError) as error:
-            raise InputError(f"adapter.config: PEFT refuses it: {error}") from error
+        keys = {each.name for each in fields(config_class)}
+        for key in self.config:
+            if key not in keys:
+                raise unknown("adapter.config", key, keys.difference(NOT_OF_AN_ADAPTER))
+        with _refusals():
+            return config_class(**{**default_config(self.peft_type, backbone), **self.config})
 
 
 @dataclass(frozen=True)
@@ -114,19 +122,50 @@ class _Tree:
 _TREES: "WeakKeyDictionary[Backbone, dict[str, _Tree]]" = WeakKeyDictionary()
 
 
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Whatever PEFT raises inside is about the configuration. What it warns of (LoRA on a layer
+    norm, say) is not for the user: the configuration was checked."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"adapter.config: PEFT refuses it: {error}") from error
+
+
 def _checked_tree(model: nn.Module, config: Any) -> _Tree:
     """The tuner's tree, made on copies of the weights: some tuners (PiSSA, OLoRA) change the
     weights they start from, and are refused."""
-    copies = copy.deepcopy(model)
-    originals = dict(zip(copies.parameters(), model.parameters(), strict=True))
-    tree = _tuner(copies, config, seed=0)
-    for copied, original in originals.items():
-        if not torch.equal(copied, original):
-            raise InputError(
-                f"adapter.config: {config.peft_type.value} as configured changes the frozen weights"
-            )
-        copied.data = original.data
+    in_outline = any(parameter.is_meta for parameter in model.parameters())
+    copies = _hollow(model) if in_outline else copy.deepcopy(model)
+    sources = [each.detach() for each in (copies if in_outline else model).parameters()]
+    weights = list(copies.parameters())
+    changes = InputError(
+        f"adapter.config: {config.peft_type.value} as configured changes the frozen weights"
+    )
+    try:
+        tree = _tuner(copies, config, seed=0)
+    except InputError as error:
+        raise changes if WRITES_INTO_EXPANDED in str(error) else error
+    for weight, source in zip(weights, sources, strict=True):
+        if not torch.equal(weight, source):
+            raise changes
+        weight.data = source
     return tree
+
+
+def _hollow(model: nn.Module) -> nn.Module:
+    """The modules of a model in outline with weights that are one constant, expanded: they can be
+    computed with and take no memory, and writing into them is an error."""
+    stand_ins: dict[int, Tensor] = {}
+    for tensor in (*model.parameters(), *model.buffers()):
+        value = torch.ones((), dtype=tensor.dtype).expand(tensor.shape)
+        is_weight = isinstance(tensor, nn.Parameter)
+        stand_ins[id(tensor)] = nn.Parameter(value, requires_grad=False) if is_weight else value
+    return copy.deepcopy(model, stand_ins)
 
 
 def _sharing(model: nn.Module) -> nn.Module:
@@ -139,24 +178,30 @@ def _tuner(model: nn.Module, config: Any, seed: int) -> _Tree:
     from peft import get_peft_model, get_peft_model_state_dict
     from peft.tuners.tuners_utils import BaseTuner
 
-    if config.is_prompt_learning:
-        raise InputError(
-            f"adapter.peft_type: {config.peft_type.value} learns prompts (allowed: a tuner of "
-            "modules; for prompts adapter.kind 'prompt', 'prefix' or 'vpt_deep')"
-        )
     config = copy.deepcopy(config)
-    with torch.random.fork_rng(devices=[]):
+    name = config.peft_type.value
+    with torch.random.fork_rng(devices=[]), _refusals():
         torch.manual_seed(seed)
-        try:
-            wrapped = get_peft_model(model, config)
-        except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
-            raise InputError(f"adapter.config: PEFT refuses it: {error}") from error
-    if not isinstance(wrapped.base_model, BaseTuner):
-        raise InputError(f"adapter.peft_type: {config.peft_type.value} is not a tuner of modules")
-    module = wrapped.base_model.model.eval()
-    names = {tensor.data_ptr(): name for name, tensor in _trained(module)}
-    saved = get_peft_model_state_dict(wrapped)
+        wrapped = get_peft_model(model, config)
+        tuner = wrapped.base_model
+        if not isinstance(tuner, BaseTuner) or type(tuner).forward is not BaseTuner.forward:
+            raise InputError(
+                f"adapter.peft_type: {name} is refused: it does more than replace modules"
+            )
+        module = tuner.model.eval()
+        saved = get_peft_model_state_dict(wrapped)
+    names = {tensor.data_ptr(): name for name, tensor in _trained(module) if tensor.numel() > 0}
+    if not names:
+        raise InputError(f"adapter.config: {name} as configured trains nothing")
+    if any(tensor._backward_hooks for _, tensor in _trained(module)):
+        raise InputError(
+            f"adapter.peft_type: {name} is refused: its gradient hooks do not run here"
+        )
     trained = {key: names[t.data_ptr()] for key, t in saved.items() if t.data_ptr() in names}
+    if lost := sorted(set(names.values()).difference(trained.values())):
+        raise InputError(
+            f"adapter.config: {name} as configured trains what PEFT does not save ({lost[0]})"
+        )
     frozen = {key: tensor.clone() for key, tensor in saved.items() if key not in trained}
     return _Tree(module, trained, frozen)
 
