@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from lamina.backbones.locate import config_of
+from lamina.backbones.padding import with_padding
+from lamina.backbones.weights import reads_images
 from lamina.core import Modality
 from lamina.registry import InputError
 
@@ -47,12 +49,20 @@ class TextEncoder:
     def __call__(self, values: Sequence[str]) -> Mapping[str, Tensor]:
         encoded = self.tokenizer(
             list(values),
-            padding="longest",
+            padding=self.padding,
             truncation=True,
             max_length=self.max_length,
             return_tensors="pt",
+            return_attention_mask=True,
         )
         return dict(encoded)
+
+    @property
+    def padding(self) -> Literal["longest", "max_length"]:
+        """To the longest text of a call; always to one length where the model was trained without
+        a mask, and so on texts of one length (SigLIP)."""
+        masks = "attention_mask" in self.tokenizer.model_input_names
+        return "longest" if masks else "max_length"
 
 
 @dataclass(frozen=True)
@@ -71,17 +81,18 @@ class ImageEncoder:
         return {"pixel_values": encoded["pixel_values"]}
 
 
-def load_encoder(location: str, max_length: int | None) -> Encoder:
-    """The encoder that belongs to the model at `location`. Raises InputError when it has none."""
-    config = config_of(location)
-    if getattr(config, "vocab_size", None) is None:
+def load_encoder(location: str, max_length: int | None, config: Any = None) -> Encoder:
+    """The encoder that belongs to the model at `location`, or to the part of it that has this
+    configuration. Raises InputError when it has none."""
+    config = config or config_of(location)
+    if reads_images(config):
         # Importing it takes longer than all else that a text backbone needs of transformers.
         from transformers import AutoImageProcessor
 
         return ImageEncoder(_loaded("image processor", AutoImageProcessor, location, backend="pil"))
     from transformers import AutoTokenizer
 
-    tokenizer = _loaded("tokenizer", AutoTokenizer, location)
+    tokenizer = with_padding(_loaded("tokenizer", AutoTokenizer, location))
     trained = _sentence_transformers(location, "sentence_bert_config.json").get("max_seq_length")
     known = [tokenizer.model_max_length, getattr(config, "max_position_embeddings", LONGEST_TEXT)]
     longest = min([*known, trained or LONGEST_TEXT])

@@ -30,6 +30,7 @@ class KeptLayers:
         self._parts = architecture
         self._modality = modality
         self._prices: dict[Hashable, int] = {}
+        self._may_begin: dict[int, bool] = {}
 
     @torch.no_grad()
     def features(
@@ -50,7 +51,12 @@ class KeptLayers:
     ) -> Tensor | None:
         """What enters a layer, as `FeatureStore.tokens` has it; where that pays, wider by what the
         projections of its attention make of it. None where it cannot be kept."""
-        if store is None or KEYS not in inputs or not 0 < layer < self._parts.num_layers:
+        if (
+            store is None
+            or KEYS not in inputs
+            or self._parts.stack is None
+            or not 0 < layer < self._parts.num_layers
+        ):
             return None
 
         def entering(samples: Mapping[str, Tensor]) -> Tensor:
@@ -67,6 +73,8 @@ class KeptLayers:
 
         def find() -> Tensor | None:
             found = None
+            if not self._may_begin_at(layer, inputs):
+                return None
             if self._keeps_projections(store, layer):
                 found = store.tokens(f"attention_{layer:02d}", keys, self._placing(projected))
             if found is None:
@@ -87,6 +95,9 @@ class KeptLayers:
         """Inside, the model under an overlay begins at a layer with what is kept, or else at the
         first one; without padding where there are places."""
         if kept is None:
+            if places is None:
+                yield
+                return
             with unpadded_from(self._stack.get_submodule("0"), places):
                 yield
             return
@@ -115,11 +126,12 @@ class KeptLayers:
 
     @property
     def _stack(self) -> nn.Module:
+        assert self._parts.stack is not None
         return self._model.get_submodule(self._parts.stack)
 
     @property
     def _dim(self) -> int:
-        return int(self._model.config.hidden_size)
+        return self._parts.width
 
     def _unread_embeddings(self, arguments: Mapping[str, Tensor]) -> dict[nn.Module, Tensor]:
         """What a text model's embeddings may give where nobody reads it: zeros, in no memory."""
@@ -129,6 +141,33 @@ class KeptLayers:
         words = cast(nn.Embedding, self._model.get_input_embeddings()).weight
         shape = (*arguments["input_ids"].shape, words.shape[1])
         return {embeddings: words.new_zeros(()).expand(shape)}
+
+    def _may_begin_at(self, layer: int, inputs: Mapping[str, Tensor]) -> bool:
+        """Whether the model says the same of its first row when it begins at a layer with what had
+        entered it. Layers of some models hand on more than tokens; tried once per layer."""
+        if layer not in self._may_begin:
+            row = self._placed({name: each[:1] for name, each in inputs.items() if name != KEYS})
+            seen: list[Tensor] = []
+            hook = self._stack.get_submodule(str(layer)).register_forward_pre_hook(
+                lambda _, arguments: seen.append(arguments[0])
+            )
+            try:
+                whole = self._model(**row).last_hidden_state
+            finally:
+                hook.remove()
+            try:
+                with (
+                    entered_at(self._stack, layer, seen[0]),
+                    answering(self._unread_embeddings(row)),
+                ):
+                    begun = self._model(**row).last_hidden_state
+                same = begun.shape == whole.shape and torch.allclose(
+                    begun.float(), whole.float(), rtol=1e-4, atol=1e-5
+                )
+            except Exception:  # Whatever such a model says to a layer that is skipped.
+                same = False
+            self._may_begin[layer] = same
+        return self._may_begin[layer]
 
     def _placing(self, compute: Compute) -> Compute:
         """The same on the model's device."""
@@ -144,6 +183,8 @@ class KeptLayers:
             self._modality != "text"
             or self._model.device.type != "cpu"
             or self._parts.norms_before_attention is None
+            or self._parts.is_fused
+            or self._parts.projects_positions
         ):
             return False
         numbers = self._dim + sum(each.out_features for each in self.projections(layer))

@@ -33,19 +33,14 @@ class Bottleneck(AdapterKind):
     def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
         """W_down Kaiming uniform (a = sqrt 5), W_up and both biases zero: the adapted model starts
         as the frozen one."""
-        if len(backbone.architecture.mlps) != backbone.architecture.num_layers:
-            raise InputError(
-                "adapter.kind: 'bottleneck' finds no MLP in the layers of a "
-                f"{backbone.model_type!r} backbone"
-            )
+        sites = backbone.architecture.mlps
         tensors = {}
         for layer in backbone.architecture.layers(self.layers):
-            tensors[f"{layer}.down.weight"] = uniform(
-                (self.width, backbone.dim), backbone.dim**-0.5, generator
-            )
+            dim = backbone.shape_of(sites[layer].read)[0]
+            tensors[f"{layer}.down.weight"] = uniform((self.width, dim), dim**-0.5, generator)
             tensors[f"{layer}.down.bias"] = torch.zeros(self.width)
-            tensors[f"{layer}.up.weight"] = torch.zeros(backbone.dim, self.width)
-            tensors[f"{layer}.up.bias"] = torch.zeros(backbone.dim)
+            tensors[f"{layer}.up.weight"] = torch.zeros(dim, self.width)
+            tensors[f"{layer}.up.bias"] = torch.zeros(dim)
         return tensors
 
     def overlay(

@@ -87,6 +87,10 @@ class LoRA(AdapterKind):
             "lora_dropout": self.dropout,
             "target_modules": modules,
             "bias": "none",
+            "fan_in_fan_out": any(
+                type(backbone.model.get_submodule(module)).__name__ == "Conv1D"
+                for module in modules
+            ),
         }
         return config, {PEFT_PREFIX + name: tensor for name, tensor in tensors.items()}
 
