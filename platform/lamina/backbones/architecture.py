@@ -123,8 +123,9 @@ class Architecture:
         if not self.projections:
             named = sorted({name.rsplit(".", 1)[-1] for name in self.linears})
             raise InputError(
-                f"adapter.targets: a {self.model_type!r} model has no query and value that are "
-                f"found; name its modules ({', '.join(named) or 'it has no linear ones'})"
+                f"adapter.targets: no query and value are found in a {self.model_type!r} backbone: "
+                "name the modules that carry it "
+                f"(allowed: {', '.join(named) or 'none, it has no linear ones'})"
             )
         return self.projections if self.is_fused else (self.projections[0], self.projections[2])
 

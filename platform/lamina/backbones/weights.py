@@ -110,15 +110,15 @@ def _part(model: Any, tower: str | None) -> tuple[str, Any]:
                 "(allowed: models of texts or of images, CLIP and SigLIP)"
             )
         return f"{name}.", part
-    if config.is_encoder_decoder:
-        encoder = model.get_encoder()
-        name = next(name for name, module in model.named_modules() if module is encoder)
-        return f"{name}.", encoder
     if model.main_input_name not in READABLE:
         raise InputError(
             f"backbone.name: a {config.model_type!r} model reads {model.main_input_name!r} "
             f"(allowed: models of {' or '.join(READABLE.values())})"
         )
+    if config.is_encoder_decoder:
+        encoder = model.get_encoder()
+        name = next(name for name, module in model.named_modules() if module is encoder)
+        return f"{name}.", encoder
     return "", model
 
 
