@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ TEXT = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 64,
-    "vocab_size": 24,
+    "vocab_size": 48,
     "pad_token_id": 0,
     "bos_token_id": 2,
     "eos_token_id": 3,
@@ -84,7 +85,7 @@ CASES = {
     "XLM-R": Case("xlm-roberta", {**TEXT, "pad_token_id": 1}),
     "DistilBERT": Case(
         "distilbert",
-        {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 24},
+        {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 48},
     ),
     "DeBERTa-v2": Case(
         "deberta-v2",
@@ -103,7 +104,7 @@ CASES = {
     "ALBERT": Case("albert", {**TEXT, "num_hidden_layers": 3, "embedding_size": 16}),
     "MPNet": Case("mpnet"),
     "ModernBERT": Case("modernbert", {**TEXT, "cls_token_id": 2, "sep_token_id": 3}),
-    "GPT-2": _decoder("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 24}),
+    "GPT-2": _decoder("gpt2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 48}),
     "GPT-NeoX": _decoder("gpt_neox"),
     "OPT": _decoder("opt", {**TEXT, "ffn_dim": 64, "word_embed_proj_dim": 16}),
     "Llama": _decoder("llama", GROUPED),
@@ -120,13 +121,13 @@ CASES = {
             "decoder_attention_heads": 4,
             "encoder_ffn_dim": 64,
             "decoder_ffn_dim": 64,
-            "vocab_size": 24,
+            "vocab_size": 48,
             "pad_token_id": 0,
         },
     ),
     "T5 encoder": Case(
         "t5",
-        {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 64, "vocab_size": 24},
+        {"d_model": 32, "num_layers": 2, "num_heads": 4, "d_kv": 8, "d_ff": 64, "vocab_size": 48},
         has_padding=False,
     ),
     "CLIP text": Case("clip_text_model"),
@@ -178,9 +179,15 @@ def save_model(case: Case, folder: Path) -> None:
     ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
 
 
-def tokenizer(*, has_padding: bool = True) -> PreTrainedTokenizerFast:
+def tokenizer(
+    *,
+    has_padding: bool = True,
+    makes: tuple[str, ...] = ("input_ids", "token_type_ids", "attention_mask"),
+) -> PreTrainedTokenizerFast:
     """One that knows the words of TEXTS."""
-    words = {word: number for number, word in enumerate([*SPECIAL, *WORDS])}
+    # Qwen2's own class of tokenizers reads letters.
+    known = [*SPECIAL, *WORDS, *ascii_lowercase]
+    words = {word: number for number, word in enumerate(known)}
     inner = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = TemplateProcessing(
@@ -188,7 +195,11 @@ def tokenizer(*, has_padding: bool = True) -> PreTrainedTokenizerFast:
     )
     padding = {"pad_token": "[PAD]"} if has_padding else {"padding_side": "left"}
     return PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="[UNK]", eos_token="[SEP]", **padding
+        tokenizer_object=inner,
+        unk_token="[UNK]",
+        eos_token="[SEP]",
+        model_input_names=list(makes),
+        **padding,
     )
 
 

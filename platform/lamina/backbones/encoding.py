@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from lamina.backbones.locate import config_of
@@ -55,6 +56,8 @@ class TextEncoder:
             return_tensors="pt",
             return_attention_mask=True,
         )
+        if self.padding == "max_length":
+            encoded["attention_mask"] = torch.ones_like(encoded["input_ids"])
         return dict(encoded)
 
     @property

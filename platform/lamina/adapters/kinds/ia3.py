@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lamina.adapters.base import PEFT_PREFIX, AdapterKind, Tensors, grouped_rows
+from lamina.adapters.base import PEFT_PREFIX, AdapterKind, Tensors, are_transposed, grouped_rows
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.overlay import Overlay, Site
 from lamina.backbones.packing import stacked_fields
@@ -70,6 +70,7 @@ class IA3(AdapterKind):
         config = {
             "peft_type": "IA3",
             "target_modules": modules,
+            "fan_in_fan_out": are_transposed(backbone, modules),
             "feedforward_modules": [module for module in modules if module in inner],
         }
         state = {
