@@ -115,7 +115,8 @@ def _part(model: Any, tower: str | None) -> tuple[str, Any]:
             f"backbone.name: a {config.model_type!r} model reads {model.main_input_name!r} "
             f"(allowed: models of {' or '.join(READABLE.values())})"
         )
-    if config.is_encoder_decoder:
+    # T5 says that it has no decoder where its encoder was saved by itself, and gets one here.
+    if config.is_encoder_decoder or (hasattr(model, "encoder") and hasattr(model, "decoder")):
         encoder = model.get_encoder()
         name = next(name for name, module in model.named_modules() if module is encoder)
         return f"{name}.", encoder

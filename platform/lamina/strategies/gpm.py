@@ -99,7 +99,8 @@ def inputs_read(model: AdaptedModel, inputs: Mapping[str, Tensor]) -> dict[str, 
             read[f"{module}.lora_B.weight"] = x @ tensors[f"{module}.lora_A.weight"].T
         return read
     layers = [name.removesuffix(".down.weight") for name in tensors if "down.weight" in name]
-    assert isinstance(kind := model.adapters[MAIN].kind, Bottleneck)
+    kind = model.adapters[MAIN].kind
+    assert isinstance(kind, Bottleneck)
     found = kind.sites(model.backbone)
     sites = {layer: found[int(layer)].read for layer in layers}
     entering = model.inputs_at(inputs, list(sites.values()))
