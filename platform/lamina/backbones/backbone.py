@@ -1,5 +1,21 @@
-"""A frozen Hugging Face encoder: loaded once, never changed, with every adapter laid over it call
-by call."""
+"""A frozen Hugging Face encoder: loaded once, never changed; every call brings its own adapters as
+an overlay.
+
+One forward is planned first (`Backbone.plan`), and then executed:
+
+    inputs + overlay
+        |
+        +-- start: the first layer that the overlay changes
+        +-- cached: what enters that layer, from the feature store, if it is kept there
+        +-- positions: where tokens are, if the texts can do without padding
+        +-- prompt: tokens before the input's; text arguments follow from it
+        v
+    ForwardPlan
+        |      embeddings -> layer 0 .. start - 1 -> layer start .. last -> pooling -> Hidden
+        |      `------- skipped if cached ------'    `- under the overlay -'
+        v
+    Hidden
+"""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,10 +34,10 @@ from torch.func import functional_call
 from lamina.backbones.architecture import read_architecture, widths
 from lamina.backbones.attention import NAME as ATTENTION
 from lamina.backbones.attention import attend_with_prefixes
+from lamina.backbones.cached_prefix import CachedPrefix
 from lamina.backbones.encoding import Encoder
 from lamina.backbones.features import FeatureStore
 from lamina.backbones.hooks import laid_over
-from lamina.backbones.kept_layers import KeptLayers
 from lamina.backbones.operations import is_counting
 from lamina.backbones.overlay import (
     KeysAndValues,
@@ -30,7 +46,7 @@ from lamina.backbones.overlay import (
     rows_of,
 )
 from lamina.backbones.packing import added_by, are_shared, packed
-from lamina.backbones.unpadded import Places
+from lamina.backbones.unpadded import TokenPositions
 from lamina.core import KEYS, Batch, Experience, Modality, Samples, Stream
 from lamina.registry import InputError
 
@@ -101,6 +117,30 @@ class Call:
         return len(next(iter(self.inputs.values())))
 
 
+@dataclass(frozen=True)
+class ForwardPlan:
+    """What one forward does, decided before anything runs."""
+
+    start: int
+    """The layer at which it begins if there is `cached`: the first that the overlay changes."""
+    cached: Tensor | None
+    """What enters that layer, as `CachedPrefix.tokens` gives it; None: all layers run."""
+    positions: TokenPositions | None
+    """Where the tokens of texts are; None: texts go through padded."""
+    prompt: Tensor | None
+    """Tokens [N, length, word width] before the input's, or behind an image's CLS."""
+    arguments: Mapping[str, Tensor]
+    """What the model's forward is given."""
+    mask: Tensor | None
+    """1 at the input's own tokens, [N, S]; what is pooled."""
+    overlay: Overlay
+
+    @property
+    def num_prompts(self) -> int:
+        """Tokens of the prompt."""
+        return 0 if self.prompt is None else self.prompt.shape[1]
+
+
 class Gate(Protocol):
     """Who runs the calls of several callers."""
 
@@ -136,7 +176,7 @@ class Backbone:
         self.device = model.device
         self._accepts = frozenset(signature(model.forward).parameters)
         """What the model's forward may be given, by name."""
-        self._layers = KeptLayers(model, self.architecture, encoder.modality)
+        self._layers = CachedPrefix(model, self.architecture, encoder.modality)
         self.features: FeatureStore | None = None
         """What is kept of the frozen layers' work, where `keep_features` asked for it."""
         self._gate: Gate | None = None
@@ -349,7 +389,7 @@ class Backbone:
         self, loss: Tensor, tensors: Sequence[Tensor], *, keep: bool
     ) -> Sequence[Tensor | None]:
         """The gradient of a scalar with respect to each tensor; None where it does not depend on
-        it. `keep`: the graph is gone back through again."""
+        it. `keep`: retain the graph, for another backward through it."""
         if self._gate is not None:
             return self._gate.gradients(loss, tensors, keep)
         return torch.autograd.grad(loss, tensors, allow_unused=True, retain_graph=keep)
@@ -373,25 +413,36 @@ class Backbone:
 
     def run(self, call: Call) -> Hidden:
         """What `__call__` says, here and now."""
+        return self._execute(self.plan(call))
+
+    def plan(self, call: Call) -> ForwardPlan:
+        """What a forward for a call will do. Reads the feature store, and fills it where it
+        should hold these inputs and does not yet."""
         overlay = call.overlay
         arguments = {name: value for name, value in call.inputs.items() if name != KEYS}
         prompts = [rows_of(prompt, call.num_rows) for prompt in overlay.prompts]
         prompt = torch.cat(prompts, dim=1) if prompts else None
-        model = self.model if overlay.stand_in is None else overlay.stand_in.module
-        embedded = prompt if self.modality == "image" else None
         start = self.frozen_below(overlay)
-        kept = self._layers.tokens(self.features, start, call.inputs)
-        with laid_over(model, self.architecture, overlay, embedded, self.num_first):
-            if self.modality == "text":
-                arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
-            places = self._places(overlay, arguments)
-            with self._layers.begun(start, kept, overlay, arguments, places):
-                tokens = self._run(arguments, overlay.stand_in).last_hidden_state
-        if places is not None:
-            tokens = places.within(tokens)[:, : arguments["attention_mask"].shape[1]]
-        return self._pooled(
-            tokens, call.inputs.get("attention_mask"), 0 if prompt is None else prompt.shape[1]
-        )
+        cached = self._layers.tokens(self.features, start, call.inputs)
+        if self.modality == "text":
+            arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
+        positions = self._positions_without_padding(overlay, arguments)
+        mask = call.inputs.get("attention_mask")
+        return ForwardPlan(start, cached, positions, prompt, arguments, mask, overlay)
+
+    def _execute(self, plan: ForwardPlan) -> Hidden:
+        overlay = plan.overlay
+        model = self.model if overlay.stand_in is None else overlay.stand_in.module
+        embedded = plan.prompt if self.modality == "image" else None
+        with (
+            laid_over(model, self.architecture, overlay, embedded, self.num_first),
+            self._layers.begun(plan.start, plan.cached, overlay, plan.arguments, plan.positions),
+        ):
+            tokens = self._run(plan.arguments, overlay.stand_in).last_hidden_state
+        if plan.positions is not None:
+            padded = plan.positions.within(tokens)
+            tokens = padded[:, : plan.arguments["attention_mask"].shape[1]]
+        return self._pooled(tokens, plan.mask, plan.num_prompts)
 
     def meeting(self, call: Call) -> Hashable | None:
         """Calls that this is the same of can be run together; None where one only runs alone.
@@ -440,26 +491,33 @@ class Backbone:
         """Features [N, dim] of the model with nothing laid over it."""
         return self.run(Call(inputs, Overlay())).features
 
-    def _places(self, overlay: Overlay, arguments: Mapping[str, Tensor]) -> Places | None:
-        """Where the tokens are of texts that can do without padding, and gain by it: under an
-        adapter (the features of the bare backbone are kept), on a CPU, where all that is laid over
-        it treats tokens alike. Where operations are counted, padding counts as any token."""
+    def _positions_without_padding(
+        self, overlay: Overlay, arguments: Mapping[str, Tensor]
+    ) -> TokenPositions | None:
+        """Where the tokens of texts are, if this forward can do without padding and gains by it:
+        under an adapter (features of the bare backbone are cached), if all that is laid over treats
+        tokens alike. Where operations are counted, padding counts as any token."""
         mask = arguments.get("attention_mask")
-        patches = (*overlay.patches.values(), *overlay.input_patches.values())
         added = added_by(overlay)
-        if (
-            mask is None
-            or added is None
-            or not (patches or overlay.prefixes or overlay.prompts)
-            or self.model_type not in POSITIONS_ARE_EMBEDDED
-            or self.model.config._attn_implementation != ATTENTION
-            or getattr(self.model.config, "is_decoder", False)
-            or self.device.type != "cpu"
-            or is_counting()
-            or not all(map(are_shared, patches))
-        ):
+        patches = (*overlay.patches.values(), *overlay.input_patches.values())
+        is_adapted = bool(patches or overlay.prefixes or overlay.prompts)
+        if mask is None or added is None or not is_adapted or is_counting():
             return None
-        return Places.of(mask, max(added.prefixes, default=0))
+        if not self._may_drop_padding or not all(map(are_shared, patches)):
+            return None
+        return TokenPositions.of(mask, max(added.prefixes, default=0))
+
+    @cached_property
+    def _may_drop_padding(self) -> bool:
+        """Whether the layers know a token's position from its embedding alone, attention goes
+        through Lamina's own function, and the device is a CPU."""
+        config = self.model.config
+        return (
+            self.model_type in POSITIONS_ARE_EMBEDDED
+            and config._attn_implementation == ATTENTION
+            and not getattr(config, "is_decoder", False)
+            and self.device.type == "cpu"
+        )
 
     @contextmanager
     def counting_rows(self) -> Iterator[Callable[[], int]]:
@@ -467,10 +525,10 @@ class Backbone:
         before = self._num_asked
         yield lambda: self._num_asked - before
 
-    def _run(self, arguments: dict[str, Tensor], stand_in: StandIn | None) -> Any:
+    def _run(self, arguments: Mapping[str, Tensor], stand_in: StandIn | None) -> Any:
         if stand_in is None:
             return self.model(**arguments)
-        return functional_call(stand_in.module, dict(stand_in.tensors), kwargs=arguments)
+        return functional_call(stand_in.module, dict(stand_in.tensors), kwargs=dict(arguments))
 
     def _text_arguments(
         self, arguments: dict[str, Tensor], prompt: Tensor | None, position_shift: int

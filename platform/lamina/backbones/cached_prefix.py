@@ -1,5 +1,5 @@
-"""The frozen layers of a model as a feature store keeps them: what is kept of an input, and a
-forward that begins with it."""
+"""The cached prefix of a forward: what the frozen layers below an adapter make of an input is read
+from the feature store, and the forward begins at the layer above them."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,21 +13,21 @@ from lamina.backbones.cut import answering, ended_before, entered_at
 from lamina.backbones.features import Compute, FeatureStore
 from lamina.backbones.operations import counted, counting_as, is_counting
 from lamina.backbones.overlay import Overlay
-from lamina.backbones.unpadded import Places, padded, unpadded, unpadded_from
+from lamina.backbones.unpadded import TokenPositions, padded, unpadded, unpadded_from
 from lamina.core import KEYS, Modality
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class KeptLayers:
+class CachedPrefix:
     """The layers of one model. What it gives back counts as the operations that it saves."""
 
     def __init__(
         self, model: "PreTrainedModel", architecture: Architecture, modality: Modality
     ) -> None:
         self._model = model
-        self._parts = architecture
+        self._architecture = architecture
         self._modality = modality
         self._prices: dict[Hashable, int] = {}
         self._may_begin: dict[int, bool] = {}
@@ -42,7 +42,9 @@ class KeptLayers:
             return None
         keys = inputs[KEYS].cpu()
         return self._priced(
-            self._parts.num_layers, inputs, lambda: store.features(keys, self._placing(compute))
+            self._architecture.num_layers,
+            inputs,
+            lambda: store.features(keys, self._placing(compute)),
         )
 
     @torch.no_grad()
@@ -54,8 +56,8 @@ class KeptLayers:
         if (
             store is None
             or KEYS not in inputs
-            or self._parts.stack is None
-            or not 0 < layer < self._parts.num_layers
+            or self._architecture.stack is None
+            or not 0 < layer < self._architecture.num_layers
         ):
             return None
 
@@ -90,7 +92,7 @@ class KeptLayers:
         kept: Tensor | None,
         overlay: Overlay,
         arguments: Mapping[str, Tensor],
-        places: Places | None,
+        places: TokenPositions | None,
     ) -> Iterator[None]:
         """Inside, the model under an overlay begins at a layer with what is kept, or else at the
         first one; without padding where there are places."""
@@ -116,22 +118,22 @@ class KeptLayers:
 
     def projections(self, layer: int) -> list[nn.Linear]:
         """Query, key and value of a layer's attention."""
-        names = self._parts.projections_of(layer)
+        names = self._architecture.projections_of(layer)
         return [cast(nn.Linear, self._model.get_submodule(name)) for name in names]
 
     def read_by_attention(self, tokens: Tensor, layer: int) -> Tensor:
         """What the projections of a layer's attention read of tokens that enter the layer."""
-        norms = self._parts.norms_before_attention
+        norms = self._architecture.norms_before_attention
         return self._model.get_submodule(norms[layer])(tokens) if norms else tokens
 
     @property
     def _stack(self) -> nn.Module:
-        assert self._parts.stack is not None
-        return self._model.get_submodule(self._parts.stack)
+        assert self._architecture.stack is not None
+        return self._model.get_submodule(self._architecture.stack)
 
     @property
     def _dim(self) -> int:
-        return self._parts.width
+        return self._architecture.width
 
     def _unread_embeddings(self, arguments: Mapping[str, Tensor]) -> dict[nn.Module, Tensor]:
         """What a text model's embeddings may give where nobody reads it: zeros, in no memory."""
@@ -182,9 +184,9 @@ class KeptLayers:
         if (
             self._modality != "text"
             or self._model.device.type != "cpu"
-            or self._parts.norms_before_attention is None
-            or self._parts.is_fused
-            or self._parts.projects_positions
+            or self._architecture.norms_before_attention is None
+            or self._architecture.is_fused
+            or self._architecture.projects_positions
         ):
             return False
         numbers = self._dim + sum(each.out_features for each in self.projections(layer))
@@ -193,7 +195,7 @@ class KeptLayers:
     def _projects_what_enters(self, overlay: Overlay, layer: int) -> bool:
         """Whether the projections of a layer's attention read what enters the layer, under this
         overlay too. Where operations are counted they are to be run."""
-        parts = self._parts
+        parts = self._architecture
         projections = parts.projections_of(layer)
         norms = parts.norms_before_attention
         read = (*projections, norms[layer]) if norms else projections
@@ -224,7 +226,7 @@ class KeptLayers:
         row = self._placed({name: each[:1] for name, each in inputs.items() if name != KEYS})
         key = (layer, *sorted((name, each.shape) for name, each in row.items()))
         if key not in self._prices:
-            if layer == self._parts.num_layers:
+            if layer == self._architecture.num_layers:
                 self._prices[key] = counted(lambda: self._model(**row))[1]
             else:
                 # What comes before the layers and after them is run whatever is kept.
