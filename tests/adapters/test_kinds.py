@@ -1,6 +1,8 @@
 """Every adapter kind against a naive version, against PEFT, and packed against alone."""
 
 import json
+from copy import copy
+from dataclasses import replace
 
 import peft
 import pytest
@@ -10,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from lamina.adapters import kind_class, kind_names
+from lamina.adapters.kinds.bottleneck import BottleneckPatch
 from lamina.adapters.kinds.lora import concatenate
 from lamina.adapters.peft_format import export_adapter, import_adapter
 from lamina.backbones.backbone import BackboneSettings
@@ -140,6 +143,66 @@ def test_a_bottleneck_adds_its_narrow_mlp_beside_the_layers_own(tiny_bert, sente
     inner = F.linear(seen["x"], tensors["1.down.weight"], tensors["1.down.bias"]).relu()
     naive = seen["plain"] + 0.5 * F.linear(inner, tensors["1.up.weight"], tensors["1.up.bias"])
     torch.testing.assert_close(seen["patched"], naive, atol=1e-6, rtol=0)
+
+
+def test_a_bottleneck_before_the_norm_reads_the_tokens_of_a_vision_transformer(tiny_vit, inputs_of):
+    kind = kind_class("bottleneck")(width=8, scale=0.5, layers=(-1,), before_norm=True)
+    tensors = perturbed(kind, tiny_vit)
+    seen = {}
+    layer = tiny_vit.model.layers[1]
+    hooks = [
+        layer.layernorm_after.register_forward_pre_hook(lambda m, a: seen.update(tokens=a[0])),
+        layer.mlp.fc2.register_forward_hook(lambda m, a, y: seen.update(plain=y)),
+        layer.register_forward_hook(lambda m, a, y: seen.update(out=y)),
+    ]
+    tiny_vit(inputs_of(tiny_vit), kind.overlay(tensors, tiny_vit))
+    for hook in hooks:
+        hook.remove()
+    inner = F.linear(seen["tokens"], tensors["1.down.weight"], tensors["1.down.bias"]).relu()
+    added = 0.5 * F.linear(inner, tensors["1.up.weight"], tensors["1.up.bias"])
+    naive = seen["tokens"] + seen["plain"] + added
+    torch.testing.assert_close(seen["out"], naive, atol=1e-5, rtol=0)
+
+
+def test_before_the_norm_changes_nothing_where_an_mlp_reads_tokens_as_they_are(
+    tiny_bert, sentences
+):
+    kinds = [kind_class("bottleneck")(before_norm=each) for each in (False, True)]
+    tensors = perturbed(kinds[0], tiny_bert)
+    found = [tiny_bert(sentences.inputs, k.overlay(tensors, tiny_bert)).features for k in kinds]
+    assert torch.equal(*found)
+
+
+def test_before_a_norm_that_is_not_known_is_refused(tiny_bert):
+    unknown = replace(tiny_bert.architecture, norms_before_mlp=None)
+    backbone = copy(tiny_bert)
+    backbone.architecture = unknown
+    kind = kind_class("bottleneck")(before_norm=True)
+    with pytest.raises(InputError, match=r"adapter\.before_norm: .*allowed: false"):
+        kind.initialise(backbone, generator_of(0))
+
+
+def test_a_bottleneck_drops_inner_activations_in_training_only(tiny_bert, sentences):
+    kind = kind_class("bottleneck")(dropout=0.5)
+    tensors = perturbed(kind, tiny_bert)
+
+    def features(*seed):
+        generator = generator_of(seed[0], "dropout") if seed else None
+        return tiny_bert(sentences.inputs, kind.overlay(tensors, tiny_bert, generator)).features
+
+    assert torch.equal(features(1), features(1))
+    assert not torch.equal(features(1), features(2))
+    plain = kind_class("bottleneck")().overlay(tensors, tiny_bert)
+    assert torch.equal(features(), tiny_bert(sentences.inputs, plain).features)
+
+
+def test_half_of_the_inner_activations_are_dropped_and_the_others_doubled():
+    patch = BottleneckPatch(
+        torch.eye(4), torch.ones(4), torch.eye(4), torch.zeros(4), 1.0, 0.5, generator_of(0)
+    )
+    found = patch(torch.zeros(500, 2, 4), torch.zeros(500, 2, 4))
+    assert set(found.unique().tolist()) == {0.0, 2.0}
+    assert abs(found.mean() - 1) < 0.1
 
 
 @TUNES_LAYERNORMS

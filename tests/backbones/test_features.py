@@ -68,7 +68,7 @@ def test_gradients_are_those_of_the_whole_model(tiny_bert, tiny_bert_folder, tmp
 
 
 @pytest.mark.parametrize("kind", ["lora", "bottleneck", "ia3", "ssf", "layernorm", "bias"])
-def test_every_kind_of_adapter_over_kept_layers_gets_what_the_whole_model_says(
+def test_every_kind_of_adapter_over_a_cached_prefix_gets_what_the_whole_model_says(
     kind, tiny_bert, tiny_bert_folder, tmp_path
 ):
     kept = keeping(tiny_bert_folder, tmp_path)

@@ -13,7 +13,7 @@ from lamina.adapters import kind_class, kind_names
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone, Call
 from lamina.backbones.operations import counted
-from lamina.backbones.unpadded import Places
+from lamina.backbones.unpadded import TokenPositions
 from lamina.core import Samples
 
 PACKING_KINDS = [
@@ -33,13 +33,13 @@ def texts(tiny_bert):
 def widths(monkeypatch):
     """The shapes in which tokens went through; and a switch that pads everything."""
     seen = []
-    without = Places.without
+    without = TokenPositions.without
 
     def noted(self, tokens):
         seen.append(without(self, tokens).shape)
         return without(self, tokens)
 
-    monkeypatch.setattr(Places, "without", noted)
+    monkeypatch.setattr(TokenPositions, "without", noted)
     return seen
 
 
@@ -60,7 +60,7 @@ def answer(run, tensors):
 
 def padded(monkeypatch, run, tensors):
     with monkeypatch.context() as patch:
-        patch.setattr(Places, "of", lambda *_: None)
+        patch.setattr(TokenPositions, "of", lambda *_: None)
         return answer(run, tensors)
 
 
@@ -88,7 +88,7 @@ def test_attention_sees_full_vectors_of_keys_where_few_are_missing(
     length, prefixed, seen, monkeypatch
 ):
     monkeypatch.setattr("lamina.backbones.unpadded.LANES", 16)
-    places = Places.of(torch.ones(2, length, dtype=torch.int64), prefixed)
+    places = TokenPositions.of(torch.ones(2, length, dtype=torch.int64), prefixed)
     assert (places and places.visible.shape[-1]) == seen
 
 

@@ -29,7 +29,7 @@ from harness import Lane, alternately, arguments, finish, ratios
 from lamina.adapters import kind_class
 from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
-from lamina.backbones.unpadded import Places
+from lamina.backbones.unpadded import TokenPositions
 from lamina.core import Samples, Stream
 from lamina.strategies import strategy_class
 from lamina.streams import ScenarioSettings, build_stream, source_class
@@ -77,7 +77,7 @@ def side(
     """Training the whole stream from the beginning: with what the lane is about, or without."""
     backbone = load_backbone(BackboneSettings("minilm"))
     layers = tuple(range(FIRST[lane], LAYERS))
-    padding = patch.object(Places, "of", lambda *_: None)
+    padding = patch.object(TokenPositions, "of", lambda *_: None)
 
     def train() -> None:
         with (

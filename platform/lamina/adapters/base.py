@@ -1,7 +1,7 @@
 """What an adapter kind is: settings that can make tensors and lay them over a backbone."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -62,6 +62,12 @@ class AdapterKind(ABC):
     def from_peft(self, state: Tensors, backbone: Backbone) -> dict[str, Tensor]:
         """The tensors of an adapter that PEFT saved with these settings."""
         raise NotImplementedError(f"PEFT has no adapter of kind {self.name}")
+
+
+def are_transposed(backbone: Backbone, modules: Sequence[str]) -> bool:
+    """Whether some modules hold their weights as [d_in, d_out] (GPT-2), which PEFT wants to be
+    told."""
+    return any(type(backbone.model.get_submodule(name)).__name__ == "Conv1D" for name in modules)
 
 
 def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -113,7 +113,7 @@ def mixed_features(
     means: dict[str, Tensor] = {}
     patches = dict(laid[model.active[0]])
     for layer, numbers in experts.items():
-        site = backbone.architecture.mlps[int(layer)]
+        site = _kind(model).sites(backbone)[int(layer)]
         own = [laid[f"adapter_{number}"][site][0] for number in numbers]
         weight, bias = (
             torch.cat([tensors[f"router_{number}"][f"{layer}.{part}"] for number in numbers])

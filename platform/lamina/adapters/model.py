@@ -284,7 +284,8 @@ def per_sample_gradients(
     does not pack, there are N backwards instead. `loss_of` maps logits [N, classes] to losses [N].
     """
     kinds = [model.adapters[name].kind for name in model.active]
-    if not all(kind is None or kind.packs for kind in kinds):
+    packs = all(kind is None or kind.packs for kind in kinds)
+    if not packs or (model.active and model.backbone.architecture.projects_positions):
         return _row_by_row(model, inputs, loss_of)
     num_rows = len(next(iter(inputs.values())))
     copies = {

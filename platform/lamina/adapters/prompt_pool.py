@@ -13,7 +13,8 @@ from lamina.core import generator_of
 from lamina.registry import InputError
 
 POOL = "pool"
-"""The adapter that holds `keys` [pool_size, dim] and `prompts` [pool_size, length, dim]."""
+"""The adapter that holds `keys` [pool_size, dim] and `prompts` [pool_size, length, width of a token
+that enters the backbone]."""
 
 
 def check_pool(pool_size: int, length: int, top_k: int) -> None:
@@ -26,11 +27,13 @@ def check_pool(pool_size: int, length: int, top_k: int) -> None:
 
 
 def add_pool(model: AdaptedModel, pool_size: int, length: int) -> None:
-    """Keys and prompts from U(-1, 1), as in L2P's PyTorch code."""
-    dim = model.backbone.dim
+    """Keys and prompts from U(-1, 1), as in L2P's PyTorch code. Raises InputError where no prompts
+    can enter the backbone."""
+    model.backbone.check_prompts(length, "strategy.name: its prompts")
+    dim, width = model.backbone.dim, model.backbone.word_width
     generator = generator_of(model.seed, "adapter", POOL)
     keys = uniform((pool_size, dim), 1.0, generator)
-    prompts = uniform((pool_size, length, dim), 1.0, generator)
+    prompts = uniform((pool_size, length, width), 1.0, generator)
     model.add_tensors(POOL, {"keys": keys, "prompts": prompts})
 
 

@@ -1,13 +1,16 @@
-"""What the parts of a Hugging Face transformer are called: its layers, attention projections and
-MLPs.
+"""What the modules of a Hugging Face model are called: its layers, attention projections, MLPs and
+norms.
 
 Found by structure and by the names in use, not listed per model: `bert` calls a query `query`,
-`vit` `q_proj`.
+`vit` `q_proj`. Reading never fails: what is not found is empty, and whoever needs it is refused
+then, with a reason. So statistics of features, which need no module, work on every model.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -25,54 +28,120 @@ PROJECTIONS = [
     ("q", "k", "v"),
 ]
 """How models call the projections of their attention, as in PEFT's table per model type."""
+FUSED = ("Wqkv", "c_attn", "query_key_value", "qkv_proj", "qkv")
+"""How models call one module that computes query, key and value together."""
 NORMS_BEFORE_ATTENTION = ("layernorm_before", "layer_norm1", "norm1", "attn_norm")
 """How models call the LayerNorm of a layer that its attention reads through, where there is one."""
-NORMS_AFTER_ATTENTION = ("attention.output.LayerNorm", "sa_layer_norm", "self_attn_layer_norm")
+NORMS_AFTER_ATTENTION = ("attention.output.LayerNorm", "sa_layer_norm")
 """How models call the LayerNorm after the attention, where there is none before."""
+NORMS_BEFORE_MLP = (
+    "pre_feedforward_layernorm",
+    "layernorm_after",
+    "layer_norm2",
+    "norm2",
+    "mlp_norm",
+    "ln_2",
+    "post_attention_layernorm",
+)
+"""How models call the norm that a layer's MLP reads through; the first that every layer has."""
+POOLERS = re.compile(r"(^|\.)(pooler|pooler_activation|head)(\.|$)")
+"""Modules that make one vector of the tokens, which Lamina does not read."""
+UNREAD = {
+    "clip_vision_model": ("post_layernorm",),
+    "convnext": ("layernorm",),
+    "convnextv2": ("layernorm",),
+}
+"""By model type, further modules that only the pooled vector passes."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The named parts of one transformer."""
+    """The named modules of one model."""
 
-    stack: str
-    """The list of its layers."""
+    model_type: str
+    """Its Hugging Face model type."""
+    blocks: tuple[str, ...]
+    """Its layers, in order. One that is called at several depths (ALBERT) is one layer."""
+    stack: str | None
+    """The list that holds the layers, where each is called once and the next reads its output."""
+    width: int
+    """Numbers of a token between the layers; of the last layer, where they differ."""
     linears: dict[str, int]
     """Every linear module inside a layer, in order, and the number of its layer."""
     norms: dict[str, int | None]
-    """Every LayerNorm, in order, and the number of its layer where it is inside one."""
+    """Every LayerNorm and RMSNorm that tokens pass, in order, and the number of its layer where it
+    is inside one."""
     attentions: tuple[str, ...]
-    """The self-attention module of each layer."""
-    projections: tuple[str, str, str]
-    """What query, key and value are called in this model."""
+    """The self-attention module of each layer; empty where none was found."""
+    projections: tuple[str, ...]
+    """What query, key and value are called; one name where one module computes all of them."""
+    query_width: int
+    """Numbers of a token's queries in a layer."""
+    key_width: int
+    """Numbers of a token's keys in a layer; less than `width` where queries share them."""
     norms_before_attention: tuple[str, ...] | None
     """The LayerNorm through which the attention of each layer reads; empty where the attention
     reads the layer's input itself, None where neither is certain."""
-    mlps: tuple[Site, ...]
-    """From the input of each layer's MLP to its output."""
+    norms_before_mlp: tuple[str, ...] | None
+    """The same of each layer's MLP."""
+    mlp_sites: tuple[Site, ...]
+    """From the input of each layer's MLP to its output; empty where a layer has none."""
     after: frozenset[str]
     """The modules that come after the last layer."""
+    is_causal: bool
+    """Whether a token sees only those before it."""
+    rotates_keys: bool
+    """Whether the attention changes keys after their projection: by position, or by a norm."""
+    projects_positions: bool
+    """Whether projections of the attention read embeddings of positions besides tokens (DeBERTa),
+    so that what they read is not a row's."""
 
     @property
     def num_layers(self) -> int:
-        """How many layers there are."""
-        return len(self.attentions)
+        """How many layers there are; at least 1."""
+        return max(1, len(self.blocks))
 
     @property
-    def query_and_value(self) -> tuple[str, str]:
-        """The two projections that LoRA adapts by default."""
-        return self.projections[0], self.projections[2]
+    def is_hierarchical(self) -> bool:
+        """Whether tokens are merged on the way, so that layers differ in width."""
+        return self.stack is None and len(self.blocks) > 1
 
-    def projections_of(self, layer: int) -> tuple[str, str, str]:
-        """Query, key and value of a layer."""
-        query, key, value = self.projections
-        attention = self.attentions[layer]
-        return f"{attention}.{query}", f"{attention}.{key}", f"{attention}.{value}"
+    @property
+    def mlps(self) -> tuple[Site, ...]:
+        """From the input of each layer's MLP to its output. Raises InputError where a layer has
+        none that is found."""
+        if not self.mlp_sites:
+            raise InputError(
+                f"backbone.name: no MLP is found in the layers of a {self.model_type!r} model"
+            )
+        return self.mlp_sites
+
+    @property
+    def query_and_value(self) -> tuple[str, ...]:
+        """The projections that LoRA adapts by default: query and value, or the module that computes
+        them together. Raises InputError where none is found."""
+        if not self.projections:
+            named = sorted({name.rsplit(".", 1)[-1] for name in self.linears})
+            raise InputError(
+                f"adapter.targets: no query and value are found in a {self.model_type!r} backbone: "
+                "name the modules that carry it "
+                f"(allowed: {', '.join(named) or 'none, it has no linear ones'})"
+            )
+        return self.projections if self.is_fused else (self.projections[0], self.projections[2])
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether one module computes query, key and value."""
+        return len(self.projections) == 1
+
+    def projections_of(self, layer: int) -> tuple[str, ...]:
+        """The projections of a layer's attention, by their whole names."""
+        return tuple(f"{self.attentions[layer]}.{name}" for name in self.projections)
 
     def layer_of(self, module: str) -> int:
         """The layer that a module is inside, or else the one that the model has come to when the
         module is called: the first or the last."""
-        layer = _number_after(module, self.stack)
+        layer = _number_of(module, self.blocks)
         if layer is not None:
             return layer
         return self.num_layers - 1 if module in self.after else 0
@@ -102,7 +171,7 @@ class Architecture:
         return [name for name, layer in self.linears.items() if layer in chosen]
 
     def norms_in(self, layers: Sequence[int] | None) -> list[str]:
-        """The LayerNorms in `layers` (default: all, and those outside them)."""
+        """The norms in `layers` (default: all, and those outside them)."""
         chosen = self.layers(layers)
         return [
             name
@@ -124,91 +193,242 @@ class Architecture:
 
 
 def read_architecture(model: "PreTrainedModel") -> Architecture:
-    """Find the parts of `model`. Raises InputError where its structure is not that of a known
-    transformer."""
-    config = model.config
-    text = config.get_text_config()
-    stack_name, stack = _layer_stack(model, text.num_hidden_layers)
-    linears = {
-        f"{stack_name}.{index}.{name}": index
-        for index, layer in enumerate(stack)
-        for name, module in layer.named_modules()
-        if isinstance(module, nn.Linear)
-    }
-    norms = {
-        name: _number_after(name, stack_name)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.LayerNorm)
-    }
-    for projections in PROJECTIONS:
-        query, _, value = projections
-        queries = [name for name in linears if _ends_in(name, query)]
-        if len(queries) == len(stack) and any(_ends_in(name, value) for name in linears):
-            break
-    else:
-        raise InputError(
-            f"backbone.name: the attention of a {config.model_type!r} model has none of the known "
-            f"projections ({', '.join(query for query, _, _ in PROJECTIONS)})"
-        )
-    return Architecture(
-        stack=stack_name,
-        linears=linears,
-        norms=norms,
-        attentions=tuple(name.rsplit(".", 1)[0] for name in queries),
-        projections=projections,
-        norms_before_attention=_norms_before_attention(norms, len(stack)),
-        mlps=_mlps(model, linears, text.hidden_size),
-        after=frozenset(_after(model, stack_name)),
+    """Find the modules of `model`."""
+    return _Reader(model).read()
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module multiplies by a matrix: `nn.Linear`, or GPT-2's `Conv1D`."""
+    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module is a LayerNorm or an RMSNorm with a weight per number of a token.
+
+    Models bring RMSNorms of their own. One that reads [N, channels, height, width] is left out.
+    """
+    name, weight = type(module).__name__, getattr(module, "weight", None)
+    return (
+        name.endswith(("LayerNorm", "RMSNorm"))
+        and weight is not None
+        and weight.dim() == 1
+        and getattr(module, "data_format", "channels_last") == "channels_last"
     )
+
+
+def is_read(name: str, model_type: str) -> bool:
+    """Whether the tokens of a model depend on a module or parameter, by its name: not on poolers
+    and heads."""
+    unread = UNREAD.get(model_type, ())
+    return not POOLERS.search(name) and not any(
+        name == each or name.startswith(f"{each}.") for each in unread
+    )
+
+
+class _Reader:
+    """One reading of a model."""
+
+    def __init__(self, model: "PreTrainedModel") -> None:
+        self.model = model
+        self.config: Any = model.config
+        self.modules = dict(model.named_modules())
+        self.blocks, self.stack = self._find_layers()
+
+    def read(self) -> Architecture:
+        norms = self._norms
+        projections, attentions = self._projections
+        return Architecture(
+            model_type=self.config.model_type,
+            blocks=self.blocks,
+            stack=self.stack,
+            width=self._width,
+            linears=self._linears,
+            norms=norms,
+            attentions=attentions,
+            projections=projections,
+            query_width=self._query_width(projections, attentions),
+            key_width=self._key_width(projections, attentions),
+            norms_before_attention=self._norms_before_attention(),
+            norms_before_mlp=self._norms_before_mlp(),
+            mlp_sites=self._mlps(),
+            after=frozenset(self._after()),
+            is_causal=self._is_causal,
+            rotates_keys=any(
+                "rotary" in type(each).__name__.lower() or "rope" in type(each).__name__.lower()
+                for each in self.modules.values()
+            )
+            or any(_inside(norm, attentions) for norm in norms),
+            projects_positions=any(_ends_in(name, "rel_embeddings") for name in self.modules),
+        )
+
+    def _find_layers(self) -> tuple[tuple[str, ...], str | None]:
+        lists = {n: m for n, m in self.modules.items() if isinstance(m, nn.ModuleList)}
+        wanted = getattr(self.config, "num_hidden_layers", None)
+        if not getattr(self.config, "depths", None):
+            for name, found in lists.items():
+                if len(found) == wanted and any(map(is_linear, found.modules())):
+                    return tuple(f"{name}.{number}" for number in range(len(found))), name
+        innermost = [
+            name
+            for name, found in lists.items()
+            if all(any(map(is_linear, each.modules())) for each in found)
+            and not any(inner.startswith(f"{name}.") for inner in lists)
+        ]
+        blocks = [f"{name}.{number}" for name in innermost for number in range(len(lists[name]))]
+        return tuple(blocks), None
+
+    @property
+    def _width(self) -> int:
+        sizes = getattr(self.config, "hidden_sizes", None)
+        return int(sizes[-1] if sizes else self.config.hidden_size)
+
+    @cached_property
+    def _linears(self) -> dict[str, int]:
+        return {
+            name: number
+            for number, block in enumerate(self.blocks)
+            for name, module in self.modules.items()
+            if name.startswith(f"{block}.") and is_linear(module)
+        }
+
+    @cached_property
+    def _norms(self) -> dict[str, int | None]:
+        # DeBERTa has one for its embeddings of positions, which are not a row's.
+        positions = {
+            f"{name.removesuffix('rel_embeddings')}LayerNorm"
+            for name in self.modules
+            if _ends_in(name, "rel_embeddings")
+        }
+        return {
+            name: _number_of(name, self.blocks)
+            for name, module in self.modules.items()
+            if is_norm(module) and is_read(name, self.config.model_type) and name not in positions
+        }
+
+    @cached_property
+    def _projections(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What they are called, and the attention of each layer; nothing where none is found."""
+        for names in (*PROJECTIONS, *((name,) for name in FUSED)):
+            found = [[n for n in self._linears if _ends_in(n, name)] for name in names]
+            if self.blocks and all(len(each) == len(self.blocks) for each in found):
+                return tuple(names), tuple(name.rsplit(".", 1)[0] for name in found[0])
+        return (), ()
+
+    def _query_width(self, projections: Sequence[str], attentions: Sequence[str]) -> int:
+        if len(projections) == 3:
+            return widths(self.modules[f"{attentions[-1]}.{projections[0]}"])[1]
+        return self._width
+
+    def _key_width(self, projections: Sequence[str], attentions: Sequence[str]) -> int:
+        if len(projections) == 3:
+            return widths(self.modules[f"{attentions[-1]}.{projections[1]}"])[1]
+        heads = getattr(self.config, "num_attention_heads", None)
+        if not isinstance(heads, int):
+            return self._width
+        shared = getattr(self.config, "num_key_value_heads", None) or heads
+        return int(shared * (getattr(self.config, "head_dim", None) or self._width // heads))
+
+    def _norms_before_attention(self) -> tuple[str, ...] | None:
+        before = self._one_per_layer(NORMS_BEFORE_ATTENTION)
+        if before is not None:
+            return before
+        if self.config.model_type == "opt" and self.config.do_layer_norm_before:
+            return self._one_per_layer(("self_attn_layer_norm",))
+        # Other models have a norm of this name before their attention.
+        after = (*NORMS_AFTER_ATTENTION, *self._own_of_bart)
+        return () if self._one_per_layer(after) is not None else None
+
+    @property
+    def _own_of_bart(self) -> tuple[str, ...]:
+        is_post_norm = self.config.model_type == "bart" or (
+            self.config.model_type == "opt" and not self.config.do_layer_norm_before
+        )
+        return ("self_attn_layer_norm",) if is_post_norm else ()
+
+    def _norms_before_mlp(self) -> tuple[str, ...] | None:
+        if self._norms_before_attention() == ():
+            return ()
+        if self.config.model_type == "opt":
+            return self._one_per_layer(("final_layer_norm",))
+        found = (self._one_per_layer((name,)) for name in NORMS_BEFORE_MLP)
+        return next((each for each in found if each is not None), None)
+
+    def _one_per_layer(self, endings: Sequence[str]) -> tuple[str, ...] | None:
+        inside = [name for name, layer in self._norms.items() if layer is not None]
+        found = tuple(name for name in inside if any(_ends_in(name, each) for each in endings))
+        return found if self.blocks and len(found) == len(self.blocks) else None
+
+    def _mlps(self) -> tuple[Site, ...]:
+        """Per layer, the first linear module outside the attention and the last that leads back to
+        the width that the first reads. A gated MLP has two of the first kind."""
+        found = []
+        for number in range(len(self.blocks)):
+            names = [n for n, layer in self._linears.items() if layer == number]
+            names = [name for name in names if not self._is_of_attention(name)]
+            site = _there_and_back([(name, *widths(self.modules[name])) for name in names])
+            if site is None:
+                return ()
+            found.append(site)
+        return tuple(found)
+
+    def _is_of_attention(self, name: str) -> bool:
+        parents = [name.rsplit(".", depth)[0] for depth in range(1, name.count(".") + 1)]
+        return any(
+            re.search(r"attention|attn", type(self.modules[each]).__name__, re.IGNORECASE)
+            or re.search(r"(^|\.)(self_)?(attention|attn)$", each)
+            for each in parents
+        )
+
+    def _after(self) -> Iterator[str]:
+        if self.stack is None:
+            return
+        names = list(self.modules)
+        last = max(at for at, name in enumerate(names) if name.startswith(f"{self.stack}."))
+        # Some models register norms of their embeddings behind the layers.
+        yield from (name for name in names[last + 1 :] if "embed" not in name)
+
+    @property
+    def _is_causal(self) -> bool:
+        if self.config.model_type == "clip_text_model":
+            return True
+        return any(
+            getattr(module, "is_causal", False) is True
+            for name, module in self.modules.items()
+            if _number_of(name, self.blocks) is not None
+        )
+
+
+def widths(module: nn.Module) -> tuple[int, int]:
+    """Input and output width of a linear module; twice the width of a norm."""
+    weight: Any = module.weight
+    if weight.dim() == 1:
+        return len(weight), len(weight)
+    rows, columns = weight.shape
+    return (columns, rows) if isinstance(module, nn.Linear) else (rows, columns)
+
+
+def _there_and_back(linears: Sequence[tuple[str, int, int]]) -> Site | None:
+    """From the first module to the last that returns to its input's width; modules are names with
+    input and output widths."""
+    if not linears:
+        return None
+    first, width, inner = linears[0]
+    # A gate may be one half of the first module's output.
+    back = [name for name, i, o in linears[1:] if o == width and i in (inner, inner // 2)]
+    return Site(first, back[-1]) if back else None
+
+
+def _inside(name: str, modules: Sequence[str]) -> bool:
+    return any(name.startswith(f"{module}.") and "output" not in name for module in modules)
 
 
 def _ends_in(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def _norms_before_attention(
-    norms: dict[str, int | None], num_layers: int
-) -> tuple[str, ...] | None:
-    def found(endings: Sequence[str]) -> tuple[str, ...]:
-        inside = [name for name, layer in norms.items() if layer is not None]
-        return tuple(name for name in inside if any(_ends_in(name, each) for each in endings))
-
-    before = found(NORMS_BEFORE_ATTENTION)
-    if len(before) == num_layers:
-        return before
-    return () if len(found(NORMS_AFTER_ATTENTION)) == num_layers else None
-
-
-def _number_after(name: str, stack: str) -> int | None:
-    """The number of the layer that a module is inside, if it is inside one."""
-    rest = name.removeprefix(f"{stack}.")
-    return int(rest.split(".", 1)[0]) if rest != name else None
-
-
-def _after(model: "PreTrainedModel", stack: str) -> list[str]:
-    names = [name for name, _ in model.named_modules()]
-    last = max(at for at, name in enumerate(names) if name.startswith(f"{stack}."))
-    return names[last + 1 :]
-
-
-def _layer_stack(model: "PreTrainedModel", num_layers: int) -> tuple[str, nn.ModuleList]:
-    for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == num_layers:
-            return name, module
-    raise InputError(f"backbone.name: no stack of {num_layers} layers in a {type(model).__name__}")
-
-
-def _mlps(model: "PreTrainedModel", linears: dict[str, int], width: int) -> tuple[Site, ...]:
-    """Per layer, the last pair of linear modules width -> wider -> width."""
-    found: dict[int, Site] = {}
-    widening: dict[int, tuple[str, int]] = {}
-    for name, layer in linears.items():
-        module = model.get_submodule(name)
-        assert isinstance(module, nn.Linear)
-        if module.in_features == width and module.out_features > width:
-            widening.setdefault(layer, (name, module.out_features))
-        elif module.out_features == width and layer in widening:
-            first, inner = widening[layer]
-            if module.in_features == inner:
-                found[layer] = Site(first, name)
-    return tuple(found[layer] for layer in sorted(found))
+def _number_of(module: str, blocks: Sequence[str]) -> int | None:
+    """The number of the layer that a module is, or is inside."""
+    for number, block in enumerate(blocks):
+        if module == block or module.startswith(f"{block}."):
+            return number
+    return None

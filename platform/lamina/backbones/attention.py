@@ -46,11 +46,23 @@ def attention_with_prefix(
         key = torch.cat([_per_head(prefix_key, key), key], dim=2)
         value = torch.cat([_per_head(prefix_value, value), value], dim=2)
     added = key.shape[2] - query.shape[2]
-    if added and attention_mask is not None:
-        visible = True if attention_mask.dtype == torch.bool else 0.0
-        attention_mask = nn.functional.pad(attention_mask, (added, 0), value=visible)
+    if added:
+        if attention_mask is None and _is_causal(module, kwargs.get("is_causal")):
+            # torch's own causal mask would begin with the prefix, and hide the texts' tokens.
+            attention_mask = torch.ones_like(query[:1, :1, :, :1], dtype=torch.bool)
+            attention_mask = attention_mask.expand(-1, -1, -1, query.shape[2]).tril()
+        if attention_mask is not None:
+            visible = True if attention_mask.dtype == torch.bool else 0.0
+            attention_mask = nn.functional.pad(attention_mask, (added, 0), value=visible)
+        if kwargs.get("position_bias") is not None:
+            kwargs["position_bias"] = nn.functional.pad(kwargs["position_bias"], (added, 0))
     attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return attended if places is None else places.without(attended), None
+
+
+def _is_causal(module: nn.Module, given: bool | None) -> bool:
+    """As transformers' own attention decides it where there is no mask."""
+    return bool(getattr(module, "is_causal", True) if given is None else given)
 
 
 def _per_head(prefix: Tensor, like: Tensor) -> Tensor:

@@ -1,5 +1,21 @@
-"""A frozen Hugging Face encoder: loaded once, never changed, with every adapter laid over it call
-by call."""
+"""A frozen Hugging Face encoder: loaded once, never changed; every call brings its own adapters as
+an overlay.
+
+One forward is planned first (`Backbone.plan`), and then executed:
+
+    inputs + overlay
+        |
+        +-- start: the first layer that the overlay changes
+        +-- cached: what enters that layer, from the feature store, if it is kept there
+        +-- positions: where tokens are, if the texts can do without padding
+        +-- prompt: tokens before the input's; text arguments follow from it
+        v
+    ForwardPlan
+        |      embeddings -> layer 0 .. start - 1 -> layer start .. last -> pooling -> Hidden
+        |      `------- skipped if cached ------'    `- under the overlay -'
+        v
+    Hidden
+"""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,20 +23,21 @@ from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from lamina.backbones.architecture import read_architecture
+from lamina.backbones.architecture import read_architecture, widths
 from lamina.backbones.attention import NAME as ATTENTION
 from lamina.backbones.attention import attend_with_prefixes
+from lamina.backbones.cached_prefix import CachedPrefix
 from lamina.backbones.encoding import Encoder
 from lamina.backbones.features import FeatureStore
 from lamina.backbones.hooks import laid_over
-from lamina.backbones.kept_layers import KeptLayers
 from lamina.backbones.operations import is_counting
 from lamina.backbones.overlay import (
     KeysAndValues,
@@ -29,7 +46,7 @@ from lamina.backbones.overlay import (
     rows_of,
 )
 from lamina.backbones.packing import added_by, are_shared, packed
-from lamina.backbones.unpadded import Places
+from lamina.backbones.unpadded import TokenPositions
 from lamina.core import KEYS, Batch, Experience, LazyInput, Modality, Samples, Stream
 from lamina.registry import InputError
 
@@ -37,10 +54,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Pooling = Literal["mean", "first"]
-POSITIONS_COUNT_A_PREFIX = ("bert", "electra")
-"""Models whose own cache of keys and values moves the input's positions, and so do PEFT's prefixes
-on them."""
+Tower = Literal["text", "vision"]
 
+INSTEAD = "allowed: adapter.kind 'lora', 'bottleneck', 'bias', 'layernorm' ..."
+POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
+"""How models call the embedding of positions."""
+GRID_BIASES = ("use_relative_position_bias", "use_shared_relative_position_bias")
+"""Settings of vision transformers whose attention adds a number per pair of places in the image."""
 POSITIONS_ARE_EMBEDDED = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
 """Models whose layers know a token's place from its embedding alone."""
 
@@ -53,9 +73,12 @@ class BackboneSettings:
     """A named backbone (`minilm`), a folder, or a Hugging Face hub id."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the frozen weights and of what they compute."""
+    tower: Tower | None = None
+    """Which half of a model that has two (CLIP, SigLIP): the one that reads images (`vision`, the
+    default) or texts (`text`)."""
     pooling: Pooling | None = None
     """How tokens become one feature: their `mean`, or the `first` (CLS). Default: as the model was
-    trained, else the mean for text and the first for images.
+    trained, else the first for images whose model has a CLS, and the mean for all others.
     """
     max_length: int | None = None
     """Longest text, in tokens. Default: what the model was trained with."""
@@ -94,6 +117,30 @@ class Call:
         return len(next(iter(self.inputs.values())))
 
 
+@dataclass(frozen=True)
+class ForwardPlan:
+    """What one forward does, decided before anything runs."""
+
+    start: int
+    """The layer at which it begins if there is `cached`: the first that the overlay changes."""
+    cached: Tensor | None
+    """What enters that layer, as `CachedPrefix.tokens` gives it; None: all layers run."""
+    positions: TokenPositions | None
+    """Where the tokens of texts are; None: texts go through padded."""
+    prompt: Tensor | None
+    """Tokens [N, length, word width] before the input's, or behind an image's CLS."""
+    arguments: Mapping[str, Tensor]
+    """What the model's forward is given."""
+    mask: Tensor | None
+    """1 at the input's own tokens, [N, S]; what is pooled."""
+    overlay: Overlay
+
+    @property
+    def num_prompts(self) -> int:
+        """Tokens of the prompt."""
+        return 0 if self.prompt is None else self.prompt.shape[1]
+
+
 class Gate(Protocol):
     """Who runs the calls of several callers."""
 
@@ -127,7 +174,9 @@ class Backbone:
         """Whether its attention can see keys and values put before its own."""
         self.architecture = read_architecture(model)
         self.device = model.device
-        self._layers = KeptLayers(model, self.architecture, encoder.modality)
+        self._accepts = frozenset(signature(model.forward).parameters)
+        """What the model's forward may be given, by name."""
+        self._layers = CachedPrefix(model, self.architecture, encoder.modality)
         self.features: FeatureStore | None = None
         """What is kept of the frozen layers' work, where `keep_features` asked for it."""
         self._gate: Gate | None = None
@@ -140,8 +189,50 @@ class Backbone:
 
     @property
     def dim(self) -> int:
-        """Width of a token and of a feature."""
-        return int(self.model.config.hidden_size)
+        """Width of a feature."""
+        # OPT projects what leaves its last layer.
+        width = getattr(self.model.config, "word_embed_proj_dim", None)
+        return int(width or self.architecture.width)
+
+    @property
+    def word_width(self) -> int:
+        """Width of a token that enters the model, and so of a prompt: of a text's embeddings, or
+        of an image's tokens before the first layer."""
+        if self.modality == "image":
+            return self.architecture.width
+        return int(self.word_embeddings.weight.shape[1])
+
+    @property
+    def word_embeddings(self) -> nn.Embedding:
+        """The embedding of a text model's tokens."""
+        return cast(nn.Embedding, self.model.get_input_embeddings())
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of a layer's attention. Raises InputError where layers differ or have none."""
+        heads = getattr(self.model.config, "num_attention_heads", None)
+        if not isinstance(heads, int):
+            raise InputError(
+                f"backbone.name: a {self.model_type!r} model has no one number of heads"
+            )
+        return heads
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens of the longest text; None for images."""
+        return getattr(self.encoder, "max_length", None)
+
+    @cached_property
+    def num_first(self) -> int:
+        """Tokens of an image before which no prompt stands: 1, the CLS, where the model has one."""
+        names = (name for name, _ in self.model.named_parameters())
+        return int(any(name.endswith(("cls_token", "class_embedding")) for name in names))
+
+    @property
+    def counts_prefixes(self) -> bool:
+        """Whether a prefix takes the first positions of a text, as keys and values that the model
+        has cached do, and so PEFT's prefixes."""
+        return {"past_key_values", "position_ids"} <= self._accepts
 
     @property
     def model_type(self) -> str:
@@ -169,34 +260,98 @@ class Backbone:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def shape_of(self, name: str) -> tuple[int, int]:
-        """Input and output width of a linear module, or twice the width of a LayerNorm."""
-        module = self.model.get_submodule(name)
-        if isinstance(module, nn.LayerNorm):
-            return module.normalized_shape[0], module.normalized_shape[0]
-        assert isinstance(module, nn.Linear)
-        return module.in_features, module.out_features
+        """Input and output width of a linear module, or twice the width of a norm."""
+        return widths(self.model.get_submodule(name))
+
+    def check_prefixes(self, key: str) -> None:
+        """Raise InputError, beginning with `key`, where no keys and values can be put before those
+        of the layers."""
+        parts = self.architecture
+        if not self.takes_prefixes:
+            why = "transformers' code of its attention takes no keys and values from outside"
+        elif not parts.attentions:
+            why = "the projections of its attention are not found"
+        elif parts.num_layers < getattr(self.model.config, "num_hidden_layers", 0):
+            why = "its depths share one layer, so no depth can have a prefix of its own"
+        elif parts.is_hierarchical:
+            why = "its layers see windows of an image, and differ in width"
+        else:
+            return
+        raise InputError(
+            f"{key} cannot reach the attention of a {self.model_type!r} backbone: {why} ({INSTEAD})"
+        )
+
+    def check_prompts(self, length: int, key: str) -> None:
+        """Raise InputError, beginning with `key`, where no tokens can be put before the input's, or
+        not so many."""
+        parts, config = self.architecture, self.model.config
+        why = None
+        if self.modality == "text":
+            if "inputs_embeds" not in self._accepts:
+                why = "transformers' code of it takes no embeddings"
+        elif parts.is_hierarchical or not parts.attentions:
+            why = "its tokens form a grid"
+        elif parts.rotates_keys or any(getattr(config, name, False) for name in GRID_BIASES):
+            why = "its attention knows tokens by their place in the image"
+        if why is not None:
+            raise InputError(
+                f"{key} cannot enter a {self.model_type!r} backbone: {why} ({INSTEAD})"
+            )
+        self.check_positions(length, key)
+
+    def check_positions(self, added: int, key: str, length: int | None = None) -> None:
+        """Raise InputError, beginning with `key`, where the model knows too few positions for texts
+        of `length` tokens and `added` more. `length`: by default the longest that the job asked
+        for; where it did not ask, texts are looked at when they come."""
+        known, longest = num_positions(self.model), length or self.settings.max_length
+        if known is not None and longest is not None and longest + added > known:
+            raise InputError(
+                f"{key} adds {added} positions to texts of {longest} tokens, and a "
+                f"{self.model_type!r} backbone has {known} (backbone.max_length: {known - added} "
+                "at most)"
+            )
 
     def keys_and_values(self, tokens: Tensor, layer: int) -> KeysAndValues:
         """The frozen keys and values of a layer for tokens [..., length, dim] that enter it.
 
         Raises InputError where it is not certain what the attention of this model reads.
         """
-        parts = self.architecture
-        if parts.norms_before_attention is None:
-            raise InputError(
-                f"backbone.name: what the attention of a {self.model_type!r} model reads is unknown"
-            )
+        self.check_projections("backbone.name: tokens of a layer's own")
         # A copy: torch's counter of operations loses a view that enters a module in inference mode.
         read = self._layers.read_by_attention(tokens.to(self.model.dtype, copy=True), layer)
         _, key, value = self._layers.projections(layer)
         return key(read), value(read)
 
+    def check_projections(self, key: str) -> None:
+        """Raise InputError, beginning with `key`, where keys and values are not simply what a layer
+        projects of a token."""
+        parts = self.architecture
+        self.check_prefixes(key)
+        if parts.is_fused:
+            why = f"{parts.projections[0]!r} computes query, key and value together"
+        elif parts.rotates_keys:
+            why = "its attention changes keys by their position after they are projected"
+        elif parts.norms_before_attention is None:
+            why = "what its attention reads is unknown"
+        else:
+            return
+        raise InputError(
+            f"{key} cannot be projected by a {self.model_type!r} backbone: {why} ({INSTEAD})"
+        )
+
     def encode(self, samples: Samples) -> Batch:
         """Texts or images as tensors that the model takes, padded to the longest."""
         inputs = self.encoder(samples.values)
-        made = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
-        lazy = {name: value for name, value in inputs.items() if isinstance(value, LazyInput)}
+        read = {name: value for name, value in inputs.items() if self._reads(name)}
+        made = {name: value for name, value in read.items() if isinstance(value, Tensor)}
+        lazy = {name: value for name, value in read.items() if isinstance(value, LazyInput)}
         return Batch(made, samples.labels, samples.ids, lazy=lazy)
+
+    def _reads(self, name: str) -> bool:
+        """Whether the model has a use for an input that its tokenizer makes. GPT-2 would add the
+        embedding of a word for token types, which it does not have."""
+        has_types = getattr(self.model.config, "type_vocab_size", 0) > 0
+        return name in self._accepts and (has_types or name != "token_type_ids")
 
     def encode_stream(self, stream: Stream[Samples]) -> Stream[Batch]:
         """The whole stream encoded; every batch knows its task, and every task the names of its
@@ -233,7 +388,7 @@ class Backbone:
         self, loss: Tensor, tensors: Sequence[Tensor], *, keep: bool
     ) -> Sequence[Tensor | None]:
         """The gradient of a scalar with respect to each tensor; None where it does not depend on
-        it. `keep`: the graph is gone back through again."""
+        it. `keep`: retain the graph, for another backward through it."""
         if self._gate is not None:
             return self._gate.gradients(loss, tensors, keep)
         return torch.autograd.grad(loss, tensors, allow_unused=True, retain_graph=keep)
@@ -257,25 +412,36 @@ class Backbone:
 
     def run(self, call: Call) -> Hidden:
         """What `__call__` says, here and now."""
+        return self._execute(self.plan(call))
+
+    def plan(self, call: Call) -> ForwardPlan:
+        """What a forward for a call will do. Reads the feature store, and fills it where it
+        should hold these inputs and does not yet."""
         overlay = call.overlay
         arguments = {name: value for name, value in call.inputs.items() if name != KEYS}
         prompts = [rows_of(prompt, call.num_rows) for prompt in overlay.prompts]
         prompt = torch.cat(prompts, dim=1) if prompts else None
-        model = self.model if overlay.stand_in is None else overlay.stand_in.module
-        embedded = prompt if self.modality == "image" else None
         start = self.frozen_below(overlay)
-        kept = self._layers.tokens(self.features, start, call.inputs)
-        with laid_over(model, self.architecture, overlay, embedded):
-            if self.modality == "text":
-                arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
-            places = self._places(overlay, arguments)
-            with self._layers.begun(start, kept, overlay, arguments, places):
-                tokens = self._run(arguments, overlay.stand_in).last_hidden_state
-        if places is not None:
-            tokens = places.within(tokens)[:, : arguments["attention_mask"].shape[1]]
-        return self._pooled(
-            tokens, call.inputs.get("attention_mask"), 0 if prompt is None else prompt.shape[1]
-        )
+        cached = self._layers.tokens(self.features, start, call.inputs)
+        if self.modality == "text":
+            arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
+        positions = self._positions_without_padding(overlay, arguments)
+        mask = call.inputs.get("attention_mask")
+        return ForwardPlan(start, cached, positions, prompt, arguments, mask, overlay)
+
+    def _execute(self, plan: ForwardPlan) -> Hidden:
+        overlay = plan.overlay
+        model = self.model if overlay.stand_in is None else overlay.stand_in.module
+        embedded = plan.prompt if self.modality == "image" else None
+        with (
+            laid_over(model, self.architecture, overlay, embedded, self.num_first),
+            self._layers.begun(plan.start, plan.cached, overlay, plan.arguments, plan.positions),
+        ):
+            tokens = self._run(plan.arguments, overlay.stand_in).last_hidden_state
+        if plan.positions is not None:
+            padded = plan.positions.within(tokens)
+            tokens = padded[:, : plan.arguments["attention_mask"].shape[1]]
+        return self._pooled(tokens, plan.mask, plan.num_prompts)
 
     def meeting(self, call: Call) -> Hashable | None:
         """Calls that this is the same of can be run together; None where one only runs alone.
@@ -283,7 +449,7 @@ class Backbone:
         Texts meet where they are padded to one length: padding further would round differently.
         """
         added = added_by(call.overlay)
-        if added is None:
+        if added is None or (self.architecture.projects_positions and not call.overlay.is_empty):
             return None
         shapes = {name: value.shape[1:] for name, value in call.inputs.items()}
         shape = tuple(sorted(shapes.items()))
@@ -306,7 +472,7 @@ class Backbone:
     def _encode_known(self, samples: Samples) -> Batch:
         """Encoded, and known to the feature store."""
         batch = self.encode(samples)
-        inputs = {**batch.inputs, **batch.lazy}
+        inputs: dict[str, Tensor | LazyInput] = {**batch.inputs, **batch.lazy}
         keys = None if self.features is None else self.features.register(inputs)
         return batch if keys is None else replace(batch, inputs={**batch.inputs, KEYS: keys})
 
@@ -325,26 +491,33 @@ class Backbone:
         """Features [N, dim] of the model with nothing laid over it."""
         return self.run(Call(inputs, Overlay())).features
 
-    def _places(self, overlay: Overlay, arguments: Mapping[str, Tensor]) -> Places | None:
-        """Where the tokens are of texts that can do without padding, and gain by it: under an
-        adapter (the features of the bare backbone are kept), on a CPU, where all that is laid over
-        it treats tokens alike. Where operations are counted, padding counts as any token."""
+    def _positions_without_padding(
+        self, overlay: Overlay, arguments: Mapping[str, Tensor]
+    ) -> TokenPositions | None:
+        """Where the tokens of texts are, if this forward can do without padding and gains by it:
+        under an adapter (features of the bare backbone are cached), if all that is laid over treats
+        tokens alike. Where operations are counted, padding counts as any token."""
         mask = arguments.get("attention_mask")
-        patches = (*overlay.patches.values(), *overlay.input_patches.values())
         added = added_by(overlay)
-        if (
-            mask is None
-            or added is None
-            or not (patches or overlay.prefixes or overlay.prompts)
-            or self.model_type not in POSITIONS_ARE_EMBEDDED
-            or self.model.config._attn_implementation != ATTENTION
-            or getattr(self.model.config, "is_decoder", False)
-            or self.device.type != "cpu"
-            or is_counting()
-            or not all(map(are_shared, patches))
-        ):
+        patches = (*overlay.patches.values(), *overlay.input_patches.values())
+        is_adapted = bool(patches or overlay.prefixes or overlay.prompts)
+        if mask is None or added is None or not is_adapted or is_counting():
             return None
-        return Places.of(mask, max(added.prefixes, default=0))
+        if not self._may_drop_padding or not all(map(are_shared, patches)):
+            return None
+        return TokenPositions.of(mask, max(added.prefixes, default=0))
+
+    @cached_property
+    def _may_drop_padding(self) -> bool:
+        """Whether the layers know a token's position from its embedding alone, attention goes
+        through Lamina's own function, and the device is a CPU."""
+        config = self.model.config
+        return (
+            self.model_type in POSITIONS_ARE_EMBEDDED
+            and config._attn_implementation == ATTENTION
+            and not getattr(config, "is_decoder", False)
+            and self.device.type == "cpu"
+        )
 
     @contextmanager
     def counting_rows(self) -> Iterator[Callable[[], int]]:
@@ -352,18 +525,23 @@ class Backbone:
         before = self._num_asked
         yield lambda: self._num_asked - before
 
-    def _run(self, arguments: dict[str, Tensor], stand_in: StandIn | None) -> Any:
+    def _run(self, arguments: Mapping[str, Tensor], stand_in: StandIn | None) -> Any:
         if stand_in is None:
             return self.model(**arguments)
-        return functional_call(stand_in.module, dict(stand_in.tensors), kwargs=arguments)
+        return functional_call(stand_in.module, dict(stand_in.tensors), kwargs=dict(arguments))
 
     def _text_arguments(
         self, arguments: dict[str, Tensor], prompt: Tensor | None, position_shift: int
     ) -> dict[str, Tensor]:
         ids = arguments["input_ids"]
-        if position_shift and self.model_type in POSITIONS_COUNT_A_PREFIX:
-            positions = torch.arange(ids.shape[1], device=ids.device) + position_shift
-            arguments["position_ids"] = positions[None]
+        shift = position_shift if self.counts_prefixes else 0
+        added = shift + (0 if prompt is None else prompt.shape[1])
+        if added:
+            self.check_positions(added, "adapter: what it puts before a text", ids.shape[1])
+        if shift:
+            start = shift + first_position(self.model)
+            positions = torch.arange(ids.shape[1], device=ids.device) + start
+            arguments["position_ids"] = positions[None].expand(ids.shape)
         if prompt is not None:
             words = self.model.get_input_embeddings()(arguments.pop("input_ids"))
             arguments["inputs_embeds"] = torch.cat([prompt.to(words.dtype), words], dim=1)
@@ -374,11 +552,11 @@ class Backbone:
         return arguments
 
     def _pooled(self, tokens: Tensor, mask: Tensor | None, num_prompts: int) -> Hidden:
-        """Prompts come first in a text; in an image they follow the first token, which
-        is the CLS.
-        """
+        """Prompts come first in a text; in an image they follow the CLS, where there is one."""
         tokens = tokens.float()
-        start = 0 if self.modality == "text" else 1
+        if tokens.dim() == 4:  # A grid [N, dim, height, width].
+            tokens = tokens.flatten(2).transpose(1, 2)
+        start = 0 if self.modality == "text" else self.num_first
         prompts = tokens[:, start : start + num_prompts].mean(dim=1) if num_prompts else None
         own = (
             torch.cat([tokens[:, :start], tokens[:, start + num_prompts :]], dim=1)
@@ -391,3 +569,23 @@ class Backbone:
             return Hidden(own.mean(dim=1), prompts)
         weights = mask.to(own.dtype)[:, :, None]
         return Hidden((own * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0), prompts)
+
+
+def num_positions(model: nn.Module) -> int | None:
+    """How many positions of tokens a model has learned; None where it computes them."""
+    found = _positions(model)
+    return None if found is None else found.num_embeddings - first_position(model)
+
+
+def first_position(model: nn.Module) -> int:
+    """The number that a model gives to the first token of a text."""
+    found = _positions(model)
+    # RoBERTa and its kin count from behind the number of their padding.
+    return 0 if found is None or found.padding_idx is None else found.padding_idx + 1
+
+
+def _positions(model: nn.Module) -> nn.Embedding | None:
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in POSITIONS:
+            return module
+    return None

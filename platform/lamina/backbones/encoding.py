@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from lamina.backbones.locate import config_of
+from lamina.backbones.padding import with_padding
+from lamina.backbones.weights import reads_images
 from lamina.core import PARTS, LazyInput, LazyValues, Modality, Samples, Stream
 from lamina.registry import InputError
 
@@ -70,11 +72,14 @@ class TextEncoder:
     def __call__(self, values: Sequence[str]) -> Mapping[str, Tensor | LazyInput]:
         encoded = self.tokenizer(
             list(values),
-            padding="longest",
+            padding=self.padding,
             truncation=True,
             max_length=self.max_length,
             return_tensors="pt",
+            return_attention_mask=True,
         )
+        if self.padding == "max_length":
+            encoded["attention_mask"] = torch.ones_like(encoded["input_ids"])
         return dict(encoded)
 
     def num_cut(self, values: Sequence[str]) -> int:
@@ -90,6 +95,13 @@ class TextEncoder:
         # One token more than fits tells whether a text is cut.
         encoded = self.tokenizer(long, truncation=True, max_length=self.max_length + 1)
         return sum(len(tokens) > self.max_length for tokens in encoded["input_ids"])
+
+    @property
+    def padding(self) -> Literal["longest", "max_length"]:
+        """To the longest text of a call; always to one length where the model was trained without
+        a mask, and so on texts of one length (SigLIP)."""
+        masks = "attention_mask" in self.tokenizer.model_input_names
+        return "longest" if masks else "max_length"
 
 
 @dataclass(frozen=True)
@@ -184,17 +196,18 @@ def cut_note(stream: Stream[Samples], encoder: Encoder) -> Mapping[str, Any] | N
     }
 
 
-def load_encoder(location: str, max_length: int | None) -> Encoder:
-    """The encoder that belongs to the model at `location`. Raises InputError when it has none."""
-    config = config_of(location)
-    if getattr(config, "vocab_size", None) is None:
+def load_encoder(location: str, max_length: int | None, config: Any = None) -> Encoder:
+    """The encoder that belongs to the model at `location`, or to the part of it that has this
+    configuration. Raises InputError when it has none."""
+    config = config or config_of(location)
+    if reads_images(config):
         # Importing it takes longer than all else that a text backbone needs of transformers.
         from transformers import AutoImageProcessor
 
         return ImageEncoder(_loaded("image processor", AutoImageProcessor, location, backend="pil"))
     from transformers import AutoTokenizer
 
-    tokenizer = _loaded("tokenizer", AutoTokenizer, location)
+    tokenizer = with_padding(_loaded("tokenizer", AutoTokenizer, location))
     most = _most_tokens(tokenizer, config)
     trained = _sentence_transformers(location, "sentence_bert_config.json").get("max_seq_length")
     usual = min(trained or LONGEST_TEXT, most or LONGEST_TEXT)

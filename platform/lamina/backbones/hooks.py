@@ -15,10 +15,14 @@ from lamina.backbones.overlay import InputPatch, Overlay, Patch, Prefix, Site
 
 @contextmanager
 def laid_over(
-    model: nn.Module, parts: Architecture, overlay: Overlay, embedded: Tensor | None
+    model: nn.Module,
+    parts: Architecture,
+    overlay: Overlay,
+    embedded: Tensor | None,
+    num_first: int,
 ) -> Iterator[None]:
     """Inside, every forward of the model runs under the overlay; `embedded` are prompts
-    [N, length, dim] that follow the first token of its embeddings."""
+    [N, length, dim] that enter the first layer behind its first `num_first` tokens."""
     with ExitStack() as stack:
         for name, input_patches in overlay.input_patches.items():
             hook = _input_hook(input_patches)
@@ -29,14 +33,15 @@ def laid_over(
         for layer, prefixes in overlay.prefixes.items():
             attention = model.get_submodule(parts.attentions[layer])
             hook = _prefix_hook(attention, prefixes)
-            entrance = model.get_submodule(f"{parts.stack}.{layer}")
+            entrance = model.get_submodule(parts.blocks[layer])
             stack.callback(entrance.register_forward_pre_hook(hook).remove)
             setattr(attention, PREFIXES, ())
             stack.callback(delattr, attention, PREFIXES)
         if embedded is not None:
-            embeddings = model.get_submodule("embeddings")
-            hook = _insert_after_first(embedded)
-            stack.callback(embeddings.register_forward_hook(hook).remove)
+            entrance = model.get_submodule(parts.blocks[0])
+            hook = _insert(embedded, num_first)
+            # Before prefixes that are computed from what enters the layer.
+            stack.callback(entrance.register_forward_pre_hook(hook, prepend=True).remove)
         yield
 
 
@@ -75,8 +80,10 @@ def _prefix_hook(attention: nn.Module, prefixes: Sequence[Prefix]) -> Any:
     return lay
 
 
-def _insert_after_first(prompt: Tensor) -> Any:
-    def insert(_: nn.Module, __: Any, tokens: Tensor) -> Tensor:
-        return torch.cat([tokens[:, :1], prompt.to(tokens.dtype), tokens[:, 1:]], dim=1)
+def _insert(prompt: Tensor, start: int) -> Any:
+    def insert(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        tokens = arguments[0]
+        parts = [tokens[:, :start], prompt.to(tokens.dtype), tokens[:, start:]]
+        return (torch.cat(parts, dim=1), *arguments[1:])
 
     return insert

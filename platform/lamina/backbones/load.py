@@ -1,53 +1,85 @@
 """Loading a backbone: on its device, spread by accelerate where it is larger, or in outline."""
 
 import tempfile
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lamina.backbones.backbone import Backbone, BackboneSettings
-from lamina.backbones.encoding import load_encoder
+from lamina.backbones.backbone import Backbone, BackboneSettings, num_positions
+from lamina.backbones.encoding import Encoder, TextEncoder, load_encoder
 from lamina.backbones.locate import config_of, locate
+from lamina.backbones.weights import check_weights, empty_model, load_model, part_config
 from lamina.registry import InputError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def load_backbone(settings: BackboneSettings, device: torch.device | str = "cpu") -> Backbone:
     """Load the frozen model, with accelerate where it is larger than the device.
 
-    Raises InputError when its files are not there or transformers cannot build it.
+    Raises InputError when its files are not there, transformers cannot build it, or some of its
+    weights are missing.
     """
-    from transformers import AutoModel
     from transformers.utils.logging import disable_progress_bar
 
     location = locate(settings.name)
-    encoder = load_encoder(location, settings.max_length)
-    arguments = _placement(location, settings, torch.device(device))
+    config = config_of(location)
+    encoder = load_encoder(location, settings.max_length, part_config(config, settings.tower))
+    arguments = _placement(config, settings, torch.device(device))
     dtype = getattr(torch, settings.dtype)
     disable_progress_bar()
-    try:
-        model = AutoModel.from_pretrained(location, dtype=dtype, **arguments)
-    except (OSError, ValueError) as error:
-        raise InputError(f"backbone.name: {settings.name!r} does not load: {error}") from error
-    return Backbone(model, encoder, settings, settings.pooling or encoder.pooling)
+    model = load_model(location, config, settings.tower, dtype=dtype, **arguments)
+    return _backbone(model, encoder, settings)
 
 
 def outline_backbone(settings: BackboneSettings) -> Backbone:
     """The backbone with its modules and without their numbers: enough to see whether things fit.
 
-    Raises InputError as `load_backbone` does.
+    Raises InputError as `load_backbone` does; of what is not on this disk, weights are not read.
     """
     location = locate(settings.name)
-    encoder = load_encoder(location, settings.max_length)
-    return Backbone(_empty_model(location), encoder, settings, settings.pooling or encoder.pooling)
+    config = config_of(location)
+    encoder = load_encoder(location, settings.max_length, part_config(config, settings.tower))
+    model = empty_model(config, settings.tower)
+    if Path(location).is_dir():
+        check_weights(location, config, settings.tower)
+    return _backbone(model, encoder, settings)
 
 
-def _placement(location: str, settings: BackboneSettings, device: torch.device) -> dict[str, Any]:
+def _backbone(model: "PreTrainedModel", encoder: Encoder, settings: BackboneSettings) -> Backbone:
+    """Raises InputError where model, tokenizer and settings do not go together."""
+    known = num_positions(model)
+    if isinstance(encoder, TextEncoder):
+        if known is not None:
+            encoder = replace(encoder, max_length=min(encoder.max_length, known))
+        embedded = model.get_input_embeddings().weight.shape[0]
+        if len(encoder.tokenizer) > embedded:
+            raise InputError(
+                f"backbone.name: the tokenizer of {settings.name!r} has {len(encoder.tokenizer)} "
+                f"tokens, and its model embeds {embedded}"
+            )
+    backbone = Backbone(model, encoder, settings, settings.pooling or encoder.pooling)
+    has_first = backbone.num_first if backbone.modality == "image" else 1
+    if not has_first and settings.pooling is None:
+        backbone.pooling = "mean"
+    if backbone.pooling == "first" and (not has_first or backbone.architecture.is_causal):
+        why = "sees no other token" if has_first else "is a part of the image like any other"
+        raise InputError(
+            f"backbone.pooling: the first token of a {backbone.model_type!r} model {why} "
+            "(allowed: mean)"
+        )
+    return backbone
+
+
+def _placement(
+    config: "PretrainedConfig", settings: BackboneSettings, device: torch.device
+) -> dict[str, Any]:
     """Arguments of `from_pretrained`: everything on the device, or spread by accelerate."""
     limit = _memory_limit(settings, device)
-    if limit is None or _size_in_bytes(location, settings.dtype) <= limit:
+    if limit is None or _size_in_bytes(config, settings) <= limit:
         return {"device_map": {"": device}}
     first: int | str = (device.index or 0) if device.type == "cuda" else "cpu"
     return {
@@ -69,13 +101,6 @@ def _host_memory() -> int:
     return int(virtual_memory().available * 0.9)
 
 
-def _size_in_bytes(location: str, dtype: str) -> int:
-    return _empty_model(location).num_parameters() * int(getattr(torch, dtype).itemsize)
-
-
-def _empty_model(location: str) -> "PreTrainedModel":
-    from accelerate import init_empty_weights
-    from transformers import AutoModel
-
-    with init_empty_weights():
-        return AutoModel.from_config(config_of(location))
+def _size_in_bytes(config: "PretrainedConfig", settings: BackboneSettings) -> int:
+    model = empty_model(config, settings.tower)
+    return model.num_parameters() * int(getattr(torch, settings.dtype).itemsize)

@@ -85,6 +85,12 @@ class Overlay:
     stand_in: StandIn | None = None
     """What runs in the backbone's place; everything else is laid over it."""
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is laid over."""
+        laid = (self.patches, self.input_patches, self.prefixes, self.prompts)
+        return not any(laid) and not self.position_shift and self.stand_in is None
+
     def __or__(self, other: "Overlay") -> "Overlay":
         """Both, this one first at every site. Raises InputError where both bring a stand-in."""
         if self.stand_in is not None and other.stand_in is not None:

@@ -65,8 +65,13 @@ class InTurn:
     def __call__(self, *tensors: Tensor) -> Tensor:
         """At a site: of input and output, the new output. Before a module: the new input."""
         places = current()
-        sizes = list(self.sizes) if places is None else places.sizes(self.sizes)
         dim = 0 if places is None else 1
+        if places is None:
+            # A model may hand on windows of an image, or tokens, as rows of their own.
+            parts_of_row = len(tensors[0]) // sum(self.sizes)
+            sizes = [parts_of_row * size for size in self.sizes]
+        else:
+            sizes = places.sizes(self.sizes)
         parts = zip(*(tensor.split(sizes, dim) for tensor in tensors), strict=True)
         return torch.cat(
             [_through(chain, part) for chain, part in zip(self.chains, parts, strict=True)], dim

@@ -18,13 +18,13 @@ from torch.autograd import Function
 WORTH = 0.9
 """Padding is left out where tokens are at most this share of a padded batch."""
 LANES = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 1)
-"""float32 numbers that a core reckons with at once. torch's attention takes the keys that are left
-over one by one: with 16, it takes three times as long for 14 keys as for 16. (Their exponential has
-another formula there, whose last digits differ.)"""
+"""SIMD width: float32 lanes of a core's vectors. torch's attention takes the keys that do not fill
+a vector one by one: with 16, it takes three times as long for 14 keys as for 16. (Their exponential
+has another formula there, whose last digits differ.)"""
 
 
 @dataclass(frozen=True)
-class Places:
+class TokenPositions:
     """Where the tokens of N texts are that attention sees padded to S."""
 
     at: Tensor
@@ -37,9 +37,13 @@ class Places:
     """bool [N, 1, 1, S], where no padding is."""
 
     @classmethod
-    def of(cls, mask: Tensor, num_prefixed: int = 0) -> "Places | None":
-        """The places that a mask [N, S] leaves, or more, where attention is faster so, beside keys
-        that are put before the texts' own. None where it is not, and there is little padding."""
+    def of(cls, mask: Tensor, num_prefixed: int = 0) -> "TokenPositions | None":
+        """The positions of the tokens under a mask [N, S].
+
+        S is rounded up to whole SIMD vectors of keys where few keys are missing, because attention
+        is faster so; `num_prefixed` keys stand before the texts' own. None where S stays and there
+        is little padding to leave out.
+        """
         lengths = mask.sum(dim=1)
         left_over = (mask.shape[1] + num_prefixed) % LANES
         if left_over > LANES // 2 + 1:
@@ -82,16 +86,16 @@ class _Spread(Function):
         return gradients[0].index_select(0, at), None, None
 
 
-_current: ContextVar[Places | None] = ContextVar("_current", default=None)
+_current: ContextVar[TokenPositions | None] = ContextVar("_current", default=None)
 
 
-def current() -> Places | None:
+def current() -> TokenPositions | None:
     """Where the tokens are of the forward under way; None while it is padded."""
     return _current.get()
 
 
 @contextmanager
-def unpadded(places: Places | None) -> Iterator[None]:
+def unpadded(places: TokenPositions | None) -> Iterator[None]:
     """Inside, the tokens of the forward stand at places; with None, they are padded."""
     token = _current.set(places)
     try:
@@ -101,7 +105,7 @@ def unpadded(places: Places | None) -> Iterator[None]:
 
 
 @contextmanager
-def unpadded_from(layer: nn.Module, places: Places | None) -> Iterator[None]:
+def unpadded_from(layer: nn.Module, places: TokenPositions | None) -> Iterator[None]:
     """Inside, what enters a layer goes on without padding; with None, all stays."""
     if places is None:
         yield

@@ -60,7 +60,7 @@ class ConvPrompt(Strategy):
     def setup(self, model: AdaptedModel) -> None:
         """Embeddings from U(-1, 1), [layers * 2 * heads, length + k - 1, dim / heads + k - 1], and
         the projection dim -> dim / 2 -> dim / 4."""
-        dim, heads = model.backbone.dim, model.backbone.model.config.num_attention_heads
+        dim, heads = model.backbone.dim, model.backbone.num_heads
         if self.max_kernels > dim // 4:
             raise InputError(f"strategy.max_kernels: {self.max_kernels} is more than {dim // 4}")
         rows, columns = self.length + self.kernel - 1, dim // heads + self.kernel - 1

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from lamina.adapters.base import Tensors
+from lamina.adapters.kinds.bottleneck import Bottleneck
 from lamina.adapters.kinds.lora import modules_of
 from lamina.adapters.model import MAIN, AdaptedModel
 from lamina.core import Batch, StepOutput, Summary, Task
@@ -98,7 +99,10 @@ def inputs_read(model: AdaptedModel, inputs: Mapping[str, Tensor]) -> dict[str, 
             read[f"{module}.lora_B.weight"] = x @ tensors[f"{module}.lora_A.weight"].T
         return read
     layers = [name.removesuffix(".down.weight") for name in tensors if "down.weight" in name]
-    sites = {layer: model.backbone.architecture.mlps[int(layer)].read for layer in layers}
+    kind = model.adapters[MAIN].kind
+    assert isinstance(kind, Bottleneck)
+    found = kind.sites(model.backbone)
+    sites = {layer: found[int(layer)].read for layer in layers}
     entering = model.inputs_at(inputs, list(sites.values()))
     for layer, module in sites.items():
         x = entering[module]

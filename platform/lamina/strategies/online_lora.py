@@ -16,7 +16,6 @@ from torch import Tensor
 
 from lamina.adapters.kinds.lora import concatenate
 from lamina.adapters.model import MAIN, AdaptedModel, per_sample_gradients
-from lamina.backbones.encoding import TextEncoder
 from lamina.core import KEYS, Batch, StepOutput, Summary, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
@@ -133,11 +132,10 @@ class OnlineLoRA(Strategy):
     def _seen(self, model: AdaptedModel, batch: Batch, losses: Tensor) -> Summary:
         """Losses of the batch and of the hard rows after it; the batch's rows of highest loss, all
         texts of one width, so that those of any step and worker go together."""
-        number, encoder = len(batch), model.backbone.encoder
+        number, width = len(batch), model.backbone.max_length
         top = losses[:number].topk(min(self.hard_size, number)).indices
         inputs = {INPUT + key: each[top] for key, each in batch.inputs.items() if key != KEYS}
-        if isinstance(encoder, TextEncoder):
-            width = encoder.max_length
+        if width is not None:
             inputs = {key: F.pad(each, (0, width - each.shape[1])) for key, each in inputs.items()}
         return Summary(
             {

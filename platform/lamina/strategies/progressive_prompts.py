@@ -53,14 +53,15 @@ class ProgressivePrompts(Strategy):
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""
+        model.backbone.check_prompts(self.length, "strategy.name: its prompts")
         self.state["classes"] = []
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Freeze what is there; a new prompt, MLP and head."""
         model.freeze(*model.adapters)
-        name, dim = PROMPT.format(task.index), model.backbone.dim
+        name, dim = PROMPT.format(task.index), model.backbone.word_width
         generator = generator_of(model.seed, "adapter", name)
-        words = model.backbone.model.get_input_embeddings().weight
+        words = model.backbone.word_embeddings.weight
         drawn = torch.randint(len(words), (self.length,), generator=generator)
         model.add_tensors(name, {"prompt": words[drawn.to(words.device)].float()})
         if self.bottleneck > 0:

@@ -10,7 +10,7 @@ import torch
 from lamina.adapters import kind_class
 from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.unpadded import Places
+from lamina.backbones.unpadded import TokenPositions
 from lamina.core import StepOutput, Summary
 from lamina.federation.aggregators.fedit import FedIT
 from lamina.federation.aggregators.prompt_pool import PromptPool
@@ -262,7 +262,7 @@ def test_clients_that_train_together_learn_what_they_learn_alone(
     tiny_bert, name, at_a_time, monkeypatch
 ):
     # Rows that go through the model are counted where they are rows.
-    monkeypatch.setattr(Places, "of", lambda *_: None)
+    monkeypatch.setattr(TokenPositions, "of", lambda *_: None)
 
     def gone(backbone, at_a_time):
         memory = policy_class("reservoir")(8) if name == "er" else None

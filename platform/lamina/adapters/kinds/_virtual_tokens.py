@@ -34,16 +34,8 @@ class VirtualTokens(AdapterKind):
         return {
             "peft_type": peft_type,
             "num_virtual_tokens": self.length,
-            "token_dim": backbone.dim,
+            "token_dim": backbone.word_width,
             "num_layers": backbone.architecture.num_layers,
-            "num_attention_heads": backbone.model.config.num_attention_heads,
+            "num_attention_heads": backbone.num_heads,
             "num_transformer_submodules": 1,
         }
-
-    def refuse_without_prefixes(self, backbone: Backbone) -> None:
-        """Raises InputError where no prefix can reach the attention of the backbone."""
-        if not backbone.takes_prefixes:
-            raise InputError(
-                f"adapter.kind: {self.name!r} cannot reach the attention of a "
-                f"{backbone.model_type!r} backbone"
-            )

@@ -16,14 +16,15 @@ SUFFIX = ".bias"
 
 @dataclass(frozen=True)
 class Bias(AdapterKind):
-    """What is added to the bias of each linear module and LayerNorm that has one. As differences
-    they start at zero, and several adapters add up."""
+    """What is added to the bias of each linear module and norm that has one. As differences they
+    start at zero, and several adapters add up. Where a model was trained without biases (Llama,
+    T5, ModernBERT), each linear module and norm gets one."""
 
     targets: tuple[str, ...] | None = None
     """Names of the linear modules, as PEFT's `target_modules` (the paper's smaller variant:
-    `[query, intermediate.dense]`). Default: every linear module and LayerNorm."""
+    `[query, intermediate.dense]`). Default: every linear module and norm."""
     layers: tuple[int, ...] | None = None
-    """Layers that carry it; negative numbers count from the last. Default: all, and the LayerNorms
+    """Layers that carry it; negative numbers count from the last. Default: all, and the norms
     outside them."""
 
     def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
@@ -33,10 +34,13 @@ class Bias(AdapterKind):
             modules = [*parts.linears_in(self.layers), *parts.norms_in(self.layers)]
         else:
             modules = [site.write for site in parts.sites(self.targets, self.layers)]
-        return {
-            name + SUFFIX: torch.zeros(backbone.shape_of(name)[1])
+        with_bias = [
+            name
             for name in modules
-            if backbone.model.get_submodule(name).bias is not None
+            if getattr(backbone.model.get_submodule(name), "bias", None) is not None
+        ]
+        return {
+            name + SUFFIX: torch.zeros(backbone.shape_of(name)[1]) for name in with_bias or modules
         }
 
     def overlay(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lamina.adapters.base import PEFT_PREFIX, AdapterKind, Tensors, grouped_rows
+from lamina.adapters.base import PEFT_PREFIX, AdapterKind, Tensors, are_transposed, grouped_rows
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.overlay import Overlay, Site
 from lamina.backbones.packing import stacked_fields
@@ -27,7 +27,7 @@ class IA3(AdapterKind):
 
     targets: tuple[str, ...] | None = None
     """Names of the modules, as PEFT's `target_modules`. Default: key, value and the last linear
-    module of each MLP, as in the paper."""
+    module of each MLP, as in the paper; as in PEFT, the query too where one module computes all."""
     feedforward: tuple[str, ...] | None = None
     """Those of them whose input is rescaled instead of the output, as PEFT's `feedforward_modules`.
     Default: the last linear module of each MLP."""
@@ -38,7 +38,8 @@ class IA3(AdapterKind):
         """Ones: the adapted model starts as the frozen one."""
         inner = self._feedforward(backbone)
         parts = backbone.architecture
-        targets = self.targets or [*parts.projections[1:], *(site.write for site in parts.mlps)]
+        keys = parts.query_and_value if parts.is_fused else parts.projections[1:]
+        targets = self.targets or [*keys, *(site.write for site in parts.mlps)]
         return {
             site.write + SUFFIX: torch.ones(backbone.shape_of(site.write)[site.write not in inner])
             for site in parts.sites(targets, self.layers)
@@ -69,6 +70,7 @@ class IA3(AdapterKind):
         config = {
             "peft_type": "IA3",
             "target_modules": modules,
+            "fan_in_fan_out": are_transposed(backbone, modules),
             "feedforward_modules": [module for module in modules if module in inner],
         }
         state = {

@@ -1,5 +1,5 @@
 """LayerNorm tuning (Qi et al., 2022; Zhao et al., 2024): only the weights and biases of the
-LayerNorms are trained."""
+LayerNorms and RMSNorms are trained."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from lamina.adapters.base import PEFT_PREFIX, AdapterKind, Tensors, grouped_rows
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.overlay import Overlay, Site
 from lamina.backbones.packing import stacked_fields
+from lamina.registry import InputError
 
 WEIGHT, BIAS = ".weight", ".bias"
 PEFT_LAYER = ".ln_tuning_layers"
@@ -20,29 +21,39 @@ PEFT_LAYER = ".ln_tuning_layers"
 
 @dataclass(frozen=True)
 class LayerNorm(AdapterKind):
-    """What is added to the weight and the bias of each LayerNorm. As differences they start at
-    zero, weight decay pulls them to the frozen model, and several adapters add up."""
+    """What is added to the weight and the bias, if it has one, of each norm. As differences
+    they start at zero, weight decay pulls them to the frozen model, and several adapters add up."""
 
     layers: tuple[int, ...] | None = None
-    """Layers that carry it; negative numbers count from the last. Default: all, and the LayerNorms
+    """Layers that carry it; negative numbers count from the last. Default: all, and the norms
     outside them."""
 
     def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
         """Zeros: the adapted model starts as the frozen one."""
+        names = backbone.architecture.norms_in(self.layers)
+        if not names:
+            raise InputError(
+                f"adapter.kind: 'layernorm' finds no norm in a {backbone.model_type!r} backbone"
+            )
         return {
             name + part: torch.zeros(backbone.shape_of(name)[1])
-            for name in backbone.architecture.norms_in(self.layers)
+            for name in names
             for part in (WEIGHT, BIAS)
+            if part == WEIGHT or _has_bias(backbone, name)
         }
 
     def overlay(
         self, tensors: Tensors, backbone: Backbone, dropout: torch.Generator | None = None
     ) -> Overlay:
-        """One patch per LayerNorm."""
+        """One patch per norm."""
         return Overlay(
             patches={
                 Site(name, name): [
-                    NormPatch(tensors[name + WEIGHT], tensors[name + BIAS], _eps(backbone, name))
+                    NormPatch(
+                        tensors[name + WEIGHT],
+                        tensors.get(name + BIAS),
+                        *_eps_and_kind(backbone, name),
+                    )
                 ]
                 for name in _modules_of(tensors)
             }
@@ -72,30 +83,43 @@ class LayerNorm(AdapterKind):
 @dataclass(frozen=True)
 class NormPatch:
     """y + dw * (x - mean) / deviation + db: a LayerNorm whose weight and bias are larger by dw and
-    db, each [d] or [K, d]."""
+    db, each [d] or [K, d]. An RMSNorm takes x / sqrt(mean x^2), and has no bias."""
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
     eps: float
+    centres: bool
+    """Whether the mean is taken away: in a LayerNorm."""
 
     @property
     def is_shared(self) -> bool:
-        return self.weight.dim() == self.bias.dim() == 1
+        return self.weight.dim() == 1 and (self.bias is None or self.bias.dim() == 1)
 
     def stacked(self, patches: Sequence["NormPatch"]) -> "NormPatch | None":
         return stacked_fields(patches)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        standard = F.layer_norm(x, x.shape[-1:], eps=self.eps)
-        return (y + standard * grouped_rows(self.weight, y) + grouped_rows(self.bias, y)).to(
-            y.dtype
-        )
+        if self.centres:
+            standard = F.layer_norm(x, x.shape[-1:], eps=self.eps)
+        else:
+            standard = F.rms_norm(x, x.shape[-1:], eps=self.eps)
+        moved = y + standard * grouped_rows(self.weight, y)
+        if self.bias is not None:
+            moved = moved + grouped_rows(self.bias, y)
+        return moved.to(y.dtype)
 
 
-def _eps(backbone: Backbone, name: str) -> float:
-    module = backbone.model.get_submodule(name)
-    assert isinstance(module, nn.LayerNorm)
-    return module.eps
+def _eps_and_kind(backbone: Backbone, name: str) -> tuple[float, bool]:
+    """What is added to the variance, and whether the norm is a LayerNorm."""
+    module: Any = backbone.model.get_submodule(name)
+    # T5 calls its RMSNorm a layer norm.
+    centres = isinstance(module, nn.LayerNorm) or hasattr(module, "bias")
+    eps = getattr(module, "eps", None)
+    return (module.variance_epsilon if eps is None else eps), centres
+
+
+def _has_bias(backbone: Backbone, name: str) -> bool:
+    return getattr(backbone.model.get_submodule(name), "bias", None) is not None
 
 
 def _modules_of(tensors: Tensors) -> list[str]:

@@ -12,6 +12,7 @@ from lamina.adapters.base import (
     PEFT_PREFIX,
     AdapterKind,
     Tensors,
+    are_transposed,
     grouped_linear,
     kept,
     uniform,
@@ -87,6 +88,7 @@ class LoRA(AdapterKind):
             "lora_dropout": self.dropout,
             "target_modules": modules,
             "bias": "none",
+            "fan_in_fan_out": are_transposed(backbone, modules),
         }
         return config, {PEFT_PREFIX + name: tensor for name, tensor in tensors.items()}
 

@@ -15,20 +15,23 @@ from lamina.backbones.overlay import Overlay
 
 @dataclass(frozen=True)
 class Prefix(VirtualTokens):
-    """Keys and values at every layer, in PEFT's layout: one tensor [length, layers * 2 * dim]."""
+    """Keys and values at every layer, in PEFT's layout: one tensor [length, layers * 2 * dim].
+    Where queries share keys and values, dim is that of the keys."""
 
     def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
         """N(0, 1), as PEFT's embedding."""
-        self.refuse_without_prefixes(backbone)
-        width = backbone.architecture.num_layers * 2 * backbone.dim
+        backbone.check_prefixes(f"adapter.kind: {self.name!r}")
+        if backbone.counts_prefixes:
+            backbone.check_positions(self.length, f"adapter.kind: {self.name!r}")
+        width = backbone.architecture.num_layers * 2 * backbone.architecture.key_width
         return {TENSOR: torch.randn(self.length, width, generator=generator)}
 
     def overlay(
         self, tensors: Tensors, backbone: Backbone, dropout: torch.Generator | None = None
     ) -> Overlay:
-        """Keys and values per layer; on BERT the input's positions move by the prefix, as they do
-        in PEFT."""
-        parts = tensors[TENSOR].unflatten(-1, (-1, 2, backbone.dim)).unbind(-3)
+        """Keys and values per layer; where a model counts cached keys as positions, the input's
+        positions move by the prefix, as they do in PEFT."""
+        parts = tensors[TENSOR].unflatten(-1, (-1, 2, backbone.architecture.key_width)).unbind(-3)
         prefixes = {layer: [(part[..., 0, :], part[..., 1, :])] for layer, part in enumerate(parts)}
         return Overlay(prefixes=prefixes, position_shift=self.length)
 
@@ -37,5 +40,11 @@ class Prefix(VirtualTokens):
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """A PEFT prefix without its projection."""
         config = self.peft_config("PREFIX_TUNING", backbone)
-        config |= {"encoder_hidden_size": backbone.dim, "prefix_projection": False}
+        width, parts = backbone.architecture.width, backbone.architecture
+        config |= {
+            "token_dim": parts.key_width,
+            "num_attention_heads": backbone.num_heads * parts.key_width // parts.query_width,
+            "encoder_hidden_size": width,
+            "prefix_projection": False,
+        }
         return config, dict(tensors)

@@ -23,12 +23,12 @@ class VPTDeep(VirtualTokens):
     def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
         """Xavier uniform as between a patch of the image and a token, as in the authors' code; in a
         text, between two tokens."""
-        self.refuse_without_prefixes(backbone)
+        backbone.check_projections(f"adapter.kind: {self.name!r}")
         parts, config = backbone.architecture, backbone.model.config
         patch = getattr(config, "patch_size", None)
-        fan_in = backbone.dim if patch is None else config.num_channels * patch**2
-        shape = (parts.num_layers, self.length, backbone.dim)
-        return {TENSOR: uniform(shape, (6 / (fan_in + backbone.dim)) ** 0.5, generator)}
+        fan_in = parts.width if patch is None else config.num_channels * patch**2
+        shape = (parts.num_layers, self.length, parts.width)
+        return {TENSOR: uniform(shape, (6 / (fan_in + parts.width)) ** 0.5, generator)}
 
     def overlay(
         self, tensors: Tensors, backbone: Backbone, dropout: torch.Generator | None = None

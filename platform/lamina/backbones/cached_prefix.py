@@ -1,5 +1,5 @@
-"""The frozen layers of a model as a feature store keeps them: what is kept of an input, and a
-forward that begins with it."""
+"""The cached prefix of a forward: what the frozen layers below an adapter make of an input is read
+from the feature store, and the forward begins at the layer above them."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,23 +13,24 @@ from lamina.backbones.cut import answering, ended_before, entered_at
 from lamina.backbones.features import Compute, FeatureStore
 from lamina.backbones.operations import counted, counting_as, is_counting
 from lamina.backbones.overlay import Overlay
-from lamina.backbones.unpadded import Places, padded, unpadded, unpadded_from
+from lamina.backbones.unpadded import TokenPositions, padded, unpadded, unpadded_from
 from lamina.core import KEYS, Modality
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class KeptLayers:
+class CachedPrefix:
     """The layers of one model. What it gives back counts as the operations that it saves."""
 
     def __init__(
         self, model: "PreTrainedModel", architecture: Architecture, modality: Modality
     ) -> None:
         self._model = model
-        self._parts = architecture
+        self._architecture = architecture
         self._modality = modality
         self._prices: dict[Hashable, int] = {}
+        self._may_begin: dict[int, bool] = {}
 
     @torch.no_grad()
     def features(
@@ -41,7 +42,9 @@ class KeptLayers:
             return None
         keys = inputs[KEYS].cpu()
         return self._priced(
-            self._parts.num_layers, inputs, lambda: store.features(keys, self._placing(compute))
+            self._architecture.num_layers,
+            inputs,
+            lambda: store.features(keys, self._placing(compute)),
         )
 
     @torch.no_grad()
@@ -50,7 +53,12 @@ class KeptLayers:
     ) -> Tensor | None:
         """What enters a layer, as `FeatureStore.tokens` has it; where that pays, wider by what the
         projections of its attention make of it. None where it cannot be kept."""
-        if store is None or KEYS not in inputs or not 0 < layer < self._parts.num_layers:
+        if (
+            store is None
+            or KEYS not in inputs
+            or self._architecture.stack is None
+            or not 0 < layer < self._architecture.num_layers
+        ):
             return None
 
         def entering(samples: Mapping[str, Tensor]) -> Tensor:
@@ -67,6 +75,8 @@ class KeptLayers:
 
         def find() -> Tensor | None:
             found = None
+            if not self._may_begin_at(layer, inputs):
+                return None
             if self._keeps_projections(store, layer):
                 found = store.tokens(f"attention_{layer:02d}", keys, self._placing(projected))
             if found is None:
@@ -82,11 +92,14 @@ class KeptLayers:
         kept: Tensor | None,
         overlay: Overlay,
         arguments: Mapping[str, Tensor],
-        places: Places | None,
+        places: TokenPositions | None,
     ) -> Iterator[None]:
         """Inside, the model under an overlay begins at a layer with what is kept, or else at the
         first one; without padding where there are places."""
         if kept is None:
+            if places is None:
+                yield
+                return
             with unpadded_from(self._stack.get_submodule("0"), places):
                 yield
             return
@@ -105,21 +118,22 @@ class KeptLayers:
 
     def projections(self, layer: int) -> list[nn.Linear]:
         """Query, key and value of a layer's attention."""
-        names = self._parts.projections_of(layer)
+        names = self._architecture.projections_of(layer)
         return [cast(nn.Linear, self._model.get_submodule(name)) for name in names]
 
     def read_by_attention(self, tokens: Tensor, layer: int) -> Tensor:
         """What the projections of a layer's attention read of tokens that enter the layer."""
-        norms = self._parts.norms_before_attention
+        norms = self._architecture.norms_before_attention
         return self._model.get_submodule(norms[layer])(tokens) if norms else tokens
 
     @property
     def _stack(self) -> nn.Module:
-        return self._model.get_submodule(self._parts.stack)
+        assert self._architecture.stack is not None
+        return self._model.get_submodule(self._architecture.stack)
 
     @property
     def _dim(self) -> int:
-        return int(self._model.config.hidden_size)
+        return self._architecture.width
 
     def _unread_embeddings(self, arguments: Mapping[str, Tensor]) -> dict[nn.Module, Tensor]:
         """What a text model's embeddings may give where nobody reads it: zeros, in no memory."""
@@ -129,6 +143,33 @@ class KeptLayers:
         words = cast(nn.Embedding, self._model.get_input_embeddings()).weight
         shape = (*arguments["input_ids"].shape, words.shape[1])
         return {embeddings: words.new_zeros(()).expand(shape)}
+
+    def _may_begin_at(self, layer: int, inputs: Mapping[str, Tensor]) -> bool:
+        """Whether the model says the same of its first row when it begins at a layer with what had
+        entered it. Layers of some models hand on more than tokens; tried once per layer."""
+        if layer not in self._may_begin:
+            row = self._placed({name: each[:1] for name, each in inputs.items() if name != KEYS})
+            seen: list[Tensor] = []
+            hook = self._stack.get_submodule(str(layer)).register_forward_pre_hook(
+                lambda _, arguments: seen.append(arguments[0])
+            )
+            try:
+                whole = self._model(**row).last_hidden_state
+            finally:
+                hook.remove()
+            try:
+                with (
+                    entered_at(self._stack, layer, seen[0]),
+                    answering(self._unread_embeddings(row)),
+                ):
+                    begun = self._model(**row).last_hidden_state
+                same = begun.shape == whole.shape and torch.allclose(
+                    begun.float(), whole.float(), rtol=1e-4, atol=1e-5
+                )
+            except Exception:  # Whatever such a model says to a layer that is skipped.
+                same = False
+            self._may_begin[layer] = same
+        return self._may_begin[layer]
 
     def _placing(self, compute: Compute) -> Compute:
         """The same on the model's device."""
@@ -143,7 +184,9 @@ class KeptLayers:
         if (
             self._modality != "text"
             or self._model.device.type != "cpu"
-            or self._parts.norms_before_attention is None
+            or self._architecture.norms_before_attention is None
+            or self._architecture.is_fused
+            or self._architecture.projects_positions
         ):
             return False
         numbers = self._dim + sum(each.out_features for each in self.projections(layer))
@@ -152,7 +195,7 @@ class KeptLayers:
     def _projects_what_enters(self, overlay: Overlay, layer: int) -> bool:
         """Whether the projections of a layer's attention read what enters the layer, under this
         overlay too. Where operations are counted they are to be run."""
-        parts = self._parts
+        parts = self._architecture
         projections = parts.projections_of(layer)
         norms = parts.norms_before_attention
         read = (*projections, norms[layer]) if norms else projections
@@ -183,7 +226,7 @@ class KeptLayers:
         row = self._placed({name: each[:1] for name, each in inputs.items() if name != KEYS})
         key = (layer, *sorted((name, each.shape) for name, each in row.items()))
         if key not in self._prices:
-            if layer == self._parts.num_layers:
+            if layer == self._architecture.num_layers:
                 self._prices[key] = counted(lambda: self._model(**row))[1]
             else:
                 # What comes before the layers and after them is run whatever is kept.

@@ -1,0 +1,169 @@
+"""The weights of a backbone: the class of transformers that holds them, the part of a model that is
+used, and whether a folder has all of them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from lamina.backbones.architecture import is_read
+from lamina.registry import InputError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+TOWERS = ("vision", "text")
+READABLE = {"input_ids": "texts", "pixel_values": "images"}
+"""Inputs of models that are taken, by transformers' name."""
+NAMED = 3
+"""How many tensors an error names."""
+
+
+def reads_images(config: Any) -> bool:
+    """Whether a model of this configuration reads images; else it reads texts."""
+    # BEiT has a vocabulary, too.
+    return hasattr(config, "num_channels") or getattr(config, "vocab_size", None) is None
+
+
+def part_config(config: "PretrainedConfig", tower: str | None) -> "PretrainedConfig":
+    """The configuration of the part of a model that is used: of a tower where it has two.
+
+    Raises InputError for a tower where it has none, and for other models of texts and images.
+    """
+    towers = {each: getattr(config, f"{each}_config", None) for each in TOWERS}
+    if all(towers.values()):
+        found: PretrainedConfig = towers[tower or TOWERS[0]]
+        return found
+    if tower is not None:
+        raise InputError(
+            f"backbone.tower: a {config.model_type!r} model is one part (leave the key out)"
+        )
+    return config
+
+
+def empty_model(config: "PretrainedConfig", tower: str | None) -> "PreTrainedModel":
+    """The part that is used of a model, without numbers."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(), _one_line(config.name_or_path):
+        model = _class_of(config)._from_config(config)
+        return _part(model, tower)[1]
+
+
+def load_model(
+    location: str, config: "PretrainedConfig", tower: str | None, **arguments: Any
+) -> "PreTrainedModel":
+    """The part that is used of a model, with its weights.
+
+    Raises InputError where they do not load, and with their names where some are missing.
+    """
+    # Shapes that differ are told with the tensors that are missing.
+    arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    with _one_line(location), _quietly():
+        model, about = _class_of(config).from_pretrained(location, config=config, **arguments)
+        prefix, part = _part(model, tower)
+    lacking = _lacking(about, prefix, part.config.model_type)
+    if lacking:
+        more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
+        raise InputError(
+            f"backbone.name: {location!r} lacks {len(lacking)} tensors of a "
+            f"{config.model_type!r} model, which would be random: "
+            f"{', '.join(lacking[:NAMED])}{more}"
+        )
+    return part
+
+
+def check_weights(location: str, config: "PretrainedConfig", tower: str | None) -> None:
+    """Raise InputError as `load_model` does; reads names and shapes, and no numbers."""
+    load_model(location, config, tower, device_map="meta")
+
+
+def _class_of(config: "PretrainedConfig") -> Any:
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+    if type(config) in MODEL_MAPPING:
+        found = MODEL_MAPPING[type(config)]
+        return found[0] if isinstance(found, tuple) else found
+    # SigLIP's text tower is in no table of transformers, but says what it is.
+    for name in config.architectures or ():
+        found = getattr(transformers, name, None)
+        if found is not None and found.config_class is type(config):
+            return found
+    raise InputError(
+        f"backbone.name: transformers has no model for a {config.model_type!r} configuration"
+    )
+
+
+def _part(model: Any, tower: str | None) -> tuple[str, Any]:
+    """What is used of a model and the prefix of its parameters' names: a tower of two, the encoder
+    where there is a decoder too, or all of it."""
+    config = model.config
+    if part_config(config, tower) is not config:
+        name = f"{tower or TOWERS[0]}_model"
+        part = getattr(model, name, None)
+        if part is None or not hasattr(part, "get_input_embeddings"):
+            raise InputError(
+                f"backbone.name: a {config.model_type!r} model reads texts and images at once "
+                "(allowed: models of texts or of images, CLIP and SigLIP)"
+            )
+        return f"{name}.", part
+    if model.main_input_name not in READABLE:
+        raise InputError(
+            f"backbone.name: a {config.model_type!r} model reads {model.main_input_name!r} "
+            f"(allowed: models of {' or '.join(READABLE.values())})"
+        )
+    # T5 says that it has no decoder where its encoder was saved by itself, and gets one here.
+    if config.is_encoder_decoder or (hasattr(model, "encoder") and hasattr(model, "decoder")):
+        encoder = model.get_encoder()
+        name = next(name for name, module in model.named_modules() if module is encoder)
+        return f"{name}.", encoder
+    return "", model
+
+
+def _lacking(about: Mapping[str, Any], prefix: str, model_type: str) -> list[str]:
+    """Names of tensors that are used, and are missing or of another shape; in order."""
+    named = [each if isinstance(each, str) else each[0] for each in about["mismatched_keys"]]
+    found = {
+        name.removeprefix(prefix)
+        for name in (*about["missing_keys"], *named)
+        if name.startswith(prefix)
+    }
+    return sorted(name for name in found if is_read(name, model_type))
+
+
+@contextmanager
+def _one_line(location: str) -> Iterator[None]:
+    """What transformers, torch and safetensors raise about files, as one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except SafetensorError as error:
+        raise InputError(
+            f"backbone.name: {location!r} has a file of weights that is damaged or cut off: {error}"
+        ) from error
+    except UnpicklingError as error:
+        raise InputError(
+            f"backbone.name: {location!r} has a pickle that holds more than tensors, or is damaged "
+            "(allowed: safetensors, or a pytorch_model.bin of plain tensors)"
+        ) from error
+    except (OSError, ValueError, RuntimeError, ImportError, KeyError, EOFError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"backbone.name: {location!r} does not load: {first}") from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without transformers' report of what a file has and lacks, of which the part that matters is
+    raised."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
