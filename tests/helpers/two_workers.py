@@ -14,7 +14,6 @@ from lamina.training.settings import TrainingSettings
 from lamina.training.workers import ProcessGroup
 from nouns import as_scenario, make_learner, nouns_stream
 
-
 TRAINING = TrainingSettings(epochs=1, batch_size=4, optimizer="sgd", learning_rate=1e-2)
 """SGD, which hands a rounding on as it is; Adam would make a step of a gradient of 1e-9."""
 
