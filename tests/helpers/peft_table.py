@@ -3,8 +3,8 @@ platform/README.md:
 
     python tests/helpers/peft_table.py
 
-Each tuner is trained as `lamina run` does and held to what `check` lists. What is refused, is refused
-when the job is read, with the reason that stands in the table.
+Each tuner is trained as `lamina run` does and held to what `check` lists. What is refused, is
+refused when the job is read, with the reason that stands in the table.
 """
 
 import os

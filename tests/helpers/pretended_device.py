@@ -30,8 +30,8 @@ class OnDevice(Tensor):
 
 
 class PretendedDevice(TorchFunctionMode):
-    """Inside, tensors that are moved to `cuda` or made there are `OnDevice`, and so is what comes of
-    them. Raises RuntimeError where tensors of both devices meet."""
+    """Inside, tensors that are moved to `cuda` or made there are `OnDevice`, and so is what comes
+    of them. Raises RuntimeError where tensors of both devices meet."""
 
     def __init__(self, *resident: Tensor) -> None:
         """`resident` are there already: a backbone's weights."""

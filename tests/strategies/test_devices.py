@@ -7,6 +7,7 @@ import torch
 
 from lamina.core import Summary
 from lamina.strategies import strategy_class, strategy_names
+from lamina.strategies.gem import nonnegative_minimum
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.learner import Learner
 from lamina.training.settings import TrainingSettings
@@ -125,6 +126,15 @@ def test_a_projection_that_puts_a_count_on_the_cpu_is_found(nouns, tiny_bert):
         other.strategy.review = count_on_the_cpu
         with pytest.raises(AssertionError, match="count of a summary is on the CPU"):
             list(other.learn())
+
+
+def test_gems_dual_is_solved_where_its_numbers_are():
+    gram, agreement = torch.tensor([[1.0, 0.5], [0.5, 1.0]]).double(), torch.tensor([-1.0, 0.3])
+    expected = nonnegative_minimum(gram, agreement.double())
+    with PretendedDevice():
+        found = nonnegative_minimum(gram.to(CUDA), agreement.double().to(CUDA))
+        assert isinstance(found, OnDevice)
+    assert torch.equal(found.as_subclass(torch.Tensor), expected)
 
 
 def count_on_the_cpu(model, batch):

@@ -96,7 +96,7 @@ def nonnegative_minimum(p: Tensor, q: Tensor) -> Tensor:
     until one of them meets its bound.
     """
     v = torch.zeros_like(q)
-    free = torch.zeros(len(q), dtype=torch.bool)
+    free = torch.zeros(len(q), dtype=torch.bool, device=q.device)
     tolerance = 1e-10 * max(float(q.abs().max()), float(p.abs().max()), 1e-300)
     for _ in range(3 * len(q)):
         slope = -(p @ v + q)

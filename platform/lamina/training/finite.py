@@ -1,5 +1,5 @@
-"""What is not finite has failed: a trial whose loss, tensors or logits hold NaN or infinity ends with
-an error, so that it is neither ranked nor exported."""
+"""What is not finite has failed: a trial whose loss, tensors or logits hold NaN or infinity ends
+with an error, so that it is neither ranked nor exported."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,8 +27,8 @@ def naming(task: str, learning_rate: float) -> Iterator[None]:
 
 
 def check_losses(losses: Sequence[Tensor], first_step: int) -> None:
-    """Raise NotFiniteError that names the first step whose loss, a scalar, is not finite. Reads from
-    the device, so it is for a pass whose loss is known not to be finite."""
+    """Raise NotFiniteError that names the first step whose loss, a scalar, is not finite. Reads
+    from the device, so it is for a pass whose loss is known not to be finite."""
     bad = (~torch.stack(list(losses)).isfinite()).nonzero()
     if len(bad):
         at = int(bad[0])

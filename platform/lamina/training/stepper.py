@@ -1,8 +1,8 @@
 """A stepper: the optimiser over what a model trains at the moment, and one step of it.
 
 Weight decay is PyTorch's, with one exception: rows of heads and of a strategy's free tensors that
-no loss has reached since the optimiser began keep their values. A masked loss leaves the head's rows
-of old classes without a gradient, and methods that promise that such rows stay mean it.
+no loss has reached since the optimiser began keep their values. A masked loss leaves the head's
+rows of old classes without a gradient, and methods that promise that such rows stay mean it.
 """
 
 from collections.abc import Mapping, Sequence

@@ -16,8 +16,8 @@ REFUSED = {
     "ADAPTION_PROMPT": f"it changes the attention of decoders only; use {PROMPTS}",
     "CARTRIDGE": f"it learns prompts; use {PROMPTS}",
     "CPT": f"it learns prompts of decoders; use {PROMPTS}",
-    "LILY": "its router averages over the whole batch, so a row's answer would depend on the others; "
-    "use peft_type LORA",
+    "LILY": "its router averages over the whole batch, so a row's answer would depend on the "
+    "others; use peft_type LORA",
     "MULTITASK_PROMPT_TUNING": f"it learns prompts; use {PROMPTS}",
     "OSF": "it projects gradients in hooks that do not run here; use the strategy gpm, or LORA",
     "POLY": "it wants to know the task of every row; use peft_type LORA",

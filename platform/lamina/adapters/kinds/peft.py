@@ -149,7 +149,9 @@ def _checked_tree(model: nn.Module, config: Any) -> _Tree:
     try:
         tree = _tuner(copies, config, seed=0)
     except InputError as error:
-        raise changes if WRITES_INTO_EXPANDED in str(error) else error
+        if WRITES_INTO_EXPANDED in str(error):
+            raise changes from error
+        raise
     for weight, source in zip(weights, sources, strict=True):
         if not torch.equal(weight, source):
             raise changes
