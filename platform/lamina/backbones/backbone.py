@@ -306,7 +306,7 @@ class Backbone:
     def _encode_known(self, samples: Samples) -> Batch:
         """Encoded, and known to the feature store."""
         batch = self.encode(samples)
-        inputs = {**batch.inputs, **batch.lazy}
+        inputs: dict[str, Tensor | LazyInput] = {**batch.inputs, **batch.lazy}
         keys = None if self.features is None else self.features.register(inputs)
         return batch if keys is None else replace(batch, inputs={**batch.inputs, KEYS: keys})
 
