@@ -30,8 +30,8 @@ TWO_NODES = (
     """
 import os
 from ray.cluster_utils import Cluster
-nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-second = nodes.add_node(num_cpus=1, node_ip_address="127.0.0.2")
+nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = nodes.add_node(num_cpus=1)
 os.environ["RAY_ADDRESS"] = nodes.address
 """
     + """
