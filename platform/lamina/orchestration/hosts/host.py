@@ -113,7 +113,8 @@ def _missing_is_said(settings: HostSpec) -> Iterator[None]:
     needs = f"a machine with {settings.threads} free CPU cores{gpu}"
 
     def look() -> None:
-        while not is_over.wait(_WAIT_SECONDS):
+        # After the sweep a call would start a Ray of its own.
+        while not is_over.wait(_WAIT_SECONDS) and ray.is_initialized():
             with suppress(RayError):
                 if any(group["state"] == "PENDING" for group in placement_group_table().values()):
                     settings.store.miss(settings.name, needs)
