@@ -145,7 +145,7 @@ def _check_package(name: str) -> None:
 
 @contextmanager
 def _overhearing(said: list[str]) -> Iterator[None]:
-    """Takes down what Ray's searchers warn of: that a bound or a scale is dropped, say."""
+    """Collects what Ray's searchers warn of: that a bound or a scale is dropped, say."""
 
     class Ear(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
