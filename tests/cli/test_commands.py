@@ -74,6 +74,22 @@ def test_a_run_prints_its_tasks_and_leaves_its_results(lamina, job, only_run, tm
     assert "class_incremental" in again.stdout
 
 
+def test_a_run_in_a_folder_of_any_name_is_reported(lamina, job, tmp_path):
+    folder = tmp_path / "100% of a#b? ä"
+    words = (f"output_dir={folder}", "strategy.name=ncm", "tracking.enabled=true")
+    done = lamina("run", job, *words)
+    assert done.exit_code == 0, done.output
+    assert (folder / "mlflow.db").is_file()
+    assert "class_incremental" in lamina("report", folder).stdout
+
+
+def test_runs_on_other_data_are_in_tables_of_their_own(lamina, job, tmp_path):
+    for limit in (8, 9):
+        given = ("strategy.name=ncm", f"scenario.limit_per_class={limit}")
+        assert lamina("run", job, *given).exit_code == 0
+    assert lamina("report", tmp_path / "out").stdout.count("lone runs on data") == 2
+
+
 def test_the_same_run_twice_is_the_same_matrix_to_the_last_bit(lamina, job, only_run):
     matrices = []
     for _ in range(2):

@@ -30,7 +30,7 @@ def job(make_job, tmp_path):
     def make(path):
         source = {"name": "huggingface", "path": str(path)}
         return {
-            **make_job(tmp_path / "out"),
+            **make_job(tmp_path / "100% of a#b? ä"),
             "stream": {**source, "text_column": "text", "label_column": "label"},
             "scenario": {"kind": "class_incremental", "num_tasks": 2},
             "strategy": {"name": "ncm"},

@@ -9,9 +9,9 @@ import sys
 import pytest
 import ray
 
-from lamina.config import parse_job
+from lamina.config import expand, parse_job
 from lamina.evaluation.halving import standing_of, survivors
-from lamina.orchestration.sweep.search import make_scheduler
+from lamina.orchestration.sweep.schedulers import make_scheduler
 from lamina.orchestration.sweep.task_halving import TaskHalving
 from lamina.orchestration.sweep.terminal import read_ledger
 from lamina.registry import InputError
@@ -78,8 +78,27 @@ def check(rows):
 def test_what_makes_no_sense_is_refused_by_name(make_job, tmp_path, settings, said):
     job = parse_job(halved(make_job, tmp_path, **settings))
     with pytest.raises(InputError) as raised:
-        make_scheduler(job.sweep)
+        make_scheduler(expand(job), 9)
     assert said in str(raised.value)
+
+
+class Notes:
+    """What a store remembers of a scheduler."""
+
+    def __init__(self, noted):
+        self.text = json.dumps(noted)
+
+    def noted(self, key):
+        return self.text
+
+
+def test_trials_that_learned_from_other_data_compete_with_nobody():
+    entry = {"strategy": "er", "projected_accuracy": 0.9, "costs": [], "goes": True}
+    scheduler = TaskHalving()
+    store = Notes([{"2": {"er-old": entry, "er-new": entry}}])
+    scheduler.attach(store, 2, 2, is_strict=False, outdated={"er-old"})
+    assert scheduler._decision("er-new", 2) is True
+    assert scheduler._decision("er-old", 2) is None
 
 
 def test_rungs_are_the_grace_times_powers_of_the_factor():

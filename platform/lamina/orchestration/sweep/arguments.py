@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 from lamina.config.fields import read_value, unknown_key
 from lamina.registry import InputError, unknown
@@ -96,10 +96,8 @@ def _arguments(made: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _is_plain(hint: Any) -> bool:
-    """Whether a type is one of JSON's, or made of such."""
+    """Whether a type is one of JSON's, or made of such. Other types are for the class to check."""
     origin = get_origin(hint)
-    if origin is Literal:
-        return True
     if origin in (Union, UnionType) or (
         isinstance(origin, type) and issubclass(origin, Collection) and not _maps(origin)
     ):

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -11,7 +12,7 @@ from ray.tune.search import SEARCH_ALG_IMPORT, BasicVariantGenerator, Concurrenc
 from lamina.config import SweepPlan, SweepSettings
 from lamina.orchestration.sweep.arguments import has, made_of, named, reason_of
 from lamina.orchestration.sweep.search import param_space
-from lamina.registry import InputError, unknown
+from lamina.registry import InputError
 
 _KEY = "sweep.searcher"
 _AT_RANDOM = ("random", "variant_generator")
@@ -122,7 +123,12 @@ def _nevergrad(name: Any) -> Any:
     """Nevergrad's optimiser of this name."""
     registry = import_module("nevergrad").optimizers.registry
     if name not in registry:
-        raise unknown(f"{_KEY}.optimizer", name, registry)
+        near = get_close_matches(str(name), list(registry), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(
+            f"{_KEY}.optimizer: {name!r} is unknown{hint} (allowed: one of Nevergrad's "
+            f"{len(registry)})"
+        )
     return registry[name]
 
 
@@ -139,7 +145,7 @@ def _check_package(name: str) -> None:
 
 @contextmanager
 def _overhearing(said: list[str]) -> Iterator[None]:
-    """Takes down what Ray's searchers warn of: that a bound or a scale is dropped, say."""
+    """Collects what Ray's searchers warn of: that a bound or a scale is dropped, say."""
 
     class Ear(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
