@@ -18,6 +18,9 @@ from lamina.config.unused import COSTS_ALONE, unused_by
 from lamina.streams import build_stream
 
 STRATEGIES = FAMILIES["strategy"].names()
+BESIDE = {"ada": {"pool_size": 1}}
+"""What a strategy needs to get through all of its steps in two tasks: ADA distils when its pool is
+full."""
 JOINT = {"kind": "joint", "num_tasks": None}
 LORA = {"kind": "lora", "rank": 2}
 
@@ -96,7 +99,9 @@ def test_a_strategy_computes_with_each_of_its_settings_or_says_that_it_does_not(
     base_of, learner_of, name
 ):
     settings = FAMILIES["strategy"].outline(name).settings()
-    job = parse_job(base_of(name))
+    mapping = base_of(name)
+    mapping["strategy"] |= BESIDE.get(name, {})
+    job = parse_job(mapping)
     read = set()
     object.__setattr__(job, "strategy", recording(job.strategy, read))
     learner = learner_of(job)
