@@ -31,7 +31,8 @@ def test_every_family_goes_with_every_stream(family, stream):
     plan = expand(load_job(family, [str(stream)]))
     job = plan.job
     assert job.name == f"{family.stem}-{stream.stem}"
-    assert len(plan.points) + len(plan.notes) == len(job.sweep.variants)
+    left_out = [note for note in plan.notes if note.endswith("left out")]
+    assert len(plan.points) + len(left_out) == len(job.sweep.variants)
 
 
 def test_every_strategy_is_in_a_job():
