@@ -189,8 +189,8 @@ def outcome_of(tmp_path_factory, tiny_bert, tiny_bert_folder):
             run = FederatedRun(settings_of_run(job, stream, manifest))
             pool = LocalPool(LearningWorker(job, tiny_bert, stream, manifest))
             metrics = [found for _, found in advance(run, pool, Kept())]
-            counts = run.tallies.state_dict()
-            digests = run.state.digest(), listed(run.frame.plain())
+            counts = run.traffic.state_dict()
+            digests = run.state.digest(), listed(run.shared_model.plain())
             known[name] = digests, metrics, run.epsilon, counts
         return known[name]
 

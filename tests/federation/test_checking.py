@@ -1,4 +1,4 @@
-"""The door: every kind of bad update is counted and refused, and the others come through."""
+"""Admission: every kind of bad update is counted and refused, and the others are accepted."""
 
 from dataclasses import fields, replace
 

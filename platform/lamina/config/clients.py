@@ -106,7 +106,7 @@ def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSe
         timetable=stops_of(job, manifest),
         aggregator=federation.aggregator,
         optimiser=federation.server_optimiser,
-        cohort=settings.cohort(len(manifest)),
+        participants=settings.participants(len(manifest)),
         clock=federation.clock,
         local=settings.local,
         batch_size=job.training.batch_size,
@@ -139,7 +139,7 @@ def passes_of(job: Job, manifest: StreamManifest) -> float:
     budget of the bounds."""
     assert job.federation is not None
     settings, number = job.federation.settings, len(manifest)
-    asked = settings.cohort(number)
+    asked = settings.participants(number)
     wanted = asked.buffer if settings.mode == "buffered" else asked.size
     passes = float(settings.local_epochs)
     if settings.local_steps is not None:

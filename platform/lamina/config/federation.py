@@ -19,7 +19,7 @@ from lamina.federation.fitness import misfit, previews, reviews
 from lamina.federation.optimisers.base import ServerOptimiser
 from lamina.federation.privacy.released import ReleaseRule
 from lamina.federation.privacy.settings import PrivacySettings
-from lamina.federation.server.clock import ClockSettings, Cohort, Mode
+from lamina.federation.server.clock import ClockSettings, Mode, Participants
 from lamina.federation.server.private_sum import PrivateSum, is_plain_mean
 from lamina.federation.work import LocalWork
 from lamina.registry import InputError
@@ -99,9 +99,9 @@ class FederationSettings:
         """What a client does in a round."""
         return LocalWork(self.local_epochs, self.local_steps)
 
-    def cohort(self, num_clients: int) -> Cohort:
+    def participants(self, num_clients: int) -> Participants:
         """Whom a round asks, of so many."""
-        return Cohort(
+        return Participants(
             size=max(1, round(self.participation * num_clients)),
             mode=self.mode,
             sampling=self.sampling,
@@ -129,7 +129,7 @@ class Federation:
         """How updates are combined unseen, of so many clients; None where they are seen."""
         if self.privacy is None or not self.privacy.needs_sum:
             return None
-        size = self.settings.cohort(num_clients).size
+        size = self.settings.participants(num_clients).size
         return PrivateSum(
             self.privacy,
             self.privacy.of_clients(size / num_clients, num_clients),
@@ -213,7 +213,7 @@ def not_together(
             "scenario: an online stream's rows are seen once, and a federated round passes over a "
             "client's rows again (allowed: streams that are not online)"
         )
-    asked = None if settings.clients is None else settings.cohort(settings.clients).size
+    asked = None if settings.clients is None else settings.participants(settings.clients).size
     combination = Combination(
         aggregator=federation.aggregator,
         server_optimiser=federation.server_optimiser,

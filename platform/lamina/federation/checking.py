@@ -1,4 +1,4 @@
-"""The door: an update is what was agreed on before the round, name by name, or it is counted and
+"""Admission: an update is what was agreed on before the round, name by name, or it is counted and
 refused; the round goes on either way.
 
 The agreement is an allow-list: of each tensor and each sum the name, the shape and the type, none
@@ -92,7 +92,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Admission:
-    """What came through the door, and what did not."""
+    """Which updates were accepted, and which were refused."""
 
     accepted: tuple[ClientUpdate, ...]
     """In the order of the clients' names."""
@@ -116,13 +116,13 @@ def expected_of(
     """What a client of a rank may send after a round that it starts from a state, whose digest is
     `base`, at a task of which `task_key` is the key; with `controls`, also what changed of its
     control variates."""
-    laid = aggregator.laid(state, None, rank, task_key)
+    starting = aggregator.starting_tensors(state, None, rank, task_key)
     sums: dict[str, Slot] = {}
     if aggregator.needs_grams:
-        for module in modules_of(laid):
-            read = laid[module + LORA_A]
+        for module in modules_of(starting):
+            read = starting[module + LORA_A]
             sums[gram_name(module)] = Slot((read.shape[1], read.shape[1]), read.dtype)
-    slots = slots_of(laid)
+    slots = slots_of(starting)
     if controls:
         trained = (name for name in slots if aggregator.trains(round, name))
         sums |= {CONTROL + name: slots[name] for name in trained}

@@ -1,5 +1,5 @@
-"""The frame: what all clients have in common besides what is averaged, as plain values and tensors
-that can be sent and kept."""
+"""The shared model: what all clients have in common besides the averaged tensors, as plain
+values and tensors that can be sent and saved."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _UNSCALED = LoRA(rank=1, alpha=1.0)
 
 
 @dataclass(frozen=True)
-class Frame:
+class SharedModel:
     """What is common to all clients besides what is averaged, between two task boundaries."""
 
     model: Mapping[str, Any]
@@ -39,12 +39,14 @@ class Frame:
         }
 
     @staticmethod
-    def of(plain: Mapping[str, Any]) -> "Frame":
+    def of(plain: Mapping[str, Any]) -> "SharedModel":
         """Back from `plain`."""
-        return Frame(plain["model"], plain["strategy"], tuple(plain["trained"]))
+        return SharedModel(plain["model"], plain["strategy"], tuple(plain["trained"]))
 
 
-def frame_of(model: AdaptedModel, strategy: Strategy, shared: Mapping[str, Tensor]) -> Frame:
+def shared_model_of(
+    model: AdaptedModel, strategy: Strategy, shared: Mapping[str, Tensor]
+) -> SharedModel:
     """What a model and its strategy hold besides the tensors that are `shared`."""
     if LEDGER in model.adapters:
         model.remove(LEDGER)
@@ -53,30 +55,30 @@ def frame_of(model: AdaptedModel, strategy: Strategy, shared: Mapping[str, Tenso
         for key in saved["tensors"]:
             if f"{name}.{key}" in shared:
                 saved["tensors"][key] = torch.empty(0)
-    return Frame(state, strategy.state, tuple(model.parameters()))
+    return SharedModel(state, strategy.state, tuple(model.parameters()))
 
 
 def lay_out(
-    frame: Frame,
+    shared_model: SharedModel,
     tensors: Mapping[str, Tensor],
     ledger: Mapping[str, Tensor],
     model: AdaptedModel,
     strategy: Strategy,
 ) -> None:
-    """Make a new model and strategy those of a frame, with the given tensors in place of its own.
-    They hold copies: what was given is not changed by training them."""
+    """Load a shared model into a new model and strategy, with the given tensors in place of its
+    own. They hold copies: what was given is not changed by training them."""
     adapters = {}
-    for name, saved in frame.model["adapters"].items():
+    for name, saved in shared_model.model["adapters"].items():
         now = {
             key: tensors.get(f"{name}.{key}", value).clone()
             for key, value in saved["tensors"].items()
         }
         adapters[name] = {**saved, "tensors": now}
-    model.load_state_dict({**frame.model, "adapters": adapters})
-    trained = set(frame.trained)
+    model.load_state_dict({**shared_model.model, "adapters": adapters})
+    trained = set(shared_model.trained)
     for name, tensor in every_tensor(model).items():
         tensor.requires_grad_(name in trained)
-    strategy.state = _copied(frame.strategy, model.backbone.device)
+    strategy.state = _copied(shared_model.strategy, model.backbone.device)
     if ledger:
         residual = {name.partition(".")[2]: each for name, each in ledger.items()}
         model.keep(LEDGER, _UNSCALED, residual)

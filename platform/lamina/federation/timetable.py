@@ -23,7 +23,7 @@ class Stop:
     task: int = 0
     """The task that begins, ends or is looked at; of a round in step, the one that is trained."""
     round: int = 0
-    """The how-manieth round of the run, from 0; of other stops, how many were before."""
+    """The number of the round in the run, from 0; of other stops, how many rounds were before."""
     is_last: bool = False
     """Of a round: whether no other of this task follows in this step of the stream."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from lamina.federation.checking import Slots
-from lamina.federation.shared_model import Frame
+from lamina.federation.shared_model import SharedModel
 from lamina.federation.timetable import Stop
 from lamina.federation.update import ClientUpdate
 
@@ -46,7 +46,7 @@ class Work:
     """What is to be done now. Its items may be done in any order, anywhere."""
 
     number: int
-    """The how-manieth work of the run: names its checkpoint."""
+    """The number of this work in the run, from 0: names its checkpoint."""
     stop: Stop
     items: tuple[Item, ...]
 
@@ -56,26 +56,26 @@ class Reply:
     """What an item came to."""
 
     update: ClientUpdate | None = None
-    """Of a client's round, or of its look at its rows."""
+    """Of a client's round, or of its summary of its rows."""
     up: int = 0
     """Bytes in which it was sent."""
     own: str | None = None
     """The digest of what the client keeps from now on; None where it keeps nothing."""
-    turned: tuple[Frame, dict[str, Tensor]] | None = None
-    """Of a boundary."""
+    boundary: tuple[SharedModel, dict[str, Tensor]] | None = None
+    """Of a task boundary: the new shared model, and the tensors that are trained from now on."""
     flags: Flags = field(default_factory=dict)
     """Of an evaluation; of a task's last round, of what the client trained by itself."""
     declared: Slots = field(default_factory=dict)
-    """Of the server's look at a blank row: which sums clients may send."""
+    """Of the server's summary of a blank row: which sums clients may send."""
     damage: str | None = None
     """Why what came could not even be read."""
 
 
 @dataclass(frozen=True)
-class Down:
+class DownloadSizes:
     """Bytes that a client is sent."""
 
     state: int
     """The global state: each time."""
-    frame: int
+    shared_model: int
     """What is common besides: once after each boundary."""

@@ -3,7 +3,7 @@
     python tests/benchmarks/peers/lamina_rounds.py FOLDER
 
 FOLDER has the `Plan` of the run; what was found is written there. Everything but the work of a
-client is what `lamina federate` runs: the manifest, the state machine with its door and its virtual
+client is what `lamina federate` runs: the manifest, the state machine with its checks and virtual
 clock, the hosts and their workers, updates and states as the bytes that travel, the state on disk
 after each round (brought to it with fsync), and a line for each round in `events.jsonl`.
 """
@@ -24,10 +24,10 @@ from client_work import Found, Plan, initial, mean_of, work_of
 from lamina.core import Experience, Samples, Stream, Summary, Task
 from lamina.federation.aggregators.fedit import FedIT
 from lamina.federation.checking import Slots
-from lamina.federation.client.client import Own
-from lamina.federation.server.clock import ClockSettings, Cohort
+from lamina.federation.client.client_state import ClientState
+from lamina.federation.server.clock import ClockSettings, Participants
 from lamina.federation.server.rounds import FederatedRun, RunSettings
-from lamina.federation.shared_model import Frame
+from lamina.federation.shared_model import SharedModel
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.timetable import Stop
 from lamina.federation.update import ClientUpdate, Tensors
@@ -57,23 +57,28 @@ class PlannedClients:
         self._work = work
         self._manifest = manifest
 
-    def turn(
-        self, frame: Frame | None, state: GlobalState, task: int, end: bool, summary: Summary | None
-    ) -> tuple[Frame, dict[str, Tensor]]:
+    def task_boundary(
+        self,
+        shared_model: SharedModel | None,
+        state: GlobalState,
+        task: int,
+        end: bool,
+        summary: Summary | None,
+    ) -> tuple[SharedModel, dict[str, Tensor]]:
         """The task begins: there is a first state."""
         tensors = {name: torch.from_numpy(each) for name, each in initial(self._work).items()}
-        return Frame({"adapters": {}}, {}, tuple(tensors)), tensors
+        return SharedModel({"adapters": {}}, {}, tuple(tensors)), tensors
 
     def train(
         self,
-        frame: Frame,
+        shared_model: SharedModel,
         state: GlobalState,
         base: str,
         client: int,
         round: int,
         time: float,
-        own: Own,
-    ) -> tuple[ClientUpdate, Own]:
+        own: ClientState,
+    ) -> tuple[ClientUpdate, ClientState]:
         """A client's round."""
         found = work_of(self._work, client, _arrays(state.tensors))
         update = ClientUpdate(
@@ -85,9 +90,9 @@ class PlannedClients:
             base=base,
             metrics={"loss": found.loss},
         )
-        return update, {}
+        return update, ClientState()
 
-    def look(self, *_: Any) -> ClientUpdate:
+    def summarise(self, *_: Any) -> ClientUpdate:
         raise AssertionError("nothing in the timetable asks for summaries")
 
     def declared(self, *_: Any) -> Slots:
@@ -185,7 +190,7 @@ def settings_of(plan: Plan, manifest: StreamManifest) -> RunSettings:
         timetable=(Stop("begin", 0.0), *rounds),
         aggregator=FedIT(),
         optimiser=None,
-        cohort=Cohort(plan.sampled),
+        participants=Participants(plan.sampled),
         clock=ClockSettings(),
         local=LocalWork(),
         batch_size=ROWS_EACH,

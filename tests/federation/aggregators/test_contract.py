@@ -78,11 +78,13 @@ def test_what_comes_out_can_be_laid_and_keeps_types_and_shapes(name):
     aggregator, state = made(name), started()
     for round in range(2):
         state = aggregator.aggregate(state, round_of(aggregator, state, round))
-        laid = aggregator.laid(state, task_key="task 1" if aggregator.by_task else None)
+        starting = aggregator.starting_tensors(
+            state, task_key="task 1" if aggregator.by_task else None
+        )
         for key, tensor in started().tensors.items():
-            assert laid[key].shape == tensor.shape
-            assert laid[key].dtype == torch.float32
-            assert laid[key].isfinite().all()
+            assert starting[key].shape == tensor.shape
+            assert starting[key].dtype == torch.float32
+            assert starting[key].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -170,12 +172,12 @@ def test_prompts_are_averaged_task_by_task_and_the_head_by_all():
     ]
     after = aggregator.aggregate(state, sent)
     prompt = {
-        task: aggregator.laid(after, task_key=task)["main.prompt_embeddings"]
+        task: aggregator.starting_tensors(after, task_key=task)["main.prompt_embeddings"]
         for task in ("lights", "music", "timers")
     }
     assert (prompt["lights"] == 4).all()
     assert (prompt["music"] == -2).all()
     assert (prompt["timers"] == 0).all()
-    assert (aggregator.laid(after, task_key="timers")["head.bias"] == 1).all()
+    assert (aggregator.starting_tensors(after, task_key="timers")["head.bias"] == 1).all()
     again = aggregator.aggregate(after, [sent[2]])
     assert torch.equal(again.tensors["lights/main.prompt_embeddings"], prompt["lights"])

@@ -121,11 +121,11 @@ def test_fedsa_shares_a_and_leaves_b_with_its_client():
     ]
     after = aggregator.aggregate(state, sent)
     assert all(after.tensors[n] is state.tensors[n] for n in own)
-    laid = aggregator.laid(after, own)
+    starting = aggregator.starting_tensors(after, own)
     for module in MODULES:
-        assert laid[module + LORA_B] is own[module + LORA_B]
+        assert starting[module + LORA_B] is own[module + LORA_B]
         mean = sum(u.num_rows * u.tensors[module + LORA_A] for u in updates) / 8
-        torch.testing.assert_close(laid[module + LORA_A], mean)
+        torch.testing.assert_close(starting[module + LORA_A], mean)
 
 
 @pytest.mark.parametrize("ranks", [(4, 4, 4), (4, 8, 2)])
@@ -193,12 +193,12 @@ def test_the_svd_of_factors_is_that_of_their_product(shape):
 def test_a_client_of_a_smaller_rank_gets_the_leading_terms_under_its_own_scale(rank):
     aggregator = aggregator_class("flexlora")()
     state = aggregator.aggregate(started(4), clients((4, 4, 4)))
-    laid = aggregator.laid(state, rank=rank)
+    starting = aggregator.starting_tensors(state, rank=rank)
     for module in modules(state):
         u, s, vh = torch.linalg.svd(whole_update(state, module))
         expected = (u[:, :rank] * s[:rank]) @ vh[:rank]
-        assert len(laid[module + LORA_A]) == rank
-        assert relative(product(laid, module, state.scaling), expected) < 1e-5
+        assert len(starting[module + LORA_A]) == rank
+        assert relative(product(starting, module, state.scaling), expected) < 1e-5
 
 
 def test_high_ranks_fade_without_the_weights_per_slice_and_stay_with_them():
@@ -210,7 +210,7 @@ def test_high_ranks_fade_without_the_weights_per_slice_and_stay_with_them():
         first = torch.linalg.svdvals(whole_update(state, module))
         for round in range(5):
             idle = [
-                update(f"c{i}", aggregator.laid(state, rank=rank), round=round)
+                update(f"c{i}", aggregator.starting_tensors(state, rank=rank), round=round)
                 for i, rank in enumerate(ranks)
             ]
             state = aggregator.aggregate(state, idle)

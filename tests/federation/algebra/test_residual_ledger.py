@@ -39,9 +39,9 @@ def test_a_ledger_laid_over_the_backbone_is_the_clients_sum_and_touches_nothing(
         for key, tensor in main.tensors.items():
             tensor.data.copy_(after.tensors[f"main.{key}"])
         bare = model(sentences.inputs).features
-        laid = as_lora(after.ledger, kind)
-        assert laid.keys() == {"main"}
-        model.keep("ledger", kind, laid["main"])
+        starting = as_lora(after.ledger, kind)
+        assert starting.keys() == {"main"}
+        model.keep("ledger", kind, starting["main"])
         found = model(sentences.inputs).features
         oracle = AdaptedModel(tiny_bert, kind, seed=0)
         oracle.keep("sum", kind, weighted_lora(of_clients, [0.25, 0.75]))
@@ -49,7 +49,7 @@ def test_a_ledger_laid_over_the_backbone_is_the_clients_sum_and_touches_nothing(
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
         assert not torch.allclose(bare, expected, rtol=1e-2, atol=1e-2)
         as_one = AdaptedModel(tiny_bert, kind, seed=0)
-        as_one.keep("one", kind, concatenate(main.tensors, laid["main"]))
+        as_one.keep("one", kind, concatenate(main.tensors, starting["main"]))
         one = as_one(sentences.inputs).features
         torch.testing.assert_close(one, expected, rtol=1e-5, atol=1e-5)
         assert set(model.parameters()) == {f"main.{n}" for n in main.tensors} | {

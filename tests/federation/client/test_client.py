@@ -15,17 +15,18 @@ from lamina.core import StepOutput, Summary
 from lamina.federation.aggregators.fedit import FedIT
 from lamina.federation.aggregators.prompt_pool import PromptPool
 from lamina.federation.client.client import ClientWork
+from lamina.federation.client.client_state import ClientState
 from lamina.federation.client.correction import Corrected, DriftSettings
 from lamina.federation.fitness import misfit, previews, reviews
 from lamina.federation.privacy.accounting import Accountant, Release
 from lamina.federation.privacy.released import ReleaseRule
 from lamina.federation.privacy.settings import PrivacySettings
-from lamina.federation.server.clock import ClockSettings, Cohort
+from lamina.federation.server.clock import ClockSettings, Participants
 from lamina.federation.server.outcome import summaries_of
 from lamina.federation.server.rounds import FederatedRun, RunSettings
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import timetable
-from lamina.federation.work import Down, LocalWork, Reply
+from lamina.federation.work import DownloadSizes, LocalWork, Reply
 from lamina.memory import policy_class
 from lamina.registry import InputError
 from lamina.strategies import strategy_class, strategy_names
@@ -94,7 +95,7 @@ class Small:
                 timetable=stops,
                 aggregator=self.work.aggregator,
                 optimiser=None,
-                cohort=Cohort(3),
+                participants=Participants(3),
                 clock=ClockSettings(),
                 local=LocalWork(epochs=2),
                 batch_size=4,
@@ -119,28 +120,30 @@ class Small:
             calls = [partial(self.reply, work.stop, item) for item in work.items]
             packs = work.stop.kind == "train" and at_a_time > 1
             replies = together(calls, at_a_time, 64) if packs else [call() for call in calls]
-            self.run.apply(work, replies, Down(0, 0))
+            self.run.apply(work, replies, DownloadSizes(0, 0))
         return self
 
     def reply(self, stop, item):
         run, work, state = self.run, self.work, self.run.state_of(item.version)
         if stop.kind in ("begin", "end"):
-            turned = work.turn(run.frame, state, item.task, stop.kind == "end", run.summary)
-            return Reply(turned=turned)
+            boundary = work.task_boundary(
+                run.shared_model, state, item.task, stop.kind == "end", run.summary
+            )
+            return Reply(boundary=boundary)
         if stop.kind == "evaluate":
-            return Reply(flags=work.answer(run.frame, state, item.task, None, {}))
+            return Reply(flags=work.answer(run.shared_model, state, item.task, None, ClientState()))
         if stop.kind != "train" and item.client is None:
             after = stop.kind == "review"
-            return Reply(declared=work.declared(run.frame, state, item.task, after))
+            return Reply(declared=work.declared(run.shared_model, state, item.task, after))
         base = state.digest()
         if stop.kind == "train":
-            own = self.owns.get(item.client, {})
+            own = self.owns.get(item.client, ClientState())
             update, self.owns[item.client] = work.train(
-                run.frame, state, base, item.client, item.version, item.time, own
+                run.shared_model, state, base, item.client, item.version, item.time, own
             )
         else:
-            update = work.look(
-                run.frame,
+            update = work.summarise(
+                run.shared_model,
                 state,
                 base,
                 item.client,
@@ -152,7 +155,7 @@ class Small:
         alone = {}
         if stop.is_last:
             own = self.owns[item.client]
-            alone = work.answer_alone(run.frame, state, update, item.client, item.time, own)
+            alone = work.answer_alone(run.shared_model, state, update, item.client, item.time, own)
         return Reply(update, 1, flags=alone)
 
 
@@ -164,7 +167,7 @@ def test_statistics_of_three_clients_are_those_of_all_rows(tiny_bert, name, sett
     learner = make_learner(name, small.stream, tiny_bert, adapter=None, **settings)
     list(learner.learn())
     inputs = small.stream.experiences[0].test.inputs
-    model, strategy = small.work._resumed(small.run.frame, small.run.state.tensors, {})
+    model, strategy = small.work._resumed(small.run.shared_model, small.run.state.tensors, {})
     federated = strategy.predict(model, inputs, None)
     central = learner.strategy.predict(learner.model, inputs, None)
     torch.testing.assert_close(federated, central, atol=1e-4, rtol=1e-4)
@@ -173,12 +176,12 @@ def test_statistics_of_three_clients_are_those_of_all_rows(tiny_bert, name, sett
 def test_a_round_of_one_client_is_the_learner_itself_to_the_last_bit(tiny_bert):
     small = Small("finetune", tiny_bert)
     run, work = small.run, small.work
-    run.apply(run.work(), [small.reply(run.work().stop, run.work().items[0])], Down(0, 0))
+    run.apply(run.work(), [small.reply(run.work().stop, run.work().items[0])], DownloadSizes(0, 0))
     state = run.state
     before = {name: each.clone() for name, each in state.tensors.items()}
-    first, _ = work.train(run.frame, state, "x", 0, 0, 0.0, {})
-    second, _ = work.train(run.frame, state, "x", 0, 0, 0.0, {})
-    other, _ = work.train(run.frame, state, "x", 0, 1, 0.0, {})
+    first, _ = work.train(run.shared_model, state, "x", 0, 0, 0.0, ClientState())
+    second, _ = work.train(run.shared_model, state, "x", 0, 0, 0.0, ClientState())
+    other, _ = work.train(run.shared_model, state, "x", 0, 1, 0.0, ClientState())
     for name, each in first.tensors.items():
         assert torch.equal(each, second.tensors[name])
         assert torch.equal(state.tensors[name], before[name])
@@ -198,13 +201,13 @@ OWN = Periodic(order="own", spread=0.4)
 def test_strategies_go_through_a_stream_and_their_updates_hold_no_rows(tiny_bert, name, arrival):
     memory = policy_class("reservoir")(8) if name == "er" else None
     small = Small(name, tiny_bert, arrival=arrival, memory=memory).go()
-    assert not small.run.tallies.refused
+    assert not small.run.traffic.refused
     shapes = Counter(len(each.tensors) for each in small.updates if each.phase == "both")
     assert shapes
-    sent = small.run.tallies.up_of_task
-    assert sent.sum() == small.run.tallies.up.sum() == len(small.updates)
+    sent = small.run.traffic.up_of_task
+    assert sent.sum() == small.run.traffic.up.sum() == len(small.updates)
     assert (sent > 0).all()
-    allowed = set(small.run.frame.trained)
+    allowed = set(small.run.shared_model.trained)
     tokens = max(part.inputs["input_ids"].shape[1] for part in _parts(small.stream))
     for update in small.updates:
         if update.phase == "both":
@@ -231,7 +234,7 @@ def test_a_pool_by_task_keeps_each_task_as_its_own_clients_left_it(tiny_bert, na
     while (work := run.work()) is not None:
         before = run.state
         small.updates.clear()
-        run.apply(work, [small.reply(work.stop, item) for item in work.items], Down(0, 0))
+        run.apply(work, [small.reply(work.stop, item) for item in work.items], DownloadSizes(0, 0))
         if work.stop.kind == "train":
             trained = {each.phase for each in small.updates}
             states.append(trained)
@@ -242,15 +245,15 @@ def test_a_pool_by_task_keeps_each_task_as_its_own_clients_left_it(tiny_bert, na
                 if not torch.equal(run.state.tensors[n], before.tensors.get(n, torch.zeros(())))
             }
             assert moved == trained
-    assert not run.tallies.refused
+    assert not run.traffic.refused
     keys = {f"task {each}" for each in range(3)}
     assert set().union(*states) == keys
     assert {n.partition("/")[0] for n in run.state.tensors if "/" in n} == keys
     if not isinstance(arrival, InStep):
         assert any(len(trained) > 1 for trained in states)
     for task in range(3):
-        tensors = run.settings.aggregator.laid(run.state, task_key=f"task {task}")
-        model, strategy = small.work._resumed(run.frame, tensors, {})
+        tensors = run.settings.aggregator.starting_tensors(run.state, task_key=f"task {task}")
+        model, strategy = small.work._resumed(run.shared_model, tensors, {})
         experience = small.stream.experiences[task]
         right = answered_rightly(strategy, model, experience.test, experience.task, 16)
         assert int(run.scores[-1].right["test"][-1, task]) == int(right.sum())
@@ -268,7 +271,7 @@ def test_clients_that_train_together_learn_what_they_learn_alone(
         memory = policy_class("reservoir")(8) if name == "er" else None
         settings = SMALL.get(name, {})
         run = Small(name, backbone, memory=memory, **settings).go(at_a_time).run
-        assert not run.tallies.refused
+        assert not run.traffic.refused
         return run
 
     rows = []
@@ -296,7 +299,7 @@ FEDERATED = [
 def test_every_strategy_that_can_be_federated_goes_through_a_stream(tiny_bert, name):
     memory = policy_class("reservoir")(8) if strategy_class(name).needs_memory else None
     small = Small(name, tiny_bert, memory=memory, **SMALL.get(name, {})).go()
-    assert not small.run.tallies.refused
+    assert not small.run.traffic.refused
     assert [each.step for each in small.run.scores] == [0, 1, 2]
     assert all(each.isfinite().all() for each in small.run.state.tensors.values())
 
@@ -314,8 +317,8 @@ def test_replay_at_a_client_sees_its_own_rows_only(tiny_bert):
     small = Small("er", tiny_bert, memory=policy_class("reservoir")(8)).go()
     for client, own in small.owns.items():
         mine = small.manifest.rows(client, "train")
-        assert len(own["memory"]["ids"]) > 0
-        assert torch.isin(own["memory"]["ids"], mine).all()
+        assert len(own.memory["ids"]) > 0
+        assert torch.isin(own.memory["ids"], mine).all()
 
 
 def test_fedprox_adds_the_gradient_of_its_term(tiny_bert):
@@ -348,7 +351,7 @@ def test_scaffold_keeps_control_variates_at_both_ends(tiny_bert):
         own = [owned["control"][name.removeprefix("control:")] for owned in small.owns.values()]
         torch.testing.assert_close(each, torch.stack(own).mean(dim=0), atol=1e-5, rtol=1e-4)
     assert shared
-    assert not small.run.tallies.refused
+    assert not small.run.traffic.refused
 
 
 HIDDEN = PrivacySettings(unit="example", clip=0.5, noise_multiplier=1.0)
@@ -372,7 +375,7 @@ def first_task_epsilon(backbone):
     while small.run.version < 2:
         work = small.run.work()
         replies = [small.reply(work.stop, item) for item in work.items]
-        small.run.apply(work, replies, Down(0, 0))
+        small.run.apply(work, replies, DownloadSizes(0, 0))
     return small.run.epsilon
 
 
@@ -380,7 +383,7 @@ def first_task_epsilon(backbone):
 def test_what_holds_clients_together_goes_with_hidden_rows(tiny_bert, drift):
     pytest.importorskip("opacus")
     small = Small("finetune", tiny_bert, drift=DriftSettings(drift), privacy=HIDDEN).go()
-    assert not small.run.tallies.refused
+    assert not small.run.traffic.refused
     assert small.run.epsilon > 0
 
 
@@ -408,7 +411,7 @@ def test_sums_behind_noise_are_accounted_for_with_the_steps(tiny_bert, name):
     pytest.importorskip("opacus")
     noisy = replace(HIDDEN, summaries=ReleaseRule(noise_multiplier=2.0, clip=1.0))
     small = Small(name, tiny_bert, privacy=noisy, **SMALL.get(name, {})).go()
-    assert not small.run.tallies.refused
+    assert not small.run.traffic.refused
     times = previews(strategy_class(name)) + reviews(strategy_class(name))
     spent = Accountant(1e-5)
     spent.spend(Release(2.0), times)
@@ -472,7 +475,7 @@ def test_who_says_something_else_than_the_server_declared_is_refused(tiny_bert):
 
     small.reply = reply
     small.go()
-    assert run.tallies.refused == {"shape": len(run.scores)}
+    assert run.traffic.refused == {"shape": len(run.scores)}
 
 
 def test_clients_that_diverge_are_counted_and_the_round_goes_on(tiny_bert):
@@ -486,8 +489,8 @@ def test_clients_that_diverge_are_counted_and_the_round_goes_on(tiny_bert):
     reply = small.reply
     small.reply = lambda stop, item: (train_as(item.client), reply(stop, item))[1]
     small.go()
-    assert small.run.tallies.refused == {"not finite": 6}
-    assert small.run.tallies.included.tolist() == [6, 0, 6]
+    assert small.run.traffic.refused == {"not finite": 6}
+    assert small.run.traffic.included.tolist() == [6, 0, 6]
     assert all(each.isfinite().all() for each in small.run.state.tensors.values())
 
 
@@ -524,7 +527,7 @@ def _told(scores, part):
 
 def test_a_single_clients_model_loses_nothing_in_the_average(tiny_bert):
     small = Small("finetune", tiny_bert)
-    small.run.settings = replace(small.run.settings, cohort=Cohort(1))
+    small.run.settings = replace(small.run.settings, participants=Participants(1))
     small.go()
     for scores in small.run.scores:
         for local, served in scores.spatial_forgetting("test"):

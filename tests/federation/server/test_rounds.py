@@ -11,14 +11,14 @@ from lamina.federation.aggregators.rolora import RoLoRA
 from lamina.federation.optimisers.fedavgm import FedAvgM
 from lamina.federation.privacy.accounting import Accountant, BudgetError, Release
 from lamina.federation.privacy.settings import PrivacySettings
-from lamina.federation.server.clock import ClockSettings, Cohort
+from lamina.federation.server.clock import ClockSettings, Participants
 from lamina.federation.server.private_sum import PrivateSum
 from lamina.federation.server.rounds import FederatedRun, RunSettings
-from lamina.federation.shared_model import Frame
+from lamina.federation.shared_model import SharedModel
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import Stop, is_in_step, timetable
 from lamina.federation.update import ClientUpdate
-from lamina.federation.work import Down, LocalWork, Reply
+from lamina.federation.work import DownloadSizes, LocalWork, Reply
 from lamina.registry import InputError
 from lamina.strategies import strategy_class
 from lamina.streams.arrivals.in_step import InStep
@@ -29,8 +29,8 @@ from lamina.training.checkpoint import pack, unpack
 from nouns import nouns_stream
 
 A, B, HEAD = "main.q.lora_A.weight", "main.q.lora_B.weight", "head.weight"
-DOWN = Down(1000, 50)
-NOBODY_WAITS = Cohort(3, mode="buffered", buffer=2)
+DOWN = DownloadSizes(1000, 50)
+NOBODY_WAITS = Participants(3, mode="buffered", buffer=2)
 UNEVEN = ClockSettings(speed_spread=1.0)
 
 
@@ -43,7 +43,7 @@ def tensors():
     return {A: torch.ones(2, 3), B: torch.zeros(3, 2), HEAD: torch.zeros(2, 3)}
 
 
-def make_run(manifest, rounds=4, cohort=None, clock=None, aggregator=None, optimiser=None):
+def make_run(manifest, rounds=4, participants=None, clock=None, aggregator=None, optimiser=None):
     stops = (
         Stop("begin", 0.0),
         *(Stop("train", each / rounds, 0, each) for each in range(rounds)),
@@ -54,7 +54,7 @@ def make_run(manifest, rounds=4, cohort=None, clock=None, aggregator=None, optim
         timetable=stops,
         aggregator=aggregator or FedIT(weighting="equal"),
         optimiser=optimiser,
-        cohort=cohort or Cohort(4),
+        participants=participants or Participants(4),
         clock=clock or ClockSettings(),
         local=LocalWork(),
         batch_size=4,
@@ -70,8 +70,8 @@ def make_run(manifest, rounds=4, cohort=None, clock=None, aggregator=None, optim
 
 
 def begin(run):
-    frame = Frame({"adapters": {}, "active": []}, {}, (A, B, HEAD))
-    run.apply(run.work(), [Reply(turned=(frame, tensors()))], DOWN)
+    shared_model = SharedModel({"adapters": {}, "active": []}, {}, (A, B, HEAD))
+    run.apply(run.work(), [Reply(boundary=(shared_model, tensors()))], DOWN)
 
 
 def found(run, item):
@@ -121,10 +121,10 @@ SPOILT = {
 def test_a_bad_update_is_counted_and_refused_and_the_round_goes_on(manifest, why):
     run = make_run(manifest)
     metrics = do_round(run, SPOILT[why])
-    assert run.tallies.refused == {why: 1}
+    assert run.traffic.refused == {why: 1}
     assert (metrics["refused"], metrics["clients"]) == (1, 3)
     assert torch.equal(run.state.tensors[A], torch.full((2, 3), 1 + (2 + 3 + 4) / 3))
-    assert run.tallies.included.tolist() == [0, 1, 1, 1]
+    assert run.traffic.included.tolist() == [0, 1, 1, 1]
     assert run.version == 1
 
 
@@ -134,7 +134,7 @@ def test_an_update_that_came_twice_counts_once(manifest):
     replies = [Reply(found(run, item), 100) for item in work.items]
     replies[1] = replies[0]
     run.apply(work, replies, DOWN)
-    assert run.tallies.refused == {"duplicate": 1}
+    assert run.traffic.refused == {"duplicate": 1}
     assert torch.equal(run.state.tensors[A], torch.full((2, 3), 1 + (1 + 3 + 4) / 3))
 
 
@@ -145,18 +145,18 @@ def test_bytes_that_are_no_update_are_counted_and_the_client_keeps_what_it_had(m
     replies = [Reply(found(run, item), 100, own="new") for item in work.items]
     replies[0] = Reply(None, 9, own="new", damage="unreadable")
     run.apply(work, replies, DOWN)
-    assert run.tallies.refused == {"unreadable": 1}
+    assert run.traffic.refused == {"unreadable": 1}
     assert run.own == {0: "before", 1: "new", 2: "new", 3: "new"}
-    assert run.tallies.up.tolist() == [9, 100, 100, 100]
+    assert run.traffic.up.tolist() == [9, 100, 100, 100]
 
 
 def test_what_is_common_is_sent_once_after_each_boundary(manifest):
     run = make_run(manifest)
     do_round(run)
     do_round(run)
-    assert run.tallies.down.tolist() == [2 * 1000 + 50] * 4
-    assert run.tallies.up_of_task.tolist() == [2 * 4 * 100, 0, 0]
-    assert run.tallies.down_of_task.tolist() == [4 * (2 * 1000 + 50), 0, 0]
+    assert run.traffic.down.tolist() == [2 * 1000 + 50] * 4
+    assert run.traffic.up_of_task.tolist() == [2 * 4 * 100, 0, 0]
+    assert run.traffic.down_of_task.tolist() == [4 * (2 * 1000 + 50), 0, 0]
 
 
 def test_the_network_takes_time_for_the_ledger_on_the_way_down_and_not_on_the_way_up(manifest):
@@ -173,8 +173,8 @@ def test_a_round_without_updates_changes_nothing(manifest):
     metrics = do_round_of_nobody(run)
     assert run.state is before
     assert metrics["missing"] == 4
-    assert run.tallies.up.tolist() == [0] * 4
-    assert run.tallies.down.tolist() == [1000] * 4
+    assert run.traffic.up.tolist() == [0] * 4
+    assert run.traffic.down.tolist() == [1000] * 4
     assert run.version == 1
 
 
@@ -200,7 +200,7 @@ def test_alternating_rounds_send_one_factor_and_leave_the_other(manifest):
 
 
 def test_a_buffered_round_joins_late_updates_by_their_age(manifest):
-    run = make_run(manifest, rounds=8, cohort=NOBODY_WAITS, clock=UNEVEN)
+    run = make_run(manifest, rounds=8, participants=NOBODY_WAITS, clock=UNEVEN)
     for _ in range(8):
         work = run.work()
         expected = run.state.tensors[A] + sum(
@@ -208,12 +208,12 @@ def test_a_buffered_round_joins_late_updates_by_their_age(manifest):
         ) / len(work.items)
         do_round(run)
         torch.testing.assert_close(run.state.tensors[A], expected)
-    assert max(run.tallies.staleness) > 0
-    assert not run.tallies.refused
+    assert max(run.traffic.staleness) > 0
+    assert not run.traffic.refused
 
 
 def test_a_boundary_calls_back_who_is_still_training(manifest):
-    run = make_run(manifest, rounds=3, cohort=NOBODY_WAITS, clock=UNEVEN)
+    run = make_run(manifest, rounds=3, participants=NOBODY_WAITS, clock=UNEVEN)
     for _ in range(3):
         do_round(run)
     assert run.clock.in_flight
@@ -223,16 +223,16 @@ def test_a_boundary_calls_back_who_is_still_training(manifest):
     assert run.done
 
 
-@pytest.mark.parametrize("cohort", [Cohort(2), NOBODY_WAITS])
-def test_a_run_goes_on_from_its_state_as_if_nothing_had_happened(manifest, cohort):
+@pytest.mark.parametrize("participants", [Participants(2), NOBODY_WAITS])
+def test_a_run_goes_on_from_its_state_as_if_nothing_had_happened(manifest, participants):
     clock = ClockSettings(speed_spread=1.0, dropout=0.1)
-    whole = make_run(manifest, 8, cohort, clock, optimiser=FedAvgM())
+    whole = make_run(manifest, 8, participants, clock, optimiser=FedAvgM())
     for _ in range(8):
         do_round(whole)
-    first = make_run(manifest, 8, cohort, clock, optimiser=FedAvgM())
+    first = make_run(manifest, 8, participants, clock, optimiser=FedAvgM())
     for _ in range(4):
         do_round(first)
-    second = make_run(manifest, 8, cohort, clock, optimiser=FedAvgM())
+    second = make_run(manifest, 8, participants, clock, optimiser=FedAvgM())
     second.load_state_dict(unpack(pack(first.state_dict())))
     for _ in range(4):
         do_round(second)
@@ -295,11 +295,11 @@ def test_a_secure_sum_that_too_many_leave_is_no_round(manifest):
         ClockSettings(lost_uploads=0.5),
     )
     before = run.state
-    while run.tallies.fates["is lost"] == 0:
+    while run.traffic.fates["is lost"] == 0:
         before = run.state
         do_round(run)
     assert run.state is before
-    assert run.tallies.refused["sum aborted"] > 0
+    assert run.traffic.refused["sum aborted"] > 0
 
 
 def test_noise_is_paid_for_before_it_is_released(manifest):
@@ -364,7 +364,9 @@ def test_a_client_whose_rows_have_no_budget_left_is_not_asked(manifest):
 def test_an_update_that_came_too_late_is_paid_for_and_one_that_never_came_is_not(manifest):
     pytest.importorskip("dp_accounting")
     late = run_with_hidden_rows(manifest)
-    late.settings = replace(late.settings, cohort=Cohort(2, mode="deadline", over_selection=2.0))
+    late.settings = replace(
+        late.settings, participants=Participants(2, mode="deadline", over_selection=2.0)
+    )
     metrics = do_round(late)
     assert metrics["missing"] == 2
     assert sorted(late.row_accounts.by_client()) == [0, 1, 2, 3]

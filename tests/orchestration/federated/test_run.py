@@ -96,7 +96,7 @@ def test_two_hosts_of_which_one_is_killed_give_the_same_bytes(
     found = federate(federated_job(tmp_path, mode), killer)
     assert len(killer.processes) == 2
     assert found.sha == alone[mode].sha
-    assert found.run.tallies.state_dict().keys() == alone[mode].run.tallies.state_dict().keys()
+    assert found.run.traffic.state_dict().keys() == alone[mode].run.traffic.state_dict().keys()
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -193,9 +193,7 @@ def test_clients_that_hide_their_rows_go_on_from_a_killed_run_with_what_they_hav
     assert told[-1] == whole.run.epsilon
 
 
-def test_sums_that_are_asked_for_before_and_after_a_task_come_through_the_door(
-    federated_job, tmp_path
-):
+def test_sums_that_are_asked_for_before_and_after_a_task_are_admitted(federated_job, tmp_path):
     job = federated_job(tmp_path, "synchronous", rounds=1)
     looked = []
 
@@ -205,7 +203,7 @@ def test_sums_that_are_asked_for_before_and_after_a_task_come_through_the_door(
 
     found = federate({**job, "strategy": {"name": "inflora"}, "memory": None}, note, True)
     assert {"preview", "review"} & set(looked)
-    assert not found.run.tallies.refused
+    assert not found.run.traffic.refused
     assert found.run.done
 
 

@@ -4,14 +4,14 @@
     for round in ...:
         for client in sampled:
             key = aggregator.key_of(task of the client)
-            tensors = aggregator.laid(state, own[client], rank_of(client), key)
+            tensors = aggregator.starting_tensors(state, own[client], rank_of(client), key)
             train those with aggregator.trains(round, name), freeze the others
             own[client] = those with aggregator.keeps(name)             # kept at the client
             ClientUpdate(tensors: those with aggregator.sends(round, name),
                          phase: key or aggregator.phase(round), base: state.digest(), ...)
         after = aggregator.aggregate(state, accepted updates)           # lamina.federation.checking
         state = server_optimiser.apply(state, after)
-        state = aggregator.turned(state, tensors, key)                  # a task begins or ends
+        state = aggregator.after_boundary(state, tensors, key)          # a task begins or ends
 
 All of it is pure: no Ray, no files, no clock. `aggregate` adds in the order of the clients' names
 and in float64, so the order of arrival changes no byte. Without updates the state stays as it is,
@@ -114,7 +114,7 @@ class Aggregator(ABC):
         """Whether a client keeps this tensor of its own, never sent. Default: none."""
         return False
 
-    def laid(
+    def starting_tensors(
         self,
         state: GlobalState,
         own: Tensors | None = None,
@@ -129,7 +129,7 @@ class Aggregator(ABC):
         assert rank is None or self.mixed_ranks, f"{self.name} has one rank for all clients"
         return {**state.tensors, **(own or {})}
 
-    def turned(
+    def after_boundary(
         self, state: GlobalState, tensors: Tensors, task_key: str | None = None
     ) -> GlobalState:
         """The state with what is trained from a boundary of a task on, as the server's side of the

@@ -33,7 +33,7 @@ class FlexLoRA(Aggregator):
     refactorises: ClassVar[bool] = True
     needs_lora: ClassVar[bool] = True
 
-    def laid(
+    def starting_tensors(
         self,
         state: GlobalState,
         own: Tensors | None = None,

@@ -42,7 +42,7 @@ class FLoRA(Aggregator):
         super().__post_init__()
         check_rank(self.ledger_rank)
 
-    def laid(
+    def starting_tensors(
         self,
         state: GlobalState,
         own: Tensors | None = None,

@@ -29,7 +29,7 @@ class PromptPool(LinearAggregator):
 
     by_task: ClassVar[bool] = True
 
-    def laid(
+    def starting_tensors(
         self,
         state: GlobalState,
         own: Tensors | None = None,
@@ -37,7 +37,7 @@ class PromptPool(LinearAggregator):
         task_key: str | None = None,
     ) -> dict[str, Tensor]:
         """The tensors of a task, or the first ones where nobody has trained it yet."""
-        assert task_key is not None, "a prompt pool is laid for a task"
+        assert task_key is not None, "a prompt pool has tensors for each task"
         tensors = {
             name: state.tensors.get(self.key(name, task_key), tensor)
             for name, tensor in state.tensors.items()
@@ -49,12 +49,12 @@ class PromptPool(LinearAggregator):
         """What a client at a task trains, and no copy of any task's."""
         return "/" not in name and super().sends(round, name)
 
-    def turned(
+    def after_boundary(
         self, state: GlobalState, tensors: Tensors, task_key: str | None = None
     ) -> GlobalState:
         """The task's copies as they are now, beside those of other tasks; the first values of what
         is new stay as every later task's."""
-        assert task_key is not None, "a prompt pool is turned for a task"
+        assert task_key is not None, "a prompt pool has tensors for each task"
         copies = {name: each for name, each in state.tensors.items() if "/" in name}
         first = {name: state.tensors.get(name, each) for name, each in tensors.items()}
         own = {self.key(name, task_key): each for name, each in tensors.items()}

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import nan
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +16,13 @@ from lamina.core import KEYS, Batch, Part, Stream, Summary, Task, generator_of, 
 from lamina.federation.aggregators.base import Aggregator
 from lamina.federation.algebra.control_variates import control_change, controls_of, own_control
 from lamina.federation.checking import Expected, Slot, expected_of, leaving, slots_of
+from lamina.federation.client.client_state import ClientState
 from lamina.federation.client.correction import Corrected, DriftSettings
 from lamina.federation.fitness import answers_midway, trains
 from lamina.federation.privacy.example_level import ExamplePrivacy, PrivateSteps, sample_rows
 from lamina.federation.privacy.released import ReleaseRule, declared_sums, released_sums
 from lamina.federation.privacy.settings import PrivacySettings
-from lamina.federation.shared_model import Frame, every_tensor, frame_of, lay_out
+from lamina.federation.shared_model import SharedModel, every_tensor, lay_out, shared_model_of
 from lamina.federation.state import GlobalState
 from lamina.federation.timetable import arrived
 from lamina.federation.update import ClientUpdate, gram_name, modules_of
@@ -38,10 +38,6 @@ from lamina.training.settings import TrainingSettings
 from lamina.training.stepper import Stepper
 from lamina.training.workers import Alone
 
-Own = dict[str, Any]
-"""What a client keeps between rounds, as plain values and tensors: `tensors` of its own, `memory`
-and `offered` (how many of its events the memory was shown), and, where clients are at tasks of
-their own, `frame`, `task` and `at` (the time of its event)."""
 _STEPS_OF_A_ROUND = 1_000_000
 """More than a client takes: so the draws of two rounds from a memory have different names."""
 
@@ -73,24 +69,29 @@ class ClientWork:
         # The rows of an event are looked up once, not once a round.
         self._batch_of: Callable[[int, float], Batch] = lru_cache(maxsize=4096)(self._found)
 
-    def turn(
-        self, frame: Frame | None, state: GlobalState, task: int, end: bool, summary: Summary | None
-    ) -> tuple[Frame, dict[str, Tensor]]:
+    def task_boundary(
+        self,
+        shared_model: SharedModel | None,
+        state: GlobalState,
+        task: int,
+        end: bool,
+        summary: Summary | None,
+    ) -> tuple[SharedModel, dict[str, Tensor]]:
         """The server's side of a task boundary: `begin_task` or `end_task` with the clients' summed
-        summaries. Returns the frame and the tensors that are trained from now on.
+        summaries. Returns the shared model and the tensors that are trained from now on.
 
-        Without a frame, the strategy is set up first.
+        Without a shared model, the strategy is set up first.
         """
-        model, strategy = self._at_a_boundary(frame, state, task, end)
+        model, strategy = self._at_a_boundary(shared_model, state, task, end)
         if self.in_step or not self._trains(task):
             now = self.stream.experiences[task].task
             (strategy.end_task if end else strategy.begin_task)(model, now, summary)
         tensors = _detached(model.parameters())
-        return frame_of(model, strategy, tensors), tensors
+        return shared_model_of(model, strategy, tensors), tensors
 
-    def look(
+    def summarise(
         self,
-        frame: Frame | None,
+        shared_model: SharedModel | None,
         state: GlobalState,
         base: str,
         client: int,
@@ -99,8 +100,8 @@ class ClientWork:
         after: bool,
     ) -> ClientUpdate:
         """`preview` or `review` of the rows of a task that came to a client in the stream step from
-        `time` on: sums, and nothing else. Without a frame, the strategy is set up first."""
-        model, strategy = self._at_a_boundary(frame, state, task, after)
+        `time` on: sums, and nothing else. Without a shared model, the strategy is set up first."""
+        model, strategy = self._at_a_boundary(shared_model, state, task, after)
         ids = [each.rows for each in arrived(self.manifest, client, time) if each.task == task]
         data = replace(self._rows(torch.cat(ids)), task=self.stream.experiences[task].task)
         look, phase = strategy.preview, "preview"
@@ -123,18 +124,18 @@ class ClientWork:
             base=base,
             summaries=_detached(sums),
         )
-        declared = self.declared(frame, state, task, after)
+        declared = self.declared(shared_model, state, task, after)
         return leaving(update, Expected(time, phase, {}, base, declared))
 
     def declared(
-        self, frame: Frame | None, state: GlobalState, task: int, after: bool
+        self, shared_model: SharedModel | None, state: GlobalState, task: int, after: bool
     ) -> dict[str, Slot]:
         """The sums that `look` may find: those of a row without content, so that no shape depends
         on how many rows there are or on what is in them.
 
         Raises InputError for a strategy whose summary keeps rows.
         """
-        model, strategy = self._at_a_boundary(frame, state, task, after)
+        model, strategy = self._at_a_boundary(shared_model, state, task, after)
         now = self.stream.experiences[task]
         row = blank(replace(now.train[:1], task=now.task), now.task)
         found = self._summed(strategy.review if after else strategy.preview, model, row)
@@ -142,14 +143,14 @@ class ClientWork:
 
     def train(
         self,
-        frame: Frame,
+        shared_model: SharedModel,
         state: GlobalState,
         base: str,
         client: int,
         round: int,
         time: float,
-        own: Own,
-    ) -> tuple[ClientUpdate, Own]:
+        own: ClientState,
+    ) -> tuple[ClientUpdate, ClientState]:
         """A round of a client: the event that it is at, learned from the global state, whose digest
         is `base`.
 
@@ -157,11 +158,11 @@ class ClientWork:
         """
         event = self.manifest.latest(client, time)
         assert event is not None, "a client without rows is not asked"
-        own = dict(own)
-        tensors = self._laid(state, client, own, event.task)
+        own = replace(own)
+        tensors = self._starting_tensors(state, client, own, event.task)
         if not self.in_step:
-            frame = self._at_its_task(frame, state, tensors, event, own)
-        model, strategy = self._resumed(frame, tensors, state.ledger)
+            shared_model = self._at_its_task(shared_model, state, tensors, event, own)
+        model, strategy = self._resumed(shared_model, tensors, state.ledger)
         memory = self._memory(client, own)
         if memory is not None:
             self._offer_past(model, strategy, memory, client, event, own)
@@ -176,20 +177,20 @@ class ClientWork:
         loss = self._descend(model, held, memory, data, client, round)
         sums: dict[str, Tensor] = {}
         if self.drift.name == "scaffold":
-            before, end = own.get("control", {}), _detached(model.parameters())
+            before, end = own.control, _detached(model.parameters())
             steps = self.local.num_steps(len(data), self.training.batch_size)
             rate = self.training.learning_rate
-            own["control"] = own_control(before, shared, start, end, steps, rate)
-            sums |= control_change(before, own["control"])
+            own.control = own_control(before, shared, start, end, steps, rate)
+            sums |= control_change(before, own.control)
         if self.aggregator.needs_grams:
             sums |= self._grams(model, data)
         every = every_tensor(model)
         trained = {name: _sent(every[name]) for name in tensors}
         if memory is not None and len(memory) > 0:
-            own["memory"] = memory.state_dict()
+            own.memory = memory.state_dict()
         kept = {name: each for name, each in trained.items() if self.aggregator.keeps(name)}
         if kept:
-            own["tensors"] = {**own.get("tensors", {}), **kept}
+            own.tensors = {**own.tensors, **kept}
         sent = {name: each for name, each in trained.items() if self.aggregator.sends(round, name)}
         update = ClientUpdate(
             client=self.manifest.clients[client].name,
@@ -208,21 +209,26 @@ class ClientWork:
         return leaving(update, expected), own
 
     def answer(
-        self, frame: Frame, state: GlobalState, task: int, client: int | None, own: Own
+        self,
+        shared_model: SharedModel,
+        state: GlobalState,
+        task: int,
+        client: int | None,
+        own: ClientState,
     ) -> Flags:
         """Which rows of a task are answered rightly by what `client` would serve, or by the global
         state; of a client, its own rows only, in the order of `manifest.rows`."""
-        tensors = self._laid(state, client, own, task)
-        return self._answered(frame, tensors, state.ledger, task, client, own)
+        tensors = self._starting_tensors(state, client, own, task)
+        return self._answered(shared_model, tensors, state.ledger, task, client, own)
 
     def answer_alone(
         self,
-        frame: Frame,
+        shared_model: SharedModel,
         state: GlobalState,
         update: ClientUpdate,
         client: int,
         time: float,
-        own: Own,
+        own: ClientState,
     ) -> Flags:
         """As `answer`, of what the client has trained just now, before others are averaged in: on
         its own rows of the task that it is at. Nothing where the strategy cannot say it yet."""
@@ -230,21 +236,20 @@ class ClientWork:
         assert event is not None, "a client without rows is not asked"
         if not answers_midway(type(self.strategy)):
             return {}
-        tensors = {**self._laid(state, client, own, event.task), **update.tensors}
-        return self._answered(frame, tensors, state.ledger, event.task, client, own)
+        tensors = {**self._starting_tensors(state, client, own, event.task), **update.tensors}
+        return self._answered(shared_model, tensors, state.ledger, event.task, client, own)
 
     def _answered(
         self,
-        frame: Frame,
+        shared_model: SharedModel,
         tensors: Mapping[str, Tensor],
         ledger: Mapping[str, Tensor],
         task: int,
         client: int | None,
-        own: Own,
+        own: ClientState,
     ) -> Flags:
-        if own.get("frame"):
-            frame = Frame.of(own["frame"])
-        model, strategy = self._resumed(frame, tensors, ledger)
+        shared_model = own.shared_model or shared_model
+        model, strategy = self._resumed(shared_model, tensors, ledger)
         experience = self.stream.experiences[task]
         flags: Flags = {}
         parts: tuple[Part, ...] = ("validation", "test")
@@ -259,11 +264,11 @@ class ClientWork:
             flags[part] = answered_rightly(strategy, model, data[order], known, size)
         return flags
 
-    def task_of(self, event: Event, own: Own) -> Task:
+    def task_of(self, event: Event, own: ClientState) -> Task:
         """The task of an event as the client's strategy knows it: where tasks are the client's own,
         numbered by its own stream."""
         task = self.stream.experiences[event.task].task
-        return task if self.in_step else replace(task, index=own["task"])
+        return task if self.in_step else replace(task, index=own.task)
 
     def _trains(self, task: int) -> bool:
         return trains(type(self.strategy), self.adapter is not None, task)
@@ -271,61 +276,68 @@ class ClientWork:
     def _strategy(self) -> Strategy:
         return replace(self.strategy)
 
-    def _laid(
-        self, state: GlobalState, client: int | None, own: Own, task: int
+    def _starting_tensors(
+        self, state: GlobalState, client: int | None, own: ClientState, task: int
     ) -> dict[str, Tensor]:
         """What a client, or the server, starts a task from."""
         key = self.aggregator.key_of(task)
-        return self.aggregator.laid(state, own.get("tensors"), self._rank(client), key)
+        return self.aggregator.starting_tensors(state, own.tensors, self._rank(client), key)
 
     def _rank(self, client: int | None) -> int | None:
         """None for the server, and where all have the adapter's."""
         return self.ranks[client % len(self.ranks)] if self.ranks and client is not None else None
 
     def _at_a_boundary(
-        self, frame: Frame | None, state: GlobalState, task: int, end: bool
+        self, shared_model: SharedModel | None, state: GlobalState, task: int, end: bool
     ) -> tuple[AdaptedModel, Strategy]:
         """The model and strategy as a task is about to begin, with its classes, or to end. Before
         the first one they are set up."""
-        if frame is None:
+        if shared_model is None:
             model, strategy = AdaptedModel(self.backbone, self.adapter, self.seed), self._strategy()
             strategy.setup(model)
         else:
-            tensors = self._laid(state, None, {}, task)
-            model, strategy = self._resumed(frame, tensors, state.ledger)
+            tensors = self._starting_tensors(state, None, ClientState(), task)
+            model, strategy = self._resumed(shared_model, tensors, state.ledger)
         if not end:
             seen = self.stream.experiences[: task + 1] if self.in_step else self.stream.experiences
             model.grow_head(max(max(each.task.classes) for each in seen) + 1)
         return model, strategy
 
     def _resumed(
-        self, frame: Frame, tensors: Mapping[str, Tensor], ledger: Mapping[str, Tensor]
+        self, shared_model: SharedModel, tensors: Mapping[str, Tensor], ledger: Mapping[str, Tensor]
     ) -> tuple[AdaptedModel, Strategy]:
-        """The model and strategy of a frame, with the given tensors in place of its own."""
+        """The model and strategy of a shared model, with the given tensors in place of its own."""
         model, strategy = AdaptedModel(self.backbone, self.adapter, self.seed), self._strategy()
-        lay_out(frame, tensors, ledger, model, strategy)
+        lay_out(shared_model, tensors, ledger, model, strategy)
         return model, strategy
 
     def _at_its_task(
-        self, frame: Frame, state: GlobalState, tensors: dict[str, Tensor], event: Event, own: Own
-    ) -> Frame:
-        """The client's own frame at the task of its event: where that has begun since it was last
-        asked, the earlier task ends and this one begins, at the client."""
-        at = own.get("at")
+        self,
+        shared_model: SharedModel,
+        state: GlobalState,
+        tensors: dict[str, Tensor],
+        event: Event,
+        own: ClientState,
+    ) -> SharedModel:
+        """The client's own shared model at the task of its event. Where that has begun since its
+        last round, the earlier task ends and this one begins, at the client."""
+        at = own.event_time
         if at == event.time:
-            return Frame.of(own["frame"])
+            assert own.shared_model is not None
+            return own.shared_model
         if at is not None:
             before = self.manifest.latest(event.client, at)
             assert before is not None
-            frame = Frame.of(own["frame"])
-            ended = self._laid(state, event.client, own, before.task)
-            model, strategy = self._resumed(frame, ended, state.ledger)
+            assert own.shared_model is not None
+            shared_model = own.shared_model
+            ended = self._starting_tensors(state, event.client, own, before.task)
+            model, strategy = self._resumed(shared_model, ended, state.ledger)
             old, seen = self.task_of(before, own), self._batch_of(event.client, at)
             review = self._summed(strategy.review, model, replace(seen, task=old))
             strategy.end_task(model, old, review)
-            frame = frame_of(model, strategy, state.tensors)
-        model, strategy = self._resumed(frame, tensors, state.ledger)
-        own["task"] = own.get("task", -1) + 1
+            shared_model = shared_model_of(model, strategy, state.tensors)
+        model, strategy = self._resumed(shared_model, tensors, state.ledger)
+        own.task += 1
         task, data = self.task_of(event, own), self._batch_of(event.client, event.time)
         preview = self._summed(strategy.preview, model, replace(data, task=task))
         strategy.begin_task(model, task, preview)
@@ -334,16 +346,16 @@ class ClientWork:
                 f"strategy.name: it trains {strange[0]!r} from some task on without saying so (by "
                 "`grows`); clients whose tasks do not come in step share what was there at first"
             )
-        found = frame_of(model, strategy, state.tensors)
-        own["frame"], own["at"] = found.plain(), event.time
+        found = shared_model_of(model, strategy, state.tensors)
+        own.shared_model, own.event_time = found, event.time
         return found
 
-    def _memory(self, client: int, own: Own) -> Memory | None:
+    def _memory(self, client: int, own: ClientState) -> Memory | None:
         if self.memory is None:
             return None
         memory = Memory(self.memory, seed_of(self.seed, "client", client))
-        if "memory" in own:
-            memory.load_state_dict(own["memory"])
+        if own.memory is not None:
+            memory.load_state_dict(own.memory)
         return memory
 
     @torch.no_grad()
@@ -354,7 +366,7 @@ class ClientWork:
         memory: Memory,
         client: int,
         event: Event,
-        own: Own,
+        own: ClientState,
     ) -> None:
         """Let the memory keep what it wants of the events before this one; they are over."""
         past = [each for each in self.manifest.events(client) if each.time < event.time]
@@ -364,10 +376,10 @@ class ClientWork:
             notes = [strategy.annotate(model, each.to(self.backbone.device)) for each in chunks]
             return {name: torch.cat([each[name] for each in notes]) for name in notes[0]}
 
-        for each in past[own.get("offered", 0) :]:
+        for each in past[own.offered :]:
             memory.offer(self._batch_of(client, each.time), note)
         if past:
-            own["offered"] = len(past)
+            own.offered = len(past)
 
     def _descend(
         self,
@@ -416,13 +428,13 @@ class ClientWork:
         strategy: Strategy,
         start: Mapping[str, Tensor],
         shared: Mapping[str, Tensor],
-        own: Own,
+        own: ClientState,
     ) -> Strategy:
         """The strategy, held to the others' where the job says so."""
         if self.drift.name == "fedprox":
             return Corrected(strategy, start, mu=self.drift.mu)
         if self.drift.name == "scaffold":
-            return Corrected(strategy, start, own=own.get("control", {}), shared=shared)
+            return Corrected(strategy, start, own=own.control, shared=shared)
         return strategy
 
     @torch.no_grad()

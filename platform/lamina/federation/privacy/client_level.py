@@ -53,7 +53,7 @@ class ClientPrivacy:
 
     def release(self, *, poisson: bool) -> Release:
         """What one round costs an `Accountant` of clients. Only where clients really are Poisson
-        sampled does sampling count; a cohort of a fixed size is accounted as if everybody were in
+        sampled does sampling count; a fixed number of clients is accounted as if everybody were in
         every round."""
         return Release(self.noise_multiplier, self.sampling_rate if poisson else 1.0)
 

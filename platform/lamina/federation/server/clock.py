@@ -55,7 +55,7 @@ class ClockSettings:
 
 
 @dataclass(frozen=True)
-class Cohort:
+class Participants:
     """How many clients a round asks, and for whom it waits."""
 
     size: int
@@ -79,7 +79,7 @@ class Start:
     client: int
     """Its number."""
     place: int
-    """The how-manieth start of the run it is: names its draws."""
+    """The number of this start in the run, from 0: its random draws are named by it."""
     version: int
     """The global state it was given: the number of rounds that were over by then."""
     begin: float
@@ -95,7 +95,7 @@ class Plan:
     arrivals: tuple[Start, ...]
     """In the order of arrival."""
     others: tuple[Start, ...]
-    """Those who were asked in vain."""
+    """Those whose update does not arrive in time."""
     end: float
     """The virtual time at which the round is over."""
 
@@ -125,34 +125,38 @@ class VirtualClock:
         self.in_flight: list[Start] = []
         """Who is training (buffered rounds only), in the order of their starts."""
 
-    def plan(self, cohort: Cohort, clients: Sequence[int], version: int, load_of: LoadOf) -> Plan:
+    def plan(
+        self, participants: Participants, clients: Sequence[int], version: int, load_of: LoadOf
+    ) -> Plan:
         """The round that starts now from global state `version` among `clients`, in order."""
-        if cohort.mode == "buffered":
-            return self._buffered(cohort, clients, version, load_of)
-        wanted = cohort.size
-        if cohort.mode == "deadline":
-            wanted = ceil(cohort.size * cohort.over_selection)
-        share = cohort.size / max(len(clients), 1) if cohort.sampling == "poisson" else None
+        if participants.mode == "buffered":
+            return self._buffered(participants, clients, version, load_of)
+        wanted = participants.size
+        if participants.mode == "deadline":
+            wanted = ceil(participants.size * participants.over_selection)
+        share = (
+            participants.size / max(len(clients), 1) if participants.sampling == "poisson" else None
+        )
         chosen = self._choose(clients, wanted, share, version)
         starts = [self._start(client, version, load_of(client)) for client in chosen]
         due = sorted((each for each in starts if each.fate == "arrives"), key=_arrival)
         others = [each for each in starts if each.fate != "arrives"]
-        if cohort.mode == "deadline":
-            last = self.time + cohort.deadline
-            in_time = [each for each in due if each.end <= last][: cohort.size]
+        if participants.mode == "deadline":
+            last = self.time + participants.deadline
+            in_time = [each for each in due if each.end <= last][: participants.size]
             late = due[len(in_time) :]
             others += [_with_fate(each, "is late") for each in late]
-            end = in_time[-1].end if len(in_time) == cohort.size else min(last, _latest(due))
+            end = in_time[-1].end if len(in_time) == participants.size else min(last, _latest(due))
             due = in_time
         else:
             end = _latest(due)
         self.time = max(self.time, end)
         return Plan(tuple(due), tuple(others), self.time)
 
-    def recall(self) -> list[Start]:
-        """Call back everybody who is training: what they were given is out of date."""
-        recalled, self.in_flight = self.in_flight, []
-        return [_with_fate(each, "is late") for each in recalled]
+    def withdraw(self) -> list[Start]:
+        """Cancel the work of everybody who is training: their global state is out of date."""
+        withdrawn, self.in_flight = self.in_flight, []
+        return [_with_fate(each, "is late") for each in withdrawn]
 
     def wait_until(self, time: float) -> None:
         """Let virtual time pass."""
@@ -169,23 +173,23 @@ class VirtualClock:
         self.in_flight = [Start(**each) for each in state["in_flight"]]
 
     def _buffered(
-        self, cohort: Cohort, clients: Sequence[int], version: int, load_of: LoadOf
+        self, participants: Participants, clients: Sequence[int], version: int, load_of: LoadOf
     ) -> Plan:
         """FedBuff: whoever is done makes room for another at once; a round is over when `buffer`
         updates have arrived."""
         arrivals: list[Start] = []
         others: list[Start] = []
         known = np.asarray(clients, dtype=np.int64)
-        self._refill(cohort.size, known, version, load_of, [])
-        while len(arrivals) < cohort.buffer and self.in_flight:
+        self._refill(participants.size, known, version, load_of, [])
+        while len(arrivals) < participants.buffer and self.in_flight:
             first = min(self.in_flight, key=_arrival)
             self.in_flight.remove(first)
             self.time = max(self.time, first.end)
             (arrivals if first.fate == "arrives" else others).append(first)
-            if len(arrivals) < cohort.buffer:
+            if len(arrivals) < participants.buffer:
                 # A round's own arrivals stay away until it is over: none is in a buffer twice.
                 here = [each.client for each in arrivals]
-                self._refill(cohort.size, known, version, load_of, here)
+                self._refill(participants.size, known, version, load_of, here)
         return Plan(tuple(arrivals), tuple(others), self.time)
 
     def _refill(

@@ -70,7 +70,7 @@ def _first_times(manifest: StreamManifest) -> list[float]:
 
 def summaries_of(run: FederatedRun) -> dict[str, float]:
     """Every number of a run that is defined, by name."""
-    manifest, tallies = run.settings.manifest, run.tallies
+    manifest, traffic = run.settings.manifest, run.traffic
     found: dict[str, float] = {}
     for part in EVALUATED:
         of_all = global_matrix(run.scores, manifest, part).summaries()
@@ -80,18 +80,18 @@ def summaries_of(run: FederatedRun) -> dict[str, float]:
         pairs = [pair for each in run.scores for pair in each.spatial_forgetting(part)]
         drop = spatial_forgetting([local for local, _ in pairs], [served for _, served in pairs])
         found |= {} if drop is None else {f"{part}/clients/spatial_forgetting": drop}
-    included = {client: int(n) for client, n in enumerate(tallies.included)}
+    included = {client: int(n) for client, n in enumerate(traffic.included)}
     took_part = participation(included, len(manifest), run.version)
     found |= {f"participation/{name}": value for name, value in took_part.items()}
-    found |= {f"staleness/{name}": value for name, value in staleness(tallies.staleness).items()}
-    found |= {f"refused/{why}": float(number) for why, number in tallies.refused.items()}
+    found |= {f"staleness/{name}": value for name, value in staleness(traffic.staleness).items()}
+    found |= {f"refused/{why}": float(number) for why, number in traffic.refused.items()}
     if (epsilon := run.epsilon) is not None:
         found["privacy/epsilon"] = epsilon
-    found["bytes/up"] = float(tallies.up.sum())
-    found["bytes/down"] = float(tallies.down.sum())
+    found["bytes/up"] = float(traffic.up.sum())
+    found["bytes/down"] = float(traffic.down.sum())
     for place in range(len(manifest.tasks)):
-        found[f"bytes/up/task_{place}"] = float(tallies.up_of_task[place])
-        found[f"bytes/down/task_{place}"] = float(tallies.down_of_task[place])
+        found[f"bytes/up/task_{place}"] = float(traffic.up_of_task[place])
+        found[f"bytes/down/task_{place}"] = float(traffic.down_of_task[place])
     found["virtual_seconds"] = run.clock.time
     return found
 
@@ -137,9 +137,9 @@ def _rows_of_clients(run: FederatedRun, alone: Mapping[int, Bound]) -> list[dict
             "rows": int(counts[number, :, 0].sum()),
             "accuracy": each[number].get("average_accuracy"),
             "forgetting": each[number].get("forgetting"),
-            "bytes_up": int(run.tallies.up[number]),
-            "bytes_down": int(run.tallies.down[number]),
-            "included": int(run.tallies.included[number]),
+            "bytes_up": int(run.traffic.up[number]),
+            "bytes_down": int(run.traffic.down[number]),
+            "included": int(run.traffic.included[number]),
         }
         if number in spent:
             row["epsilon"] = spent[number]

@@ -20,17 +20,17 @@ from lamina.federation.privacy.accounting import Accountant
 from lamina.federation.privacy.row_accounts import RowAccounts
 from lamina.federation.privacy.secure_sum import SumAbortedError
 from lamina.federation.privacy.settings import PrivacySettings
-from lamina.federation.server.clock import ClockSettings, Cohort, Load, Plan, VirtualClock
+from lamina.federation.server.clock import ClockSettings, Load, Participants, Plan, VirtualClock
 from lamina.federation.server.private_sum import PrivateSum
 from lamina.federation.server.scores import EVALUATED, Scores, over_clients, scores_of
 from lamina.federation.server.staleness import discount, rebased
 from lamina.federation.server.summaries import summed
-from lamina.federation.server.traffic import Tallies, count
-from lamina.federation.shared_model import Frame
+from lamina.federation.server.traffic import Traffic, count
+from lamina.federation.shared_model import SharedModel
 from lamina.federation.state import GlobalState, Scaling
 from lamina.federation.timetable import BOUNDARIES, Stop, arrivals, arrived
 from lamina.federation.update import ClientUpdate
-from lamina.federation.work import Down, Item, LocalWork, Reply, Work
+from lamina.federation.work import DownloadSizes, Item, LocalWork, Reply, Work
 from lamina.registry import InputError
 from lamina.streams.manifest import Event, StreamManifest
 
@@ -57,7 +57,7 @@ class RunSettings:
     aggregator: Aggregator
     optimiser: ServerOptimiser | None
     """None: the server takes the average as it is."""
-    cohort: Cohort
+    participants: Participants
     clock: ClockSettings
     local: LocalWork
     batch_size: int
@@ -93,14 +93,14 @@ class FederatedRun:
         """Earlier states that somebody still trains from, by version."""
         self.given: dict[int, float] = {}
         """Who is training since before this round, and the stream time of what they were given."""
-        self.frame: Frame | None = None
-        self.frame_number = 0
-        """How many boundaries there were: names the frame."""
+        self.shared_model: SharedModel | None = None
+        self.num_boundaries = 0
+        """Task boundaries so far: the number of the shared model."""
         self.summary: Summary | None = None
-        """What clients said at the last look, until the boundary that it is for."""
+        """The summed summaries of the clients, until the task boundary that they are for."""
         self.own: dict[int, str] = {}
         """By client, the digest of what it keeps."""
-        self.tallies = Tallies(len(settings.manifest), len(settings.manifest.tasks))
+        self.traffic = Traffic(len(settings.manifest), len(settings.manifest.tasks))
         self.accountant = Accountant(1e-5)
         if settings.private is not None:
             privacy = settings.private.settings
@@ -157,16 +157,16 @@ class FederatedRun:
         """The global state after so many rounds, as long as somebody trains from it."""
         return self.state if version == self.version else self.past[version]
 
-    def apply(self, work: Work, replies: Sequence[Reply], down: Down) -> dict[str, float]:
+    def apply(self, work: Work, replies: Sequence[Reply], down: DownloadSizes) -> dict[str, float]:
         """Take the replies to the items of `work`, in the items' order; `down` is what its clients
         were sent. Returns what is worth recording of it."""
         assert work == self._work, "only what is to be done now can be applied"
         metrics: dict[str, float] = {}
         match work.stop.kind:
             case "begin" | "end":
-                self._turn(work.stop, replies[0])
+                self._apply_boundary(work.stop, replies[0])
             case "preview" | "review":
-                self._look(work, replies, down)
+                self._apply_summaries(work, replies, down)
             case "train":
                 metrics = self._round(work, replies, down)
             case "evaluate":
@@ -185,11 +185,11 @@ class FederatedRun:
             "version": self.version,
             "past": {str(version): each.plain() for version, each in self.past.items()},
             "given": {str(client): time for client, time in self.given.items()},
-            "frame": self.frame and self.frame.plain(),
-            "frame_number": self.frame_number,
+            "shared_model": self.shared_model and self.shared_model.plain(),
+            "num_boundaries": self.num_boundaries,
             "summary": self.summary and dict(self.summary.sums),
             "own": {str(client): digest for client, digest in self.own.items()},
-            "tallies": self.tallies.state_dict(),
+            "traffic": self.traffic.state_dict(),
             "accountant": self.accountant.state_dict(),
             "row_accounts": self.row_accounts and self.row_accounts.state_dict(),
             "scores": [
@@ -211,11 +211,11 @@ class FederatedRun:
         self.version = state["version"]
         self.past = {int(version): GlobalState.of(each) for version, each in state["past"].items()}
         self.given = {int(client): time for client, time in state["given"].items()}
-        self.frame = Frame.of(state["frame"]) if state["frame"] else None
-        self.frame_number = state["frame_number"]
+        self.shared_model = SharedModel.of(state["shared_model"]) if state["shared_model"] else None
+        self.num_boundaries = state["num_boundaries"]
         self.summary = Summary(state["summary"]) if state["summary"] else None
         self.own = {int(client): digest for client, digest in state["own"].items()}
-        self.tallies.load_state_dict(state["tallies"])
+        self.traffic.load_state_dict(state["traffic"])
         self.accountant = Accountant.from_state(state["accountant"])
         if self.row_accounts is not None:
             self.row_accounts.load_state_dict(state["row_accounts"])
@@ -229,12 +229,14 @@ class FederatedRun:
             return [Item(None, stop.task, self.version, stop.time)]
         if stop.kind in ("preview", "review"):
             there = self._arrivals.get(floor(stop.time), {}).get(stop.task, [])
-            there = [client for client in there if self._can_say(client, stop)]
+            there = [client for client in there if self._may_send_sums(client, stop)]
             return [Item(client, stop.task, self.version, stop.time) for client in (None, *there)]
         if stop.kind == "train":
             before = self.version
-            there = [client for client in self._clients(stop) if self._can_pay(client, stop.time)]
-            self._plan = self.clock.plan(settings.cohort, there, before, self._loads(stop))
+            there = [
+                client for client in self._clients(stop) if self._covers_round(client, stop.time)
+            ]
+            self._plan = self.clock.plan(settings.participants, there, before, self._loads(stop))
             return [
                 Item(
                     each.client,
@@ -292,7 +294,7 @@ class FederatedRun:
         assert event is not None, "a client without rows is not asked"
         return event.task
 
-    def _can_pay(self, client: int, time: float) -> bool:
+    def _covers_round(self, client: int, time: float) -> bool:
         """Whether its rows' budget, if there is one, covers another round."""
         if self.row_accounts is None:
             return True
@@ -300,20 +302,20 @@ class FederatedRun:
         accounts = self.row_accounts
         return event is None or accounts.covers(event, accounts.of_round(event))
 
-    def _can_say(self, client: int, stop: Stop) -> bool:
+    def _may_send_sums(self, client: int, stop: Stop) -> bool:
         """Whether its rows' budget, if there is one, covers that sums over them are sent."""
         accounts = self.row_accounts
         return accounts is None or all(
-            accounts.covers(event, accounts.of_sums()) for event in self._looked_at(client, stop)
+            accounts.covers(event, accounts.of_sums()) for event in self._summarised(client, stop)
         )
 
-    def _looked_at(self, client: int, stop: Stop) -> list[Event]:
+    def _summarised(self, client: int, stop: Stop) -> list[Event]:
         """What a client looks at before or after a task."""
         events = arrived(self.settings.manifest, client, floor(stop.time))
         return [each for each in events if each.task == stop.task]
 
-    def _pay(self, work: Work) -> None:
-        """Count what rows cost that were trained on: also of an update that came too late."""
+    def _spend(self, work: Work) -> None:
+        """Record what a round costs the rows that were trained on, late updates included."""
         if self.row_accounts is None:
             return
         assert self._plan is not None
@@ -339,19 +341,20 @@ class FederatedRun:
 
         return load
 
-    def _turn(self, stop: Stop, reply: Reply) -> None:
-        assert reply.turned is not None
-        self.frame, tensors = reply.turned
-        self.frame_number += 1
+    def _apply_boundary(self, stop: Stop, reply: Reply) -> None:
+        assert reply.boundary is not None
+        self.shared_model, tensors = reply.boundary
+        self.num_boundaries += 1
         self.summary = None
         key = self.settings.aggregator.key_of(stop.task)
-        self.state = self.settings.aggregator.turned(self.state, tensors, key)
+        self.state = self.settings.aggregator.after_boundary(self.state, tensors, key)
         # What was given before the boundary is out of date.
-        self._count(self.clock.recall())
+        self._count(self.clock.withdraw())
         self.past, self.given = {}, {}
 
-    def _look(self, work: Work, replies: Sequence[Reply], down: Down) -> None:
-        """Sum up what the clients said, who may say what the server finds in a blank row.
+    def _apply_summaries(self, work: Work, replies: Sequence[Reply], down: DownloadSizes) -> None:
+        """Add up the clients' summaries. The server's summary of a blank row says which sums are
+        allowed.
 
         Raises InputError where privacy leaves nothing to sum up.
         """
@@ -359,11 +362,11 @@ class FederatedRun:
         if self.row_accounts is not None:
             for item in items:
                 assert item.client is not None
-                for event in self._looked_at(item.client, work.stop):
+                for event in self._summarised(item.client, work.stop):
                     self.row_accounts.spend(event, self.row_accounts.of_sums())
         base, step = self.state.digest(), int(work.stop.time)
         expected = Expected(step, work.stop.kind, {}, base, blank.declared)
-        accepted = self._let_in(work.stop, items, said, down, lambda *_: expected)
+        accepted = self._admitted(work.stop, items, said, down, lambda *_: expected)
         if not any(update.num_rows for update in accepted):
             task = self.settings.manifest.tasks[work.stop.task]
             raise InputError(
@@ -373,19 +376,19 @@ class FederatedRun:
             )
         self.summary = summed(accepted)
 
-    def _round(self, work: Work, replies: Sequence[Reply], down: Down) -> dict[str, float]:
+    def _round(self, work: Work, replies: Sequence[Reply], down: DownloadSizes) -> dict[str, float]:
         settings, plan = self.settings, self._plan
         assert plan is not None
-        self._pay(work)
-        self._hear_alone(work, replies)
-        before, down_before = self.tallies.refused.total(), int(self.tallies.down.sum())
-        accepted = self._let_in(work.stop, work.items, replies, down, cache(self._expected_of))
+        self._spend(work)
+        self._note_accuracy_alone(work, replies)
+        before, down_before = self.traffic.refused.total(), int(self.traffic.down.sum())
+        accepted = self._admitted(work.stop, work.items, replies, down, cache(self._expected_of))
         age = {}
         updates = []
         for update in accepted:
             age[update.client] = self.version - update.round
-            updates.append(self._brought_up_to_date(update))
-        self.tallies.staleness.update(age.values())
+            updates.append(self._rebased(update))
+        self.traffic.staleness.update(age.values())
         after = self._combined(updates, work.stop)
         if settings.controls and updates:
             controls = shared_control(controls_of(self.state), updates, len(settings.manifest))
@@ -394,16 +397,16 @@ class FederatedRun:
         if settings.optimiser is not None:
             after = settings.optimiser.apply(self.state, after)
         if after is not self.state:
-            count(self.tallies.included, (self._numbers[name] for name in after.included))
+            count(self.traffic.included, (self._numbers[name] for name in after.included))
         others = [each.client for each in plan.others]
         tasks = [self._task_at(client, work.stop, work.stop.time) for client in others]
-        self.tallies.travelled(others, tasks, [0] * len(others), [down.state] * len(others))
+        self.traffic.travelled(others, tasks, [0] * len(others), [down.state] * len(others))
         self._count([*plan.arrivals, *plan.others])
         self._remember(work.stop)
         self.state = after
         self.version += 1
-        count(self.tallies.asked, (each.client for each in (*plan.arrivals, *plan.others)))
-        refused = self.tallies.refused.total() - before
+        count(self.traffic.asked, (each.client for each in (*plan.arrivals, *plan.others)))
+        refused = self.traffic.refused.total() - before
         epsilon = self.epsilon
         return {
             "clients": float(len(updates)),
@@ -412,13 +415,13 @@ class FederatedRun:
             "staleness": mean_over_clients(list(age.values())) or 0.0,
             "virtual_seconds": self.clock.time,
             "bytes_up": float(sum(reply.up for reply in replies)),
-            "bytes_down": float(int(self.tallies.down.sum()) - down_before),
+            "bytes_down": float(int(self.traffic.down.sum()) - down_before),
             **({} if epsilon is None else {"epsilon": epsilon}),
             **over_clients("loss", [u.metrics["loss"] for u in updates if "loss" in u.metrics]),
         }
 
-    def _hear_alone(self, work: Work, replies: Sequence[Reply]) -> None:
-        """Note what clients reached before aggregation, if they were asked."""
+    def _note_accuracy_alone(self, work: Work, replies: Sequence[Reply]) -> None:
+        """Record the accuracy of clients before aggregation, if they were evaluated."""
         for part in EVALUATED:
             heard = [
                 (
@@ -447,12 +450,12 @@ class FederatedRun:
         try:
             after, summed = private.combine(self.state, updates, lost, self.version, accountant)
         except SumAbortedError:
-            self.tallies.refused["sum aborted"] += len(updates)
+            self.traffic.refused["sum aborted"] += len(updates)
             return self.state
         clients = [self._numbers[name] for name in summed.bytes_up]
         tasks = [self._task_at(client, stop, stop.time) for client in clients]
         back = [summed.bytes_down[name] for name in summed.bytes_up]
-        self.tallies.travelled(clients, tasks, list(summed.bytes_up.values()), back)
+        self.traffic.travelled(clients, tasks, list(summed.bytes_up.values()), back)
         return after
 
     def _expected_of(self, version: int, rank: int | None, task_key: str | None) -> Expected:
@@ -462,12 +465,12 @@ class FederatedRun:
         about = (settings.aggregator, state, state.digest(), version, rank, task_key)
         return expected_of(*about, controls=settings.controls)
 
-    def _let_in(
+    def _admitted(
         self,
         stop: Stop,
         items: Sequence[Item],
         replies: Sequence[Reply],
-        down: Down,
+        down: DownloadSizes,
         expected_of: Callable[[int, int | None, str | None], Expected],
     ) -> tuple[ClientUpdate, ...]:
         """The updates that may be used; the others are counted by why they may not."""
@@ -488,9 +491,9 @@ class FederatedRun:
             expected[names[client].name] = expected_of(item.version, rank, key)
             kept[names[client].name] = client, reply.own
             if reply.damage is not None:
-                self.tallies.refused[reply.damage] += 1
+                self.traffic.refused[reply.damage] += 1
         admission = admit((each.update for each in replies if each.update), expected)
-        self.tallies.refused.update(admission.tally())
+        self.traffic.refused.update(admission.tally())
         if stop.kind == "train":
             for update in admission.accepted:
                 client, own = kept[update.client]
@@ -501,27 +504,31 @@ class FederatedRun:
         return admission.accepted
 
     def _count_bytes(
-        self, clients: Sequence[int], tasks: Sequence[int], replies: Sequence[Reply], down: Down
+        self,
+        clients: Sequence[int],
+        tasks: Sequence[int],
+        replies: Sequence[Reply],
+        down: DownloadSizes,
     ) -> None:
-        """What clients were sent, the frame if they do not have it, and what they sent."""
-        frames = self.tallies.frames
-        known = zip(clients, frames[list(clients)].tolist(), strict=True)
-        behind = {client for client, frame in known if frame != self.frame_number}
+        """Bytes to clients, with the shared model if they do not have it, and from them."""
+        shared_models = self.traffic.shared_models
+        known = zip(clients, shared_models[list(clients)].tolist(), strict=True)
+        behind = {client for client, shared_model in known if shared_model != self.num_boundaries}
         sent = [down.state] * len(clients)
         for client in behind:
-            sent[clients.index(client)] += down.frame
-        self.tallies.travelled(clients, tasks, [reply.up for reply in replies], sent)
-        frames[list(behind)] = self.frame_number
+            sent[clients.index(client)] += down.shared_model
+        self.traffic.travelled(clients, tasks, [reply.up for reply in replies], sent)
+        shared_models[list(behind)] = self.num_boundaries
 
-    def _brought_up_to_date(self, update: ClientUpdate) -> ClientUpdate:
+    def _rebased(self, update: ClientUpdate) -> ClientUpdate:
         """A late update as if it had started from the state of now: what it changed, discounted by
         its age (FedBuff)."""
         if update.round == self.version:
             return update
         aggregator = self.settings.aggregator
         key = update.phase if aggregator.by_task else None
-        then = aggregator.laid(self.state_of(update.round), task_key=key)
-        now = aggregator.laid(self.state, task_key=key)
+        then = aggregator.starting_tensors(self.state_of(update.round), task_key=key)
+        now = aggregator.starting_tensors(self.state, task_key=key)
         return rebased(update, then, now, discount(self.version - update.round))
 
     def _remember(self, stop: Stop) -> None:
@@ -535,7 +542,7 @@ class FederatedRun:
         self.given = {each.place: self.given.get(each.place, stop.time) for each in flying}
 
     def _count(self, starts: Sequence[Any]) -> None:
-        self.tallies.fates.update(each.fate for each in starts)
+        self.traffic.fates.update(each.fate for each in starts)
 
     def _score(self, work: Work, replies: Sequence[Reply]) -> dict[str, float]:
         settings = self.settings

@@ -27,6 +27,6 @@ def summed(updates: Iterable[ClientUpdate]) -> Summary | None:
     first, *others = of_clients
     sums = {name: value.double() for name, value in first.items()}
     for each in others:
-        assert each.keys() == sums.keys(), "the door lets no other names in"
+        assert each.keys() == sums.keys(), "admission lets no other names in"
         sums = {name: added(value, each[name].double()) for name, value in sums.items()}
     return Summary({name: value.to(first[name].dtype) for name, value in sums.items()})

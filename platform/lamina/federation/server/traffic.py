@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class Tallies:
+class Traffic:
     """Totals over a run. Each tensor is int64 [clients], by their numbers, or [tasks], by their
     places in the stream."""
 
@@ -25,8 +25,8 @@ class Tallies:
         """How often each was given work."""
         self.included = torch.zeros(num_clients, dtype=torch.int64)
         """How often an update of each went into the global state."""
-        self.frames = torch.full((num_clients,), -1)
-        """The frame that each was sent last."""
+        self.shared_models = torch.full((num_clients,), -1)
+        """The number of the shared model that each was sent last."""
         self.refused: Counter[str] = Counter()
         """Updates that were refused, by reason."""
         self.fates: Counter[str] = Counter()

@@ -8,7 +8,7 @@ from typing import Protocol
 from lamina.federation.algebra.control_variates import CONTROL
 from lamina.federation.server.rounds import FederatedRun
 from lamina.federation.state import GlobalState
-from lamina.federation.work import Down, Work
+from lamina.federation.work import DownloadSizes, Work
 from lamina.orchestration.federated.chunks import CHUNKS, Chunk, chunks_of
 from lamina.orchestration.federated.pool import Pool
 from lamina.training.checkpoint import pack
@@ -42,30 +42,32 @@ class Broadcasts:
         self._pool = pool
         self._sizes: dict[str, int] = {}
 
-    def chunks(self, run: FederatedRun, work: Work, store: ClientStore) -> tuple[list[Chunk], Down]:
+    def chunks(
+        self, run: FederatedRun, work: Work, store: ClientStore
+    ) -> tuple[list[Chunk], DownloadSizes]:
         """A work cut into chunks, and what each of its clients is sent."""
         versions = {run.version, *run.past, *(item.version for item in work.items)}
-        states = {version: f"state {run.frame_number}.{version}" for version in sorted(versions)}
+        states = {version: f"state {run.num_boundaries}.{version}" for version in sorted(versions)}
         for version, key in states.items():
             self._put(key, partial(broadcast, run.state_of(version)))
-        frame = summary = None
-        if run.frame is not None:
-            frame = f"frame {run.frame_number}"
-            self._put(frame, partial(pack, run.frame.plain()))
+        shared_model = summary = None
+        if run.shared_model is not None:
+            shared_model = f"shared_model {run.num_boundaries}"
+            self._put(shared_model, partial(pack, run.shared_model.plain()))
         if run.summary is not None:
             summary = f"summary {run.place}"
             self._put(summary, partial(pack, dict(run.summary.sums)))
-        stale = sorted(self._sizes.keys() - {frame, summary, *states.values()})
+        stale = sorted(self._sizes.keys() - {shared_model, summary, *states.values()})
         self._pool.forget(stale)
         for key in stale:
             del self._sizes[key]
         owns = [_own(run, store, item.client) for item in work.items]
         chunks = [
-            Chunk(work.stop, work.items[each], tuple(owns[each]), frame, states, summary)
+            Chunk(work.stop, work.items[each], tuple(owns[each]), shared_model, states, summary)
             for each in chunks_of(work.items, CHUNKS)
         ]
-        frame_size = 0 if frame is None else self._sizes[frame]
-        return chunks, Down(self._sizes[states[run.version]], frame_size)
+        shared_model_size = 0 if shared_model is None else self._sizes[shared_model]
+        return chunks, DownloadSizes(self._sizes[states[run.version]], shared_model_size)
 
     def _put(self, key: str, make: Callable[[], bytes]) -> None:
         if key not in self._sizes:

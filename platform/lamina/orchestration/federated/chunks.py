@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from lamina.federation.checking import Slots
-from lamina.federation.shared_model import Frame
+from lamina.federation.shared_model import SharedModel
 from lamina.federation.timetable import Stop
 from lamina.federation.work import Flags, Item
 from lamina.training.checkpoint import unpack
@@ -29,34 +29,36 @@ class Chunk:
     items: tuple[Item, ...]
     owns: tuple[bytes | None, ...]
     """What each item's client keeps."""
-    frame: str | None
-    """The key of the frame."""
+    shared_model: str | None
+    """The key of the shared model."""
     states: Mapping[int, str]
     """By version, the key of the global state."""
     summary: str | None = None
-    """The key of what clients said, for a boundary."""
+    """The key of the clients' summed summaries, for a task boundary."""
 
 
 @dataclass(frozen=True)
-class Answer:
+class ItemResult:
     """What an item came to, as bytes."""
 
     update: bytes | None = None
     own: bytes | None = None
-    turned: bytes | None = None
+    boundary: bytes | None = None
     flags: Flags = field(default_factory=dict)
     declared: Slots = field(default_factory=dict)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # Beside the pickle its bytes are not copied into it: half the time of their journey.
-        parts = (self.update, self.own, self.turned)
+        parts = (self.update, self.own, self.boundary)
         beside = (None if part is None else PickleBuffer(part) for part in parts)
         return _arrived, (*beside, self.flags, self.declared)
 
 
-def _arrived(update: Any, own: Any, turned: Any, flags: Flags, declared: Slots) -> Answer:
-    said, kept, frame = (None if part is None else bytes(part) for part in (update, own, turned))
-    return Answer(said, kept, frame, flags, declared)
+def _arrived(update: Any, own: Any, boundary: Any, flags: Flags, declared: Slots) -> ItemResult:
+    said, kept, shared_model = (
+        None if part is None else bytes(part) for part in (update, own, boundary)
+    )
+    return ItemResult(said, kept, shared_model, flags, declared)
 
 
 def chunks_of(items: Sequence[Item], most: int) -> list[slice]:
@@ -67,7 +69,7 @@ def chunks_of(items: Sequence[Item], most: int) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(bounds)]
 
 
-def turned_of(content: bytes) -> tuple[Frame, dict[str, Tensor]]:
-    """What an answer's `turned` says."""
+def boundary_of(content: bytes) -> tuple[SharedModel, dict[str, Tensor]]:
+    """The contents of an `ItemResult.boundary`."""
     plain = unpack(content)
-    return Frame.of(plain["frame"]), plain["tensors"]
+    return SharedModel.of(plain["shared_model"]), plain["tensors"]

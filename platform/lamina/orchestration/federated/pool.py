@@ -15,7 +15,7 @@ import ray
 
 from lamina.garbage import collect_seldom
 from lamina.orchestration.cluster import Device
-from lamina.orchestration.federated.chunks import Answer, Chunk
+from lamina.orchestration.federated.chunks import Chunk, ItemResult
 from lamina.orchestration.federated.worker import Worker
 
 MakeWorker = Callable[..., Worker]
@@ -39,7 +39,7 @@ class Pool(Protocol):
         """These are needed no more."""
         ...
 
-    def do(self, chunks: Sequence[Chunk]) -> Iterable[list[Answer]]:
+    def do(self, chunks: Sequence[Chunk]) -> Iterable[list[ItemResult]]:
         """The answers to each chunk, in order, each as soon as it is there: whoever reads them does
         so while others are still worked on."""
         ...
@@ -63,7 +63,7 @@ class LocalPool:
         for key in keys:
             self._known.pop(key, None)
 
-    def do(self, chunks: Sequence[Chunk]) -> Iterable[list[Answer]]:
+    def do(self, chunks: Sequence[Chunk]) -> Iterable[list[ItemResult]]:
         return [self._worker.do(chunk, self._known.__getitem__) for chunk in chunks]
 
     def call(self, method: str, arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -103,7 +103,7 @@ class RayPool:
         for key in keys:
             self._published.pop(key, None)
 
-    def do(self, chunks: Sequence[Chunk]) -> Iterable[list[Answer]]:
+    def do(self, chunks: Sequence[Chunk]) -> Iterable[list[ItemResult]]:
         return self._spread(
             [
                 partial(_do, chunk=chunk, published=self._of(chunk), shared=self._shared)
@@ -123,7 +123,7 @@ class RayPool:
             ray.kill(host)
 
     def _of(self, chunk: Chunk) -> Mapping[str, Any]:
-        keys = [chunk.frame, chunk.summary, *chunk.states.values()]
+        keys = [chunk.shared_model, chunk.summary, *chunk.states.values()]
         return {key: self._published[key] for key in keys if key is not None}
 
     def _spread(self, calls: Sequence[Callable[[Any], Any]]) -> Iterator[Any]:
@@ -177,12 +177,14 @@ class _Host:
         self._made(shared)
         return os.getpid()
 
-    def do(self, chunk: Chunk, published: Mapping[str, Any], shared: Sequence[Any]) -> list[Answer]:
+    def do(
+        self, chunk: Chunk, published: Mapping[str, Any], shared: Sequence[Any]
+    ) -> list[ItemResult]:
         def fetch(key: str) -> bytes:
             content: bytes = ray.get(published[key]).tobytes()
             return content
 
-        answers: list[Answer] = self._made(shared).do(chunk, fetch)
+        answers: list[ItemResult] = self._made(shared).do(chunk, fetch)
         return answers
 
     def call(self, method: str, arguments: tuple[Any, ...], shared: Sequence[Any]) -> Any:

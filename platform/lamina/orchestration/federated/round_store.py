@@ -14,7 +14,7 @@ from lamina.training.checkpoint import pack, unpack
 class RoundStore:
     """`rounds/000123.safetensors` is the state after 123 works, `rounds/bounds.json` what was
     reached beside the federation once it is over, `clients/` what each client keeps
-    and `frames/` what was common to all, under the digests of their contents.
+    and `shared_models/` the shared model, under the digests of their contents.
 
     A state is written aside, brought to the disk and moved into place, and only then is what it
     replaces deleted: whenever the driver dies, there is one whole state, and all that it names.
@@ -27,8 +27,8 @@ class RoundStore:
         self._bounds = self._rounds / "bounds.json"
         self._config = config
         self._clients = Payloads(folder / "clients")
-        self._frames = Payloads(folder / "frames")
-        self._frame: tuple[int, str | None] = (0, None)
+        self._shared_models = Payloads(folder / "shared_models")
+        self._shared_model: tuple[int, str | None] = (0, None)
         self._stale: set[str] = set()
         for torn in self._rounds.glob("*.tmp"):
             torn.unlink()
@@ -50,9 +50,9 @@ class RoundStore:
                 "go on)"
             )
         state: dict[str, Any] = kept["state"]
-        digest = state["frame"]
-        state["frame"] = None if digest is None else unpack(self._frames.get(digest))
-        self._frame = (state["frame_number"], digest)
+        digest = state["shared_model"]
+        state["shared_model"] = None if digest is None else unpack(self._shared_models.get(digest))
+        self._shared_model = (state["num_boundaries"], digest)
         self._clients.keep_only(set(state["own"].values()))
         return state
 
@@ -67,18 +67,18 @@ class RoundStore:
     def keep(self, run: FederatedRun) -> None:
         """Make the state of `run` the last one; what only earlier ones name is deleted."""
         state = run.state_dict()
-        number = state["frame_number"]
-        is_new = number != self._frame[0] and state["frame"] is not None
+        number = state["num_boundaries"]
+        is_new = number != self._shared_model[0] and state["shared_model"] is not None
         if is_new:
-            self._frame = (number, self._frames.put(pack(state["frame"])))
-        plain = {"config": self._config, "state": {**state, "frame": self._frame[1]}}
+            self._shared_model = (number, self._shared_models.put(pack(state["shared_model"])))
+        plain = {"config": self._config, "state": {**state, "shared_model": self._shared_model[1]}}
         path = self._rounds / f"{state['place']:06d}.safetensors"
         _write(path, pack(plain))
         for older in self._rounds.glob("*.safetensors"):
             if older != path:
                 older.unlink()
-        if is_new and self._frame[1] is not None:
-            self._frames.keep_only({self._frame[1]})
+        if is_new and self._shared_model[1] is not None:
+            self._shared_models.keep_only({self._shared_model[1]})
         if self._stale:
             self._clients.delete(self._stale - set(state["own"].values()))
             self._stale = set()

@@ -20,7 +20,7 @@ from lamina.federation.server.rounds import FederatedRun
 from lamina.federation.work import Reply, Work
 from lamina.orchestration.cluster import choose_devices, cluster
 from lamina.orchestration.federated.broadcasts import Broadcasts, ClientStore
-from lamina.orchestration.federated.chunks import Answer, turned_of
+from lamina.orchestration.federated.chunks import ItemResult, boundary_of
 from lamina.orchestration.federated.pool import LocalPool, Pool, RayPool
 from lamina.orchestration.federated.round_store import RoundStore
 from lamina.orchestration.federated.worker import LearningWorker, worker_of
@@ -199,11 +199,11 @@ def _clients_of(work: Work) -> list[int]:
     return [item.client for item in work.items if item.client is not None]
 
 
-def _reply(answer: Answer, store: ClientStore) -> Reply:
+def _reply(answer: ItemResult, store: ClientStore) -> Reply:
     """An answer, read. What cannot be read is damage, which the run counts."""
     if answer.update is None:
-        turned = None if answer.turned is None else turned_of(answer.turned)
-        return Reply(turned=turned, flags=answer.flags, declared=answer.declared)
+        boundary = None if answer.boundary is None else boundary_of(answer.boundary)
+        return Reply(boundary=boundary, flags=answer.flags, declared=answer.declared)
     own = None
     if answer.own is not None:
         own = store.put(answer.own)

@@ -13,21 +13,22 @@ from lamina.backbones.load import load_backbone
 from lamina.config import Job, build_learner, keep_features, parse_job
 from lamina.config.clients import client_work
 from lamina.core import Batch, Samples, Stream, Summary
-from lamina.federation.client.client import ClientWork, Own
+from lamina.federation.client.client import ClientWork
+from lamina.federation.client.client_state import ClientState
 from lamina.federation.privacy.wire import update_to_bytes
 from lamina.federation.server.outcome import Bound
-from lamina.federation.shared_model import Frame
+from lamina.federation.shared_model import SharedModel
 from lamina.federation.state import GlobalState
 from lamina.federation.timetable import BOUNDARIES
 from lamina.federation.work import Flags, Item
-from lamina.orchestration.federated.chunks import Answer, Chunk, Fetch
+from lamina.orchestration.federated.chunks import Chunk, Fetch, ItemResult
 from lamina.streams.client_streams import ClientStreams
 from lamina.streams.manifest import StreamManifest
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.cohort import shared, together
 
 _KEPT = 8
-"""Global states and frames that a worker remembers in the form that it works with."""
+"""Global states and shared models that a worker caches, unpacked."""
 CLIENTS_PACKED = 16
 """Clients of a chunk that train at a time."""
 ROWS_PACKED = {"cpu": 64}
@@ -40,7 +41,7 @@ MOST_ROWS_PACKED = 1024
 class Worker(Protocol):
     """Does chunks. The same chunk gives the same answers at every worker."""
 
-    def do(self, chunk: Chunk, fetch: Fetch) -> list[Answer]:
+    def do(self, chunk: Chunk, fetch: Fetch) -> list[ItemResult]:
         """The answers to its items, in order."""
         ...
 
@@ -58,7 +59,7 @@ class LearningWorker:
         most_rows = ROWS_PACKED.get(backbone.device.type, MOST_ROWS_PACKED)
         self._worker = ChunkWorker(self.work, CLIENTS_PACKED, most_rows)
 
-    def do(self, chunk: Chunk, fetch: Fetch) -> list[Answer]:
+    def do(self, chunk: Chunk, fetch: Fetch) -> list[ItemResult]:
         """The answers to its items, in order."""
         return self._worker.do(chunk, fetch)
 
@@ -96,7 +97,7 @@ class ChunkWorker:
         self._most_rows = most_rows
         self._known: dict[str, Any] = {}
 
-    def do(self, chunk: Chunk, fetch: Fetch) -> list[Answer]:
+    def do(self, chunk: Chunk, fetch: Fetch) -> list[ItemResult]:
         """The answers to its items, in order."""
         calls = [
             partial(self._done, chunk, item, own, fetch)
@@ -106,30 +107,39 @@ class ChunkWorker:
             return together(calls, self._most, self._most_rows)
         return [call() for call in calls]
 
-    def _done(self, chunk: Chunk, item: Item, own: bytes | None, fetch: Fetch) -> Answer:
+    def _done(self, chunk: Chunk, item: Item, own: bytes | None, fetch: Fetch) -> ItemResult:
         stop, work = chunk.stop, self._work
         state, base = self._state(chunk.states[item.version], fetch)
-        frame = None if chunk.frame is None else self._frame(chunk.frame, fetch)
-        kept: Own = {} if own is None else unpack(own)
+        shared_model = (
+            None if chunk.shared_model is None else self._shared_model(chunk.shared_model, fetch)
+        )
+        kept = ClientState() if own is None else ClientState.of(unpack(own))
         if stop.kind in BOUNDARIES:
             said = None if chunk.summary is None else Summary(unpack(fetch(chunk.summary)))
-            turned, tensors = work.turn(frame, state, item.task, stop.kind == "end", said)
-            return Answer(turned=pack({"frame": turned.plain(), "tensors": tensors}))
+            boundary, tensors = work.task_boundary(
+                shared_model, state, item.task, stop.kind == "end", said
+            )
+            return ItemResult(boundary=pack({"shared_model": boundary.plain(), "tensors": tensors}))
         if stop.kind in ("preview", "review"):
             after = stop.kind == "review"
             if item.client is None:
-                return Answer(declared=work.declared(frame, state, item.task, after))
-            update = work.look(frame, state, base, item.client, int(item.time), item.task, after)
-            return Answer(update_to_bytes(update), own)
-        assert frame is not None, "nobody is trained or asked before the first boundary"
+                return ItemResult(declared=work.declared(shared_model, state, item.task, after))
+            update = work.summarise(
+                shared_model, state, base, item.client, int(item.time), item.task, after
+            )
+            return ItemResult(update_to_bytes(update), own)
+        assert shared_model is not None, "nobody is trained or asked before the first boundary"
         if stop.kind == "evaluate":
-            return Answer(flags=work.answer(frame, state, item.task, item.client, kept))
+            return ItemResult(flags=work.answer(shared_model, state, item.task, item.client, kept))
         assert item.client is not None
-        update, kept = work.train(frame, state, base, item.client, item.version, item.time, kept)
+        update, kept = work.train(
+            shared_model, state, base, item.client, item.version, item.time, kept
+        )
         alone: Flags = {}
         if stop.is_last:
-            alone = work.answer_alone(frame, state, update, item.client, item.time, kept)
-        return Answer(update_to_bytes(update), pack(kept) if kept else None, flags=alone)
+            alone = work.answer_alone(shared_model, state, update, item.client, item.time, kept)
+        plain = kept.plain()
+        return ItemResult(update_to_bytes(update), pack(plain) if plain else None, flags=alone)
 
     def _state(self, key: str, fetch: Fetch) -> tuple[GlobalState, str]:
         if key not in self._known:
@@ -138,10 +148,10 @@ class ChunkWorker:
         known: tuple[GlobalState, str] = self._known[key]
         return known
 
-    def _frame(self, key: str, fetch: Fetch) -> Frame:
+    def _shared_model(self, key: str, fetch: Fetch) -> SharedModel:
         if key not in self._known:
-            self._remember(key, Frame.of(unpack(fetch(key))))
-        known: Frame = self._known[key]
+            self._remember(key, SharedModel.of(unpack(fetch(key))))
+        known: SharedModel = self._known[key]
         return known
 
     def _remember(self, key: str, value: Any) -> None:
