@@ -45,6 +45,16 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     )
 
 
+def relative_penalty(shares: Sequence[Tensor], loss: Tensor) -> Tensor:
+    """The mean of `shares`, scalars that say of one module each how much of the penalised thing it
+    has, times the value of `loss`, which gets no gradient from it.
+
+    So a weight of 1 lets a share of 1 cost as much as the loss itself, however many modules there
+    are and however far the loss has fallen.
+    """
+    return torch.stack(list(shares)).mean() * loss.detach()
+
+
 def orthogonality(first: Tensor, second: Tensor) -> Tensor:
     """Sum of |A_i A_j^T| over all pairs of rows of `first` [r1, d] and `second` [r2, d] (O-LoRA's
     penalty)."""

@@ -106,6 +106,21 @@ def test_lae_momentum_of_nothing_follows_and_of_one_stays_at_the_first_task(noun
     assert same(copies(follows.model, OFFLINE), copies(follows.model, MAIN))
 
 
+@pytest.mark.parametrize("epochs", [2, 10])
+def test_lae_keeps_the_same_of_itself_over_a_task_of_any_number_of_steps(epochs, nouns, tiny_bert):
+    training = TrainingSettings(epochs=epochs, batch_size=4, learning_rate=1e-2)
+    learner = make_learner("lae", nouns, tiny_bert, kept=0.7, training=training)
+    reports = learner.learn()
+    next(reports)
+    steps = 3 * epochs
+    assert learner.strategy.state["steps"] == steps
+    next(reports)
+    assert learner.strategy.state["decay"] ** steps == pytest.approx(0.7)
+    assert make_learner("lae", nouns, tiny_bert).strategy.kept == pytest.approx(
+        0.9999**1040, abs=0.01
+    )
+
+
 # ease
 
 

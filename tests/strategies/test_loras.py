@@ -77,7 +77,7 @@ def test_without_its_penalty_it_is_olora_without_its_own(name, neutral, nouns, t
 
 
 def test_n_lora_pays_for_every_entry_of_the_update(nouns, tiny_bert):
-    learner, data = after(1, "n_lora", nouns, tiny_bert, sparsity=0.3)
+    learner, data = after(1, "n_lora", nouns, tiny_bert, sparsity=0.3, scale="paper")
     shaken(learner)
     new = current(learner.model).tensors
     entries = sum(
@@ -91,7 +91,9 @@ def test_n_lora_pays_for_every_entry_of_the_update(nouns, tiny_bert):
 
 
 def test_n_lora_inner_pays_for_the_public_codes_product(nouns, tiny_bert):
-    learner, data = after(1, "n_lora", nouns, tiny_bert, sparsity=0.3, product="inner")
+    learner, data = after(
+        1, "n_lora", nouns, tiny_bert, sparsity=0.3, product="inner", scale="paper"
+    )
     shaken(learner)
     new = current(learner.model).tensors
     entries = sum(
@@ -123,7 +125,7 @@ def test_n_lora_inner_refuses_modules_that_are_not_square(nouns, tiny_bert):
 @pytest.mark.parametrize("product", ["update", "inner"])
 def test_n_lora_weight_makes_the_update_sparse(product, nouns, tiny_bert):
     def size(sparsity):
-        settings = {"sparsity": sparsity, "product": product}
+        settings = {"sparsity": sparsity, "product": product, "scale": "paper"}
         learner, data = after(1, "n_lora", nouns, tiny_bert, **settings)
         descend(learner, data)
         return learner.strategy.step(learner.model, data, NO_REPLAY).metrics["l1_norm"]
@@ -135,7 +137,7 @@ def test_n_lora_weight_makes_the_update_sparse(product, nouns, tiny_bert):
 
 
 def test_c_lora_pays_for_changing_what_was_changed(nouns, tiny_bert):
-    learner, data = after(2, "c_lora", nouns, tiny_bert, strength=1e4)
+    learner, data = after(2, "c_lora", nouns, tiny_bert, strength=1e4, scale="paper")
     shaken(learner)
     past, new = learner.model.adapters[PAST].tensors, current(learner.model).tensors
     overlap = 0.0
@@ -154,13 +156,56 @@ def test_c_lora_pays_for_changing_what_was_changed(nouns, tiny_bert):
     torch.testing.assert_close(loss, naive, atol=1e-4, rtol=1e-4)
 
 
-def test_c_lora_strength_keeps_the_update_off_changed_weights(nouns, tiny_bert):
+@pytest.mark.parametrize(("scale", "strength"), [("paper", 1e8), ("loss", 1e3)])
+def test_c_lora_strength_keeps_the_update_off_changed_weights(scale, strength, nouns, tiny_bert):
     def overlap(strength):
-        learner, data = after(1, "c_lora", nouns, tiny_bert, strength=strength)
+        settings = {"strength": strength, "scale": scale}
+        learner, data = after(1, "c_lora", nouns, tiny_bert, **settings)
         descend(learner, data)
-        return learner.strategy.overlap(learner.model)
+        return sum(learner.strategy.overlaps(learner.model).values())
 
-    assert overlap(1e8) < 0.1 * overlap(0.0)
+    assert overlap(strength) < 0.1 * overlap(0.0)
+
+
+def test_c_lora_repeating_what_was_changed_costs_as_much_as_the_loss(nouns, tiny_bert):
+    learner, data = after(1, "c_lora", nouns, tiny_bert, strength=0.7)
+    past, new = learner.model.adapters[PAST].tensors, current(learner.model).tensors
+    with torch.no_grad():
+        for name, tensor in new.items():
+            tensor.copy_(past[name])
+    loss = learner.strategy.step(learner.model, data, NO_REPLAY).loss
+    plain = task_loss(logits_of(learner, data), data)
+    torch.testing.assert_close(loss, 1.7 * plain, atol=1e-4, rtol=1e-4)
+    learner.strategy.state["changed"] = {
+        name: 100 * value for name, value in learner.strategy.state["changed"].items()
+    }
+    smaller = learner.strategy.step(learner.model, data, NO_REPLAY).loss
+    torch.testing.assert_close(smaller, (1 + 0.7e-4) * plain, atol=1e-5, rtol=1e-5)
+
+
+def test_n_lora_mean_entry_costs_its_size_times_the_loss(nouns, tiny_bert):
+    learner, data = after(1, "n_lora", nouns, tiny_bert, sparsity=3.0)
+    shaken(learner)
+    new = current(learner.model).tensors
+    means = [(b_of(new, each) @ a_of(new, each)).abs().mean() for each in modules_of(new)]
+    plain = task_loss(logits_of(learner, data), data)
+    loss = learner.strategy.step(learner.model, data, NO_REPLAY).loss
+    naive = plain * (1 + 3.0 * sum(means) / len(means))
+    torch.testing.assert_close(loss, naive, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "weight"), [("c_lora", "strength"), ("n_lora", "sparsity")])
+def test_a_relative_penalty_has_no_gradient_of_the_loss_it_is_told_in(
+    name, weight, nouns, tiny_bert
+):
+    def head_gradient(value):
+        learner, data = after(1, name, nouns, tiny_bert, **{weight: value})
+        shaken(learner)
+        head = learner.model.parameters()["head.weight"]
+        loss = learner.strategy.step(learner.model, data, NO_REPLAY).loss
+        return torch.autograd.grad(loss, head)[0]
+
+    torch.testing.assert_close(head_gradient(0.0), head_gradient(50.0))
 
 
 def test_c_lora_keeps_no_full_matrix_between_tasks(nouns, tiny_bert):

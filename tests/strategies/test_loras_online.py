@@ -168,7 +168,7 @@ def test_tree_lora_keeps_the_average_of_what_a_accumulated(nouns, tiny_bert):
 
 
 def test_tree_lora_adds_the_l1_distance_to_the_picked_task(nouns, tiny_bert):
-    learner, data = in_tree(nouns, tiny_bert, strength=0.7)
+    learner, data = in_tree(nouns, tiny_bert, strength=0.7, scale="paper")
     strategy, main = learner.strategy, learner.model.adapters[MAIN].tensors
     proxies, start = strategy.state["proxies"], strategy.state["start"]
     largest = max(sum(abs(x) for x in proxy.tolist()) for proxy in proxies)
@@ -182,6 +182,23 @@ def test_tree_lora_adds_the_l1_distance_to_the_picked_task(nouns, tiny_bert):
         torch.testing.assert_close(loss, plain + 0.7 * far, atol=1e-5, rtol=1e-4)
         losses.append(float(loss.detach()))
     assert losses[0] != losses[1]
+
+
+def test_tree_lora_distance_weighs_as_much_as_the_loss_whatever_its_size(nouns, tiny_bert):
+    learner, data = in_tree(nouns, tiny_bert, strength=0.7)
+    strategy, main = learner.strategy, learner.model.adapters[MAIN].tensors
+    name = next(name for name in main if "lora_A" in name)
+    plain = F.cross_entropy(logits_of(learner, data)[:, 4:], data.labels - 4)
+
+    def pull():
+        with_it = strategy.step(learner.model, data, NO_REPLAY).loss
+        torch.testing.assert_close(with_it, 1.7 * plain, atol=1e-4, rtol=1e-4)
+        own = F.cross_entropy(logits_of(learner, data)[:, 4:], data.labels - 4)
+        return torch.autograd.grad(with_it - own, main[name])[0]
+
+    before = pull()
+    strategy.state["scale"] *= 1000
+    torch.testing.assert_close(pull(), before)
 
 
 def test_tree_lora_splits_at_the_median_of_similarity_to_the_mean_layer_by_layer():
@@ -237,7 +254,7 @@ def test_tree_lora_strength_holds_a_near_the_past_and_without_it_only_cross_entr
     nouns, tiny_bert
 ):
     def far(strength):
-        learner, data = in_tree(nouns, tiny_bert, strength=strength)
+        learner, data = in_tree(nouns, tiny_bert, strength=strength, scale="paper")
         trained_on(learner, data)
         return learner.strategy.step(learner.model, data, NO_REPLAY)
 

@@ -178,8 +178,9 @@ def test_pgp_gradients_have_no_part_in_the_leading_directions_of_the_past(share,
     review = learner._summed(learner.strategy.review, nouns.experiences[0].train)
     for name in ("prompts", "keys"):
         values, vectors = torch.linalg.eigh(review[name].double())
-        values, vectors = values.flip(0), vectors.flip(1).float()
-        k = int((values.cumsum(0) < share * values.sum()).sum()) + 1
+        most = {"prompts": 9, "keys": 5}[name]
+        energies, vectors = values.flip(0)[:most].square(), vectors.flip(1).float()
+        k = int((energies.cumsum(0) < share * energies.sum()).sum()) + 1
         shape = (10, 5, 32) if name == "prompts" else (10, 32)
         gradient = torch.randn(shape, generator=generator_of(3))
         gradients = {f"pool.{each}": torch.zeros(1, 32) for each in ("prompts", "keys")}
@@ -187,6 +188,16 @@ def test_pgp_gradients_have_no_part_in_the_leading_directions_of_the_past(share,
         left = learner.strategy.adjust(learner.model, gradients, [])[f"pool.{name}"]
         naive = gradient - gradient @ vectors[:, :k] @ vectors[:, :k].T
         torch.testing.assert_close(left, naive, atol=1e-4, rtol=1e-4)
+
+
+def test_pgp_takes_a_few_leading_directions_of_each_task(nouns, tiny_bert):
+    learner = make_learner("pgp", nouns, tiny_bert, prompts=1.0, keys=1.0)
+    for number, _ in enumerate(learner.learn(), start=1):
+        for name, most in (("prompts", 9), ("keys", 5)):
+            taken = learner.strategy.state["taken"][name]
+            width = taken["basis"].shape[1]
+            width = 32 - width if taken["is_complement"] else width
+            assert 0 < width <= number * most
 
 
 def test_pgp_of_no_energy_is_l2p_and_of_all_energy_moves_no_prompt(nouns, tiny_bert):

@@ -451,6 +451,14 @@ def test_safe_fast_sums_begin_with_what_the_slow_learner_saw(nouns, tiny_bert):
 # mos
 
 
+def test_mos_head_learns_at_a_tenth_of_the_adapters_rate(nouns, tiny_bert):
+    learner, _ = after(1, "mos", nouns, tiny_bert)
+    optimizer = learner._new_stepper(1).optimizer
+    rates = {id(t): group["lr"] for group in optimizer.param_groups for t in group["params"]}
+    for name, tensor in learner.model.parameters().items():
+        assert rates[id(tensor)] == pytest.approx(1e-3 if name.startswith("head") else 1e-2)
+
+
 def test_mos_starts_an_adapter_from_the_last_and_pulls_it_to_the_mean(nouns, tiny_bert):
     learner, _ = after(2, "mos", nouns, tiny_bert, merging=0.25)
     model = learner.model

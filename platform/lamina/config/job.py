@@ -326,6 +326,7 @@ def _fit_to_strategy(sections: Plain, given: Plain, problems: list[str]) -> None
                 f"{stream.modality}s"
             )
         )
+    problems.extend(_entry(sections))
     if scenario is not None and scenario.one_pass and sections["training"] is not None:
         problems.extend(_passes(sections, name))
     if sections["training"] is not None:
@@ -347,6 +348,23 @@ def _fit_to_strategy(sections: Plain, given: Plain, problems: list[str]) -> None
             f"memory: missing, and strategy {name!r} draws from one "
             f"(allowed: a mapping with a size and a policy of {', '.join(policy_names())})"
         )
+
+
+def _entry(sections: Plain) -> list[str]:
+    """When rows cannot enter the memory as the job says."""
+    memory, scenario = sections["memory"], sections["scenario"]
+    given = None if memory is None else memory.entry
+    if given == "task_end" and scenario is not None and scenario.one_pass:
+        return [
+            "memory.entry: 'task_end' does not go with an online stream, whose rows are seen once "
+            "(allowed: null, as_they_pass)"
+        ]
+    if given == "as_they_pass" and sections[SECTION] is not None:
+        return [
+            "memory.entry: 'as_they_pass' does not go with a federation, whose clients keep rows "
+            "of a task when it is over (allowed: null, task_end)"
+        ]
+    return []
 
 
 def _passes(sections: Plain, name: str) -> list[str]:

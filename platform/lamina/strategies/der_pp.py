@@ -3,14 +3,15 @@ had and to their labels.
 
 Trained: the job's adapter and the head. Remembered: the exemplars of the job's memory, each with
 its logits at the time. The squared error is a mean over logits, as in the authors' code and as its
-weights alpha suppose; the paper writes a squared norm. Differs from the paper: where the stream has
-tasks, rows enter the memory, and are noted, when their task ends and not as they pass; the head
-grows, so an exemplar's logits of classes that came later are free.
+weights alpha suppose; the paper writes a squared norm. The head grows, so an exemplar's logits of
+classes that came later count as zero, as those of the authors' full head are at first. Differs from
+the paper: ENTRY
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
@@ -65,7 +66,7 @@ class DERpp(Strategy):
 
 
 def squared_error(logits: Tensor, stored: Tensor) -> Tensor:
-    """Mean of (logits - stored)^2 over what was stored; `stored` [n, c] is NaN elsewhere, and may
-    be narrower than `logits` [n, C]."""
-    difference = logits[:, : stored.shape[1]] - stored
-    return difference[~stored.isnan()].square().mean()
+    """Mean of (logits - stored)^2; `stored` [n, c] may be narrower than `logits` [n, C], and what
+    is missing there, or NaN, counts as zero."""
+    missing = logits.shape[1] - stored.shape[1]
+    return F.mse_loss(logits, F.pad(stored, (0, missing)).nan_to_num(nan=0.0))

@@ -2,10 +2,10 @@
 not push old classes away.
 
 Trained: the job's adapter and the head. Remembered: the exemplars of the job's memory. The batch's
-cross-entropy is over the classes that occur in it, the exemplars' over all classes. Differs from
-the paper: where the stream has tasks, rows enter the memory when their task ends and not as they
-pass, so that the last task's classes have never been weighed against the others (in a task-free
-stream they are, as in the paper).
+cross-entropy is over the classes that occur in it, the exemplars' over all classes. Rows enter the
+memory as they pass, also where the stream has tasks: only so do a task's new classes meet old ones.
+Differs from the authors' code: the head is linear (there a cosine classifier of scale 10), and the
+exemplars' softmax is over the classes seen so far (there over all of the stream's).
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ class ERACE(Strategy):
     year = 2022
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
+    entry = "as_they_pass"
     from_second_task = ("replay_size",)
 
     def __post_init__(self) -> None:

@@ -33,8 +33,10 @@ class GEM(Strategy):
     replay_size: int = 200
     """Exemplars drawn for each step, of all past tasks together; a memory of this size or less is
     used whole, as in the paper."""
-    margin: float = 0.5
-    """gamma, added to the weight of every past task's gradient: favours backward transfer."""
+    margin: float | None = None
+    """gamma, added to the weight of every past task's gradient, for backward transfer. Default: the
+    paper's 0.5 while tasks bring classes of their own, and 0 from the first task on that shows only
+    classes of earlier ones (domain-incremental streams)."""
 
     family = "replay"
     paper = "Gradient Episodic Memory for Continual Learning"
@@ -45,12 +47,19 @@ class GEM(Strategy):
     def __post_init__(self) -> None:
         if self.replay_size < 1:
             raise InputError(f"strategy.replay_size: {self.replay_size} is not positive")
-        if self.margin < 0:
+        if self.margin is not None and self.margin < 0:
             raise InputError(f"strategy.margin: {self.margin} is negative")
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
-        """Every task before this one has a constraint."""
+        """Every task before this one has a constraint; whether it is one of new classes says what
+        the margin is by default."""
+        known = set(self.state.get("classes", []))
         self.state["num_past"] = task.index
+        self.state["classes"] = sorted(known.union(task.classes))
+        brings_classes = not known.issuperset(task.classes)
+        self.state["margin"] = (
+            (0.5 if brings_classes else 0.0) if self.margin is None else self.margin
+        )
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y) on the batch; one reference per past task, the same loss on its
@@ -82,7 +91,7 @@ class GEM(Strategy):
         gram = torch.stack(
             [torch.stack([inner(one, other) for other in references]) for one in references]
         )
-        weights = nonnegative_minimum(gram, torch.stack(agreement)) + self.margin
+        weights = nonnegative_minimum(gram, torch.stack(agreement)) + self.state["margin"]
         return plus(gradients, references, weights.tolist())
 
 

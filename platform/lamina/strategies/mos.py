@@ -75,6 +75,10 @@ class MOS(Strategy):
         model.unfreeze(current)
         model.active = [current]
 
+    def rate(self, name: str) -> float:
+        """The head learns at a tenth of the adapters' rate."""
+        return 0.1 if name.startswith(f"{HEAD}.") else 1.0
+
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(task's classes) + reg CE(V V^T / 0.8, identity), V the means of old classes above
         the batch's features."""

@@ -49,8 +49,8 @@ class OVOR(Strategy):
     outliers_per_class: int = 40
     """Outliers per class of the task: the outermost of 600 draws around each of the 50 outermost
     features."""
-    deviation: float = 1.0
-    """Standard deviation of the draws."""
+    deviation: float = 0.1
+    """Standard deviation of the draws, as in the authors' released configuration."""
     alignment_epochs: int = 10
     """Passes over features and outliers."""
     alignment_rate: float = 0.01
