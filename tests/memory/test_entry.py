@@ -148,5 +148,5 @@ def test_an_entry_that_cannot_be_is_refused_in_one_line(more, said):
 
 
 def test_a_policy_made_in_code_knows_the_words_too():
-    with pytest.raises(ValueError, match=r"memory\.entry: 'now' is not known"):
+    with pytest.raises(ValueError, match=r"memory\.entry: 'now' is unknown"):
         policy_class("ring")(5, entry="now")

@@ -14,11 +14,11 @@ from lamina.adapters.model import HEAD, MAIN
 from lamina.core import Batch, generator_of
 from lamina.memory.gaussian import moments
 from lamina.memory.memory import Replay
-from lamina.memory.transferability import transrate
-from lamina.strategies.ada import CONSOLIDATED, NEW, TEACHER_HEAD
+from lamina.strategies.ada import CONSOLIDATED, NEW, TEACHER_HEAD, transrate
 from lamina.strategies.adaptercl import principal_density, surprise_of
 from lamina.strategies.ease import complete
 from lamina.strategies.lae import OFFLINE
+from lamina.training.settings import TrainingSettings
 from nouns import NO_REPLAY, after, make_learner
 
 ROWS = 10

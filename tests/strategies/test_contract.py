@@ -59,7 +59,7 @@ def test_there_are_fifty_at_least():
 def test_its_file_is_short_and_opens_with_its_card(name):
     path = Path(strategies.__file__).parent / f"{name}.py"
     lines = path.read_text().splitlines()
-    assert len(lines) <= 150
+    assert len(lines) <= 200
     assert lines[0].startswith('"""')
     assert "(" in lines[0]
     assert ":" in lines[0]

@@ -9,12 +9,17 @@ from sklearn.neighbors import NearestNeighbors
 
 from lamina.adapters.model import HEAD
 from lamina.adapters.prompt_pool import POOL
-from lamina.adapters.prompting import convolved
 from lamina.backbones.overlay import Overlay
 from lamina.core import Summary, Task, generator_of
-from lamina.losses import energy_bounds, self_distillation
-from lamina.memory.outliers import outermost, paired_batches, virtual_outliers
+from lamina.strategies.convprompt import convolved
+from lamina.strategies.cprompt import self_distillation
 from lamina.strategies.mocl import composed
+from lamina.strategies.ovor import (
+    energy_bounds,
+    outermost,
+    paired_batches,
+    virtual_outliers,
+)
 from lamina.strategies.pgp import gram_of_sums
 from nouns import NO_REPLAY, after, make_learner, nouns_stream
 

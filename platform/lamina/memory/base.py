@@ -4,12 +4,12 @@ and arrival.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lamina.registry import InputError
+from lamina.checks import check_fields
 
 Entry = Literal["as_they_pass", "task_end"]
 """When rows enter a memory: each batch after its first step, or all rows of a task at its end."""
@@ -28,13 +28,7 @@ class Policy(ABC):
     task is learned, so that a task is never replayed to itself. Default: the strategy's own."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise InputError(f"memory.size: {self.size} is not positive")
-        if self.entry not in (None, *get_args(Entry)):
-            allowed = ", ".join(get_args(Entry))
-            raise InputError(
-                f"memory.entry: {self.entry!r} is not known (allowed: null, {allowed})"
-            )
+        check_fields("memory", self, positive=["size"])
 
     @abstractmethod
     def priority(self, labels: Tensor, keys: Tensor, arrival: Tensor) -> Tensor:

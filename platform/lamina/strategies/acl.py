@@ -19,10 +19,10 @@ from torch import Tensor
 from lamina.adapters import kind_names
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.adapters.routing import among, answered_by, places
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -43,10 +43,7 @@ class ACL(Strategy):
     routes = grows = True
 
     def __post_init__(self) -> None:
-        if self.replay_size < 1:
-            raise InputError(f"strategy.replay_size: {self.replay_size} is not positive")
-        if self.fine_tuning <= 0:
-            raise InputError(f"strategy.fine_tuning: {self.fine_tuning} is not positive")
+        check_fields("strategy", self, positive=["replay_size", "fine_tuning"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

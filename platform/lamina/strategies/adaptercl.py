@@ -19,11 +19,11 @@ from lamina.adapters import kind_names
 from lamina.adapters.isolation import isolate, isolated_logits
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.routing import answered_by, places
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 SMALLEST_VARIANCE = 1e-8
@@ -44,8 +44,7 @@ class AdapterCL(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if self.components < 1:
-            raise InputError(f"strategy.components: {self.components} is not positive")
+        check_fields("strategy", self, positive=["components"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

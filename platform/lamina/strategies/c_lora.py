@@ -20,10 +20,10 @@ from torch import Tensor
 from lamina.adapters.kinds.lora import modules_of, product
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.succession import PAST, current, succeed
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy, relative_penalty
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 TINY = 1e-30
@@ -49,8 +49,7 @@ class CLoRA(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if self.strength < 0:
-            raise InputError(f"strategy.strength: {self.strength} is negative")
+        check_fields("strategy", self, not_negative=["strength"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

@@ -16,11 +16,11 @@ from torch import Tensor
 from lamina.adapters.isolation import isolate, isolated_logits
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.routing import answered_by, places
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.clusters import k_means
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -39,8 +39,7 @@ class CoLoR(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if self.clusters < 1:
-            raise InputError(f"strategy.clusters: {self.clusters} is not positive")
+        check_fields("strategy", self, positive=["clusters"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

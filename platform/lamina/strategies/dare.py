@@ -19,10 +19,10 @@ from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.merging import added, as_lora, dare, products, task_vector
 from lamina.adapters.model import MAIN, AdaptedModel
 from lamina.adapters.origin import MERGED, ORIGIN, answer_with, set_origin, start_anew
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -42,10 +42,7 @@ class DARE(Strategy):
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop_rate < 1:
-            raise InputError(f"strategy.drop_rate: {self.drop_rate} is not in [0, 1)")
-        if self.weight < 0:
-            raise InputError(f"strategy.weight: {self.weight} is negative")
+        check_fields("strategy", self, not_negative=["weight"], share_below_1=["drop_rate"])
 
     def setup(self, model: AdaptedModel) -> None:
         """theta_0, from which every task starts."""

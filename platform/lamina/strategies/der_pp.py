@@ -15,10 +15,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -42,9 +42,7 @@ class DERpp(Strategy):
     from_second_task = ("alpha", "beta", "replay_size")
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "replay_size"):
-            if getattr(self, name) < 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is negative")
+        check_fields("strategy", self, not_negative=["alpha", "beta", "replay_size"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y) + alpha MSE(f(x'), z') + beta CE(f(x''), y''), two independent draws."""

@@ -9,10 +9,10 @@ never replayed to itself; in a task-free stream they enter as they pass, as in t
 from dataclasses import dataclass
 
 from lamina.adapters.model import AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -31,8 +31,7 @@ class ER(Strategy):
     from_second_task = ("replay_size",)
 
     def __post_init__(self) -> None:
-        if self.replay_size < 0:
-            raise InputError(f"strategy.replay_size: {self.replay_size} is negative")
+        check_fields("strategy", self, not_negative=["replay_size"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y) over (x, y) in batch and memory draw alike."""

@@ -11,10 +11,10 @@ exemplars' softmax is over the classes seen so far (there over all of the stream
 from dataclasses import dataclass
 
 from lamina.adapters.model import AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -34,8 +34,7 @@ class ERACE(Strategy):
     from_second_task = ("replay_size",)
 
     def __post_init__(self) -> None:
-        if self.replay_size < 0:
-            raise InputError(f"strategy.replay_size: {self.replay_size} is negative")
+        check_fields("strategy", self, not_negative=["replay_size"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y; classes of the batch) + CE(f(x_m), y_m; all classes); until there are

@@ -17,11 +17,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lamina.adapters.model import MAIN, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -45,9 +45,7 @@ class FeCAM(Strategy):
     trained_tasks = "first"
 
     def __post_init__(self) -> None:
-        for name in ("diagonal", "off_diagonal"):
-            if getattr(self, name) < 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is negative")
+        check_fields("strategy", self, not_negative=["diagonal", "off_diagonal"])
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """The adapter has learned the first task: now it stays."""

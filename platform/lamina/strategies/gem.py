@@ -17,11 +17,11 @@ from torch import Tensor
 
 from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.descent import inner, plus
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -45,10 +45,7 @@ class GEM(Strategy):
     from_second_task = ("replay_size", "margin")
 
     def __post_init__(self) -> None:
-        if self.replay_size < 1:
-            raise InputError(f"strategy.replay_size: {self.replay_size} is not positive")
-        if self.margin is not None and self.margin < 0:
-            raise InputError(f"strategy.margin: {self.margin} is negative")
+        check_fields("strategy", self, not_negative=["margin"], positive=["replay_size"])
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Every task before this one has a constraint; whether it is one of new classes says what

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from lamina.adapters import kind_names
 from lamina.adapters.model import MAIN, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 OFFLINE = "offline"
@@ -47,11 +47,7 @@ class LAE(Strategy):
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:
-        for name in ("kept", "momentum"):
-            if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is not in [0, 1]")
-        if not 0 <= self.freeze < 1:
-            raise InputError(f"strategy.freeze: {self.freeze} is not in [0, 1)")
+        check_fields("strategy", self, share=["kept", "momentum"], share_below_1=["freeze"])
 
     def preview(self, model: AdaptedModel, batch: Batch) -> Summary:
         """How many rows the task has."""

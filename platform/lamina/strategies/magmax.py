@@ -13,10 +13,10 @@ from lamina.adapters import kind_names
 from lamina.adapters.merging import added, magmax, task_vector
 from lamina.adapters.model import MAIN, AdaptedModel
 from lamina.adapters.origin import ORIGIN, answer_with
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -34,8 +34,7 @@ class MagMax(Strategy):
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise InputError(f"strategy.weight: {self.weight} is negative")
+        check_fields("strategy", self, not_negative=["weight"])
 
     def setup(self, model: AdaptedModel) -> None:
         """theta_0, and the adapter that goes on from it."""

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from lamina.adapters.alignment import refit_head
 from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy, self_contrast
 from lamina.memory.gaussian import Gaussians, class_sums, moments, plus_classes
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 TEMPERATURE = 0.8
@@ -50,11 +50,12 @@ class MOS(Strategy):
     routes = grows = True
 
     def __post_init__(self) -> None:
-        for name in ("merging", "contrast", "epochs", "samples", "refit_rate"):
-            if getattr(self, name) < 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is negative")
-        if self.merging > 1:
-            raise InputError(f"strategy.merging: {self.merging} is more than 1")
+        check_fields(
+            "strategy",
+            self,
+            not_negative=["contrast", "epochs", "samples", "refit_rate"],
+            share=["merging"],
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """The first task's adapter."""

@@ -21,6 +21,7 @@ from lamina.adapters.base import Tensors
 from lamina.adapters.kinds.lora import modules_of, product
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.succession import current, succeed
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy, relative_penalty
 from lamina.memory.memory import Replay
@@ -49,12 +50,7 @@ class NLoRA(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if self.sparsity < 0:
-            raise InputError(f"strategy.sparsity: {self.sparsity} is negative")
-        if self.product not in ("update", "inner"):
-            raise InputError(
-                f"strategy.product: {self.product!r} is not known (allowed: update, inner)"
-            )
+        check_fields("strategy", self, not_negative=["sparsity"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

@@ -19,10 +19,10 @@ from torch import Tensor
 from lamina.adapters.kinds.lora import modules_of
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.succession import PAST, current, succeed
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy, orthogonality, relative_penalty
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -49,9 +49,7 @@ class OLoRA(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        for name in ("orthogonality", "shrinkage"):
-            if getattr(self, name) < 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is negative")
+        check_fields("strategy", self, not_negative=["orthogonality", "shrinkage"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

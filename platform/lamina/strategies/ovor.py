@@ -19,15 +19,18 @@ from torch import Tensor
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.adapters.prompting import layers_in, prefix_overlay
 from lamina.adapters.routing import places
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.descent import descend
-from lamina.losses import cross_entropy, energy_bounds
+from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.memory.outliers import paired_batches, virtual_outliers
-from lamina.registry import InputError
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 PROMPT = "prompt"
+BOUNDARY, CANDIDATES = 50, 600
+"""Outermost features that are drawn around, and draws around each (OVOR's code)."""
+BATCH = 128
+"""Features of a step."""
 
 
 @dataclass
@@ -65,16 +68,13 @@ class OVOR(Strategy):
     adapters = (NO_ADAPTER,)
 
     def __post_init__(self) -> None:
-        for name in ("g_length", "e_length"):
-            if getattr(self, name) < 2 or getattr(self, name) % 2:
-                raise InputError(
-                    f"strategy.{name}: {getattr(self, name)} is not an even number of tokens"
-                )
-        for name in ("neighbours", "outliers_per_class"):
-            if getattr(self, name) < 1:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is not positive")
-        if self.regularisation < 0:
-            raise InputError(f"strategy.regularisation: {self.regularisation} is negative")
+        check_fields(
+            "strategy",
+            self,
+            not_negative=["regularisation", "deviation"],
+            positive=["neighbours", "outliers_per_class"],
+            even=["g_length", "e_length"],
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """The prefixes, from U(0, 1)."""
@@ -148,3 +148,50 @@ class OVOR(Strategy):
     ) -> Tensor:
         """Logits under the prompt."""
         return model.logits(self.features(model, inputs))
+
+
+def energy_bounds(
+    inside: Tensor, outside: Tensor, inlier_energy: float, outlier_energy: float
+) -> Tensor:
+    """Huber loss of how far the energies -logsumexp of logits [n, C] of features are above
+    `inlier_energy`, and those of outliers [m, C] below `outlier_energy`; a mean of each (OVOR)."""
+    too_high = F.relu(-inside.logsumexp(dim=1) - inlier_energy)
+    too_low = F.relu(outlier_energy + outside.logsumexp(dim=1))
+    return F.huber_loss(too_high, torch.zeros_like(too_high)) + F.huber_loss(
+        too_low, torch.zeros_like(too_low)
+    )
+
+
+def virtual_outliers(
+    features: Tensor, number: int, generator: torch.Generator, neighbours: int, deviation: float
+) -> Tensor:
+    """Non-parametric outlier synthesis (NPOS, Tao et al., 2023): `number` points [n, d]. Of the
+    draws from N(b, deviation^2 I) around each of the outermost
+    features b, those that are outermost themselves.
+
+    How far out a point is, is how far its K-th nearest feature is, K = `neighbours`.
+    """
+    centres = features[outermost(features, features, BOUNDARY, neighbours)]
+    noise = torch.randn(CANDIDATES, *centres.shape, generator=generator).to(features.device)
+    drawn = (centres + deviation * noise).flatten(0, 1)
+    return drawn[outermost(drawn, features, number, neighbours)]
+
+
+def outermost(points: Tensor, features: Tensor, number: int, k: int) -> Tensor:
+    """Which of `points` [n, d] are furthest from their k-th nearest of `features` [m, d], all
+    normalised."""
+    distances = torch.cdist(F.normalize(points, dim=1), F.normalize(features, dim=1))
+    kth = distances.kthvalue(min(k, len(features)), dim=1).values
+    return kth.topk(min(number, len(points))).indices
+
+
+def paired_batches(
+    num_features: int, num_outliers: int, epochs: int, generator: torch.Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """Rows of features and of outliers for each step; every row once an epoch."""
+    num_batches = -(-num_features // BATCH)
+    pairs = []
+    for _ in range(epochs):
+        orders = [torch.randperm(n, generator=generator) for n in (num_features, num_outliers)]
+        pairs += list(zip(*(order.tensor_split(num_batches) for order in orders), strict=True))
+    return pairs

@@ -22,11 +22,11 @@ from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.prompt_pool import POOL, add_pool, check_pool, pick, prompted, prompts_of
 from lamina.backbones.overlay import Overlay, Site
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
 from lamina.memory.subspace import Subspace, recalled
-from lamina.registry import InputError
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 COMPONENTS = {"prompts": 9, "keys": 5}
@@ -57,9 +57,7 @@ class PGP(Strategy):
 
     def __post_init__(self) -> None:
         check_pool(self.pool_size, self.length, self.top_k)
-        for name in ("prompts", "keys"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is not in [0, 1]")
+        check_fields("strategy", self, share=["prompts", "keys"])
 
     def setup(self, model: AdaptedModel) -> None:
         """The pool."""

@@ -18,11 +18,11 @@ from torch import Tensor
 from lamina.adapters.isolation import isolate, isolated_logits
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.routing import answered_by
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.clusters import k_means
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -43,8 +43,7 @@ class SPrompts(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if self.centres < 1:
-            raise InputError(f"strategy.centres: {self.centres} is not positive")
+        check_fields("strategy", self, positive=["centres"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

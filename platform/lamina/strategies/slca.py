@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.descent import descend
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 ALIGNED = "aligned"
@@ -50,12 +50,12 @@ class SLCA(Strategy):
     year = 2023
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "samples", "alignment_rate"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is not positive")
-        for name in ("slow", "epochs"):
-            if getattr(self, name) < 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is negative")
+        check_fields(
+            "strategy",
+            self,
+            not_negative=["slow", "epochs"],
+            positive=["temperature", "samples", "alignment_rate"],
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """The job's adapter; no class is known yet."""

@@ -15,10 +15,10 @@ from lamina.adapters.kinds.lora import LoRA, concatenate
 from lamina.adapters.merging import added, task_vector, weighted_lora
 from lamina.adapters.model import MAIN, AdaptedModel
 from lamina.adapters.origin import MERGED, ORIGIN, answer_with, set_origin, start_anew
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -35,8 +35,7 @@ class TaskArithmetic(Strategy):
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise InputError(f"strategy.weight: {self.weight} is negative")
+        check_fields("strategy", self, not_negative=["weight"])
 
     def setup(self, model: AdaptedModel) -> None:
         """theta_0, from which every task starts."""

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from lamina.adapters.model import MAIN, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 TINY = 1e-12
@@ -50,8 +50,7 @@ class TreeLoRA(Strategy):
     from_second_task = ("strength", "scale")
 
     def __post_init__(self) -> None:
-        if self.strength < 0:
-            raise InputError(f"strategy.strength: {self.strength} is negative")
+        check_fields("strategy", self, not_negative=["strength"])
 
     def setup(self, model: AdaptedModel) -> None:
         """The LoRA, and where its A starts."""
