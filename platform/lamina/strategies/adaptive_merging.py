@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lamina.adapters.merging import weighted_lora
 from lamina.adapters.model import HEAD, AdaptedModel
-from lamina.adapters.origin import answer_with
+from lamina.adapters.task_vectors import answer_with
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy

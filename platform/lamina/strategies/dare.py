@@ -16,9 +16,16 @@ import torch
 
 from lamina.adapters import kind_names
 from lamina.adapters.kinds.lora import LoRA
-from lamina.adapters.merging import added, as_lora, dare, products, task_vector
+from lamina.adapters.merging import added, as_lora, dare, products
 from lamina.adapters.model import MAIN, AdaptedModel
-from lamina.adapters.origin import MERGED, ORIGIN, answer_with, set_origin, start_anew
+from lamina.adapters.task_vectors import (
+    MERGED,
+    ORIGIN,
+    answer_with,
+    last_vector,
+    set_origin,
+    start_anew,
+)
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
@@ -69,7 +76,7 @@ class DARE(Strategy):
             past = products(model.adapters[MERGED].tensors) if MERGED in model.adapters else nothing
             merged = as_lora(added(past, vector, self.weight))
         else:
-            vector = dare(task_vector(trained.tensors, origin.tensors), self.drop_rate, generator)
+            vector = dare(last_vector(model), self.drop_rate, generator)
             so_far = model.adapters.get(MERGED, origin).tensors
             merged = added(so_far, vector, self.weight)
         answer_with(model, trained.kind, merged)

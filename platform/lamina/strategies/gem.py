@@ -24,6 +24,9 @@ from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
 from lamina.strategies.base import Strategy
 
+OF_NEW_CLASSES = 0.5
+"""The paper's margin."""
+
 
 @dataclass
 class GEM(Strategy):
@@ -48,14 +51,13 @@ class GEM(Strategy):
         check_fields("strategy", self, not_negative=["margin"], positive=["replay_size"])
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
-        """Every task before this one has a constraint; whether it is one of new classes says what
-        the margin is by default."""
+        """Every task before this one has a constraint; whether it brings classes of its own says
+        what the margin is by default."""
         known = set(self.state.get("classes", []))
-        self.state["num_past"] = task.index
-        self.state["classes"] = sorted(known.union(task.classes))
-        brings_classes = not known.issuperset(task.classes)
-        self.state["margin"] = (
-            (0.5 if brings_classes else 0.0) if self.margin is None else self.margin
+        self.state.update(
+            num_past=task.index,
+            classes=sorted(known.union(task.classes)),
+            brings_classes=not known.issuperset(task.classes),
         )
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
@@ -88,7 +90,9 @@ class GEM(Strategy):
         gram = torch.stack(
             [torch.stack([inner(one, other) for other in references]) for one in references]
         )
-        weights = nonnegative_minimum(gram, torch.stack(agreement)) + self.state["margin"]
+        default = OF_NEW_CLASSES if self.state["brings_classes"] else 0.0
+        margin = default if self.margin is None else self.margin
+        weights = nonnegative_minimum(gram, torch.stack(agreement)) + margin
         return plus(gradients, references, weights.tolist())
 
 

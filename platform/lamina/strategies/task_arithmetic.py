@@ -12,9 +12,16 @@ from dataclasses import dataclass
 
 from lamina.adapters import kind_names
 from lamina.adapters.kinds.lora import LoRA, concatenate
-from lamina.adapters.merging import added, task_vector, weighted_lora
+from lamina.adapters.merging import added, weighted_lora
 from lamina.adapters.model import MAIN, AdaptedModel
-from lamina.adapters.origin import MERGED, ORIGIN, answer_with, set_origin, start_anew
+from lamina.adapters.task_vectors import (
+    MERGED,
+    ORIGIN,
+    answer_with,
+    last_vector,
+    set_origin,
+    start_anew,
+)
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
@@ -60,5 +67,5 @@ class TaskArithmetic(Strategy):
                 merged = concatenate(model.adapters[MERGED].tensors, merged)
         else:
             so_far = model.adapters.get(MERGED, origin).tensors
-            merged = added(so_far, task_vector(trained.tensors, origin.tensors), self.weight)
+            merged = added(so_far, last_vector(model), self.weight)
         answer_with(model, trained.kind, merged)

@@ -11,9 +11,9 @@ of all weights; where entries cancel to exactly zero the elected sign is plus, n
 from dataclasses import dataclass
 
 from lamina.adapters import kind_names
-from lamina.adapters.merging import added, task_vector, ties
+from lamina.adapters.merging import added, ties
 from lamina.adapters.model import MAIN, AdaptedModel
-from lamina.adapters.origin import ORIGIN, answer_with, set_origin, start_anew
+from lamina.adapters.task_vectors import ORIGIN, answer_with, last_vector, set_origin, start_anew
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
@@ -56,6 +56,6 @@ class TIES(Strategy):
         """Keep tau_t, merge all vectors anew, and answer with the result."""
         trained, origin = model.adapters[MAIN], model.adapters[ORIGIN].tensors
         vectors = self.state.setdefault("vectors", [])
-        vectors.append(task_vector(trained.tensors, origin))
+        vectors.append(last_vector(model))
         merged = added(origin, ties(vectors, self.density), self.weight)
         answer_with(model, trained.kind, merged)
