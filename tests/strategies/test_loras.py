@@ -199,7 +199,8 @@ def test_a_relative_penalty_has_no_gradient_of_the_loss_it_is_told_in(
     name, weight, nouns, tiny_bert
 ):
     def head_gradient(value):
-        learner, data = after(1, name, nouns, tiny_bert, **{weight: value})
+        learner, data = after(1, name, nouns, tiny_bert)
+        setattr(learner.strategy, weight, value)
         shaken(learner)
         head = learner.model.parameters()["head.weight"]
         loss = learner.strategy.step(learner.model, data, NO_REPLAY).loss
