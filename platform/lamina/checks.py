@@ -22,7 +22,7 @@ _BOUNDS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 def check_fields(
     section: str,
-    settings: object,
+    settings: Any,
     *,
     not_negative: Iterable[str] = (),
     positive: Iterable[str] = (),

@@ -5,7 +5,9 @@ Trained: the job's adapter and the head. Remembered: the exemplars of the job's 
 its logits at the time. The squared error is a mean over logits, as in the authors' code and as its
 weights alpha suppose; the paper writes a squared norm. The head grows, so an exemplar's logits of
 classes that came later count as zero, as those of the authors' full head are at first. Differs from
-the paper: ENTRY
+the paper: where the stream has tasks, rows enter the memory, and are noted, when their task ends,
+which measured better than as they pass (0.915 against 0.819 on digits; `memory: {entry:
+as_they_pass}` is the paper's way, and what a task-free stream does).
 """
 
 from collections.abc import Mapping
