@@ -3,8 +3,8 @@ tasks.
 
 Trained: the job's adapter and the head. Remembered: the exemplars of the job's memory. Differs from
 the paper: where the stream has tasks, rows enter the memory when their task ends, so that a task is
-never replayed to itself; in a task-free stream, and with `memory: {entry: as_they_pass}`, they enter as they pass, as in the
-paper.
+never replayed to itself; in a task-free stream, and with `memory: {entry: as_they_pass}`, they
+enter as they pass, as in the paper.
 """
 
 from dataclasses import dataclass

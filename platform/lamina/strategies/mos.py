@@ -4,7 +4,8 @@ ones, and at test each input refines by itself which adapter it needs.
 Trained: the current task's adapter, which starts from the last one, and the head. Remembered: every
 task's adapter; moments of every class's features under its own adapter, on which the head is
 refitted, and means under the first. Differs from the public code: there every forward pulls an
-adapter to the earlier ones, at test too; here each step does. The contrast, and the head's rate of a tenth, are the code's.
+adapter to the earlier ones, at test too; here each step does. The contrast, and the head's rate of
+a tenth, are the code's.
 """
 
 from collections.abc import Mapping
