@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import fields
-from functools import cache
 from math import isnan
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -60,7 +59,6 @@ def check_fields(
                 raise InputError(f"{section}.{name}: {value} {complaint}")
 
 
-@cache
 def _words_of(cls: Any) -> dict[str, tuple[str, ...]]:
     """The words that each field may hold whose type is `Literal[...]`, or that or None."""
     found, hints = {}, get_type_hints(cls)

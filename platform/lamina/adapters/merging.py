@@ -70,7 +70,7 @@ def products(lora: Tensors) -> dict[str, Tensor]:
 def as_lora(updates: Tensors) -> dict[str, Tensor]:
     """The LoRA whose updates are these full matrices [d_out, d_in], by module: one factor is the
     identity, so its rank is the smaller side."""
-    lora = {}
+    lora: dict[str, Tensor] = {}
     for module, update in updates.items():
         d_out, d_in = update.shape
         identity = torch.eye(min(d_out, d_in), dtype=update.dtype, device=update.device)

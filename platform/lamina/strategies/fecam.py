@@ -31,8 +31,8 @@ class FeCAM(Strategy):
 
     diagonal: float = 1.0
     """gamma_1, how often the mean variance is added to the variances. 1 is the paper's, for
-    hundreds of rows a class; with far fewer rows than features a correlation is mostly noise and 100 is
-    better. 0 leaves a singular matrix where a class has fewer rows than features."""
+    hundreds of rows a class; with far fewer rows than features a correlation is mostly noise, and
+    100 is better. 0 leaves a singular matrix where a class has fewer rows than features."""
     off_diagonal: float = 0.0
     """gamma_2, how often the mean covariance is added to the covariances: 0 in the authors' runs on
     a transformer, whose features sum to almost the same in every row, 1 in those on a CNN."""
