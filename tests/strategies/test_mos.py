@@ -9,8 +9,8 @@ from nouns import NO_REPLAY, after, logits_of
 from prototype_cases import answers, every_train, features_of, learned
 
 
-def test_mos_head_learns_at_a_tenth_of_the_adapters_rate(nouns, tiny_bert):
-    learner, _ = after(1, "mos", nouns, tiny_bert)
+def test_mos_head_learns_at_its_share_of_the_adapters_rate(nouns, tiny_bert):
+    learner, _ = after(1, "mos", nouns, tiny_bert, head_rate=0.1)
     optimizer = learner._new_stepper(1).optimizer
     rates = {id(t): group["lr"] for group in optimizer.param_groups for t in group["params"]}
     for name, tensor in learner.model.parameters().items():
