@@ -45,6 +45,16 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     )
 
 
+def relative_penalty(shares: Sequence[Tensor], loss: Tensor) -> Tensor:
+    """The mean of `shares`, scalars that say of one module each how much of the penalised thing it
+    has, times the value of `loss`, which gets no gradient from it.
+
+    So a weight of 1 lets a share of 1 cost as much as the loss itself, however many modules there
+    are and however far the loss has fallen.
+    """
+    return torch.stack(list(shares)).mean() * loss.detach()
+
+
 def orthogonality(first: Tensor, second: Tensor) -> Tensor:
     """Sum of |A_i A_j^T| over all pairs of rows of `first` [r1, d] and `second` [r2, d] (O-LoRA's
     penalty)."""
@@ -75,23 +85,3 @@ def self_contrast(rows: Tensor, temperature: float) -> Tensor:
     softmax_j(r_i r_j / temperature) at j = i (HiDe-Prompt's contrastive regularisation)."""
     similarity = rows @ rows.T / temperature
     return F.cross_entropy(similarity, torch.arange(len(rows), device=rows.device))
-
-
-def energy_bounds(
-    inside: Tensor, outside: Tensor, inlier_energy: float, outlier_energy: float
-) -> Tensor:
-    """Huber loss of how far the energies -logsumexp of logits [n, C] of features are above
-    `inlier_energy`, and those of outliers [m, C] below `outlier_energy`; a mean of each (OVOR)."""
-    too_high = F.relu(-inside.logsumexp(dim=1) - inlier_energy)
-    too_low = F.relu(outlier_energy + outside.logsumexp(dim=1))
-    return F.huber_loss(too_high, torch.zeros_like(too_high)) + F.huber_loss(
-        too_low, torch.zeros_like(too_low)
-    )
-
-
-def self_distillation(logits: Tensor, softened: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy of softmax(logits [N, C]) with its own detached softmax, at `temperature`
-    in the rows that bool [N] says and at 1 in others (CPrompt's classifier consistency)."""
-    divisor = torch.where(softened, temperature, 1.0)[:, None]
-    target = (logits / divisor).softmax(dim=1).detach()
-    return -(target * logits.log_softmax(dim=1)).sum(dim=1).mean()

@@ -107,9 +107,11 @@ def make_learner(
     seed=0,
     training=None,
     workers=None,
+    entry=None,
     **settings,
 ):
-    """A learner with what the strategy declares that it needs; `lora_layers`: of a LoRA."""
+    """A learner with what the strategy declares that it needs; `lora_layers`: of a LoRA, `entry`:
+    when rows enter its memory."""
     cls = strategy_class(name)
     if cls.adapters is not None and adapter not in cls.adapters:
         adapter = None if NO_ADAPTER in cls.adapters else cls.adapters[0]
@@ -117,7 +119,7 @@ def make_learner(
     return Learner(
         strategy=cls(**{**SMALL.get(name, {}), **settings}),
         adapter=kind_class(adapter)(**where) if adapter else None,
-        memory=policy_class("class_balanced")(8) if cls.needs_memory else None,
+        memory=policy_class("class_balanced")(8, entry=entry) if cls.needs_memory else None,
         training=training or TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-2),
         seed=seed,
         stream=stream,

@@ -13,9 +13,10 @@ DECLARED = [
 ]
 FULL_OF_EFFECT = {
     "agem.replay_size": 1,
-    "c_lora.strength": 1.0,
     "decay": 0.0,
+    "gem.margin": 0.7,
     "replay_size": 2,
+    "scale": "paper",
     "temperature": 8.0,
 }
 """Another value of a key, where ten times its default is not another."""
@@ -37,12 +38,14 @@ def stream(tiny_bert):
 def test_what_matters_later_leaves_the_first_task_and_what_follows_bit_identical(
     name, key, stream, tiny_bert
 ):
-    leader = make_learner(name, stream, tiny_bert)
-    alone = make_learner(name, stream, tiny_bert, **{key: other_value(name, key)})
+    leader = make_learner(name, stream, tiny_bert, entry="task_end")
+    alone = make_learner(name, stream, tiny_bert, entry="task_end", **{key: other_value(name, key)})
     first, other = next(steps := leader.learn()), next(alone_steps := alone.learn())
     assert digest(leader) == digest(alone)
     assert (first.validation, first.test) == (other.validation, other.test)
-    follower = make_learner(name, stream, tiny_bert, **{key: other_value(name, key)})
+    follower = make_learner(
+        name, stream, tiny_bert, entry="task_end", **{key: other_value(name, key)}
+    )
     follower.load_state_dict(unpack(pack(leader.state_dict())))
     for learned in (steps, alone_steps, follower.learn()):
         list(learned)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lamina.adapters.base import Tensors
-from lamina.adapters.kinds.lora import concatenate
+from lamina.adapters.kinds.lora import concatenate, modules_of, product
 
 
 def task_vector(trained: Tensors, origin: Tensors) -> dict[str, Tensor]:
@@ -60,6 +60,23 @@ def dare(vector: Tensors, drop_rate: float, generator: torch.Generator) -> dict[
         for name, tensor in vector.items()
     }
     return {name: tensor * masks[name].to(tensor.device) / kept for name, tensor in vector.items()}
+
+
+def products(lora: Tensors) -> dict[str, Tensor]:
+    """The update B A [d_out, d_in] of every module of a LoRA, by the module's name."""
+    return {module: product(lora, module).detach() for module in modules_of(lora)}
+
+
+def as_lora(updates: Tensors) -> dict[str, Tensor]:
+    """The LoRA whose updates are these full matrices [d_out, d_in], by module: one factor is the
+    identity, so its rank is the smaller side."""
+    lora: dict[str, Tensor] = {}
+    for module, update in updates.items():
+        d_out, d_in = update.shape
+        identity = torch.eye(min(d_out, d_in), dtype=update.dtype, device=update.device)
+        a, b = (identity, update) if d_in <= d_out else (update, identity)
+        lora |= {f"{module}.lora_A.weight": a, f"{module}.lora_B.weight": b}
+    return lora
 
 
 def magmax(first: Tensors, second: Tensors) -> dict[str, Tensor]:

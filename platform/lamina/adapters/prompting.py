@@ -4,7 +4,6 @@ and laid over, and keys that start apart."""
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lamina.backbones.backbone import Backbone
@@ -67,14 +66,3 @@ def orthonormal(drawn: Tensor, past: Tensor) -> Tensor:
         basis = torch.linalg.qr(past.T).Q
         drawn = drawn - (drawn @ basis) @ basis.T
     return torch.linalg.qr(drawn.T).Q.T
-
-
-def convolved(embeddings: Tensor, kernels: Tensor, bias: Tensor, num_layers: int) -> Tensor:
-    """Prompts [layers, J, 2, length, dim] of embeddings [layers * 2 * heads, height, width] under
-    kernels [J, layers * 2 * heads, k, k] with a bias each: every head has its own
-    (ConvPrompt)."""
-    number, channels = bias.shape
-    weight = kernels.transpose(0, 1).flatten(0, 1)[:, None]
-    made = F.conv2d(embeddings[None], weight, bias.T.flatten(), groups=channels)[0]
-    parts = made.unflatten(0, (num_layers, 2, channels // (2 * num_layers), number))
-    return parts.permute(0, 3, 1, 4, 2, 5).flatten(4)

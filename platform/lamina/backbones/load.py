@@ -55,7 +55,8 @@ def _backbone(model: "PreTrainedModel", encoder: Encoder, settings: BackboneSett
     if isinstance(encoder, TextEncoder):
         if known is not None:
             encoder = replace(encoder, max_length=min(encoder.max_length, known))
-        embedded = model.get_input_embeddings().weight.shape[0]
+        embeddings: Any = model.get_input_embeddings()
+        embedded = embeddings.weight.shape[0]
         if len(encoder.tokenizer) > embedded:
             raise InputError(
                 f"backbone.name: the tokenizer of {settings.name!r} has {len(encoder.tokenizer)} "

@@ -48,7 +48,7 @@ class _Count:
 
     def __init__(self) -> None:
         self.counter = FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU)
-        self.counter.mod_tracker = _NoModules()
+        self.counter.mod_tracker = _NoModules()  # type: ignore[assignment]
         self.correction = 0
         """To be added to what the counter says."""
 

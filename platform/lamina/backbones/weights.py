@@ -34,8 +34,8 @@ def part_config(config: "PretrainedConfig", tower: str | None) -> "PretrainedCon
     """
     towers = {each: getattr(config, f"{each}_config", None) for each in TOWERS}
     if all(towers.values()):
-        found: PretrainedConfig = towers[tower or TOWERS[0]]
-        return found
+        chosen: Any = towers[tower or TOWERS[0]]
+        return chosen
     if tower is not None:
         raise InputError(
             f"backbone.tower: a {config.model_type!r} model is one part (leave the key out)"
@@ -47,7 +47,7 @@ def empty_model(config: "PretrainedConfig", tower: str | None) -> "PreTrainedMod
     """The part that is used of a model, without numbers."""
     from accelerate import init_empty_weights
 
-    with init_empty_weights(), _one_line(config.name_or_path):
+    with init_empty_weights(), _one_line(config.name_or_path or config.model_type):
         model = _class_of(config)._from_config(config)
         return _part(model, tower)[1]
 
@@ -85,8 +85,8 @@ def _class_of(config: "PretrainedConfig") -> Any:
     from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
     if type(config) in MODEL_MAPPING:
-        found = MODEL_MAPPING[type(config)]
-        return found[0] if isinstance(found, tuple) else found
+        mapped = MODEL_MAPPING[type(config)]
+        return mapped[0] if isinstance(mapped, tuple) else mapped
     # SigLIP's text tower is in no table of transformers, but says what it is.
     for name in config.architectures or ():
         found = getattr(transformers, name, None)

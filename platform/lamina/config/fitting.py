@@ -18,6 +18,7 @@ def misfits(sections: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[s
     adapter = sections["adapter"] if takes_adapter(type(strategy)) else None
     broken = [key for key in ("adapter", "memory") if given.get(key) and sections[key] is None]
     yield from _with_data(strategy, name, scenario, sections["stream"])
+    yield from _entry(sections["memory"], scenario, sections[SECTION] is not None)
     if training is not None:
         if scenario is not None and scenario.one_pass:
             yield from _passes(strategy, name, training, adapter is not None)
@@ -54,6 +55,21 @@ def _with_data(strategy: Strategy, name: str, scenario: Any, stream: Any) -> Ite
         yield Unfit(
             f"strategy.name: {name!r} reads {read}, but the stream {stream.name!r} is of "
             f"{stream.modality}s"
+        )
+
+
+def _entry(memory: Any, scenario: Any, is_federated: bool) -> Iterator[str]:
+    """When rows cannot enter the memory as the job says."""
+    entry = None if memory is None else memory.entry
+    if entry == "task_end" and scenario is not None and scenario.one_pass:
+        yield (
+            "memory.entry: 'task_end' does not go with an online stream, whose rows are seen once "
+            "(allowed: null, as_they_pass)"
+        )
+    if entry == "as_they_pass" and is_federated:
+        yield (
+            "memory.entry: 'as_they_pass' does not go with a federation, whose clients keep rows "
+            "of a task when it is over (allowed: null, task_end)"
         )
 
 

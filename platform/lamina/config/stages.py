@@ -26,11 +26,13 @@ def first_stage(job: Job) -> Plain | None:
     """What a trial is until its first task is learned: its job without what only matters later, as
     its strategy declares it. Equal stages learn the same, to the last bit.
 
-    None where nothing is declared, and on streams that are no sequence of tasks: an online one
-    offers rows to the memory as they pass, a joint one has a single task.
+    None where nothing is declared, where rows enter the memory as they pass, so that the first
+    task is replayed too (as in every online stream), and in a joint stream, which has one task.
     """
     late = type(job.strategy).from_second_task
     if not late or job.scenario.one_pass or job.scenario.kind == "joint":
+        return None
+    if job.memory is not None and (job.memory.entry or job.strategy.entry) == "as_they_pass":
         return None
     kept = without_place(job.mapping)
     own = {key: value for key, value in kept["strategy"].items() if key not in late}

@@ -4,11 +4,15 @@ and arrival.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lamina.registry import InputError
+from lamina.checks import check_fields
+
+Entry = Literal["as_they_pass", "task_end"]
+"""When rows enter a memory: each batch after its first step, or all rows of a task at its end."""
 
 
 @dataclass(frozen=True)
@@ -18,10 +22,13 @@ class Policy(ABC):
 
     size: int
     """Exemplars kept, over all tasks together."""
+    entry: Entry | None = None
+    """`as_they_pass`: each row after the first step that trained on it, so that a task's new
+    classes meet old ones in the same batch; with several epochs, in the first. `task_end`: when the
+    task is learned, so that a task is never replayed to itself. Default: the strategy's own."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise InputError(f"memory.size: {self.size} is not positive")
+        check_fields("memory", self, positive=["size"])
 
     @abstractmethod
     def priority(self, labels: Tensor, keys: Tensor, arrival: Tensor) -> Tensor:

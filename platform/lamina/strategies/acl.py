@@ -17,13 +17,16 @@ import torch
 from torch import Tensor
 
 from lamina.adapters import kind_names
+from lamina.adapters.isolation import IsolatedModules
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.adapters.routing import among, answered_by, places
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
+
+MODULES = IsolatedModules()
 
 
 @dataclass
@@ -43,10 +46,7 @@ class ACL(Strategy):
     routes = grows = True
 
     def __post_init__(self) -> None:
-        if self.replay_size < 1:
-            raise InputError(f"strategy.replay_size: {self.replay_size} is not positive")
-        if self.fine_tuning <= 0:
-            raise InputError(f"strategy.fine_tuning: {self.fine_tuning} is not positive")
+        check_fields("strategy", self, positive=["replay_size", "fine_tuning"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""
@@ -55,7 +55,7 @@ class ACL(Strategy):
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Attach an adapter and a head of one class more. The common head is not used."""
         self.state["classes"].append(list(task.classes))
-        adapter, head = modules(task.index)
+        adapter, head = MODULES.names(task.index)
         model.add(adapter)
         model.grow_head(len(task.classes) + 1, name=head)
         model.freeze(HEAD)
@@ -68,11 +68,11 @@ class ACL(Strategy):
         """First only the new adapter and head are trained, then only the heads."""
         self.state["phase"] = phase
         for index in range(task.index):
-            adapter, head = modules(index)
+            adapter, head = MODULES.names(index)
             model.freeze(adapter)
             (model.unfreeze if phase == 1 else model.freeze)(head)
         if phase == 1:
-            model.freeze(modules(task.index)[0])
+            model.freeze(MODULES.names(task.index)[0])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(head t, y or "others"); in the second phase the sum of that over all heads."""
@@ -86,8 +86,7 @@ class ACL(Strategy):
             batch = Batch.cat([batch, exemplars])
         losses = []
         for index in range(0 if self.state["phase"] == 1 else last, last + 1):
-            adapter, head = modules(index)
-            logits = model(batch.inputs, [adapter], head).logits
+            logits = MODULES.own_logits(model, batch.inputs, index)
             labels = self.labels_of(index, batch.labels, tasks)
             each = cross_entropy(logits, labels, reduction="none")
             losses.append((each * weights.to(each)).sum())
@@ -116,8 +115,7 @@ class ACL(Strategy):
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], index: int
     ) -> tuple[Tensor, Tensor]:
         """Log-probabilities of one head: of its classes [N, C_t], and of "others" [N]."""
-        adapter, head = modules(index)
-        chances = model(inputs, [adapter], head).logits.log_softmax(dim=1)
+        chances = MODULES.own_logits(model, inputs, index).log_softmax(dim=1)
         return chances[:, :-1], chances[:, -1]
 
     def route(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -140,8 +138,3 @@ class ACL(Strategy):
             return among(known, self.state["classes"][index], model.num_classes())
 
         return answered_by(chosen, inputs, answer)
-
-
-def modules(task: int) -> tuple[str, str]:
-    """The names of a task's adapter and head."""
-    return f"task_{task}", f"head_{task}"

@@ -19,12 +19,11 @@ from torch import Tensor
 from lamina.adapters import kind_names
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.adapters.routing import places
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import moments
 from lamina.memory.memory import Replay
-from lamina.memory.transferability import transrate
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 NEW = "new"
@@ -48,10 +47,7 @@ class ADA(Strategy):
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:
-        if self.pool_size < 1:
-            raise InputError(f"strategy.pool_size: {self.pool_size} is not positive")
-        if self.distillation <= 0:
-            raise InputError(f"strategy.distillation: {self.distillation} is not positive")
+        check_fields("strategy", self, positive=["pool_size", "distillation"])
 
     def setup(self, model: AdaptedModel) -> None:
         """An empty pool: `classes` will hold those of each adapter in it."""
@@ -148,3 +144,23 @@ class ADA(Strategy):
 def pooled(slot: int) -> str:
     """The name of an adapter of the pool."""
     return f"pool_{slot}"
+
+
+def transrate(sums: Mapping[str, Tensor], epsilon: float = 1e-4) -> Tensor:
+    """TransRate (Huang et al., 2022): R(Z) - R(Z | Y) of centred features Z, from the sums of
+    `moments`: how much of the features' coding rate the labels explain.
+
+    `epsilon` is the distortion of its authors' code. Classes weigh by their rows.
+    """
+    count, total, outer = (sums[name].double() for name in ("count", "total", "outer"))
+    mean = total.sum(dim=0) / count.sum()
+    cross = torch.einsum("cd,e->cde", total, mean)
+    scatter = outer - cross - cross.mT + torch.einsum("c,d,e->cde", count, mean, mean)
+    within = count / count.sum() * _coding_rate(scatter, count.clamp_min(1), epsilon)
+    return _coding_rate(scatter.sum(dim=0), count.sum(), epsilon) - within.sum()
+
+
+def _coding_rate(scatter: Tensor, count: Tensor, epsilon: float) -> Tensor:
+    """1/2 log det(I + Z^T Z / (n epsilon)), of Z^T Z [..., d, d] and n [...]."""
+    eye = torch.eye(scatter.shape[-1], dtype=scatter.dtype, device=scatter.device)
+    return torch.logdet(eye + scatter / (count * epsilon)[..., None, None]) / 2

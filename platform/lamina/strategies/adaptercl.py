@@ -16,17 +16,19 @@ import torch
 from torch import Tensor
 
 from lamina.adapters import kind_names
-from lamina.adapters.isolation import isolate, isolated_logits
+from lamina.adapters.isolation import IsolatedModules
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.routing import answered_by, places
+from lamina.adapters.routing import places
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 SMALLEST_VARIANCE = 1e-8
+
+MODULES = IsolatedModules()
 
 
 @dataclass
@@ -44,8 +46,7 @@ class AdapterCL(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if self.components < 1:
-            raise InputError(f"strategy.components: {self.components} is not positive")
+        check_fields("strategy", self, positive=["components"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""
@@ -53,14 +54,13 @@ class AdapterCL(Strategy):
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Freeze the last adapter and head, and attach new ones."""
-        isolate(model, *modules(task.index), len(task.classes))
+        MODULES.attach(model, task)
         self.state["classes"].append(list(task.classes))
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x; A_t), y), classes counted within the task."""
         assert batch.task is not None
-        adapter, head = modules(batch.task.index)
-        logits = model(batch.inputs, adapters=[adapter], head=head).logits
+        logits = MODULES.own_logits(model, batch.inputs, batch.task.index)
         return StepOutput(cross_entropy(logits, places(batch.labels, batch.task.classes)))
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
@@ -85,20 +85,10 @@ class AdapterCL(Strategy):
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
     ) -> Tensor:
         """Logits of the routed task's classes, -inf for all others."""
-        if task is None:
-            chosen = self.route(model, inputs)
-        else:
-            chosen = torch.full((len(next(iter(inputs.values()))),), task.index)
-
-        def answer(index: int, rows: Mapping[str, Tensor]) -> Tensor:
-            return isolated_logits(model, rows, *modules(index), self.state["classes"][index])
-
-        return answered_by(chosen, inputs, answer)
-
-
-def modules(task: int) -> tuple[str, str]:
-    """The names of a task's adapter and head."""
-    return f"task_{task}", f"head_{task}"
+        classes = self.state["classes"]
+        if task is not None:
+            return MODULES.logits(model, inputs, task.index, classes)
+        return MODULES.answer(model, inputs, self.route(model, inputs), classes)
 
 
 def principal_density(covariance: Tensor, components: int) -> dict[str, Tensor]:

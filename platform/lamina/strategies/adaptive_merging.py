@@ -15,11 +15,11 @@ from torch import Tensor
 
 from lamina.adapters.merging import weighted_lora
 from lamina.adapters.model import HEAD, AdaptedModel
-from lamina.adapters.origin import answer_with
+from lamina.adapters.task_vectors import answer_with
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 MERGE = "merge"
@@ -44,9 +44,7 @@ class AdaptiveMerging(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        for name in ("replay_size", "share", "rate_factor"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is not positive")
+        check_fields("strategy", self, positive=["replay_size", "share", "rate_factor"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

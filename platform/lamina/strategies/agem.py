@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput
 from lamina.descent import inner, plus
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -36,8 +36,7 @@ class AGEM(Strategy):
     from_second_task = ("replay_size",)
 
     def __post_init__(self) -> None:
-        if self.replay_size < 0:
-            raise InputError(f"strategy.replay_size: {self.replay_size} is negative")
+        check_fields("strategy", self, not_negative=["replay_size"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y) on the batch; the reference is the same loss on exemplars."""

@@ -16,6 +16,7 @@
                     strategy.after_step(model, output.seen)
         strategy.end_task(model, task, review)                   # review: as preview
         memory.offer(task.train)                                 # kept with strategy.annotate(...)
+                                                                 # (or by batch, see `entry`)
         evaluate(strategy.predict, strategy.route)
 
 A task-free stream has no boundary: there, `setup`, `step`, `adjust`, `after_step`, `annotate` and
@@ -38,6 +39,7 @@ from torch import Tensor
 from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
 from lamina.core import Batch, Modality, Scenario, StepOutput, Summary, Task
+from lamina.memory.base import Entry
 from lamina.memory.memory import Replay
 from lamina.registry import Where
 
@@ -76,6 +78,9 @@ class Strategy(ABC):
     """What its backbone may read."""
     needs_memory: ClassVar[bool] = False
     """Whether a job must give it a replay memory; others draw from none."""
+    entry: ClassVar[Entry] = "task_end"
+    """When rows enter the memory, where the job does not say (`memory.entry`) and the stream has
+    tasks. In a task-free or online stream they always enter as they pass."""
     trained_tasks: ClassVar[Literal["all", "first", "none"]] = "all"
     """On which tasks it takes gradient steps. `first` only trains an adapter, so without one it
     trains nothing."""
@@ -85,7 +90,8 @@ class Strategy(ABC):
 
     from_second_task: ClassVar[tuple[str, ...]] = ()
     """Hyper-parameters that change nothing before the second task begins, neither what is learned
-    nor what is remembered: trials that differ in these alone share their first task."""
+    nor what is remembered: trials that differ in these alone share their first task. Those of a
+    strategy with a memory assume that it is empty until then (entry `task_end`)."""
     matters_when: ClassVar[Mapping[str, Where]] = {}
     """Hyper-parameters that change nothing beside some values of another one:
     `only_where(decay="online")`."""

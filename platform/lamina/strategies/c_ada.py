@@ -17,10 +17,10 @@ from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.overlay import Overlay
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 SHIFT = "shift"
@@ -43,8 +43,7 @@ class CADA(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if self.orthogonality < 0:
-            raise InputError(f"strategy.orthogonality: {self.orthogonality} is negative")
+        check_fields("strategy", self, not_negative=["orthogonality"])
 
     def setup(self, model: AdaptedModel) -> None:
         """gamma = 1 and beta = 0 at every layer: at first nothing is moved."""

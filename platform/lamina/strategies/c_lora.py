@@ -6,10 +6,13 @@ task is needed at test. The sum of earlier updates is multiplied out once per ta
 multiplies out the new one, rank / tokens of what the module itself computes. Differs from the
 paper: it customises a diffusion model, and its image classifier adapts keys and values of a vision
 transformer; here the job's LoRA says which modules, and the cross-entropy sees the task's own
-classes only.
+classes only. The paper's weight of 1e8 is for its tiny updates; what it means depends on learning
+rate, rank and steps, and here it would be some thirty times the cross-entropy's gradient. By
+default a module's penalty is told in units of what was changed before, and in those of the loss.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,30 +20,36 @@ from torch import Tensor
 from lamina.adapters.kinds.lora import modules_of, product
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.succession import PAST, current, succeed
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
-from lamina.losses import cross_entropy
+from lamina.losses import cross_entropy, relative_penalty
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
+
+TINY = 1e-30
+"""Keeps a module that no task changed from being divided by zero."""
 
 
 @dataclass
 class CLoRA(Strategy):
     """Cross-entropy over the task's classes, and the self-regularisation of the update."""
 
-    strength: float = 1e8
-    """lambda, the weight of the penalty. Products of two small updates are tiny, so it is large."""
+    strength: float = 1.0
+    """lambda, the weight of the penalty (1e8 in the paper, with `scale: paper`)."""
+    scale: Literal["loss", "paper"] = "loss"
+    """What a strength of 1 means: changing the same weights once more as far as before costs as
+    much as the loss (`loss`: a mean over modules), or the squared products are added as they are
+    (`paper`)."""
 
     family = "lora"
     paper = "Continual Diffusion: Continual Customization of Text-to-Image Diffusion with C-LoRA"
     year = 2024
     adapters = ("lora",)
-    from_second_task = ("strength",)
+    from_second_task = ("strength", "scale")
     grows = True
 
     def __post_init__(self) -> None:
-        if self.strength < 0:
-            raise InputError(f"strategy.strength: {self.strength} is negative")
+        check_fields("strategy", self, not_negative=["strength"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""
@@ -54,23 +63,31 @@ class CLoRA(Strategy):
                 self.state["changed"] = {name: product(past, name) for name in modules_of(past)}
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
-        """L = CE(task's classes) + lambda sum_l || |sum_{i<t} B_i A_i| * (B_t A_t) ||_2^2."""
+        """L = CE(task's classes) + lambda sum_l ||C_l * (B_t A_t)||_2^2, C = |sum_{i<t} B_i A_i|;
+        by default CE times the mean over l of ||C_l * (B_t A_t)||_2^2 / ||C_l * C_l||_2^2."""
         assert batch.task is not None
         loss = cross_entropy(model(batch.inputs).logits, batch.labels, batch.task.classes)
         if "changed" not in self.state:
             return StepOutput(loss)
-        overlap = self.overlap(model)
-        return StepOutput(loss + self.strength * overlap, {"overlap": overlap.detach()})
+        overlaps = self.overlaps(model)
+        penalty = total = torch.stack(list(overlaps.values())).sum()
+        if self.scale == "loss":
+            changed = self.state["changed"]
+            shares = [
+                overlap / changed[module].pow(4).sum().clamp_min(TINY)
+                for module, overlap in overlaps.items()
+            ]
+            penalty = relative_penalty(shares, loss)
+        return StepOutput(loss + self.strength * penalty, {"overlap": total.detach()})
 
-    def overlap(self, model: AdaptedModel) -> Tensor:
-        """Sum over modules and weights of the squared product of what was changed and what
+    def overlaps(self, model: AdaptedModel) -> dict[str, Tensor]:
+        """Per module, the sum over its weights of the squared product of what was changed and what
         changes."""
         new = current(model).tensors
-        parts = [
-            (changed * product(new, module)).square().sum()
+        return {
+            module: (changed * product(new, module)).square().sum()
             for module, changed in self.state["changed"].items()
-        ]
-        return torch.stack(parts).sum()
+        }
 
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
         """Drop the multiplied-out sum: the stacked LoRAs hold it in less."""

@@ -8,7 +8,7 @@ shared LoRA of before teaches at an early exit, before the first specific layer.
 is fixed on the first task too, as in the paper; both gradients in one step; a ViT's exit is normed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,11 +16,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lamina.adapters.base import Tensors, uniform
-from lamina.adapters.early_exit import with_early_exit
 from lamina.adapters.kinds.lora import downs, freeze_downs, scaled, set_orthonormal_downs
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.adapters.routing import among
 from lamina.adapters.succession import lora_of
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.overlay import Overlay, Site
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.descent import plus
 from lamina.losses import cross_entropy, distillation
@@ -53,9 +55,12 @@ class CLLoRA(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        for name, lowest in (("distillation", 0.0), ("orthogonality", 0.0), ("temperature", 1e-3)):
-            if getattr(self, name) < lowest:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is below {lowest}")
+        check_fields(
+            "strategy",
+            self,
+            not_negative=["distillation", "orthogonality"],
+            positive=["temperature"],
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """The shared LoRA, with orthonormal rows of A."""
@@ -149,3 +154,30 @@ class CLLoRA(Strategy):
             cosines = features @ known[name]["rows"].T
             answers.append(among(cosines, known[name]["classes"], model.num_classes()))
         return torch.stack(answers).amax(dim=0)
+
+
+def with_early_exit(
+    backbone: Backbone, inputs: Mapping[str, Tensor], overlay: Overlay, layer: int
+) -> tuple[Tensor, Tensor]:
+    """Features [N, dim] of the backbone under an overlay without prompts, and [N, dim] from the
+    tokens that the attention of `layer` reads, pooled as the backbone pools its last ones.
+
+    One forward for both. In a vision transformer the tokens have passed that layer's normalisation.
+    """
+    parts = backbone.architecture
+    query = f"{parts.attentions[layer]}.{parts.query_and_value[0]}"
+    seen: list[Tensor] = []
+
+    def read(x: Tensor, y: Tensor) -> Tensor:
+        seen.append(x)
+        return y
+
+    reading = Overlay(patches={Site(query, query): [read]})
+    features = backbone(inputs, reading | overlay).features
+    tokens, mask = seen[0].float(), inputs.get("attention_mask")
+    if backbone.pooling == "first":
+        return features, tokens[:, 0]
+    if mask is None:
+        return features, tokens.mean(dim=1)
+    weights = mask.to(tokens.dtype)[:, :, None]
+    return features, (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.prompting import layers_in, orthonormal, prefix_overlay
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
@@ -50,12 +51,13 @@ class CodaPrompt(Strategy):
     adapters = (NO_ADAPTER,)
 
     def __post_init__(self) -> None:
-        if self.components < 1:
-            raise InputError(f"strategy.components: {self.components} is not positive")
-        if self.length < 2 or self.length % 2:
-            raise InputError(f"strategy.length: {self.length} is not an even number of tokens")
-        if self.orthogonality < 0:
-            raise InputError(f"strategy.orthogonality: {self.orthogonality} is negative")
+        check_fields(
+            "strategy",
+            self,
+            not_negative=["orthogonality"],
+            positive=["components"],
+            even=["length"],
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own. Raises InputError for too many components."""

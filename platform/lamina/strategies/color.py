@@ -13,15 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lamina.adapters.isolation import isolate, isolated_logits
+from lamina.adapters.isolation import IsolatedModules
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.routing import answered_by, places
+from lamina.adapters.routing import places
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.clusters import k_means
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
+
+MODULES = IsolatedModules()
 
 
 @dataclass
@@ -40,8 +42,7 @@ class CoLoR(Strategy):
     summary_rows = True
 
     def __post_init__(self) -> None:
-        if self.clusters < 1:
-            raise InputError(f"strategy.clusters: {self.clusters} is not positive")
+        check_fields("strategy", self, positive=["clusters"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""
@@ -50,15 +51,14 @@ class CoLoR(Strategy):
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Freeze what the last task trained; a new LoRA and a new classifier over the task's
         classes."""
-        isolate(model, *modules(task.index), len(task.classes))
+        MODULES.attach(model, task)
         self.state["classes"].append(list(task.classes))
-        model.active = [f"task_{task.index}"]
+        model.active = [MODULES.names(task.index)[0]]
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f_t(x), y) under the task's own LoRA and classifier."""
         assert batch.task is not None
-        adapter, head = modules(batch.task.index)
-        logits = model(batch.inputs, adapters=[adapter], head=head).logits
+        logits = MODULES.own_logits(model, batch.inputs, batch.task.index)
         return StepOutput(cross_entropy(logits, places(batch.labels, batch.task.classes)))
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
@@ -83,16 +83,7 @@ class CoLoR(Strategy):
     ) -> Tensor:
         """The logits of each row's task under its own LoRA and classifier; minus infinity for the
         classes of others."""
+        classes = self.state["classes"]
         if task is not None and task.index < len(self.state["centres"]):
-            return self.answer(model, task.index, inputs)
-        chosen = self.route(model, inputs)
-        return answered_by(chosen, inputs, lambda index, own: self.answer(model, index, own))
-
-    def answer(self, model: AdaptedModel, index: int, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits [N, classes] of one task's LoRA and classifier."""
-        return isolated_logits(model, inputs, *modules(index), self.state["classes"][index])
-
-
-def modules(task: int) -> tuple[str, str]:
-    """The names of a task's LoRA and classifier."""
-    return f"task_{task}", f"head_{task}"
+            return MODULES.logits(model, inputs, task.index, classes)
+        return MODULES.answer(model, inputs, self.route(model, inputs), classes)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from lamina.adapters.base import uniform
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.prompting import convolved, layers_in, orthonormal
+from lamina.adapters.prompting import layers_in, orthonormal
 from lamina.backbones.overlay import KeysAndValues, Overlay
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import class_means, class_sums, plus_classes
@@ -53,9 +54,12 @@ class ConvPrompt(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        for name, least in (("length", 1), ("kernel", 1), ("max_kernels", 1), ("anchoring", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is less than {least}")
+        check_fields(
+            "strategy",
+            self,
+            not_negative=["anchoring"],
+            positive=["length", "kernel", "max_kernels"],
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """Embeddings from U(-1, 1), [layers * 2 * heads, length + k - 1, dim / heads + k - 1], and
@@ -148,3 +152,14 @@ class ConvPrompt(Strategy):
     ) -> Tensor:
         """Logits under the prompts that each input weighs."""
         return model.logits(model.backbone(inputs, self.overlay(model)).features)
+
+
+def convolved(embeddings: Tensor, kernels: Tensor, bias: Tensor, num_layers: int) -> Tensor:
+    """Prompts [layers, J, 2, length, dim] of embeddings [layers * 2 * heads, height, width] under
+    kernels [J, layers * 2 * heads, k, k] with a bias each: every head has its own
+    (ConvPrompt)."""
+    number, channels = bias.shape
+    weight = kernels.transpose(0, 1).flatten(0, 1)[:, None]
+    made = F.conv2d(embeddings[None], weight, bias.T.flatten(), groups=channels)[0]
+    parts = made.unflatten(0, (num_layers, 2, channels // (2 * num_layers), number))
+    return parts.permute(0, 3, 1, 4, 2, 5).flatten(4)

@@ -21,10 +21,11 @@ from lamina.adapters.model import AdaptedModel
 from lamina.adapters.prompting import layers_in, orthonormal, prefix_overlay
 from lamina.adapters.routing import among, places
 from lamina.backbones.overlay import Overlay
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
-from lamina.losses import cross_entropy, self_distillation
+from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError, only_where
+from lamina.registry import only_where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 TASK, CLASSIFIER = "task_{}", "classifier_{}"
@@ -52,12 +53,9 @@ class CPrompt(Strategy):
     routes = grows = True
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise InputError(f"strategy.length: {self.length} is not positive")
-        if self.consistency < 0:
-            raise InputError(f"strategy.consistency: {self.consistency} is negative")
-        if self.smoothing <= 0:
-            raise InputError(f"strategy.smoothing: {self.smoothing} is not positive")
+        check_fields(
+            "strategy", self, not_negative=["consistency"], positive=["length", "smoothing"]
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""
@@ -149,3 +147,11 @@ class CPrompt(Strategy):
         """A tensor of every task, one after the other."""
         groups = [TASK.format(index) for index in range(len(self.state["classes"]))]
         return torch.cat([model.adapters[group].tensors[name] for group in groups])
+
+
+def self_distillation(logits: Tensor, softened: Tensor, temperature: float) -> Tensor:
+    """Mean cross-entropy of softmax(logits [N, C]) with its own detached softmax, at `temperature`
+    in the rows that bool [N] says and at 1 in others (CPrompt's classifier consistency)."""
+    divisor = torch.where(softened, temperature, 1.0)[:, None]
+    target = (logits / divisor).softmax(dim=1).detach()
+    return -(target * logits.log_softmax(dim=1)).sum(dim=1).mean()

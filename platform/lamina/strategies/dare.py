@@ -2,21 +2,34 @@
 dropped at random, the rest scaled up and summed over tasks.
 
 Trained: an adapter of the job's kind, anew from the same first values with each task, and the
-head's rows of the task's classes. Remembered: the start and the merged adapter. Differs from the
-paper: entries are dropped from the adapter's tensors (a LoRA's factors, as in PEFT's `dare_linear`)
-instead of from all weights; of the mergers that the paper puts it before, this is the sum.
+head's rows of the task's classes. Remembered: the start and the merged adapter. A LoRA's entries
+are dropped from its products B A, so that with nothing dropped it is task arithmetic; the merge is
+no longer of low rank, and is kept in full. Differs from the paper: 0.9 and more is dropped there
+from what full fine-tuning changed, which is redundant; a product of rank 8 is not, hence the lower
+default. Other adapters drop entries of their tensors. Of the mergers that the paper puts it before,
+this is the sum.
 """
 
 from dataclasses import dataclass
 
+import torch
+
 from lamina.adapters import kind_names
-from lamina.adapters.merging import added, dare, task_vector
+from lamina.adapters.kinds.lora import LoRA
+from lamina.adapters.merging import added, as_lora, dare, products
 from lamina.adapters.model import MAIN, AdaptedModel
-from lamina.adapters.origin import MERGED, ORIGIN, answer_with, set_origin, start_anew
+from lamina.adapters.task_vectors import (
+    MERGED,
+    ORIGIN,
+    answer_with,
+    last_vector,
+    set_origin,
+    start_anew,
+)
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -24,8 +37,9 @@ from lamina.strategies.base import Strategy
 class DARE(Strategy):
     """theta = theta_0 + lambda sum_t DARE(theta_t - theta_0)."""
 
-    drop_rate: float = 0.9
-    """p, the probability that an entry of a task's vector is dropped."""
+    drop_rate: float = 0.5
+    """p, the probability that an entry of a task's vector is dropped (the paper: 0.9 of what full
+    fine-tuning changed)."""
     weight: float = 0.4
     """lambda, what each task's vector counts in the sum."""
 
@@ -35,10 +49,7 @@ class DARE(Strategy):
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:
-        if not 0 <= self.drop_rate < 1:
-            raise InputError(f"strategy.drop_rate: {self.drop_rate} is not in [0, 1)")
-        if self.weight < 0:
-            raise InputError(f"strategy.weight: {self.weight} is negative")
+        check_fields("strategy", self, not_negative=["weight"], share_below_1=["drop_rate"])
 
     def setup(self, model: AdaptedModel) -> None:
         """theta_0, from which every task starts."""
@@ -58,6 +69,14 @@ class DARE(Strategy):
         """Add lambda DARE(tau_t) to the sum, and answer with it."""
         trained, origin = model.adapters[MAIN], model.adapters[ORIGIN]
         generator = generator_of(model.seed, "dare", task.index)
-        vector = dare(task_vector(trained.tensors, origin.tensors), self.drop_rate, generator)
-        so_far = model.adapters.get(MERGED, origin).tensors
-        answer_with(model, trained.kind, added(so_far, vector, self.weight))
+        if isinstance(trained.kind, LoRA):
+            # theta_0 has B = 0: the product is all that changed.
+            vector = dare(products(trained.tensors), self.drop_rate, generator)
+            nothing = {module: torch.zeros_like(update) for module, update in vector.items()}
+            past = products(model.adapters[MERGED].tensors) if MERGED in model.adapters else nothing
+            merged = as_lora(added(past, vector, self.weight))
+        else:
+            vector = dare(last_vector(model), self.drop_rate, generator)
+            so_far = model.adapters.get(MERGED, origin).tensors
+            merged = added(so_far, vector, self.weight)
+        answer_with(model, trained.kind, merged)

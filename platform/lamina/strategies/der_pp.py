@@ -3,21 +3,25 @@ had and to their labels.
 
 Trained: the job's adapter and the head. Remembered: the exemplars of the job's memory, each with
 its logits at the time. The squared error is a mean over logits, as in the authors' code and as its
-weights alpha suppose; the paper writes a squared norm. Differs from the paper: where the stream has
-tasks, rows enter the memory, and are noted, when their task ends and not as they pass; the head
-grows, so an exemplar's logits of classes that came later are free.
+weights alpha suppose; the paper writes a squared norm. The head grows, so an exemplar's logits of
+classes that came later count as zero, as those of the authors' full head are at first. Differs from
+the paper: where the stream has tasks, rows enter the memory, and are noted, when their task ends,
+which measured better than as they pass (0.915 against 0.819 on digits; `memory: {entry:
+as_they_pass}` is the paper's way, and what a task-free stream does).
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError, only_where
+from lamina.registry import only_where
 from lamina.strategies.base import Strategy
 
 
@@ -42,9 +46,7 @@ class DERpp(Strategy):
     from_second_task = ("alpha", "beta", "replay_size")
 
     def __post_init__(self) -> None:
-        for name in ("alpha", "beta", "replay_size"):
-            if getattr(self, name) < 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is negative")
+        check_fields("strategy", self, not_negative=["alpha", "beta", "replay_size"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y) + alpha MSE(f(x'), z') + beta CE(f(x''), y''), two independent draws."""
@@ -66,7 +68,7 @@ class DERpp(Strategy):
 
 
 def squared_error(logits: Tensor, stored: Tensor) -> Tensor:
-    """Mean of (logits - stored)^2 over what was stored; `stored` [n, c] is NaN elsewhere, and may
-    be narrower than `logits` [n, C]."""
-    difference = logits[:, : stored.shape[1]] - stored
-    return difference[~stored.isnan()].square().mean()
+    """Mean of (logits - stored)^2; `stored` [n, c] may be narrower than `logits` [n, C], and what
+    is missing there, or NaN, counts as zero."""
+    missing = logits.shape[1] - stored.shape[1]
+    return F.mse_loss(logits, F.pad(stored, (0, missing)).nan_to_num(nan=0.0))

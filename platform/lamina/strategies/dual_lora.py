@@ -23,11 +23,11 @@ from lamina.adapters.kinds.lora import concatenate, downs, freeze_downs
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.succession import current, input_covariances, lora_of, succeed
 from lamina.backbones.overlay import Overlay, Site
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
 from lamina.memory.subspace import left_directions, recalled
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 RESIDUAL = "residual_"
@@ -47,8 +47,7 @@ class DualLoRA(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"strategy.threshold: {self.threshold} is not in [0, 1]")
+        check_fields("strategy", self, share=["threshold"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

@@ -17,10 +17,10 @@ from torch import Tensor
 from lamina.adapters.base import uniform
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.prompting import layers_in, prefix_overlay
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 GENERAL = "g_prompt"
@@ -50,11 +50,7 @@ class DualPrompt(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        for name in ("g_length", "e_length"):
-            if getattr(self, name) < 1:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is not positive")
-        if self.pull < 0:
-            raise InputError(f"strategy.pull: {self.pull} is negative")
+        check_fields("strategy", self, not_negative=["pull"], positive=["g_length", "e_length"])
 
     def setup(self, model: AdaptedModel) -> None:
         """The G-prompt, from U(-1, 1)."""

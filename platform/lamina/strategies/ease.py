@@ -20,10 +20,10 @@ from torch import Tensor
 
 from lamina.adapters import kind_names
 from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 SIGMA = "sigma"
@@ -43,8 +43,7 @@ class EASE(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if self.alpha < 0:
-            raise InputError(f"strategy.alpha: {self.alpha} is negative")
+        check_fields("strategy", self, not_negative=["alpha"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

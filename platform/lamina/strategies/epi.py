@@ -14,14 +14,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from lamina.adapters.isolation import isolate, isolated_logits
+from lamina.adapters.isolation import IsolatedModules
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.routing import answered_by, places
+from lamina.adapters.routing import places
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
 from lamina.strategies.base import Strategy
+
+MODULES = IsolatedModules(head="task_{}_head")
 
 
 @dataclass
@@ -41,18 +43,13 @@ class EPI(Strategy):
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Freeze what is there; a new adapter and a new head."""
-        isolate(model, *names(task.index), len(task.classes))
+        MODULES.attach(model, task)
         self.state["classes"].append(list(task.classes))
-
-    def answer(self, model: AdaptedModel, index: int, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits [N, classes] of one task's adapter and head; impossible for classes it never
-        saw."""
-        return isolated_logits(model, inputs, *names(index), self.state["classes"][index])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE over the task's classes."""
         assert batch.task is not None
-        logits = self.answer(model, batch.task.index, batch.inputs)
+        logits = MODULES.logits(model, batch.inputs, batch.task.index, self.state["classes"])
         return StepOutput(cross_entropy(logits, batch.labels))
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
@@ -88,15 +85,10 @@ class EPI(Strategy):
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
     ) -> Tensor:
         """The answer of the task, or of the task of the nearest class."""
+        classes = self.state["classes"]
         if task is not None and task.index < len(self.state["means"]):
-            return self.answer(model, task.index, inputs)
-        chosen = self.route(model, inputs)
-        return answered_by(chosen, inputs, lambda index, own: self.answer(model, index, own))
-
-
-def names(index: int) -> tuple[str, str]:
-    """Of a task's adapter and of its head."""
-    return f"task_{index}", f"task_{index}_head"
+            return MODULES.logits(model, inputs, task.index, classes)
+        return MODULES.answer(model, inputs, self.route(model, inputs), classes)
 
 
 def pseudo_inverse(covariance: Tensor) -> Tensor:

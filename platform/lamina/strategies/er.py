@@ -3,16 +3,17 @@ tasks.
 
 Trained: the job's adapter and the head. Remembered: the exemplars of the job's memory. Differs from
 the paper: where the stream has tasks, rows enter the memory when their task ends, so that a task is
-never replayed to itself; in a task-free stream they enter as they pass, as in the paper.
+never replayed to itself; in a task-free stream, and with `memory: {entry: as_they_pass}`, they
+enter as they pass, as in the paper.
 """
 
 from dataclasses import dataclass
 
 from lamina.adapters.model import AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -31,8 +32,7 @@ class ER(Strategy):
     from_second_task = ("replay_size",)
 
     def __post_init__(self) -> None:
-        if self.replay_size < 0:
-            raise InputError(f"strategy.replay_size: {self.replay_size} is negative")
+        check_fields("strategy", self, not_negative=["replay_size"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y) over (x, y) in batch and memory draw alike."""

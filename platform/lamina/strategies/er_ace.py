@@ -2,19 +2,19 @@
 not push old classes away.
 
 Trained: the job's adapter and the head. Remembered: the exemplars of the job's memory. The batch's
-cross-entropy is over the classes that occur in it, the exemplars' over all classes. Differs from
-the paper: where the stream has tasks, rows enter the memory when their task ends and not as they
-pass, so that the last task's classes have never been weighed against the others (in a task-free
-stream they are, as in the paper).
+cross-entropy is over the classes that occur in it, the exemplars' over all classes. Rows enter the
+memory as they pass, also where the stream has tasks: only so do a task's new classes meet old ones.
+Differs from the authors' code: the head is linear (there a cosine classifier of scale 10), and the
+exemplars' softmax is over the classes seen so far (there over all of the stream's).
 """
 
 from dataclasses import dataclass
 
 from lamina.adapters.model import AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -30,11 +30,11 @@ class ERACE(Strategy):
     year = 2022
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
+    entry = "as_they_pass"
     from_second_task = ("replay_size",)
 
     def __post_init__(self) -> None:
-        if self.replay_size < 0:
-            raise InputError(f"strategy.replay_size: {self.replay_size} is negative")
+        check_fields("strategy", self, not_negative=["replay_size"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y; classes of the batch) + CE(f(x_m), y_m; all classes); until there are

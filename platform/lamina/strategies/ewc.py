@@ -14,10 +14,11 @@ from functools import reduce
 import torch
 
 from lamina.adapters.model import AdaptedModel, per_sample_gradients
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy, quadratic_penalties
 from lamina.memory.memory import Replay
-from lamina.registry import InputError, only_where
+from lamina.registry import only_where
 from lamina.strategies.base import Strategy
 
 SAMPLES_AT_ONCE = 32
@@ -44,10 +45,7 @@ class EWC(Strategy):
     from_second_task = ("strength", "decay")
 
     def __post_init__(self) -> None:
-        if self.strength < 0:
-            raise InputError(f"strategy.strength: {self.strength} is negative")
-        if not 0 <= self.decay <= 1:
-            raise InputError(f"strategy.decay: {self.decay} is not in [0, 1]")
+        check_fields("strategy", self, not_negative=["strength"], share=["decay"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y) + lambda * sum_k sum_j F_kj (phi_j - phi*_kj)^2, k over what is kept."""

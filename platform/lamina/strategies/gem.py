@@ -6,7 +6,9 @@ its task. The gradient is projected before the optimiser takes it, so the promis
 of SGD; an optimiser with momentum or per-element scaling only starts from the projected gradient.
 Differs from the paper: exemplars are drawn for each step where the memory is larger than
 `replay_size`, and are of the job's policy instead of each task's last rows. The margin is added to
-the solution, as the paper has it; the authors' code bounds the solution by it from below.
+the solution, as the paper has it; the authors' code bounds the solution by it from below. On
+streams whose tasks share their classes it is 0 by default: 0.5 of every past task's gradient is
+then replay of a few rows (0.544 with it and 0.674 without on the topics of `tweets`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +19,15 @@ from torch import Tensor
 
 from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.descent import inner, plus
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
+
+OF_NEW_CLASSES = 0.5
+"""The paper's margin."""
 
 
 @dataclass
@@ -33,8 +38,10 @@ class GEM(Strategy):
     replay_size: int = 200
     """Exemplars drawn for each step, of all past tasks together; a memory of this size or less is
     used whole, as in the paper."""
-    margin: float = 0.5
-    """gamma, added to the weight of every past task's gradient: favours backward transfer."""
+    margin: float | None = None
+    """gamma, added to the weight of every past task's gradient, for backward transfer. Default: the
+    paper's 0.5 while tasks bring classes of their own, and 0 from the first task on that shows only
+    classes of earlier ones (domain-incremental streams)."""
 
     family = "replay"
     paper = "Gradient Episodic Memory for Continual Learning"
@@ -43,14 +50,17 @@ class GEM(Strategy):
     from_second_task = ("replay_size", "margin")
 
     def __post_init__(self) -> None:
-        if self.replay_size < 1:
-            raise InputError(f"strategy.replay_size: {self.replay_size} is not positive")
-        if self.margin < 0:
-            raise InputError(f"strategy.margin: {self.margin} is negative")
+        check_fields("strategy", self, not_negative=["margin"], positive=["replay_size"])
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
-        """Every task before this one has a constraint."""
-        self.state["num_past"] = task.index
+        """Every task before this one has a constraint; whether it brings classes of its own says
+        what the margin is by default."""
+        known = set(self.state.get("classes", []))
+        self.state.update(
+            num_past=task.index,
+            classes=sorted(known.union(task.classes)),
+            brings_classes=not known.issuperset(task.classes),
+        )
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y) on the batch; one reference per past task, the same loss on its
@@ -82,8 +92,10 @@ class GEM(Strategy):
         gram = torch.stack(
             [torch.stack([inner(one, other) for other in references]) for one in references]
         )
+        default = OF_NEW_CLASSES if self.state["brings_classes"] else 0.0
+        margin = default if self.margin is None else self.margin
         # A handful of numbers, and a loop that looks at each: on the CPU.
-        weights = nonnegative_minimum(gram.cpu(), torch.stack(agreement).cpu()) + self.margin
+        weights = nonnegative_minimum(gram.cpu(), torch.stack(agreement).cpu()) + margin
         return plus(gradients, references, weights.tolist())
 
 

@@ -22,10 +22,10 @@ from lamina.adapters.base import Tensors
 from lamina.adapters.kinds.bottleneck import Bottleneck
 from lamina.adapters.kinds.lora import modules_of
 from lamina.adapters.model import MAIN, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -44,10 +44,7 @@ class GPM(Strategy):
     adapters = ("lora", "bottleneck")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"strategy.threshold: {self.threshold} is not in [0, 1]")
-        if self.growth < 0:
-            raise InputError(f"strategy.growth: {self.growth} is negative")
+        check_fields("strategy", self, not_negative=["growth"], share=["threshold"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(task's classes)."""

@@ -18,11 +18,12 @@ from lamina.adapters.alignment import refit_head
 from lamina.adapters.base import Tensors, uniform
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.adapters.prompting import layers_in, prefix_overlay
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy, self_contrast
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
-from lamina.registry import InputError, only_where
+from lamina.registry import only_where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 PAST, PROMPT, TII_HEAD = "past_prompts", "prompt", "tii_head"
@@ -55,9 +56,9 @@ class HiDePrompt(Strategy):
     routes = True
 
     def __post_init__(self) -> None:
-        for name, least in (("length", 1), ("refit_epochs", 0), ("contrast", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is less than {least}")
+        check_fields(
+            "strategy", self, not_negative=["refit_epochs", "contrast"], positive=["length"]
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """No prompt is remembered yet."""

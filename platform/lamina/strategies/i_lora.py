@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from lamina.adapters.model import HEAD, MAIN, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError, only_where
+from lamina.registry import only_where
 from lamina.strategies.base import Strategy
 
 MEMORY = "memory"
@@ -48,11 +49,9 @@ class ILoRA(Strategy):
     from_second_task = ("replay_size", "consistency")
 
     def __post_init__(self) -> None:
-        for name in ("replay_size", "consistency"):
-            if getattr(self, name) < 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is negative")
-        if not 0 <= self.decay < 1:
-            raise InputError(f"strategy.decay: {self.decay} is not in [0, 1)")
+        check_fields(
+            "strategy", self, not_negative=["replay_size", "consistency"], share_below_1=["decay"]
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """The working adapter, and the memory as its copy."""

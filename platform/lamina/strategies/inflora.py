@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from lamina.adapters.kinds.lora import downs
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.succession import input_covariances, succeed
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
 from lamina.memory.subspace import left_directions, recalled
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -41,11 +41,9 @@ class InfLoRA(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        for name in ("threshold", "last_threshold"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is not in [0, 1]")
-        if self.num_tasks < 1:
-            raise InputError(f"strategy.num_tasks: {self.num_tasks} is not positive")
+        check_fields(
+            "strategy", self, positive=["num_tasks"], share=["threshold", "last_threshold"]
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from lamina.adapters.model import HEAD, MAIN, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy, distillation
 from lamina.memory.memory import Replay
-from lamina.registry import InputError, only_where
+from lamina.registry import only_where
 from lamina.strategies.base import Strategy
 
 TEACHER = "teacher"
@@ -39,10 +40,7 @@ class LwF(Strategy):
     from_second_task = ("strength", "temperature")
 
     def __post_init__(self) -> None:
-        if self.strength < 0:
-            raise InputError(f"strategy.strength: {self.strength} is negative")
-        if self.temperature <= 0:
-            raise InputError(f"strategy.temperature: {self.temperature} is not positive")
+        check_fields("strategy", self, not_negative=["strength"], positive=["temperature"])
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Keep the model as it is: the teacher."""

@@ -10,13 +10,13 @@ its text head is fixed, here the rows of a task's classes are trained with it.
 from dataclasses import dataclass
 
 from lamina.adapters import kind_names
-from lamina.adapters.merging import added, magmax, task_vector
+from lamina.adapters.merging import added, magmax
 from lamina.adapters.model import MAIN, AdaptedModel
-from lamina.adapters.origin import ORIGIN, answer_with
+from lamina.adapters.task_vectors import ORIGIN, answer_with, last_vector
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -34,8 +34,7 @@ class MagMax(Strategy):
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise InputError(f"strategy.weight: {self.weight} is negative")
+        check_fields("strategy", self, not_negative=["weight"])
 
     def setup(self, model: AdaptedModel) -> None:
         """theta_0, and the adapter that goes on from it."""
@@ -55,7 +54,7 @@ class MagMax(Strategy):
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
         """Keep what is larger in size of tau_t and the past, and answer with the merge."""
         trained, origin = model.adapters[MAIN], model.adapters[ORIGIN].tensors
-        vector = task_vector(trained.tensors, origin)
+        vector = last_vector(model)
         if "vector" in self.state:
             vector = magmax(self.state["vector"], vector)
         self.state["vector"] = vector

@@ -14,10 +14,10 @@ from functools import reduce
 import torch
 
 from lamina.adapters.model import AdaptedModel, per_sample_gradients
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy, quadratic_penalties
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 SAMPLES_AT_ONCE = 32
@@ -38,8 +38,7 @@ class MAS(Strategy):
     from_second_task = ("strength",)
 
     def __post_init__(self) -> None:
-        if self.strength < 0:
-            raise InputError(f"strategy.strength: {self.strength} is negative")
+        check_fields("strategy", self, not_negative=["strength"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(f(x), y) + lambda * sum_j Omega_j (phi_j - phi*_j)^2 (eq. 4)."""

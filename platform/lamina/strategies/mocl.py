@@ -18,10 +18,10 @@ from torch import Tensor
 
 from lamina.adapters.base import Tensors, uniform
 from lamina.adapters.model import AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 MODULE = "task_{}"
@@ -45,9 +45,7 @@ class MoCL(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        for name in ("scale", "matching"):
-            if getattr(self, name) < 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is negative")
+        check_fields("strategy", self, not_negative=["scale", "matching"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

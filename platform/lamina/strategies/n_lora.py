@@ -4,8 +4,9 @@ same weight.
 Trained: the current task's LoRA and the head. Remembered: the earlier LoRAs, frozen and summed; no
 task is needed at test. Differs from the public code: there, the L1 norm is that of A B [rank,
 rank], which exists only where a module is as wide as its input, and is not that of the update;
-`product: inner` offers it, and its strength of 0.4 belongs to it. The default is the paper's norm
-of the update B A [d_out, d_in], whose (d / rank)^2 times as many terms want a smaller strength.
+`product: inner` offers it, and its strength of 0.4 belongs to it, with `scale: paper`. The default
+is the paper's norm of the update B A [d_out, d_in], told by default as a mean over entries and
+modules and in units of the loss, so that its weight does not depend on width, modules or loss.
 Differs from the paper: its text-to-text model has no head, so here the cross-entropy sees the
 task's own classes only.
 """
@@ -20,8 +21,9 @@ from lamina.adapters.base import Tensors
 from lamina.adapters.kinds.lora import modules_of, product
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.succession import current, succeed
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
-from lamina.losses import cross_entropy
+from lamina.losses import cross_entropy, relative_penalty
 from lamina.memory.memory import Replay
 from lamina.registry import InputError, only_where
 from lamina.strategies.base import Strategy
@@ -31,8 +33,13 @@ from lamina.strategies.base import Strategy
 class NLoRA(Strategy):
     """Cross-entropy over the task's classes, with the L1 norm of the task's update."""
 
-    sparsity: float = 1e-4
-    """lambda, the weight of the L1 norm."""
+    sparsity: float = 100.0
+    """lambda, the weight of the L1 norm (with `scale: paper`: 0.4 of the inner product in the
+    public code; of the update's (d / rank)^2 times as many terms, some 1e-4)."""
+    scale: Literal["loss", "paper"] = "loss"
+    """What a weight of 1 means: a mean absolute entry of 1 costs as much as the loss (`loss`; so
+    100 charges an update of entries of 0.01 as much), or the L1 norms are added as they are
+    (`paper`)."""
     product: Literal["update", "inner"] = "update"
     """Whose norm: of the `update` B A, or of the `inner` product A B as in the public code."""
 
@@ -44,12 +51,7 @@ class NLoRA(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if self.sparsity < 0:
-            raise InputError(f"strategy.sparsity: {self.sparsity} is negative")
-        if self.product not in ("update", "inner"):
-            raise InputError(
-                f"strategy.product: {self.product!r} is not known (allowed: update, inner)"
-            )
+        check_fields("strategy", self, not_negative=["sparsity"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""
@@ -61,20 +63,22 @@ class NLoRA(Strategy):
             _check_square(new.tensors)
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
-        """L = CE(task's classes) + lambda sum_l ||B_t A_t||_1."""
+        """L = CE(task's classes) + lambda sum_l ||B_t A_t||_1; by default CE times the mean over l
+        of the mean |entry| of B_t A_t."""
         assert batch.task is not None
         loss = cross_entropy(model(batch.inputs).logits, batch.labels, batch.task.classes)
         new = current(model).tensors
-        norms = torch.stack([self.norm(new, module) for module in modules_of(new)])
-        size = norms.sum()
-        return StepOutput(loss + self.sparsity * size, {"l1_norm": size.detach()})
+        entries = [self.product_of(new, module).abs() for module in modules_of(new)]
+        penalty = size = torch.stack([each.sum() for each in entries]).sum()
+        if self.scale == "loss":
+            penalty = relative_penalty([each.mean() for each in entries], loss)
+        return StepOutput(loss + self.sparsity * penalty, {"l1_norm": size.detach()})
 
-    def norm(self, tensors: Tensors, module: str) -> Tensor:
-        """The L1 norm of one module's product."""
+    def product_of(self, tensors: Tensors, module: str) -> Tensor:
+        """What is to be sparse in one module."""
         if self.product == "update":
-            return product(tensors, module).abs().sum()
-        inner = tensors[f"{module}.lora_A.weight"] @ tensors[f"{module}.lora_B.weight"]
-        return inner.abs().sum()
+            return product(tensors, module)
+        return tensors[f"{module}.lora_A.weight"] @ tensors[f"{module}.lora_B.weight"]
 
 
 def _check_square(tensors: Tensors) -> None:

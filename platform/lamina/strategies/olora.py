@@ -4,21 +4,25 @@ earlier ones.
 Trained: the current task's LoRA and the head. Remembered: the earlier LoRAs, frozen and summed
 (kept as one, their ranks stacked); no task is needed at test. Differs from the paper: its
 text-to-text model has no head, so here the cross-entropy sees the task's own classes only and the
-rows of old classes stay as they were. The penalty is the authors' code's sum of |A_i A_t^T|; the
-paper writes squares.
+rows of old classes stay as they were. The penalty is the authors' code's sum of |A_i A_t^T|, the
+paper writes squares; `scale: paper` takes it as it is. Summed over pairs of rows and modules it is
+some sixty times the cross-entropy in the gradient of A, and under AdamW A then follows it alone; so
+by default each module's sum is a share of the largest possible, and costs that share of the loss.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from torch import Tensor
 
 from lamina.adapters.kinds.lora import modules_of
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.succession import PAST, current, succeed
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
-from lamina.losses import cross_entropy, orthogonality
+from lamina.losses import cross_entropy, orthogonality, relative_penalty
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -29,7 +33,11 @@ class OLoRA(Strategy):
     """
 
     orthogonality: float = 0.5
-    """lambda_1, the weight of the overlap of the rows of A with those of earlier tasks."""
+    """lambda_1, the weight of the overlap of the rows of A with those of earlier tasks (0.5 in the
+    authors' code, with `scale: paper`)."""
+    scale: Literal["loss", "paper"] = "loss"
+    """What a weight of 1 means: an overlap of parallel rows costs as much as the loss (`loss`: a
+    mean over modules), or the sum of |A_i A_t^T| is added as it is (`paper`)."""
     shrinkage: float = 0.0
     """lambda_2, the weight of the sum of the norms of the current task's tensors."""
 
@@ -37,13 +45,11 @@ class OLoRA(Strategy):
     paper = "Orthogonal Subspace Learning for Language Model Continual Learning"
     year = 2023
     adapters = ("lora",)
-    from_second_task = ("orthogonality",)
+    from_second_task = ("orthogonality", "scale")
     grows = True
 
     def __post_init__(self) -> None:
-        for name in ("orthogonality", "shrinkage"):
-            if getattr(self, name) < 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is negative")
+        check_fields("strategy", self, not_negative=["orthogonality", "shrinkage"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""
@@ -53,21 +59,30 @@ class OLoRA(Strategy):
         succeed(model, task.index)
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
-        """L = CE(task's classes) + lambda_1 sum_l sum |A_past A_t^T| + lambda_2 sum
-        ||theta_t||_2.
-        """
+        """L = CE(task's classes) + lambda_1 overlap + lambda_2 sum ||theta_t||_2. The overlap is
+        sum_l sum |A_past A_t^T|, or by default CE times the mean over l of that sum as a share of
+        sum_ij ||a_i|| ||a_j||."""
         assert batch.task is not None
-        loss = cross_entropy(model(batch.inputs).logits, batch.labels, batch.task.classes)
-        new = current(model).tensors
+        task_loss = cross_entropy(model(batch.inputs).logits, batch.labels, batch.task.classes)
+        loss, new = task_loss, current(model).tensors
         if self.shrinkage > 0:
             norms = torch.stack([tensor.norm() for tensor in new.values()])
             loss = loss + self.shrinkage * norms.sum()
         if PAST not in model.adapters:
             return StepOutput(loss)
         past = model.adapters[PAST].tensors
-        overlaps = [
-            orthogonality(past[f"{module}.lora_A.weight"], new[f"{module}.lora_A.weight"])
-            for module in modules_of(new)
-        ]
-        overlap = torch.stack(overlaps).sum()
-        return StepOutput(loss + self.orthogonality * overlap, {"overlap": overlap.detach()})
+        names = [f"{module}.lora_A.weight" for module in modules_of(new)]
+        overlaps = [orthogonality(past[name], new[name]) for name in names]
+        penalty = total = torch.stack(overlaps).sum()
+        if self.scale == "loss":
+            shares = [
+                each / largest_overlap(past[name], new[name].detach())
+                for name, each in zip(names, overlaps, strict=True)
+            ]
+            penalty = relative_penalty(shares, task_loss)
+        return StepOutput(loss + self.orthogonality * penalty, {"overlap": total.detach()})
+
+
+def largest_overlap(first: Tensor, second: Tensor) -> Tensor:
+    """What `orthogonality` would be if all rows were parallel: sum_ij ||a_i|| ||a_j||."""
+    return first.norm(dim=1).sum() * second.norm(dim=1).sum()

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from lamina.adapters.kinds.lora import concatenate
 from lamina.adapters.model import MAIN, AdaptedModel, per_sample_gradients
+from lamina.checks import check_fields
 from lamina.core import KEYS, Batch, StepOutput, Summary, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 PAST = "past"
@@ -48,9 +48,7 @@ class OnlineLoRA(Strategy):
     adapters = ("lora",)
 
     def __post_init__(self) -> None:
-        for name, least in (("strength", 0), ("hard_size", 1), ("window", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is less than {least}")
+        check_fields("strategy", self, not_negative=["strength"], positive=["hard_size", "window"])
 
     def setup(self, model: AdaptedModel) -> None:
         """The first LoRA; nothing has settled yet."""

@@ -19,15 +19,20 @@ from torch import Tensor
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.adapters.prompting import layers_in, prefix_overlay
 from lamina.adapters.routing import places
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.descent import descend
-from lamina.losses import cross_entropy, energy_bounds
+from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.memory.outliers import paired_batches, virtual_outliers
-from lamina.registry import InputError, only_where
+from lamina.registry import only_where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 PROMPT = "prompt"
+OF_ALIGNMENT = ["regularisation", "neighbours", "outliers_per_class", "deviation", "alignment_rate"]
+BOUNDARY, CANDIDATES = 50, 600
+"""Outermost features that are drawn around, and draws around each (OVOR's code)."""
+BATCH = 128
+"""Features of a step."""
 
 
 @dataclass
@@ -49,8 +54,8 @@ class OVOR(Strategy):
     outliers_per_class: int = 40
     """Outliers per class of the task: the outermost of 600 draws around each of the 50 outermost
     features."""
-    deviation: float = 1.0
-    """Standard deviation of the draws."""
+    deviation: float = 0.1
+    """Standard deviation of the draws, as in the authors' released configuration."""
     alignment_epochs: int = 10
     """Passes over features and outliers."""
     alignment_rate: float = 0.01
@@ -65,26 +70,19 @@ class OVOR(Strategy):
     matters_when = only_where(
         inlier_energy="regularisation",
         outlier_energy="regularisation",
-        regularisation="alignment_epochs",
-        neighbours="alignment_epochs",
-        outliers_per_class="alignment_epochs",
-        deviation="alignment_epochs",
-        alignment_rate="alignment_epochs",
+        **dict.fromkeys(OF_ALIGNMENT, "alignment_epochs"),
     )
     adapters = (NO_ADAPTER,)
     summary_rows = True
 
     def __post_init__(self) -> None:
-        for name in ("g_length", "e_length"):
-            if getattr(self, name) < 2 or getattr(self, name) % 2:
-                raise InputError(
-                    f"strategy.{name}: {getattr(self, name)} is not an even number of tokens"
-                )
-        for name in ("neighbours", "outliers_per_class"):
-            if getattr(self, name) < 1:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is not positive")
-        if self.regularisation < 0:
-            raise InputError(f"strategy.regularisation: {self.regularisation} is negative")
+        check_fields(
+            "strategy",
+            self,
+            not_negative=["regularisation", "deviation"],
+            positive=["neighbours", "outliers_per_class"],
+            even=["g_length", "e_length"],
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """The prefixes, from U(0, 1)."""
@@ -129,13 +127,8 @@ class OVOR(Strategy):
         assert review is not None
         generator = generator_of(model.seed, "ovor", task.index)
         features, classes = review["features"], list(task.classes)
-        outliers = virtual_outliers(
-            features,
-            self.outliers_per_class * len(classes),
-            generator,
-            self.neighbours,
-            self.deviation,
-        )
+        number = self.outliers_per_class * len(classes)
+        outliers = virtual_outliers(features, number, generator, self.neighbours, self.deviation)
         plan = paired_batches(len(features), len(outliers), self.alignment_epochs, generator)
         head = model.adapters[HEAD].tensors
         columns = places(review["labels"], classes)
@@ -158,3 +151,49 @@ class OVOR(Strategy):
     ) -> Tensor:
         """Logits under the prompt."""
         return model.logits(self.features(model, inputs))
+
+
+def energy_bounds(
+    inside: Tensor, outside: Tensor, inlier_energy: float, outlier_energy: float
+) -> Tensor:
+    """Huber loss of how far the energies -logsumexp of logits [n, C] of features are above
+    `inlier_energy`, and those of outliers [m, C] below `outlier_energy`; a mean of each (OVOR)."""
+    too_high = F.relu(-inside.logsumexp(dim=1) - inlier_energy)
+    too_low = F.relu(outlier_energy + outside.logsumexp(dim=1))
+    none = torch.zeros_like
+    return F.huber_loss(too_high, none(too_high)) + F.huber_loss(too_low, none(too_low))
+
+
+def virtual_outliers(
+    features: Tensor, number: int, generator: torch.Generator, neighbours: int, deviation: float
+) -> Tensor:
+    """Non-parametric outlier synthesis (NPOS, Tao et al., 2023): `number` points [n, d]. Of the
+    draws from N(b, deviation^2 I) around each of the outermost
+    features b, those that are outermost themselves.
+
+    How far out a point is, is how far its K-th nearest feature is, K = `neighbours`.
+    """
+    centres = features[outermost(features, features, BOUNDARY, neighbours)]
+    noise = torch.randn(CANDIDATES, *centres.shape, generator=generator).to(features.device)
+    drawn = (centres + deviation * noise).flatten(0, 1)
+    return drawn[outermost(drawn, features, number, neighbours)]
+
+
+def outermost(points: Tensor, features: Tensor, number: int, k: int) -> Tensor:
+    """Which of `points` [n, d] are furthest from their k-th nearest of `features` [m, d], all
+    normalised."""
+    distances = torch.cdist(F.normalize(points, dim=1), F.normalize(features, dim=1))
+    kth = distances.kthvalue(min(k, len(features)), dim=1).values
+    return kth.topk(min(number, len(points))).indices
+
+
+def paired_batches(
+    num_features: int, num_outliers: int, epochs: int, generator: torch.Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """Rows of features and of outliers for each step; every row once an epoch."""
+    num_batches = -(-num_features // BATCH)
+    pairs = []
+    for _ in range(epochs):
+        orders = [torch.randperm(n, generator=generator) for n in (num_features, num_outliers)]
+        pairs += list(zip(*(order.tensor_split(num_batches) for order in orders), strict=True))
+    return pairs

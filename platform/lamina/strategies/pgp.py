@@ -4,10 +4,12 @@ Trained: a pool of prompts with keys, as in L2P (Wang et al., 2022), and the hea
 prompts' output tokens. Remembered: two subspaces, that of the sums x + p of an input token and a
 token of a prompt that the input picked, as the first attention reads them, and that of the queries.
 From the second task on the gradients of prompts and keys lose their part in these, so that x dp^T =
-p dp^T = 0 and what earlier inputs attend to stays (under SGD; Adam rescales each number). Differs
-from the authors' code: all sums of tokens, in the space of features (there, leading components over
-768 images are added to those over 768 features); energies are squared singular values of the sums,
-not of their Gram matrix. Each row picks by itself.
+p dp^T = 0 and what earlier inputs attend to stays (under SGD; Adam rescales each number). As in the
+authors' code, energies are those of the Gram matrix of a task's leading components: its squared
+eigenvalues, which are fourth powers of singular values. Differs from that code: all sums of tokens,
+in the space of features (there, leading components over 768 images are added to those over 768
+features), and not centred, since a key is compared with queries that are not. Each row picks by
+itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +22,15 @@ from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.prompt_pool import POOL, add_pool, check_pool, pick, prompted, prompts_of
 from lamina.backbones.overlay import Overlay, Site
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.memory.subspace import Subspace
-from lamina.registry import InputError
+from lamina.memory.subspace import Subspace, recalled
 from lamina.strategies.base import NO_ADAPTER, Strategy
+
+COMPONENTS = {"prompts": 9, "keys": 5}
+"""Leading directions of a task that may be taken at most (the authors' code)."""
 
 
 @dataclass
@@ -52,9 +57,7 @@ class PGP(Strategy):
 
     def __post_init__(self) -> None:
         check_pool(self.pool_size, self.length, self.top_k)
-        for name in ("prompts", "keys"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is not in [0, 1]")
+        check_fields("strategy", self, share=["prompts", "keys"])
 
     def setup(self, model: AdaptedModel) -> None:
         """The pool."""
@@ -112,14 +115,13 @@ class PGP(Strategy):
         return seen[0]
 
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
-        """Add the fewest directions that hold a share epsilon of the energy."""
+        """Add the fewest of the leading directions that hold a share epsilon of their energy."""
         assert review is not None
         for name, gram in review.sums.items():
             values, vectors = torch.linalg.eigh(gram.double())
-            root = vectors * values.clamp_min(0).sqrt()
-            nothing = {"basis": gram.new_zeros(len(gram), 0)}
-            taken = Subspace(**self.state["taken"].get(name, nothing))
-            self.state["taken"][name] = taken.grown(root, getattr(self, name)).state()
+            leading = (vectors * values.clamp_min(0))[:, -COMPONENTS[name] :]
+            taken = recalled(self.state["taken"], name, gram)
+            self.state["taken"][name] = taken.grown(leading, getattr(self, name)).state()
 
     def predict(
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None

@@ -19,10 +19,10 @@ from lamina.adapters.base import uniform
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.adapters.routing import among
 from lamina.backbones.overlay import Overlay
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 PROMPT, MLP, TASK_HEAD = "prompt_{}", "mlp", "head_{}"
@@ -46,10 +46,7 @@ class ProgressivePrompts(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise InputError(f"strategy.length: {self.length} is not positive")
-        if self.bottleneck < 0:
-            raise InputError(f"strategy.bottleneck: {self.bottleneck} is negative")
+        check_fields("strategy", self, not_negative=["bottleneck"], positive=["length"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from lamina.adapters.model import MAIN, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.ridge import best_ridge, plus_columns, ridge_sums, solution_of
 from lamina.strategies.base import Strategy
 
@@ -37,8 +37,7 @@ class RanPAC(Strategy):
     trained_tasks = "first"
 
     def __post_init__(self) -> None:
-        if self.projection < 1:
-            raise InputError(f"strategy.projection: {self.projection} is not positive")
+        check_fields("strategy", self, positive=["projection"])
 
     def setup(self, model: AdaptedModel) -> None:
         """The job's adapter, and the random projection W ~ N(0, 1) [dim, M]."""

@@ -15,15 +15,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from lamina.adapters.isolation import isolate, isolated_logits
+from lamina.adapters.isolation import IsolatedModules
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.routing import answered_by
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.clusters import k_means
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
+
+MODULES = IsolatedModules("domain_{}", "domain_{}_head")
 
 
 @dataclass
@@ -44,8 +45,7 @@ class SPrompts(Strategy):
     summary_rows = True
 
     def __post_init__(self) -> None:
-        if self.centres < 1:
-            raise InputError(f"strategy.centres: {self.centres} is not positive")
+        check_fields("strategy", self, positive=["centres"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""
@@ -53,18 +53,13 @@ class SPrompts(Strategy):
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Freeze what is there; a new adapter and a new head."""
-        isolate(model, *names(task.index), len(task.classes))
+        MODULES.attach(model, task)
         self.state["classes"].append(list(task.classes))
-
-    def answer(self, model: AdaptedModel, index: int, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Logits [N, classes] of one domain's adapter and head; impossible for classes it never
-        saw."""
-        return isolated_logits(model, inputs, *names(index), self.state["classes"][index])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE over the domain's classes."""
         assert batch.task is not None
-        logits = self.answer(model, batch.task.index, batch.inputs)
+        logits = MODULES.logits(model, batch.inputs, batch.task.index, self.state["classes"])
         return StepOutput(cross_entropy(logits, batch.labels))
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
@@ -88,12 +83,7 @@ class SPrompts(Strategy):
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
     ) -> Tensor:
         """The answer of the task, or of the nearest domain."""
+        classes = self.state["classes"]
         if task is not None and task.index < len(self.state["centres"]):
-            return self.answer(model, task.index, inputs)
-        chosen = self.route(model, inputs)
-        return answered_by(chosen, inputs, lambda index, own: self.answer(model, index, own))
-
-
-def names(index: int) -> tuple[str, str]:
-    """Of a domain's adapter and of its head."""
-    return f"domain_{index}", f"domain_{index}_head"
+            return MODULES.logits(model, inputs, task.index, classes)
+        return MODULES.answer(model, inputs, self.route(model, inputs), classes)

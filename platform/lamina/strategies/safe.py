@@ -16,10 +16,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lamina.adapters.model import HEAD, MAIN, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.ridge import best_ridge, plus_columns, ridge_sums, solution_of
 from lamina.strategies.base import Strategy
 
@@ -53,11 +53,12 @@ class SAFE(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if self.projection < 1:
-            raise InputError(f"strategy.projection: {self.projection} is not positive")
-        for name in ("diagonal", "redundancy", "alignment", "cross", "sharpness"):
-            if getattr(self, name) < 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is negative")
+        check_fields(
+            "strategy",
+            self,
+            not_negative=["diagonal", "redundancy", "alignment", "cross", "sharpness"],
+            positive=["projection"],
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """The slow learner, and the random projection W ~ N(0, 1) [dim, M]."""

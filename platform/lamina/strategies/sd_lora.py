@@ -20,10 +20,10 @@ from torch import Tensor
 from lamina.adapters.kinds.lora import modules_of, scaled
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.succession import PAST, current, lora_of, succeed
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 MAGNITUDES = "magnitudes"
@@ -43,8 +43,7 @@ class SDLoRA(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        if self.magnitude <= 0:
-            raise InputError(f"strategy.magnitude: {self.magnitude} is not positive")
+        check_fields("strategy", self, positive=["magnitude"])
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""

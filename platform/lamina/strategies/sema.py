@@ -24,10 +24,10 @@ from lamina.adapters.mixture import (
     mixed_features,
 )
 from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -52,9 +52,9 @@ class SEMA(Strategy):
     grows = True
 
     def __post_init__(self) -> None:
-        for name in ("threshold", "descriptor_width", "description", "growing"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is not positive")
+        check_fields(
+            "strategy", self, positive=["threshold", "descriptor_width", "description", "growing"]
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """The layers that may expand, each with no expert, and no descriptor's errors."""

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy, quadratic_penalties
 from lamina.memory.memory import Replay
-from lamina.registry import InputError, only_where
+from lamina.registry import only_where
 from lamina.strategies.base import Strategy
 
 
@@ -41,10 +42,7 @@ class SI(Strategy):
     from_second_task = ("strength",)
 
     def __post_init__(self) -> None:
-        if self.strength < 0:
-            raise InputError(f"strategy.strength: {self.strength} is negative")
-        if self.damping <= 0:
-            raise InputError(f"strategy.damping: {self.damping} is not positive")
+        check_fields("strategy", self, not_negative=["strength"], positive=["damping"])
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Where the path starts: phi(t-1), with the new rows of the head as they are."""

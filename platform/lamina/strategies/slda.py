@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from lamina.adapters.model import HEAD, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.memory.gaussian import class_means, class_sums, plus_classes
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 
@@ -36,8 +36,7 @@ class SLDA(Strategy):
     trained_tasks = "none"
 
     def __post_init__(self) -> None:
-        if not 0 < self.shrinkage <= 1:
-            raise InputError(f"strategy.shrinkage: {self.shrinkage} is not in (0, 1]")
+        check_fields("strategy", self, share_above_0=["shrinkage"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """Without task boundaries the sums grow batch by batch. The loss is no loss: its gradient

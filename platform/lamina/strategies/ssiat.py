@@ -16,12 +16,13 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from lamina.adapters.model import HEAD, MAIN, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.descent import descend
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
-from lamina.registry import InputError, only_where
+from lamina.registry import only_where
 from lamina.strategies.base import Strategy
 
 BEFORE = "before"
@@ -51,12 +52,12 @@ class SSIAT(Strategy):
     matters_when = only_where(samples="epochs", refit_rate="epochs")
 
     def __post_init__(self) -> None:
-        for name in ("scale", "bandwidth", "samples", "refit_rate"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is not positive")
-        for name in ("margin", "epochs"):
-            if getattr(self, name) < 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is negative")
+        check_fields(
+            "strategy",
+            self,
+            not_negative=["margin", "epochs"],
+            positive=["scale", "bandwidth", "samples", "refit_rate"],
+        )
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Keep the adapter as it is: drift is measured from there."""

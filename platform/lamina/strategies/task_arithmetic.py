@@ -12,13 +12,20 @@ from dataclasses import dataclass
 
 from lamina.adapters import kind_names
 from lamina.adapters.kinds.lora import LoRA, concatenate
-from lamina.adapters.merging import added, task_vector, weighted_lora
+from lamina.adapters.merging import added, weighted_lora
 from lamina.adapters.model import MAIN, AdaptedModel
-from lamina.adapters.origin import MERGED, ORIGIN, answer_with, set_origin, start_anew
+from lamina.adapters.task_vectors import (
+    MERGED,
+    ORIGIN,
+    answer_with,
+    last_vector,
+    set_origin,
+    start_anew,
+)
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -35,8 +42,7 @@ class TaskArithmetic(Strategy):
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise InputError(f"strategy.weight: {self.weight} is negative")
+        check_fields("strategy", self, not_negative=["weight"])
 
     def setup(self, model: AdaptedModel) -> None:
         """theta_0, from which every task starts."""
@@ -61,5 +67,5 @@ class TaskArithmetic(Strategy):
                 merged = concatenate(model.adapters[MERGED].tensors, merged)
         else:
             so_far = model.adapters.get(MERGED, origin).tensors
-            merged = added(so_far, task_vector(trained.tensors, origin.tensors), self.weight)
+            merged = added(so_far, last_vector(model), self.weight)
         answer_with(model, trained.kind, merged)

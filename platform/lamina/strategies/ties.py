@@ -11,13 +11,13 @@ of all weights; where entries cancel to exactly zero the elected sign is plus, n
 from dataclasses import dataclass
 
 from lamina.adapters import kind_names
-from lamina.adapters.merging import added, task_vector, ties
+from lamina.adapters.merging import added, ties
 from lamina.adapters.model import MAIN, AdaptedModel
-from lamina.adapters.origin import ORIGIN, answer_with, set_origin, start_anew
+from lamina.adapters.task_vectors import ORIGIN, answer_with, last_vector, set_origin, start_anew
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 
 
@@ -36,10 +36,7 @@ class TIES(Strategy):
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:
-        if not 0 < self.density <= 1:
-            raise InputError(f"strategy.density: {self.density} is not in (0, 1]")
-        if self.weight < 0:
-            raise InputError(f"strategy.weight: {self.weight} is negative")
+        check_fields("strategy", self, not_negative=["weight"], share_above_0=["density"])
 
     def setup(self, model: AdaptedModel) -> None:
         """theta_0, from which every task starts."""
@@ -59,6 +56,6 @@ class TIES(Strategy):
         """Keep tau_t, merge all vectors anew, and answer with the result."""
         trained, origin = model.adapters[MAIN], model.adapters[ORIGIN].tensors
         vectors = self.state.setdefault("vectors", [])
-        vectors.append(task_vector(trained.tensors, origin))
+        vectors.append(last_vector(model))
         merged = added(origin, ties(vectors, self.density), self.weight)
         answer_with(model, trained.kind, merged)

@@ -4,25 +4,30 @@ a bandit finds that task in a tree of the tasks' gradients.
 Trained: one LoRA, and the head's rows of the task's classes. Remembered: per task the average over
 its steps of every A since the start (its accumulated gradient; what it adds to the task before is
 the task's own), and the tree of those. As in the paper the L1 distance is added to the loss; the
-authors' code subtracts a dot product scaled to the loss. Differs from the paper: the distance is a
-share of the largest that two tasks could have, so that the bandit's bounds hold; one task is picked
-for all layers, the one of the lowest bound (the code draws one per layer from a softmax).
+authors' code subtracts a dot product. As in that code it is scaled to the value of the loss, so
+that `strength` does not depend on how far earlier tasks moved; there, the weight also grows over a
+task's steps, here it is the same in all. Differs from the paper: the distance is a share of the
+largest that two tasks could have, so that the bandit's bounds hold; one task is picked for all
+layers, the one of the lowest bound (the code draws one per layer from a softmax).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, log, sqrt
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from lamina.adapters.model import MAIN, AdaptedModel
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.registry import InputError
 from lamina.strategies.base import Strategy
+
+TINY = 1e-12
+"""The distance below which A counts as being where the picked task had it."""
 
 
 @dataclass
@@ -30,7 +35,10 @@ class TreeLoRA(Strategy):
     """Cross-entropy over the task's classes, and the distance from a similar task."""
 
     strength: float = 0.5
-    """lambda, the weight of the distance."""
+    """lambda, the weight of the distance (0.5 in the authors' code)."""
+    scale: Literal["loss", "paper"] = "loss"
+    """What a strength of 1 means: the distance weighs as much as the loss, whatever its own size
+    (`loss`), or it is added as a share of the largest that two tasks could have (`paper`)."""
 
     family = "lora"
     paper = (
@@ -39,11 +47,10 @@ class TreeLoRA(Strategy):
     )
     year = 2025
     adapters = ("lora",)
-    from_second_task = ("strength",)
+    from_second_task = ("strength", "scale")
 
     def __post_init__(self) -> None:
-        if self.strength < 0:
-            raise InputError(f"strategy.strength: {self.strength} is negative")
+        check_fields("strategy", self, not_negative=["strength"])
 
     def setup(self, model: AdaptedModel) -> None:
         """The LoRA, and where its A starts."""
@@ -66,14 +73,15 @@ class TreeLoRA(Strategy):
         self.state["picked"] = self._search()
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
-        """L = CE(task's classes) + lambda ||A - A_k||_1 / scale, k the task that the bandit
-        picked."""
+        """L = CE(task's classes) + lambda d, d = ||A - A_k||_1 / largest, k the task that the
+        bandit picked; by default d is divided by its own value and multiplied by that of CE."""
         assert batch.task is not None
         loss = cross_entropy(model(batch.inputs).logits, batch.labels, batch.task.classes)
         if "picked" not in self.state:
             return StepOutput(loss)
         far = self._distance(model)
-        return StepOutput(loss + self.strength * far, {"distance": far.detach()})
+        weight = loss.detach() / far.detach().clamp_min(TINY) if self.scale == "loss" else 1.0
+        return StepOutput(loss + self.strength * weight * far, {"distance": far.detach()})
 
     @torch.no_grad()
     def after_step(self, model: AdaptedModel, seen: Summary | None) -> None:

@@ -18,11 +18,12 @@ from torch import Tensor
 from lamina.adapters.alignment import refit_head
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.adapters.prompting import layers_in, prefix_overlay
+from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
-from lamina.registry import InputError, only_where
+from lamina.registry import only_where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
 POOL = "pool"
@@ -56,15 +57,13 @@ class VQPrompt(Strategy):
     adapters = (NO_ADAPTER,)
 
     def __post_init__(self) -> None:
-        if self.pool_size < 1:
-            raise InputError(f"strategy.pool_size: {self.pool_size} is not positive")
-        if self.length < 2 or self.length % 2:
-            raise InputError(f"strategy.length: {self.length} is not an even number of tokens")
-        if self.temperature <= 0:
-            raise InputError(f"strategy.temperature: {self.temperature} is not positive")
-        for name in ("quantisation", "commitment", "alignment_epochs"):
-            if getattr(self, name) < 0:
-                raise InputError(f"strategy.{name}: {getattr(self, name)} is negative")
+        check_fields(
+            "strategy",
+            self,
+            not_negative=["quantisation", "commitment", "alignment_epochs"],
+            positive=["pool_size", "temperature"],
+            even=["length"],
+        )
 
     def setup(self, model: AdaptedModel) -> None:
         """Keys [layers, M, dim] and prompts [layers, M, length, dim] from U(0, 1)."""

@@ -54,6 +54,8 @@ class Learner:
         self.stream = stream
         self.model = AdaptedModel(backbone, adapter, seed)
         self.memory = Memory(memory, seed) if memory is not None else None
+        entry = (None if memory is None else memory.entry) or strategy.entry
+        self._enters_as_it_passes = stream.one_pass or entry == "as_they_pass"
         self.workers = workers or Alone()
         self.next_task = 0
         self.num_steps = 0
@@ -144,7 +146,7 @@ class Learner:
         strategy.begin_task(self.model, task, self.summarise(strategy.preview, by_length))
         loss = self.descend(task, data) if self._takes_steps(task) else None
         strategy.end_task(self.model, task, self.summarise(strategy.review, by_length))
-        if not self.stream.one_pass:
+        if not self._enters_as_it_passes or loss is None:
             self._offer(data)
         return loss
 
@@ -162,7 +164,8 @@ class Learner:
                 for epoch in range(epoch, epoch + epochs):  # noqa: B020
                     shuffle = generator_of(self.seed, "order", task.index, epoch)
                     order = torch.randperm(len(data), generator=shuffle)
-                    loss = self._pass_over(data, order, stepper)
+                    is_first = self._enters_as_it_passes and epoch == 0
+                    loss = self._pass_over(data, order, stepper, offer=is_first)
                 epoch += 1
         return loss
 
@@ -176,7 +179,7 @@ class Learner:
             self._stepper = self.new_stepper(self._num_steps_of_stream())
         self.scores.probes.before_task(self.next_task, self.scores.accuracy_now)
         with self.model.dropping(generator_of(self.seed, "dropout", self.next_task)):
-            return self._pass_over(anonymous, order, self._stepper)
+            return self._pass_over(anonymous, order, self._stepper, offer=True)
 
     def _num_steps_of_stream(self) -> int:
         """Of one pass."""
@@ -190,8 +193,9 @@ class Learner:
         costs.trained_parameters = max(costs.trained_parameters, trained)
         return stepper
 
-    def _pass_over(self, data: Batch, order: Tensor, stepper: Stepper) -> float:
-        """A step for each batch of rows in this order. Returns the mean loss.
+    def _pass_over(self, data: Batch, order: Tensor, stepper: Stepper, *, offer: bool) -> float:
+        """A step for each batch of rows in this order, after which the memory is offered the batch
+        if it should `offer`. Returns the mean loss.
 
         Raises NotFiniteError where a loss, or what was trained, is not finite at the end. It is
         read there only, so that no step waits for the device.
@@ -215,7 +219,7 @@ class Learner:
             total += losses[-1] * len(rows)
             self.num_steps += 1
             scores.probes.after_step(self.next_task, len(rows), scores.accuracy_now)
-            if self.stream.one_pass:
+            if offer:
                 self._offer(batch)
         mean = float(total) / len(data)
         if not isfinite(mean):

@@ -1,7 +1,10 @@
-"""An origin: the adapter from which every task is learned anew, and the merge of what they changed,
-which answers."""
+"""Task vectors in a model: every task is learned from one start, what it changed is its vector, and
+a merge of the vectors answers."""
+
+from torch import Tensor
 
 from lamina.adapters.base import AdapterKind, Tensors
+from lamina.adapters.merging import task_vector
 from lamina.adapters.model import MAIN, AdaptedModel
 
 ORIGIN = "origin"
@@ -21,6 +24,11 @@ def start_anew(model: AdaptedModel) -> None:
     model.copy(ORIGIN, MAIN)
     model.unfreeze(MAIN)
     model.active = [MAIN]
+
+
+def last_vector(model: AdaptedModel) -> dict[str, Tensor]:
+    """tau_t = theta_t - theta_0 of the task that was learned last."""
+    return task_vector(model.adapters[MAIN].tensors, model.adapters[ORIGIN].tensors)
 
 
 def answer_with(model: AdaptedModel, kind: AdapterKind | None, tensors: Tensors) -> None:
