@@ -61,6 +61,14 @@ def test_a_singular_matrix_is_never_the_best():
     assert solution_of(sums, best_ridge(sums)).isfinite().all()
 
 
+def test_rows_whose_sum_alone_is_singular_are_solved_with_the_next_ridge():
+    twin = torch.full((4, 2), 1e6, dtype=torch.float32)
+    sums = ridge_sums(twin, torch.tensor([0, 1, 0, 1]), torch.arange(4), 2)
+    gram = sums["gram_fit"] + sums["gram_held_out"]
+    assert not ridge_solution(gram, sums["cross_fit"], RIDGES[0]).isfinite().all()
+    assert solution_of(sums, RIDGES[0]).isfinite().all()
+
+
 def test_sums_add_over_tasks_of_more_and_more_classes():
     h, labels, ids = rows()
     first = ridge_sums(h[:20], labels[:20] % 2, ids[:20], 2)

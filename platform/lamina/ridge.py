@@ -48,9 +48,15 @@ def best_ridge(sums: Mapping[str, Tensor]) -> float:
 
 
 def solution_of(sums: Mapping[str, Tensor], ridge: float) -> Tensor:
-    """The solution on all rows, [M, C]."""
+    """The solution on all rows, [M, C], with this ridge, or with the next of RIDGES that solves
+    them: of few rows the sum may be singular where that of the rows to fit is not."""
     gram = sums["gram_fit"] + sums["gram_held_out"]
-    return ridge_solution(gram, sums["cross_fit"] + sums["cross_held_out"], ridge)
+    cross = sums["cross_fit"] + sums["cross_held_out"]
+    ridges = [ridge, *(each for each in RIDGES if each > ridge)]
+    tried = (ridge_solution(gram, cross, each) for each in ridges)
+    return next(
+        (each for each in tried if each.isfinite().all()), torch.full_like(cross, torch.nan)
+    )
 
 
 def ridge_solution(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:

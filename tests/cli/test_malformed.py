@@ -97,7 +97,7 @@ VALUES = [
         f"training.learning_rate: nan is not allowed (allowed: {WIDE})",
     ),
     ("training.learning_rate=.inf", "training.learning_rate: inf is not allowed (allowed: numbers"),
-    ("training.learning_rate=1e6", "training.learning_rate: 1000000.0 is above 1000"),
+    ("training.learning_rate=1e39", "training.learning_rate: 1e+39 is not allowed"),
     ("training.learning_rate=-1", "training.learning_rate: -1.0 is not positive"),
     ("training.learning_rate=1e999", "training.learning_rate: inf is not allowed"),
     ("training.weight_decay=.nan", "training.weight_decay: nan is not allowed"),

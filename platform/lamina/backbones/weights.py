@@ -157,13 +157,16 @@ def _one_line(location: str) -> Iterator[None]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without transformers' report of what a file has and lacks, of which the part that matters is
-    raised."""
+    """Without transformers' progress bars and its report of what a file has and lacks, of which the
+    part that matters is raised."""
     from transformers.utils import logging
 
-    before = logging.get_verbosity()
+    before, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        if shows_bars:
+            logging.enable_progress_bar()

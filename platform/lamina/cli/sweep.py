@@ -42,11 +42,12 @@ def sweep_job(path: Path, overrides: Sequence[str], only_plan: bool) -> None:
     draws = [plan.num_draws(point) for point in plan.points]
     total = sum(length * number for length, number in zip(lengths, draws, strict=True))
     console.print(f"{job.name}: {plan.num_trials} trials, {job.scenario.kind} on {job.stream.name}")
+    # The sweep lets go of the streams as it hands them to the hosts.
+    notes = _notes_by_trial([point.trial.job for point in plan.points], streams)
     with display(console, total) as shown:
         progress = SweepProgress(shown, plan.num_trials, max(lengths))
         results = run_sweep(job, progress, streams)
     settings = job.sweep or SweepSettings()
-    notes = _notes_by_trial([point.trial.job for point in plan.points], streams)
     results = [{**each, "notes": notes(each["mapping"])} for each in results]
     rows = leaderboard(results, settings.metric, settings.mode)
     write_leaderboard(rows, job.output_dir)
@@ -74,4 +75,5 @@ def _notes_by_trial(
     known: dict[str, list[Stream[Samples]]] = {}
     for job, stream in zip(jobs, streams, strict=True):
         known.setdefault(key(job.mapping), []).append(stream)
-    return lambda mapping: notes_in_record(known.get(key(mapping), streams))
+    everything = [*streams]
+    return lambda mapping: notes_in_record(known.get(key(mapping), everything))

@@ -16,8 +16,8 @@ from lamina.config.reading import Plain, shown
 from lamina.registry import InputError, unknown
 
 T = TypeVar("T")
-LARGEST = 1e12
-"""Of a setting that is a number; float32 holds its square and cube."""
+LARGEST = 3.4e38
+"""Of a setting that is a number: beyond it float32 has infinity only."""
 LARGEST_WHOLE = 2**32 - 1
 """Of a setting that is a whole number; seeds of numpy and of Ray Tune's searchers end here too."""
 

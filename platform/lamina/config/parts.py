@@ -44,8 +44,8 @@ _CLASSES = {
     "hosts": _Class("lamina.config.settings", "HostSettings", is_light=True),
     "tracking": _Class("lamina.config.settings", "TrackingSettings", is_light=True),
     "federation": _Class("lamina.config.federation", "FederationSettings"),
-    "federation.clock": _Class("lamina.federation.clock", "ClockSettings"),
-    "federation.drift": _Class("lamina.federation.correction", "DriftSettings"),
+    "federation.clock": _Class("lamina.federation.server.clock", "ClockSettings"),
+    "federation.drift": _Class("lamina.federation.client.correction", "DriftSettings"),
     "federation.privacy": _Class("lamina.federation.privacy.settings", "PrivacySettings"),
     "federation.privacy.summaries": _Class("lamina.federation.privacy.released", "ReleaseRule"),
 }

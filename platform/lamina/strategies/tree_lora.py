@@ -63,7 +63,8 @@ class TreeLoRA(Strategy):
         if task.index == 0:
             return
         proxies = torch.stack(self.state["proxies"])
-        self.state["scale"] = 2 * float(proxies.abs().sum(dim=1).max())
+        # A does not move in the first step of a LoRA, whose B is zero.
+        self.state["scale"] = 2 * float(proxies.abs().sum(dim=1).max()) or 1.0
         between = torch.cdist(proxies, proxies, p=1) / self.state["scale"]
         own = proxies.diff(dim=0, prepend=torch.zeros_like(proxies[:1]))
         layers = own.split([a.numel() for a in _factors(model)], dim=1)

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     import torch
     from torch.optim.lr_scheduler import LambdaLR
 
-LARGEST_RATE = 1000.0
-"""No learning rate is larger: every optimiser here overflows with less."""
-
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -59,9 +56,8 @@ class TrainingSettings:
         for name in ("epochs", "batch_size", "evaluation_batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"training.{name}: {getattr(self, name)} is not positive")
-        if not 0 < self.learning_rate <= LARGEST_RATE:
-            reason = "not positive" if self.learning_rate <= 0 else f"above {LARGEST_RATE:.0f}"
-            raise InputError(f"training.learning_rate: {self.learning_rate} is {reason}")
+        if not self.learning_rate > 0:
+            raise InputError(f"training.learning_rate: {self.learning_rate} is not positive")
         if self.weight_decay < 0:
             raise InputError(f"training.weight_decay: {self.weight_decay} is negative")
         if not 0 <= self.momentum < 1:
