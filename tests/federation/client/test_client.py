@@ -348,7 +348,7 @@ def test_scaffold_keeps_control_variates_at_both_ends(tiny_bert):
     small.go()
     shared = {n: each for n, each in small.run.state.memory.items()}
     for name, each in shared.items():
-        own = [owned["control"][name.removeprefix("control:")] for owned in small.owns.values()]
+        own = [owned.control[name.removeprefix("control:")] for owned in small.owns.values()]
         torch.testing.assert_close(each, torch.stack(own).mean(dim=0), atol=1e-5, rtol=1e-4)
     assert shared
     assert not small.run.traffic.refused
