@@ -17,11 +17,12 @@ from lamina.config.reading import shown
 from lamina.config.sections import FAMILIES, stays
 from lamina.config.unused import COSTS_ALONE, unused_by
 from lamina.streams import build_stream
+from nouns import SMALL
 
 STRATEGIES = FAMILIES["strategy"].names()
-BESIDE = {"ada": {"pool_size": 1}}
-"""What a strategy needs to get through all of its steps in two tasks: ADA distils when its pool is
-full."""
+BESIDE = {**SMALL, "ada": {"pool_size": 1}}
+"""What makes a strategy small, and what it needs to get through all of its steps in two tasks: ADA
+distils when its pool is full."""
 JOINT = {"kind": "joint", "num_tasks": None}
 LORA = {"kind": "lora", "rank": 2}
 
@@ -42,7 +43,7 @@ def base_of(tiny_vit_folder, tiny_bert_folder):
             "backbone": {"name": str(tiny_vit_folder if is_image else tiny_bert_folder)},
             "adapter": None if kind == "none" else LORA if kind == "lora" else {"kind": kind},
             "strategy": {"name": name},
-            "memory": {"policy": "ring", "size": 20} if outline.needs_memory else None,
+            "memory": {"policy": "ring", "size": 12} if outline.needs_memory else None,
             "training": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
         }
 
@@ -167,6 +168,7 @@ CHANGES = [
     ("adapter.layers", [1]),
     ("memory.size", 3),
     ("memory.policy", "class_balanced"),
+    ("memory.entry", "as_they_pass"),
     ("strategy.replay_size", 2),
     ("seed", 3),
     ("backbone.max_length", 5),
@@ -177,6 +179,7 @@ NOT_HERE = {
     "backbone.name": "another model",
     "backbone.dtype": "of the weights, that the test's backbone has loaded",
     "backbone.pooling": "as dtype",
+    "backbone.tower": "of models of texts and images",
 }
 """Keys that cannot be changed in this job, or that are about loading the backbone."""
 

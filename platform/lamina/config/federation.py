@@ -1,6 +1,7 @@
 """The section `federation` of a job: who the clients are, what a round is, how updates are
 combined."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import inf
@@ -144,7 +145,7 @@ class Federation:
         return self.privacy if hides_rows else None
 
     def plain(self) -> Plain:
-        """As a job says it, with every default filled in."""
+        """As a job says it, as JSON with every default filled in."""
         found: Plain = asdict(self.settings)
         for member in _MEMBERS:
             each = getattr(self, member)
@@ -152,8 +153,9 @@ class Federation:
             name = None if each is None else type(each).__module__.rpartition(".")[2]
             found[member] = None if each is None else {by: name, **asdict(each)}
         privacy = None if self.privacy is None else asdict(self.privacy)
-        plain = {"clock": asdict(self.clock), "drift": asdict(self.drift), "privacy": privacy}
-        return {**found, **plain}
+        found |= {"clock": asdict(self.clock), "drift": asdict(self.drift), "privacy": privacy}
+        plain: Plain = json.loads(json.dumps(found, default=str))
+        return plain
 
 
 def read_federation(given: Any, problems: list[str]) -> Federation | None:

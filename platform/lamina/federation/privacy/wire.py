@@ -34,7 +34,8 @@ def update_from_bytes(data: bytes) -> ClientUpdate:
     """
     groups: dict[str, dict[str, torch.Tensor]] = {"tensors": {}, "summaries": {}}
     try:
-        for full_name, value in safetensors.torch.load(data).items():
+        # safetensors returns tensors in an order of its own, which is another each time.
+        for full_name, value in sorted(safetensors.torch.load(data).items()):
             group, _, name = full_name.partition("/")
             groups[group][name] = value
         plain = _plain_values(data)
