@@ -1,6 +1,7 @@
 """What every strategy promises."""
 
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -259,6 +260,7 @@ def _noting_row_names(learner):
     found = set()
 
     def noting(look):
+        @wraps(look)
         def noted(model, batch):
             summary = look(model, batch)
             if summary is not None:
