@@ -38,6 +38,8 @@ def find(path: str, config: str | None, revision: str | None, form: Format) -> D
     Raises InputError, naming the job's key, where there is none, or where a key is given that is
     for other files.
     """
+    if not path.strip():
+        raise InputError(f"stream.path: {path!r} is no path (allowed: a file, a folder, a hub id)")
     local = Path(path).expanduser()
     if revision is not None and (local.exists() or glob(str(local))):
         raise InputError(
@@ -246,7 +248,8 @@ def _as_input_errors(given: str) -> Iterator[None]:
             f"stream.path: {given!r} is no file or folder{_nearest(Path(given))}, and no data "
             "set of the hub that can be had without a login"
         ) from error
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    # A damaged card or file makes `datasets` raise what its parsers raise.
+    except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())
         if "corresponds to no data" in reason:
             raise InputError(f"stream.path: {given!r} has no rows") from error

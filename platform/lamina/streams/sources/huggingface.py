@@ -139,6 +139,7 @@ class HuggingFace(Source):
             if key in keys:
                 cells = rows.texts(keys[key])
                 names[key] = [str(cells[row]) for row in kept]
+                _check_unicode(names[key], key, kept, rows)
                 names[key], note = self._read_as_one(names[key], key, rows, kept)
                 notes += [note] if note else []
         labels = names["label_column"]
@@ -296,7 +297,7 @@ class HuggingFace(Source):
         if self.text_column is not None:
             cells = rows.texts(self.text_column)
             texts = [str(cells[row]) for row in kept]
-            _check_unicode(texts, kept, rows)
+            _check_unicode(texts, "text_column", kept, rows)
             return texts, [text_key(text) for text in texts]
         assert self.image_column is not None
         encoded = rows.images(self.image_column)
@@ -383,7 +384,7 @@ def _check_kinds(columns: Columns, keys: Mapping[str, str]) -> None:
             )
 
 
-def _check_unicode(texts: Sequence[str], kept: Sequence[int], rows: _Rows) -> None:
+def _check_unicode(texts: Sequence[str], key: str, kept: Sequence[int], rows: _Rows) -> None:
     """Raises InputError for half a character (a lone surrogate), which no tokenizer takes."""
     for index, text in enumerate(texts):
         if not text.isascii():
@@ -391,8 +392,9 @@ def _check_unicode(texts: Sequence[str], kept: Sequence[int], rows: _Rows) -> No
                 text.encode()
             except UnicodeEncodeError:
                 raise InputError(
-                    f"stream.text_column: the text of {rows.where(kept[index])} has half a "
-                    "character (a surrogate of UTF-16 without the other)"
+                    f"stream.{key}: the {key.removesuffix('_column')} of "
+                    f"{rows.where(kept[index])} has half a character (a surrogate of UTF-16 "
+                    "without the other)"
                 ) from None
 
 
