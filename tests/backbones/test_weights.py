@@ -111,6 +111,51 @@ def test_a_configuration_that_is_missing_or_broken_is_one_line(load, content, fo
     refused(load, folder, "holds no model that transformers can load")
 
 
+@LOADERS
+def test_a_configuration_of_other_types_is_one_line(load, folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_size": "wide"}))
+    refused(load, folder, "holds no model that transformers can load .*'hidden_size' expected int")
+
+
+@LOADERS
+def test_code_that_comes_with_a_model_is_not_run_nor_asked_about(load, folder, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    path = folder / "config.json"
+    own = {"model_type": "mine", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    (folder / "own.py").write_text("raise SystemExit('this was run')")
+    refused(load, folder, "custom code")
+
+
+@LOADERS
+def test_a_tokenizer_that_transformers_makes_up_is_refused(load, folder):
+    for path in folder.glob("*token*"):
+        path.unlink()
+    refused(load, folder, "has no tokenizer .*tokenizer.json")
+
+
+@LOADERS
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", '{"a":'),
+        ("tokenizer.json", '{"version": "1.0", "model": {"type": "Other"}}'),
+        ("tokenizer_config.json", "{"),
+        ("tokenizer_config.json", "[1]"),
+        ("sentence_bert_config.json", "{"),
+    ],
+)
+def test_a_tokenizer_that_is_damaged_is_one_line(load, name, content, folder):
+    (folder / name).write_text(content)
+    refused(load, folder, "has no tokenizer|is no JSON")
+
+
+def test_a_folder_may_be_under_the_home_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert outline_backbone(BackboneSettings(f"~/{folder.name}")).model_type == "bert"
+
+
 def test_a_pickle_of_plain_tensors_gives_what_safetensors_give(folder):
     expected = load_backbone(BackboneSettings(str(folder)))
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
