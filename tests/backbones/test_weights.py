@@ -151,6 +151,30 @@ def test_a_tokenizer_that_is_damaged_is_one_line(load, name, content, folder):
     refused(load, folder, "has no tokenizer|is no JSON")
 
 
+@pytest.mark.parametrize("name", ["ViT", "DeiT", "CLIP vision", "SigLIP vision"])
+def test_images_of_a_size_that_a_model_does_not_take_are_refused(name, tmp_path):
+    save_model(CASES[name], tmp_path)
+    outline_backbone(settings_of(CASES[name], tmp_path))
+    path = tmp_path / "preprocessor_config.json"
+    size = {"height": 48, "width": 48}
+    settings = json.loads(path.read_text()) | {"size": size, "crop_size": size}
+    path.write_text(json.dumps(settings))
+    with pytest.raises(
+        InputError, match=r"^backbone\.name: .* makes \[3, 48, 48\] .* its model fails: "
+    ):
+        outline_backbone(settings_of(CASES[name], tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"do_resize": False}, {"size": {"shortest_edge": 32}}])
+def test_images_of_several_sizes_are_refused(change, tmp_path):
+    save_model(CASES["ConvNeXt"], tmp_path)
+    outline_backbone(settings_of(CASES["ConvNeXt"], tmp_path))
+    kind = {"image_processor_type": "CLIPImageProcessor", "do_center_crop": False}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind | change))
+    with pytest.raises(InputError, match=r"^backbone\.name: .* of an upright image and \["):
+        outline_backbone(settings_of(CASES["ConvNeXt"], tmp_path))
+
+
 def test_a_folder_may_be_under_the_home_folder(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     assert outline_backbone(BackboneSettings(f"~/{folder.name}")).model_type == "bert"
