@@ -1,7 +1,7 @@
 """Which files a data set has, split by split: a file, several, a folder, or a hub id."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -30,6 +30,8 @@ class DataSet:
     """By name, what reads each file of a split."""
     kinds: frozenset[str] = field(default_factory=frozenset)
     """csv, json, parquet, images, or else what `datasets` calls it."""
+    left_out: Sequence[str] = ()
+    """Files that lie beside images and are no images by their names."""
 
 
 def find(path: str, config: str | None, revision: str | None, form: Format) -> DataSet:
@@ -111,7 +113,8 @@ def _of_builder(
                     split: [(file, name) for file, name in each if _is_picture(name, builder)]
                     for split, each in files.items()
                 }
-                return DataSet(_image_folder(pictures, form), frozenset({"images"}))
+                left_out = _beside(pair for each in pictures.values() for pair in each)
+                return DataSet(_image_folder(pictures, form), frozenset({"images"}), left_out)
         with _quiet():
             builder.download_and_prepare()
             loaded = builder.as_dataset()
@@ -172,6 +175,21 @@ def _is_picture(name: str, builder: Any) -> bool:
     """Whether a file is an image or the table beside images; others lie there by chance."""
     path = Path(name)
     return path.name in _METADATA or path.suffix.lower() in builder.EXTENSIONS
+
+
+def _beside(read: Iterable[tuple[Path, str]]) -> list[str]:
+    """What lies in the same folders as these files, hidden files left aside; in order."""
+    names: dict[Path, set[str]] = {}
+    folders: dict[Path, Path] = {}
+    for file, name in read:
+        names.setdefault(file.parent, set()).add(file.name)
+        folders[file.parent] = Path(name).parent
+    return sorted(
+        str(folders[folder] / other.name)
+        for folder, known in names.items()
+        for other in folder.iterdir()
+        if other.name not in known and not other.name.startswith(".") and other.is_file()
+    )
 
 
 def _image_folder(

@@ -147,6 +147,8 @@ class HuggingFace(Source):
         self._check_same_labels(labels, parts, chosen)
         values, templates = self._values(rows, kept)
         notes += self._not_read(found, chosen, templates)
+        if found.left_out:
+            notes.append(_left_out_note(found.left_out))
         return Table(
             modality=self.modality,
             values=values,
@@ -396,6 +398,16 @@ def _check_unicode(texts: Sequence[str], key: str, kept: Sequence[int], rows: _R
                     f"{rows.where(kept[index])} has half a character (a surrogate of UTF-16 "
                     "without the other)"
                 ) from None
+
+
+def _left_out_note(files: Sequence[str]) -> Note:
+    are = "is no image" if len(files) == 1 else "are no images"
+    return Note(
+        "files_left_out",
+        {"files": len(files)},
+        f"{counted(len(files), 'file')} beside the images {are} by name and left out: "
+        f"{few_of([repr(name) for name in files])}",
+    )
 
 
 def _in_order(labels: Sequence[str], listed: Sequence[str]) -> list[str]:
