@@ -57,7 +57,7 @@ def test_cut_texts_are_noted_with_counts_over_all_parts(minilm):
 @pytest.mark.parametrize("max_length", [513, 99_999])
 def test_more_than_a_model_can_take_is_refused(minilm, max_length):
     with pytest.raises(
-        InputError, match=rf"^backbone\.max_length: {max_length} is more than .* 1 to 512, or null"
+        InputError, match=rf"^backbone\.max_length: {max_length} is more than .* 3 to 512, or null"
     ):
         load_encoder(minilm, max_length)
     assert load_encoder(minilm, 512).max_length == 512

@@ -111,6 +111,75 @@ def test_a_configuration_that_is_missing_or_broken_is_one_line(load, content, fo
     refused(load, folder, "holds no model that transformers can load")
 
 
+@LOADERS
+def test_a_configuration_of_other_types_is_one_line(load, folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"hidden_size": "wide"}))
+    refused(load, folder, "holds no model that transformers can load .*'hidden_size' expected int")
+
+
+@LOADERS
+def test_code_that_comes_with_a_model_is_not_run_nor_asked_about(load, folder, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    path = folder / "config.json"
+    own = {"model_type": "mine", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | own))
+    (folder / "own.py").write_text("raise SystemExit('this was run')")
+    refused(load, folder, "custom code")
+
+
+@LOADERS
+def test_a_tokenizer_that_transformers_makes_up_is_refused(load, folder):
+    for path in folder.glob("*token*"):
+        path.unlink()
+    refused(load, folder, "has no tokenizer .*tokenizer.json")
+
+
+@LOADERS
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", '{"a":'),
+        ("tokenizer.json", '{"version": "1.0", "model": {"type": "Other"}}'),
+        ("tokenizer_config.json", "{"),
+        ("tokenizer_config.json", "[1]"),
+        ("sentence_bert_config.json", "{"),
+    ],
+)
+def test_a_tokenizer_that_is_damaged_is_one_line(load, name, content, folder):
+    (folder / name).write_text(content)
+    refused(load, folder, "has no tokenizer|is no JSON")
+
+
+@pytest.mark.parametrize("name", ["ViT", "DeiT", "CLIP vision", "SigLIP vision"])
+def test_images_of_a_size_that_a_model_does_not_take_are_refused(name, tmp_path):
+    save_model(CASES[name], tmp_path)
+    outline_backbone(settings_of(CASES[name], tmp_path))
+    path = tmp_path / "preprocessor_config.json"
+    size = {"height": 48, "width": 48}
+    settings = json.loads(path.read_text()) | {"size": size, "crop_size": size}
+    path.write_text(json.dumps(settings))
+    with pytest.raises(
+        InputError, match=r"^backbone\.name: .* makes \[3, 48, 48\] .* its model fails: "
+    ):
+        outline_backbone(settings_of(CASES[name], tmp_path))
+
+
+@pytest.mark.parametrize("change", [{"do_resize": False}, {"size": {"shortest_edge": 32}}])
+def test_images_of_several_sizes_are_refused(change, tmp_path):
+    save_model(CASES["ConvNeXt"], tmp_path)
+    outline_backbone(settings_of(CASES["ConvNeXt"], tmp_path))
+    kind = {"image_processor_type": "CLIPImageProcessor", "do_center_crop": False}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(kind | change))
+    with pytest.raises(InputError, match=r"^backbone\.name: .* of an upright image and \["):
+        outline_backbone(settings_of(CASES["ConvNeXt"], tmp_path))
+
+
+def test_a_folder_may_be_under_the_home_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert outline_backbone(BackboneSettings(f"~/{folder.name}")).model_type == "bert"
+
+
 def test_a_pickle_of_plain_tensors_gives_what_safetensors_give(folder):
     expected = load_backbone(BackboneSettings(str(folder)))
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")

@@ -189,6 +189,19 @@ def test_other_files_beside_images_are_no_images(tmp_path):
     assert len(source_of(folder).load(seed=0)) == 16
 
 
+def test_files_beside_images_that_are_not_read_are_said(tmp_path):
+    folder_of(tmp_path)
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
+    (tmp_path / "README.md").write_text("about")
+    assert source_of(tmp_path).load(0).notes == []
+    for place in range(4):
+        (tmp_path / "ant" / f"{place}.avif").write_bytes(b"a kind that is not read")
+    (note,) = source_of(tmp_path).load(0).notes
+    assert note.counts == {"files": 4}
+    assert note.line.startswith("4 files beside the images are no images by name and left out: ")
+    assert "ant/0.avif'" in note.line
+
+
 def test_all_that_is_broken_is_counted(tmp_path):
     folder = folder_of(tmp_path / "data")
     for number in range(3):

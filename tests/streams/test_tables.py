@@ -1,6 +1,7 @@
 """Tables are read as they are written, and what does not parse is said with what would."""
 
 import bz2
+import codecs
 import datetime
 import gzip
 import json
@@ -161,11 +162,34 @@ def test_another_encoding_is_proposed_and_taken(encoding, proposed, kind, tmp_pa
         assert list(table_of(path, encoding=each).values) == ["plain", "café crème"]
 
 
-def test_an_encoding_that_is_none_is_refused(tmp_path):
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_byte_order_mark_before_another_encoding_is_no_content(kind, tmp_path):
+    path = tmp_path / f"rows.{kind}"
+    rows = {"csv": "text,label\né,x\nb,y\n", "jsonl": '{"text": "é", "label": "x"}\n'}[kind]
+    path.write_bytes(codecs.BOM_UTF8 + rows.encode("latin-1"))
+    with pytest.raises(InputError, match=r"^stream\.encoding: .* did you mean 'cp1252'\?"):
+        table_of(path)
+    assert table_of(path, encoding="cp1252").values[0] == "é"
+    path.write_bytes(codecs.BOM_UTF16_LE + rows.encode("utf-16-le"))
+    assert table_of(path, encoding="utf-16-le").values[0] == "é"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "message"),
+    [
+        ("utf-88", "'utf-88' is unknown; .*'utf-8'"),
+        ("base64", "'base64' is unknown"),
+        ("zip", "'zip' is unknown"),
+        ("undefined", "'undefined' is unknown"),
+        ("utf-16", r".* is not utf-16 .* did you mean 'utf-8'\?"),
+    ],
+)
+def test_an_encoding_that_is_none_is_refused(encoding, message, tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text("text,label\na,x\n")
-    with pytest.raises(InputError, match=r"^stream\.encoding: 'utf-88' is unknown; .*'utf-8'"):
-        table_of(path, encoding="utf-88")
+    with pytest.raises(InputError, match=rf"^stream\.encoding: {message}") as error:
+        table_of(path, encoding=encoding)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +197,8 @@ def test_an_encoding_that_is_none_is_refused(tmp_path):
     [
         ("a.csv", 'text,label\n"a,x\nb,y\n', r"stream\.path: .* does not parse .*stream\.quote"),
         ("a.csv", 'text,label\n"a" b,x\n', r"stream\.path: .* does not parse .*stream\.quote"),
+        ("a.csv", 'text,"label\na,x\n', r"stream\.path: .* does not parse .*stream\.quote"),
+        ("a.csv", "  \n\n", r"stream\.path: .* it is empty"),
         ("a.csv", "text,label\na, b,x\n", r"stream\.path: .* has 3 cells in row 1 \(line 2\)"),
         ("a.csv", "text,label,label\na,x,y\n", r"stream\.label_column: 2 columns .*'label'"),
         ("a.csv", "text,lable\na,x\n", r"stream\.label_column: 'label' .* did you mean 'lable'\?"),
@@ -181,6 +207,14 @@ def test_an_encoding_that_is_none_is_refused(tmp_path):
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": "b"', r"stream\.path: .* in line 2 "),
         ("a.json", '[{"text": "a", "label": 1},\n{"text" "b"}]', r"stream\.path: .* in line 2 "),
         ("a.json", '[{"text": "a", "text": "b"}]', r"stream\.path: .*'text' is given twice"),
+        ("a.jsonl", '{"text": "a",\n{"text": "b"}\n{', r"stream\.path: .* in line 1 "),
+        ("a.json", "[" * 100_000, r"stream\.path: .* too deep"),
+        ("a.json", "[]", r"stream\.path: .* has no rows"),
+        ("a.json", "{}", r"stream\.path: .* has no rows"),
+        ("a.json", '[{"text": "a"}, null]', r"stream\.path: row 2 of .* is null \(allowed: an obj"),
+        ("a.jsonl", '{"text": "a"}\n["b"]', r"stream\.path: row 2 of .* is a list"),
+        ("a.json", "[]".encode("utf-16-le"), r"stream\.encoding: .* did you mean 'utf-16-le'"),
+        ("a.json", '[{"text": "a", "label": "\\ud83d"}]', r"stream\.label_column: .*half a char"),
         ("a.json", '[["a", "x"]]', r"stream\.path: .* has no rows \(allowed: a list of objects"),
         (
             "a.json",
@@ -212,6 +246,7 @@ def test_quotes_may_mean_nothing(tmp_path):
     [
         ({"data": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]}, "data"),
         ({"v": {"rows": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]}}, "v.rows"),
+        ({"v.2": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]}, "v.2"),
         ({"text": ["a", "b"], "label": ["x", "y"]}, None),
     ],
 )
@@ -292,6 +327,40 @@ def test_every_file_has_class_labels_in_an_order_of_its_own(tmp_path):
     table = table_of(tmp_path, test_split="test")
     assert [text.split()[0] for text in table.values] == list(table.labels)
     assert list(table.classes) == ["b", "a", "c"]
+
+
+CARD = """---
+dataset_info:
+  features:
+  - {name: text, dtype: string}
+  - name: label
+    dtype: {class_label: {names: {"0": "no", "1": "yes"}}}
+---
+"""
+
+
+@pytest.mark.parametrize(("code", "message"), [("2", "label.* is 2 in row 2"), ("-1", "is hidden")])
+def test_codes_of_csv_that_no_listed_class_has_are_refused(code, message, tmp_path):
+    (tmp_path / "README.md").write_text(CARD)
+    path = tmp_path / "train.csv"
+    path.write_text("text,label\na,0\nb,1\n")
+    assert list(table_of(tmp_path).labels) == ["no", "yes"]
+    path.write_text(f"text,label\na,0\nb,{code}\n")
+    with pytest.raises(InputError, match=rf"^stream\.label_column: .*{message}"):
+        table_of(tmp_path)
+
+
+def test_a_card_that_does_not_parse_is_said_in_one_line(tmp_path):
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- data_files: [}\n---\n")
+    (tmp_path / "train.csv").write_text("text,label\na,x\n")
+    with pytest.raises(InputError, match=r"^stream\.path: .* cannot be read: ") as error:
+        table_of(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_blank_path_is_refused():
+    with pytest.raises(InputError, match=r"^stream\.path: '' is no path"):
+        table_of("")
 
 
 def test_tasks_go_by_name_too(tmp_path):

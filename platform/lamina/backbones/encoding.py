@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, Protocol
 
 import torch
@@ -207,16 +208,23 @@ def load_encoder(location: str, max_length: int | None, config: Any = None) -> E
         return ImageEncoder(_loaded("image processor", AutoImageProcessor, location, backend="pil"))
     from transformers import AutoTokenizer
 
-    tokenizer = with_padding(_loaded("tokenizer", AutoTokenizer, location))
+    tokenizer = _loaded("tokenizer", AutoTokenizer, location)
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # transformers makes one up for models whose folder has none.
+        raise InputError(
+            f"backbone.name: {location!r} has no tokenizer (its vocabulary is empty: is "
+            "tokenizer.json missing?)"
+        )
+    tokenizer = with_padding(tokenizer)
     most = _most_tokens(tokenizer, config)
     trained = _sentence_transformers(location, "sentence_bert_config.json").get("max_seq_length")
     usual = min(trained or LONGEST_TEXT, most or LONGEST_TEXT)
+    least = tokenizer.num_special_tokens_to_add() + 1
     if max_length is not None and most is not None and max_length > most:
         raise InputError(
-            f"backbone.max_length: {max_length} is more than this model can take (allowed: 1 to "
-            f"{most}, or null, which is {usual} here)"
+            f"backbone.max_length: {max_length} is more than this model can take "
+            f"(allowed: {least} to {most}, or null, which is {usual} here)"
         )
-    least = tokenizer.num_special_tokens_to_add() + 1
     if max_length is not None and max_length < least:
         raise InputError(
             f"backbone.max_length: {max_length} leaves no room for a word (allowed: {least} to "
@@ -241,9 +249,12 @@ def _most_tokens(tokenizer: Any, config: Any) -> int | None:
 
 def _loaded(what: str, factory: Any, location: str, **arguments: Any) -> Any:
     try:
-        return factory.from_pretrained(location, **arguments)
-    except (OSError, ValueError) as error:
-        raise InputError(f"backbone.name: {location!r} has no {what}: {error}") from error
+        return factory.from_pretrained(location, trust_remote_code=False, **arguments)
+    except Exception as error:  # A damaged file raises whatever its parser stumbles over.
+        reason = shorten(str(error), 300, placeholder=" ...") or type(error).__name__
+        raise InputError(
+            f"backbone.name: {location!r} has no {what} that loads: {reason}"
+        ) from error
 
 
 def _sentence_transformers(location: str, file: str) -> dict[str, Any]:
@@ -251,5 +262,8 @@ def _sentence_transformers(location: str, file: str) -> dict[str, Any]:
     path = Path(location) / file
     if not path.is_file():
         return {}
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"backbone.name: {str(path)!r} is no JSON ({error})") from error
+    return content if isinstance(content, dict) else {}

@@ -3,18 +3,21 @@
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from lamina.backbones.backbone import Backbone, BackboneSettings, num_positions
-from lamina.backbones.encoding import Encoder, TextEncoder, load_encoder
+from lamina.backbones.encoding import Encoder, ImageEncoder, TextEncoder, load_encoder
 from lamina.backbones.locate import config_of, locate
 from lamina.backbones.weights import check_weights, empty_model, load_model, part_config
 from lamina.registry import InputError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+_TRIED = ((64, 48), (48, 64))
+"""Heights and widths of images on which a processor and its model are tried."""
 
 
 def load_backbone(settings: BackboneSettings, device: torch.device | str = "cpu") -> Backbone:
@@ -46,7 +49,35 @@ def outline_backbone(settings: BackboneSettings) -> Backbone:
     model = empty_model(config, settings.tower)
     if Path(location).is_dir():
         check_weights(location, config, settings.tower)
+    if isinstance(encoder, ImageEncoder):
+        _check_images(model, encoder, settings.name)
     return _backbone(model, encoder, settings)
+
+
+def _check_images(model: "PreTrainedModel", encoder: ImageEncoder, name: str) -> None:
+    """Raises InputError where a model does not take what its image processor makes, tried on an
+    outline."""
+    made: list[list[int]] = []
+    try:
+        for height, width in _TRIED:
+            blank = torch.zeros(height, width, 3, dtype=torch.uint8)
+            pixels = cast(torch.Tensor, encoder([blank])["pixel_values"])
+            made.append(list(pixels.shape[1:]))
+            with torch.no_grad():
+                model(pixel_values=pixels.to("meta"))
+    except Exception as error:  # Every processor and model says so in its own way.
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        what = f" makes {made[-1]} of an image, and its model" if made else ""
+        raise InputError(
+            f"backbone.name: the image processor of {name!r}{what} fails: {first} "
+            "(preprocessor_config.json)"
+        ) from error
+    if made[0] != made[1]:
+        raise InputError(
+            f"backbone.name: the image processor of {name!r} makes {made[0]} of an upright image "
+            f"and {made[1]} of a wide one (allowed: one size; let preprocessor_config.json resize "
+            "to a height and a width, or crop)"
+        )
 
 
 def _backbone(model: "PreTrainedModel", encoder: Encoder, settings: BackboneSettings) -> Backbone:

@@ -26,9 +26,10 @@ def locate(name: str) -> str:
     """
     if name in NAMED:
         return str(_shipped_folder(name))
-    if Path(name).is_dir():
-        config_of(name)
-        return name
+    folder = Path(name).expanduser()
+    if name.strip() and folder.is_dir():
+        config_of(str(folder))
+        return str(folder)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"backbone.name: there is no folder {name!r}")
     config_of(name)
@@ -45,9 +46,10 @@ def config_of(location: str) -> "PretrainedConfig":
     from transformers.utils import CONFIG_NAME
 
     try:
-        return AutoConfig.from_pretrained(location, local_files_only=True)
-    except (OSError, ValueError) as error:
-        if Path(location).is_dir():
+        # Code that comes with a model is never run.
+        return AutoConfig.from_pretrained(location, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # A damaged file raises whatever its parser stumbles over.
+        if location and Path(location).is_dir():
             raise InputError(
                 f"backbone.name: the folder {location!r} holds no model that transformers can load "
                 f"({_first_line(error)})"
@@ -55,7 +57,7 @@ def config_of(location: str) -> "PretrainedConfig":
     try:
         # transformers would ask a hub that it cannot reach six times, and say so each time.
         get_hf_file_metadata(hf_hub_url(location, CONFIG_NAME))
-        return AutoConfig.from_pretrained(location)
+        return AutoConfig.from_pretrained(location, trust_remote_code=False)
     except Exception as error:  # Whatever the network raises, the hub does not have it.
         named = unknown("backbone.name", location, NAMED)
         raise InputError(
@@ -76,4 +78,7 @@ def _shipped_folder(name: str) -> Path:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    # A line that ends in a colon says what the next one is about.
+    number = 2 if lines and lines[0].endswith(":") else 1
+    return " ".join(lines[:number]) or type(error).__name__

@@ -151,7 +151,8 @@ def _one_line(location: str) -> Iterator[None]:
             "(allowed: safetensors, or a pytorch_model.bin of plain tensors)"
         ) from error
     except (OSError, ValueError, RuntimeError, ImportError, KeyError, EOFError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        said = str(error).strip().splitlines()
+        first = said[0] if said and not isinstance(error, KeyError) else repr(error)
         raise InputError(f"backbone.name: {location!r} does not load: {first}") from error
 
 

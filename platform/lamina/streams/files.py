@@ -1,7 +1,7 @@
 """Which files a data set has, split by split: a file, several, a folder, or a hub id."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -30,6 +30,8 @@ class DataSet:
     """By name, what reads each file of a split."""
     kinds: frozenset[str] = field(default_factory=frozenset)
     """csv, json, parquet, images, or else what `datasets` calls it."""
+    left_out: Sequence[str] = ()
+    """Files that lie beside images and are no images by their names."""
 
 
 def find(path: str, config: str | None, revision: str | None, form: Format) -> DataSet:
@@ -38,6 +40,8 @@ def find(path: str, config: str | None, revision: str | None, form: Format) -> D
     Raises InputError, naming the job's key, where there is none, or where a key is given that is
     for other files.
     """
+    if not path.strip():
+        raise InputError(f"stream.path: {path!r} is no path (allowed: a file, a folder, a hub id)")
     local = Path(path).expanduser()
     if revision is not None and (local.exists() or glob(str(local))):
         raise InputError(
@@ -109,7 +113,8 @@ def _of_builder(
                     split: [(file, name) for file, name in each if _is_picture(name, builder)]
                     for split, each in files.items()
                 }
-                return DataSet(_image_folder(pictures, form), frozenset({"images"}))
+                left_out = _beside(pair for each in pictures.values() for pair in each)
+                return DataSet(_image_folder(pictures, form), frozenset({"images"}), left_out)
         with _quiet():
             builder.download_and_prepare()
             loaded = builder.as_dataset()
@@ -170,6 +175,21 @@ def _is_picture(name: str, builder: Any) -> bool:
     """Whether a file is an image or the table beside images; others lie there by chance."""
     path = Path(name)
     return path.name in _METADATA or path.suffix.lower() in builder.EXTENSIONS
+
+
+def _beside(read: Iterable[tuple[Path, str]]) -> list[str]:
+    """What lies in the same folders as these files, hidden files left aside; in order."""
+    names: dict[Path, set[str]] = {}
+    folders: dict[Path, Path] = {}
+    for file, name in read:
+        names.setdefault(file.parent, set()).add(file.name)
+        folders[file.parent] = Path(name).parent
+    return sorted(
+        str(folders[folder] / other.name)
+        for folder, known in names.items()
+        for other in folder.iterdir()
+        if other.name not in known and not other.name.startswith(".") and other.is_file()
+    )
 
 
 def _image_folder(
@@ -246,7 +266,8 @@ def _as_input_errors(given: str) -> Iterator[None]:
             f"stream.path: {given!r} is no file or folder{_nearest(Path(given))}, and no data "
             "set of the hub that can be had without a login"
         ) from error
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    # A damaged card or file makes `datasets` raise what its parsers raise.
+    except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())
         if "corresponds to no data" in reason:
             raise InputError(f"stream.path: {given!r} has no rows") from error

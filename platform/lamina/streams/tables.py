@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from lamina.registry import InputError, unknown
-from lamina.streams.names import few_of
+from lamina.streams.names import few_of, is_blank
 
 KINDS = {
     ".csv": "csv",
@@ -128,6 +128,8 @@ def read_table(
 
 def check_columns(columns: Columns, keys: Mapping[str, str], split: str) -> None:
     """Raises InputError where a column that a key of the job names is not in a file, or twice."""
+    if not columns.names:
+        raise InputError(f"stream.path: {columns.file!r} has no rows")
     for key, column in keys.items():
         if column not in columns.names:
             where = f", in {columns.file!r} (split {split!r})"
@@ -152,15 +154,13 @@ def _read_csv(path: Path, named: str, wanted: Collection[str], form: Format) -> 
             strict=True,
             **({"quotechar": form.quote} if form.quote else {"quoting": csv.QUOTE_NONE}),
         )
+        header: list[str] = []
         try:
-            header = next((row for row in rows if row), None)
-            if header is None:
+            header = next((row for row in rows if any(not is_blank(cell) for cell in row)), [])
+            if not header:
                 raise InputError(f"stream.path: {named!r} cannot be read: it is empty")
             if any("\0" in name for name in header):
-                raise InputError(
-                    f"stream.encoding: {named!r} is not {form.encoding} (it has zero bytes); did "
-                    "you mean 'utf-16-le'?"
-                )
+                raise _zero_bytes(named, form.encoding)
             if better := _better_delimiter(header, delimiter, wanted):
                 raise InputError(
                     f"stream.delimiter: with {_DELIMITERS.get(delimiter, repr(delimiter))}, the "
@@ -181,14 +181,18 @@ def _read_csv(path: Path, named: str, wanted: Collection[str], form: Format) -> 
                 for name, index in indices.items():
                     cells[name].append(row[index] or None if index < len(row) else None)
         except csv.Error as error:
-            if better := _better_delimiter(header or [], delimiter, wanted):
-                raise InputError(f"stream.delimiter: {named!r}: did you mean {better!r}?") from None
+            if better := _better_delimiter(header, delimiter, wanted):
+                raise InputError(
+                    f"stream.delimiter: {named!r} does not parse with "
+                    f"{_DELIMITERS.get(delimiter, repr(delimiter))}; did you mean "
+                    f"{_DELIMITERS[better]}?"
+                ) from None
             raise InputError(
                 f"stream.path: {named!r} does not parse before line {rows.line_num + 1} ({error}); "
                 "a quote within quotes is written twice, and stream.quote: '' reads a file whose "
                 "quotes mean nothing"
             ) from None
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise _wrong_encoding(path, named, form.encoding, error) from None
     return Columns(named, tuple(header), number, cells)
 
@@ -226,10 +230,12 @@ def _read_json(path: Path, named: str, wanted: Collection[str], form: Format) ->
     with _text_of(path, named, form.encoding) as file:
         try:
             content = file.read()
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise _wrong_encoding(path, named, form.encoding, error) from None
-    if not content.strip():
+    if is_blank(content):
         raise InputError(f"stream.path: {named!r} cannot be read: it is empty")
+    if "\0" in content:
+        raise _zero_bytes(named, form.encoding)
     parsed = _parsed(content, named)
     if form.field is not None:
         parsed = _within(parsed, form.field, named)
@@ -269,8 +275,13 @@ _DECODER = json.JSONDecoder(
 
 def _parsed(content: str, named: str) -> Any:
     """A whole document, or one object on each line."""
+    is_lined = {".jsonl", ".ndjson"} & {each.lower() for each in Path(named).suffixes}
     try:
         return _DECODER.decode(content)
+    except RecursionError:
+        raise InputError(
+            f"stream.path: {named!r} is no JSON that is read (its lists are too deep)"
+        ) from None
     except ValueError as error:
         lines = [
             (number, line) for number, line in enumerate(content.split("\n"), 1) if line.strip()
@@ -280,7 +291,7 @@ def _parsed(content: str, named: str) -> Any:
             try:
                 objects.append(_DECODER.decode(line))
             except ValueError as wrong:
-                if objects or not isinstance(wrong, json.JSONDecodeError):
+                if objects or is_lined or not isinstance(wrong, json.JSONDecodeError):
                     raise _no_json(named, number, wrong) from None
                 line_of_document = getattr(error, "lineno", 1)
                 raise _no_json(named, line_of_document, error) from None
@@ -294,9 +305,13 @@ def _no_json(named: str, line: int, error: ValueError) -> InputError:
 
 def _within(content: Any, key: str, named: str) -> Any:
     """What stands under a dotted key."""
-    for name in key.split("."):
+    names = key.split(".")
+    while names:
         if not isinstance(content, dict):
             raise InputError(f"stream.field: {key!r} leads into no object of {named!r}")
+        # A name may have dots itself.
+        whole = ".".join(names)
+        name, names = (whole, []) if whole in content else (names[0], names[1:])
         if name not in content:
             raise unknown("stream.field", key, list(content))
         content = content[name]
@@ -323,6 +338,13 @@ def _records(content: Any, named: str, key: str | None) -> list[dict[str, Any]]:
             )
         if not any(isinstance(each, dict | list) for each in columns):
             return [content]
+    if isinstance(content, list) and any(isinstance(each, dict) for each in content):
+        row = next((row for row, each in enumerate(content, 1) if not isinstance(each, dict)), 0)
+        if row:
+            raise InputError(
+                f"stream.path: row {row} of {named!r} is {_kind_of_json(content[row - 1])} "
+                "(allowed: an object)"
+            )
     if not _is_records(content) and content != []:
         raise InputError(
             f"stream.path: {named!r} has no rows (allowed: a list of objects, or an object a line)"
@@ -346,11 +368,16 @@ def _json_cell(value: Any, name: str, row: int, named: str) -> Cell:
         return None if value is None or value == "" else str(value)
     if name == ROW_IDS:
         return None
-    what = "a list" if isinstance(value, list) else "an object"
     raise InputError(
-        f"stream.path: column {name!r} of {named!r} has {what} in row {row} (allowed: texts, "
-        "numbers, true, false, null)"
+        f"stream.path: column {name!r} of {named!r} has {_kind_of_json(value)} in row {row} "
+        "(allowed: texts, numbers, true, false, null)"
     )
+
+
+def _kind_of_json(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "an object"
+    return "null" if value is None else "no object"
 
 
 # Parquet
@@ -424,20 +451,28 @@ def _named(
     codes: Sequence[int | None], names: Sequence[str], column: str, named: str
 ) -> list[Cell]:
     """The names that codes stand for."""
-    cells: list[Cell] = []
-    for row, code in enumerate(codes, 1):
-        if code is not None and code < 0:
-            raise InputError(
-                f"stream.label_column: {column!r} is hidden (-1) in row {row} of {named!r}; name "
-                "another split"
-            )
-        if code is not None and code >= len(names):
-            raise InputError(
-                f"stream.label_column: {column!r} is {code} in row {row} of {named!r}, which lists "
-                f"{len(names)} classes (allowed: 0 to {len(names) - 1})"
-            )
-        cells.append(None if code is None else names[code])
-    return cells
+    return [
+        None if code is None else _name_of(str(code), names, column, row, named)
+        for row, code in enumerate(codes, 1)
+    ]
+
+
+def _name_of(cell: str, names: Sequence[str], column: str, row: int, named: str) -> str:
+    """The name that a code stands for; a cell that is no number as it is."""
+    if not cell.removeprefix("-").isdecimal():
+        return cell
+    code = int(cell)
+    if code < 0:
+        raise InputError(
+            f"stream.label_column: {column!r} is hidden ({code}) in row {row} of {named!r}; name "
+            "another split"
+        )
+    if code >= len(names):
+        raise InputError(
+            f"stream.label_column: {column!r} is {code} in row {row} of {named!r}, which lists "
+            f"{len(names)} classes (allowed: 0 to {len(names) - 1})"
+        )
+    return names[code]
 
 
 def _arrow_cells(column: Any, name: str, named: str) -> list[Cell]:
@@ -491,13 +526,10 @@ def _with_names(columns: Columns, listed: Mapping[str, Sequence[str]]) -> Column
     for name, names in ordered.items():
         known = set(names)
         texts[name] = [
-            names[int(cell)]
-            if cell is not None
-            and cell not in known
-            and cell.isdecimal()
-            and int(cell) < len(names)
-            else cell
-            for cell in texts[name]
+            cell
+            if cell is None or cell in known
+            else _name_of(cell, names, name, row, columns.file)
+            for row, cell in enumerate(texts[name], 1)
         ]
     return replace(columns, texts=texts, ordered=ordered)
 
@@ -506,14 +538,23 @@ def _with_names(columns: Columns, listed: Mapping[str, Sequence[str]]) -> Column
 def _text_of(path: Path, named: str, encoding: str) -> Iterator[IO[str]]:
     """A file as text, its line ends as they are, without a byte order mark. Raises InputError for
     an encoding that is not known."""
+    codec = _codec(encoding)
     with _bytes_of(path, named) as content:
-        yield io.TextIOWrapper(content, encoding=_codec(encoding), newline="")
+        first = content.read(max(map(len, _MARKS)))
+        skipped = 0
+        # A codec that does not know the mark would make letters of it.
+        if codec not in ("utf-8-sig", "utf-16", "utf-32"):
+            skipped = next((len(mark) for mark in _MARKS if first.startswith(mark)), 0)
+        content.seek(skipped)
+        yield io.TextIOWrapper(content, encoding=codec, newline="")
 
 
 def _codec(encoding: str) -> str:
     try:
         name = codecs.lookup(encoding).name
-    except LookupError:
+        # Python calls compressions and other things codecs, too.
+        "".encode(encoding)
+    except (LookupError, ValueError):
         known = (*_ENCODINGS, "utf-16", "shift_jis", "gb18030", "big5", "euc_kr", "koi8-r")
         near = get_close_matches(encoding, known, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -530,7 +571,14 @@ def _bytes_of(path: Path, named: str) -> IO[bytes]:
     return file
 
 
-def _wrong_encoding(path: Path, named: str, encoding: str, error: UnicodeDecodeError) -> InputError:
+def _zero_bytes(named: str, encoding: str) -> InputError:
+    return InputError(
+        f"stream.encoding: {named!r} is not {encoding} (it has zero bytes); did you mean "
+        "'utf-16-le'?"
+    )
+
+
+def _wrong_encoding(path: Path, named: str, encoding: str, error: UnicodeError) -> InputError:
     """Says which encoding would read the file."""
     with _bytes_of(path, named) as file:
         content = file.read()
@@ -540,20 +588,23 @@ def _wrong_encoding(path: Path, named: str, encoding: str, error: UnicodeDecodeE
     marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
     if marked is None and b"\0" in content:
         marked = "utf-16-le" if b"\0" in content[1::2] else "utf-16-be"
-    line, byte = "", error.object[error.start : error.start + 1].hex()
     try:
         content.decode(_codec(encoding))
+        why = " ".join(str(error).split())
     except UnicodeDecodeError as first:
-        line = f" in line {content.count(NEWLINE, 0, first.start) + 1}"
-        byte = content[first.start : first.start + 1].hex()
-    fitting = [marked] if marked else [each for each in _ENCODINGS if _decodes(content, each)]
+        line = content.count(NEWLINE, 0, first.start) + 1
+        why = f"byte 0x{content[first.start : first.start + 1].hex()} in line {line}"
+    except UnicodeError as first:
+        why = " ".join(str(first).split())
+    candidates = ([marked] if marked else []) + list(_ENCODINGS)
+    fitting = [each for each in candidates if _decodes(content, each)]
     hint = f"; did you mean {fitting[0]!r}?" if fitting else ""
-    return InputError(f"stream.encoding: {named!r} is not {encoding} (byte 0x{byte}{line}){hint}")
+    return InputError(f"stream.encoding: {named!r} is not {encoding} ({why}){hint}")
 
 
 def _decodes(content: bytes, encoding: str) -> bool:
     try:
         content.decode(encoding)
-    except UnicodeDecodeError:
+    except UnicodeError:
         return False
     return True

@@ -139,6 +139,7 @@ class HuggingFace(Source):
             if key in keys:
                 cells = rows.texts(keys[key])
                 names[key] = [str(cells[row]) for row in kept]
+                _check_unicode(names[key], key, kept, rows)
                 names[key], note = self._read_as_one(names[key], key, rows, kept)
                 notes += [note] if note else []
         labels = names["label_column"]
@@ -146,6 +147,8 @@ class HuggingFace(Source):
         self._check_same_labels(labels, parts, chosen)
         values, templates = self._values(rows, kept)
         notes += self._not_read(found, chosen, templates)
+        if found.left_out:
+            notes.append(_left_out_note(found.left_out))
         return Table(
             modality=self.modality,
             values=values,
@@ -296,7 +299,7 @@ class HuggingFace(Source):
         if self.text_column is not None:
             cells = rows.texts(self.text_column)
             texts = [str(cells[row]) for row in kept]
-            _check_unicode(texts, kept, rows)
+            _check_unicode(texts, "text_column", kept, rows)
             return texts, [text_key(text) for text in texts]
         assert self.image_column is not None
         encoded = rows.images(self.image_column)
@@ -383,7 +386,7 @@ def _check_kinds(columns: Columns, keys: Mapping[str, str]) -> None:
             )
 
 
-def _check_unicode(texts: Sequence[str], kept: Sequence[int], rows: _Rows) -> None:
+def _check_unicode(texts: Sequence[str], key: str, kept: Sequence[int], rows: _Rows) -> None:
     """Raises InputError for half a character (a lone surrogate), which no tokenizer takes."""
     for index, text in enumerate(texts):
         if not text.isascii():
@@ -391,9 +394,20 @@ def _check_unicode(texts: Sequence[str], kept: Sequence[int], rows: _Rows) -> No
                 text.encode()
             except UnicodeEncodeError:
                 raise InputError(
-                    f"stream.text_column: the text of {rows.where(kept[index])} has half a "
-                    "character (a surrogate of UTF-16 without the other)"
+                    f"stream.{key}: the {key.removesuffix('_column')} of "
+                    f"{rows.where(kept[index])} has half a character (a surrogate of UTF-16 "
+                    "without the other)"
                 ) from None
+
+
+def _left_out_note(files: Sequence[str]) -> Note:
+    are = "is no image" if len(files) == 1 else "are no images"
+    return Note(
+        "files_left_out",
+        {"files": len(files)},
+        f"{counted(len(files), 'file')} beside the images {are} by name and left out: "
+        f"{few_of([repr(name) for name in files])}",
+    )
 
 
 def _in_order(labels: Sequence[str], listed: Sequence[str]) -> list[str]:
