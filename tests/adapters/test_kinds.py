@@ -42,6 +42,17 @@ def test_the_kinds_are_there():
     assert set(kind_names()) - set(PACKING_KINDS) == {"peft"}
 
 
+@pytest.mark.parametrize("name", kind_names())
+def test_equal_settings_of_a_kind_are_one_key(name):
+    """Hosts keep what they measure by the kind."""
+    assert len({kind_class(name)(), kind_class(name)()}) == 1
+
+
+def test_tuners_of_peft_are_told_apart_by_their_configuration():
+    tuners = [kind_class("peft")("VERA", {"r": rank}) for rank in (4, 4, 8)]
+    assert len(set(tuners)) == 2
+
+
 @pytest.mark.parametrize("name", ["bias", "bottleneck", "ia3", "layernorm", "lora", "peft"])
 @pytest.mark.parametrize("which", ["tiny_bert", "tiny_vit"])
 def test_a_new_additive_adapter_changes_nothing(name, which, request, inputs_of):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -44,6 +45,21 @@ def test_a_federated_run_shows_its_rounds_and_what_was_reached_beside_the_bounds
     events = (tmp_path / "out" / "events.jsonl").read_text().splitlines()
     rounds = [each for each in map(json.loads, events) if "round/loss/median" in each]
     assert [each["step"] for each in rounds] == [0, 1, 2, 3]
+
+
+def test_bounds_that_are_not_finite_are_said_beside_what_the_federation_reached(
+    lamina, federated, tmp_path
+):
+    words = ["training.optimizer=sgd", "training.learning_rate=1e38"]
+    shown = lamina("federate", federated, "--in-process", *words)
+    assert shown.exit_code == 0, shown.output
+    assert "bound of one learner on all rows failed: not finite: task 1" in shown.stdout
+    assert "of 4 clients alone failed: not finite: task 1" in shown.stdout
+    result = json.loads((tmp_path / "out" / "federated_result.json").read_text())
+    assert result["metrics"]["refused/not finite"] > 0
+    assert not [key for key in result["metrics"] if key.startswith("bound/")]
+    tensors = load_file(tmp_path / "out" / "global.safetensors")
+    assert all(torch.isfinite(each).all() for each in tensors.values())
 
 
 def test_the_same_command_again_trains_no_round(lamina, federated):

@@ -23,6 +23,17 @@ def test_a_plan_says_who_is_packed_and_prints_its_seconds_as_a_range(lamina, job
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["plan.json"]
 
 
+@pytest.mark.parametrize(
+    ("section", "given"),
+    [("scheduler", "{name: ashaa}"), ("scheduler", "{name: pbt}"), ("searcher", "{name: optunaa}")],
+)
+def test_a_search_that_the_sweep_would_refuse_has_no_plan(lamina, job, section, given):
+    refused = lamina("sweep", job, "--plan", f"sweep.{section}={given}")
+    assert refused.exit_code == 2
+    assert f"sweep.{section}." in refused.stderr
+    assert "Cohorts" not in refused.stdout
+
+
 def test_a_second_plan_measures_nothing_and_says_the_same(lamina, job, tmp_path):
     plans = []
     for _ in range(2):

@@ -170,6 +170,22 @@ def test_equal_variants_are_one_trial(small):
     assert note.startswith("sweep.variants, number 2 (finetune-lora): left out, as it repeats")
 
 
+def test_a_variant_that_is_given_twice_is_one_trial_and_that_is_said(small):
+    small["memory"] = None
+    plan = plan_of(small, variants=[{"seed": 1}, {"seed": 1}])
+    assert len(plan.points) == 1
+    assert plan.notes == (
+        "sweep.variants, number 2 (finetune-lora): left out, as it repeats another variant",
+    )
+
+
+def test_a_value_that_a_grid_gives_twice_is_one_trial_and_that_is_said(small):
+    small["memory"] = None
+    plan = plan_of(small, space={"seed": {"grid_search": [3, 3, 4]}})
+    assert plan.num_trials == 2
+    assert plan.notes == ("sweep.space.seed: 3 is given 2 times and tried once",)
+
+
 def test_names_tell_apart_what_only_a_default_tells_apart(small):
     plan = plan_of(small, variants=[{}, {"scenario.shuffle": True}, {"adapter.layers": [0, 1]}])
     assert names(plan) == [

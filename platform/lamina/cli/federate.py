@@ -1,8 +1,8 @@
 """`lamina federate`: clients that keep their rows, round by round, and what they reach together."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -13,6 +13,9 @@ from lamina.cli.report import RESULT, notes_in_record, show_mlflow, show_notes, 
 from lamina.config import check_parts, load_job
 from lamina.config.unused import unused_by
 from lamina.registry import InputError
+
+if TYPE_CHECKING:
+    from lamina.federation.server.outcome import Bound
 
 ADAPTER = "global.safetensors"
 _UNITS = {
@@ -69,6 +72,8 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
     if missing:
         click.echo(f"tracking: {missing}", err=True)
     _show(console, result)
+    for line in _failed_bounds(found.central, found.local):
+        console.print(line, markup=False, soft_wrap=True)
     console.print(f"\n{folder}: {RESULT_OF_FEDERATION}, {ADAPTER}, {MANIFEST}", soft_wrap=True)
     show_mlflow(console, folder, job.tracking.mlflow_uri)
 
@@ -103,6 +108,15 @@ class _Progress:
                 )
             case {"event": "bounds_started"}:
                 self._shown.line("training the bounds: each client alone, and one on all rows")
+
+
+def _failed_bounds(central: "Bound | None", local: "Mapping[int, Bound]") -> Iterator[str]:
+    """Which bounds have failed, and why: those of clients in one line."""
+    if central is not None and central.error is not None:
+        yield f"bound of one learner on all rows failed: {central.error}"
+    errors = [each.error for each in local.values() if each.error is not None]
+    if errors:
+        yield f"bound of {len(errors)} of {len(local)} clients alone failed: {errors[0]}"
 
 
 def _round(number: int, rounds: int, metrics: Mapping[str, float]) -> str:

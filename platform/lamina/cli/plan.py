@@ -21,7 +21,11 @@ PHASES = ("start", "features", "training", "evaluation", "overhead", "total")
 
 
 def show_plan(console: Console, plan: SweepPlan, streams: Sequence[Stream[Samples]]) -> None:
-    """Measure a few batches, and print cohorts, levers and time."""
+    """Measure a few batches, and print cohorts, levers and time.
+
+    Raises InputError for a scheduler or searcher that the sweep would refuse.
+    """
+    _check_search(plan, max(len(stream.experiences) for stream in streams))
     found = estimate(plan, streams)
     _show_cohorts(console, found.groups, plan.job)
     _show_levers(console, found)
@@ -29,6 +33,18 @@ def show_plan(console: Console, plan: SweepPlan, streams: Sequence[Stream[Sample
     expected = {name: found.range(name) for name in PHASES}
     path = plan.job.output_dir / FILE
     path.write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
+
+
+def _check_search(plan: SweepPlan, num_tasks: int) -> None:
+    settings = plan.job.sweep
+    if settings is None or (settings.scheduler is None and settings.searcher is None):
+        return
+    # Ray Tune takes seconds to be imported.
+    from lamina.orchestration.sweep.schedulers import make_scheduler
+    from lamina.orchestration.sweep.searchers import check_searcher
+
+    make_scheduler(plan, num_tasks)
+    check_searcher(plan)
 
 
 def show_outcome(console: Console, output_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:

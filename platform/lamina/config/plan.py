@@ -104,6 +104,7 @@ def expand(job: Job) -> SweepPlan:
         raise ConfigError(*(draft.problems or draft.notes))
     drawn = {key: domain for key, domain in sweep.domains.items() if not domain.is_grid}
     notes = [*draft.notes, *draft.notes_on_the_job(), *_job_alone(job)]
+    notes += _repeated(sweep.domains)
     if sweep.num_samples > 1 and not any(point.domains for point in draft.points):
         notes.append(
             f"sweep.num_samples: {sweep.num_samples} changes nothing, as nothing is drawn at random"
@@ -157,8 +158,8 @@ class _Draft:
     notes: dict[str, None] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     """What was found, not yet named apart."""
-    _found: dict[str, Plain] = field(default_factory=dict)
-    """By what a point computes, the values that say so."""
+    _found: dict[str, tuple[str, Plain]] = field(default_factory=dict)
+    """By what a point computes, the variant and the values that say so."""
     _known: set[str] = field(default_factory=set)
     """Keys of the space that some variant has or fixes."""
     _raws: list[Plain] = field(default_factory=list)
@@ -252,10 +253,10 @@ class _Draft:
             text = json.dumps([settled.job.mapping, beside, drawn], sort_keys=True)
             said = {**dotted(fixed), **values}
             if text not in self._found:
-                self._found[text] = said
+                self._found[text] = (where, said)
                 trial = Trial(title_of(settled.job), settled.job, {})
                 self.points.append(Point(trial, drawn, fixed, values))
-            elif self._found[text] != said:
+            elif self._found[text] != (where, said):
                 self.notes[f"{where}left out, as it repeats another variant"] = None
 
     def _settled(self, fixed: Plain, values: Plain, where: str) -> _Settled | None:
@@ -308,6 +309,17 @@ def _job_alone(job: Job) -> Iterator[str]:
     for key, why in job.unused.items():
         if key.partition(".")[0] not in VARYING:
             yield f"{key} changes nothing: {why}"
+
+
+def _repeated(domains: Mapping[str, Domain]) -> Iterator[str]:
+    """Values that a grid gives more than once. (In a choice they are drawn more often.)"""
+    for key, domain in domains.items():
+        if not domain.is_grid:
+            continue
+        counts = Counter(json.dumps(each, sort_keys=True) for each in domain.args[0])
+        for text, count in counts.items():
+            if count > 1:
+                yield f"{SPACE}.{key}: {text} is given {count} times and tried once"
 
 
 def _is_fixed(key: str, fixed: Plain) -> bool:

@@ -38,7 +38,7 @@ class Peft(AdapterKind):
 
     peft_type: str = "LOHA"
     """PEFT's name of the tuner."""
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict, hash=False)
     """Its configuration, as in PEFT's `adapter_config.json`. Default `target_modules`: query and
     value of every layer; of LN_TUNING the layer norms, of IA3 key, value and the last module of
     each MLP, of TRAINABLE_TOKENS the word embeddings."""

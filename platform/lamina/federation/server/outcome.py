@@ -23,6 +23,8 @@ class Bound:
     """By part, R."""
     tasks: tuple[str, ...]
     """The names of its tasks."""
+    error: str | None = None
+    """Why it has failed; it has no rows then."""
 
 
 def client_matrix(scores: Sequence[Scores], manifest: StreamManifest, part: Part) -> ClientMatrix:
@@ -104,10 +106,11 @@ def result_of(
     manifest = run.settings.manifest
     metrics = summaries_of(run)
     clients = _rows_of_clients(run, alone)
-    if central is not None:
+    if central is not None and central.tasks:
         sizes = [int(n) for n in manifest.counts[:, :, 2].sum(dim=0)]
         of_all = bound_matrix(central.rows, sizes).summaries()
         metrics |= {f"bound/central/{name}": value for name, value in of_all.items()}
+    if central is not None:
         for key, name in (("accuracy", "average_accuracy"), ("forgetting", "forgetting")):
             mean = mean_over_clients([row.get(f"alone_{key}") for row in clients])
             if mean is not None:

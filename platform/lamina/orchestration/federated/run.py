@@ -171,7 +171,9 @@ def _bounds(
         found = pool.call("bound", [(client, passes) for client in clients])
         kept = [asdict(each) for each in found]
         store.keep_bounds(kept)
-    central, *local = (Bound(each["rows"], tuple(each["tasks"])) for each in kept)
+    central, *local = (
+        Bound(each["rows"], tuple(each["tasks"]), each.get("error")) for each in kept
+    )
     return central, dict(enumerate(local))
 
 

@@ -26,6 +26,7 @@ from lamina.streams.client_streams import ClientStreams
 from lamina.streams.manifest import StreamManifest
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.cohort import shared, together
+from lamina.training.finite import NotFiniteError
 
 _KEPT = 8
 """Global states and shared models that a worker caches, unpacked."""
@@ -65,7 +66,8 @@ class LearningWorker:
 
     def bound(self, client: int | None, passes: float) -> Bound:
         """What a client reaches alone, or (None) one learner on the rows of all, with so many
-        passes over the rows of each task."""
+        passes over the rows of each task. One that becomes not finite says so and has no rows, as
+        what the federation reached is of use without it."""
         work = self.work
         stream = work.stream
         if client is not None:
@@ -76,7 +78,10 @@ class LearningWorker:
             stream = replace(stream, experiences=tested)
         training = replace(self.job.training, epochs=max(1, round(passes)))
         learner = build_learner(replace(self.job, training=training), stream, work.backbone)
-        reports = list(learner.learn())
+        try:
+            reports = list(learner.learn())
+        except NotFiniteError as error:
+            return Bound({}, (), str(error))
         return Bound(
             {
                 "validation": [each.validation for each in reports],

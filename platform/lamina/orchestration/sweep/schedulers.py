@@ -1,12 +1,14 @@
 """The schedulers that a job may name: Lamina's own, and Ray Tune's."""
 
 from collections.abc import Iterator, Mapping
+from math import inf
 from typing import Any
 
 from ray.tune.schedulers import SCHEDULER_IMPORT, ASHAScheduler, TrialScheduler
 
 from lamina.config import ConfigError, SweepPlan
 from lamina.config.forking import meaningless
+from lamina.config.reading import shown
 from lamina.config.space import FUNCTIONS, read_domain
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.orchestration.sweep.arguments import has, made_of, named
@@ -31,6 +33,17 @@ _REFUSED = {
 }
 _EARLIEST = ("grace_period", "perturbation_interval", "burn_in_period")
 """Arguments that say after how many tasks a scheduler first does something."""
+_LIMITS: dict[str, tuple[float, float]] = {
+    "max_t": (1, inf),
+    "brackets": (1, inf),
+    "grace_period": (0, inf),
+    "burn_in_period": (0, inf),
+    "min_samples_required": (1, inf),
+    "min_time_slice": (0, inf),
+    "quantile_fraction": (0, 0.5),
+    "resample_probability": (0, 1),
+}
+"""The least and the largest value of arguments that Ray Tune itself would take for anything."""
 _VARIED = ("hyperparam_mutations", "hyperparam_bounds")
 """Arguments that say which keys a scheduler changes on the way."""
 _COMPARES_FIRST_TASKS = ("hyperband", "hb_bohb")
@@ -57,6 +70,7 @@ def make_scheduler(plan: SweepPlan, num_tasks: int) -> TrialScheduler | None:
             "sweep.searcher: {name: bohb}, or the scheduler 'hyperband')"
         )
     _check_metric(name, settings.metric)
+    _check_limits(given)
     _check_time(name, given, num_tasks)
     for key in _VARIED:
         if has(made, key):
@@ -86,6 +100,20 @@ def _check_metric(name: str, metric: str) -> None:
         )
 
 
+def _check_limits(given: Mapping[str, Any]) -> None:
+    for key, (least, largest) in _LIMITS.items():
+        if given.get(key) is not None and not least <= given[key] <= largest:
+            allowed = f"at least {least:g}" if largest == inf else f"{least:g} to {largest:g}"
+            raise InputError(
+                f"{_KEY}.{key}: {shown(given[key])} is not allowed (allowed: {allowed})"
+            )
+    factor = given.get("reduction_factor")
+    if factor is not None and factor <= 1:
+        raise InputError(
+            f"{_KEY}.reduction_factor: {shown(factor)} is not allowed (allowed: above 1)"
+        )
+
+
 def _check_time(name: str, given: Mapping[str, Any], num_tasks: int) -> None:
     """A scheduler that first looks when all is learned changes nothing."""
     if num_tasks < 2:
@@ -106,8 +134,9 @@ def _varied(plan: SweepPlan, key: str, given: Any) -> dict[str, Any]:
     in the space. Raises InputError."""
     path = f"{_KEY}.{key}"
     if not isinstance(given, Mapping) or not given:
+        what = "missing" if given in (None, {}) else f"{shown(given)} is not allowed"
         raise InputError(
-            f"{path}: missing (allowed: a mapping of keys that sweep.space draws at random: "
+            f"{path}: {what} (allowed: a mapping of keys that sweep.space draws at random: "
             f"{_in_words(plan)})"
         )
     found: dict[str, Any] = {}
