@@ -91,6 +91,9 @@ class StoreActor:
         self._changed = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._refusal: str | None = None
+        self._writing = asyncio.Lock()
+        """Held while a checkpoint is on the disk and not in the ledger yet: who tidies up then would
+        delete it."""
         try:
             self._store = SharedStore(output_dir / "store", session, keep_boundaries=scheduled)
         except InputError as error:
@@ -188,7 +191,10 @@ class StoreActor:
         """`host` has learned a task of `trial`. Returns whether to go on: under a scheduler, when
         that is known."""
         self._hosts.hear(host)
-        self._store.report(trial, host, report, parts)
+        async with self._writing:
+            # A slow disk holds up this host, and no other call.
+            digests = await asyncio.to_thread(self._store.write, parts)
+            self._store.record(trial, host, report, digests)
         with suppress(TimeoutError):
             decided = self._until(lambda: self._demand.is_decided(trial, host, report) or None)
             await asyncio.wait_for(decided, _DECISION_SECONDS)
@@ -316,7 +322,8 @@ class StoreActor:
                 change_sweep(self._ledger, status=status)
                 self._ledger.add_event("sweep_finished", status=status)
         missing = await self._narrator.close()
-        self._store.tidy()
+        async with self._writing:
+            self._store.tidy()
         if self._watching is not None:
             self._watching.cancel()
         return missing
