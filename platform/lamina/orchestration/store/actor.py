@@ -92,8 +92,8 @@ class StoreActor:
         self._watching: asyncio.Task[None] | None = None
         self._refusal: str | None = None
         self._writing = asyncio.Lock()
-        """Held while a checkpoint is on the disk and not in the ledger yet: who tidies up then would
-        delete it."""
+        """Held while a checkpoint is on the disk and not yet in the ledger: tidying up would delete
+        it."""
         try:
             self._store = SharedStore(output_dir / "store", session, keep_boundaries=scheduled)
         except InputError as error:
