@@ -1,6 +1,7 @@
 """The store's actor without Ray: what hosts are given before Ray Tune has come to it."""
 
 import asyncio
+import os
 import threading
 from functools import partial
 
@@ -271,3 +272,25 @@ def test_what_is_being_written_is_not_deleted_when_another_trial_needs_it_no_mor
         actor._store.close()
 
     asyncio.run(course())
+
+
+def test_adapters_are_on_the_disk_before_their_trial_has_finished(run, tmp_path, monkeypatch):
+    synced = set()
+    fsync = os.fsync
+
+    def note_fsync(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+
+    async def course(actor):
+        await actor.expect([Expected("er", JOB, None)], None)
+        await actor.claim("host-0", "x", [], 1)
+        await actor.finish(TRIAL, {"head.safetensors": b"head", "task-0/lora.safetensors": b"lora"})
+        folder = tmp_path / "trials" / TRIAL
+        written = [folder, *folder.glob("adapters/**/*")]
+        assert len(written) == 4
+        assert {each.stat().st_ino for each in written} <= synced
+
+    run(course)

@@ -20,6 +20,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lamina.digests import trial_id
+from lamina.orchestration.payloads import sync
 from lamina.orchestration.store import control
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.demand import Demand
@@ -377,7 +378,7 @@ class StoreActor:
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files` so that the folder is there complete, or as it was."""
+    """Write `files` so that the folder is there complete, or as it was; also after a power cut."""
     part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     for name, content in files.items():
@@ -385,5 +386,8 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     if files:
+        for path in [*part.rglob("*"), part]:
+            sync(path)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
+        sync(folder.parent)
