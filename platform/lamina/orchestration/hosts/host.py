@@ -17,6 +17,7 @@ from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util import placement_group_table
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lamina.core import Samples, Stream
 from lamina.garbage import collect_seldom
@@ -50,18 +51,14 @@ class _HostTrainer(DataParallelTrainer):
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         """As Ray Train does, which tells nobody its actor. Whoever has it can end the wait for a
         machine that does not come."""
-        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
-        start = ray.remote(
-            num_cpus=0,
-            label_selector=here,
-            runtime_env={
-                "env_vars": {
-                    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
-                    **get_env_vars_to_propagate(),
-                }
-            },
-        )(TrainController)
-        controller = start.remote(**settings)
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        variables = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
+        options = {
+            "num_cpus": 0,
+            "scheduling_strategy": here,
+            "runtime_env": {"env_vars": variables},
+        }
+        controller: Any = ray.remote(**options)(TrainController).remote(**settings)
         self._on_controller(controller)
         ray.get(controller.run.remote())
         return ray.get(controller.get_result.remote())
