@@ -103,7 +103,7 @@ def test_the_trial_of_a_node_that_is_gone_for_good_goes_to_the_host_that_is_ther
     make_job, tmp_path
 ):
     job = make_job(tmp_path / "out")
-    job["training"] = {"epochs": 15, "batch_size": 16}
+    job["training"] = {"epochs": 8, "batch_size": 16}
     job["hosts"] = {"count": 2, "cohort": 1}
     job["sweep"] = {"variants": [{"seed": seed} for seed in range(4)]}
     # Ray's sockets have a path of at most 107 characters. A folder of its own: the address of this
