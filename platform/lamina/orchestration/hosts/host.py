@@ -53,12 +53,11 @@ class _HostTrainer(DataParallelTrainer):
         machine that does not come."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         variables = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
-        options = {
-            "num_cpus": 0,
-            "scheduling_strategy": here,
-            "runtime_env": {"env_vars": variables},
-        }
-        controller: Any = ray.remote(**options)(TrainController).remote(**settings)
+        controller: Any = (
+            ray.remote(TrainController)
+            .options(num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": variables})
+            .remote(**settings)
+        )
         self._on_controller(controller)
         ray.get(controller.run.remote())
         return ray.get(controller.get_result.remote())
