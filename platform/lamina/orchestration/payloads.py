@@ -37,10 +37,10 @@ class Payloads:
         for path, content in new.items():
             path.with_suffix(".part").write_bytes(content)
         for path in new:
-            _sync(path.with_suffix(".part"))
+            sync(path.with_suffix(".part"))
             os.replace(path.with_suffix(".part"), path)
         # Also where all were there: whoever wrote them may have been killed before this.
-        _sync(self._folder)
+        sync(self._folder)
         return digests
 
     def get(self, digest: str) -> bytes:
@@ -78,7 +78,7 @@ def _holds(path: Path, content: bytes) -> bool:
         return False
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Bring the content of a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,13 +1,15 @@
 """The store's actor without Ray: what hosts are given before Ray Tune has come to it."""
 
 import asyncio
+import os
+import threading
 from functools import partial
 
 import pytest
 
 from lamina.digests import trial_id
 from lamina.orchestration.store.actor import StoreActor
-from lamina.orchestration.store.shared_store import Expected
+from lamina.orchestration.store.shared_store import Boundary, Expected
 from lamina.tracking.trackers import make_tracker
 from watched import report_of
 
@@ -15,11 +17,11 @@ JOB = {"seed": 0, "strategy": {"name": "er"}}
 TRIAL = trial_id(JOB, None)
 
 
-def started(folder, session="one"):
-    """The actor of a sweep that has a scheduler; started again in the same folder it is what Ray
-    starts after the first was killed."""
+def started(folder, session="one", scheduled=True):
+    """The actor of a sweep that has a scheduler, or has none; started again in the same folder it
+    is what Ray starts after the first was killed."""
     tracker = partial(make_tracker, folder, False, None, "small", "small")
-    return StoreActor(folder, session, True, tracker)
+    return StoreActor(folder, session, scheduled, tracker)
 
 
 @pytest.fixture
@@ -201,5 +203,94 @@ def test_a_sweep_is_dismissed_although_a_host_is_gone(run):
         await actor.leave("host-0")
         await actor.lose("host-1", "its node is gone", False)
         assert await asyncio.wait_for(dismissed, timeout=60) == ["host-0"]
+
+    run(course)
+
+
+class SlowDisk:
+    """A store's checkpoints on a disk whose first write takes until it is `let_go`."""
+
+    def __init__(self, store):
+        self._write = store.write
+        self._goes_on = threading.Event()
+        self._is_first = True
+        self.has_written = threading.Event()
+        store.write = self.write
+
+    def write(self, parts):
+        digests = self._write(parts)
+        if self._is_first:
+            self._is_first = False
+            self.has_written.set()
+            self._goes_on.wait()
+        return digests
+
+    def let_go(self):
+        self._goes_on.set()
+
+
+@pytest.mark.timeout(60)
+def test_a_slow_disk_holds_up_no_other_call(run):
+    async def course(actor):
+        await actor.expect([Expected("er", JOB, None)], None)
+        await actor.claim("host-0", "x", [], 1)
+        disk = SlowDisk(actor._store)
+        learned = asyncio.create_task(learn(actor, 0))
+        await asyncio.to_thread(disk.has_written.wait)
+        await actor.beat("host-1")
+        assert await actor.reports(TRIAL) == [], "it is not known before it is on the disk"
+        disk.let_go()
+        await learned
+        assert len(await actor.reports(TRIAL)) == 1
+
+    run(course)
+
+
+@pytest.mark.timeout(60)
+def test_what_is_being_written_is_not_deleted_when_another_trial_needs_it_no_more(tmp_path):
+    async def course():
+        actor = started(tmp_path, scheduled=False)
+        jobs = [{**JOB, "seed": seed} for seed in range(2)]
+        one, other = (trial_id(job, None) for job in jobs)
+        await actor.expect([Expected(str(job["seed"]), job, None) for job in jobs], None)
+        for host in range(2):
+            await actor.claim(f"host-{host}", "x", [], 2)
+        same = {"rest": b"the same"}
+        await actor.report(one, "host-0", report_of(0), same)
+        disk = SlowDisk(actor._store)
+        writing = asyncio.create_task(actor.report(other, "host-1", report_of(0), same))
+        await asyncio.to_thread(disk.has_written.wait)
+        forgetting = asyncio.create_task(
+            actor.report(one, "host-0", report_of(1), {"rest": b"others"})
+        )
+        await asyncio.wait([forgetting], timeout=1)
+        disk.let_go()
+        await asyncio.gather(writing, forgetting)
+        assert await actor.parts(Boundary(other, 0)) == same
+        assert await actor.parts(Boundary(one, 0)) == {}
+        await actor.close("finished")
+        actor._store.close()
+
+    asyncio.run(course())
+
+
+def test_adapters_are_on_the_disk_before_their_trial_has_finished(run, tmp_path, monkeypatch):
+    synced = set()
+    fsync = os.fsync
+
+    def note_fsync(descriptor):
+        synced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+
+    async def course(actor):
+        await actor.expect([Expected("er", JOB, None)], None)
+        await actor.claim("host-0", "x", [], 1)
+        await actor.finish(TRIAL, {"head.safetensors": b"head", "task-0/lora.safetensors": b"lora"})
+        folder = tmp_path / "trials" / TRIAL
+        written = [folder, *folder.glob("adapters/**/*")]
+        assert len(written) == 4
+        assert {each.stat().st_ino for each in written} <= synced
 
     run(course)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.federation.server.rounds import FederatedRun, check_format
-from lamina.orchestration.payloads import Payloads
+from lamina.orchestration.payloads import Payloads, sync
 from lamina.registry import InputError
 from lamina.training.checkpoint import pack, unpack
 
@@ -105,13 +105,4 @@ def _write(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Bring the names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)

@@ -13,8 +13,11 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util import placement_group_table
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lamina.core import Samples, Stream
 from lamina.garbage import collect_seldom
@@ -37,6 +40,28 @@ class _HostTrainer(DataParallelTrainer):
     usual.
     """
 
+    def __init__(
+        self, *arguments: Any, on_controller: Callable[[Any], None], **settings: Any
+    ) -> None:
+        """`on_controller` is called with the actor that keeps the host running; the rest is Ray
+        Train's."""
+        super().__init__(*arguments, **settings)
+        self._on_controller = on_controller
+
+    def _initialize_and_run_controller(self, **settings: Any) -> Any:
+        """As Ray Train does, which tells nobody its actor. Whoever has it can end the wait for a
+        machine that does not come."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        variables = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
+        controller: Any = (
+            ray.remote(TrainController)
+            .options(num_cpus=0, scheduling_strategy=here, runtime_env={"env_vars": variables})
+            .remote(**settings)
+        )
+        self._on_controller(controller)
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())
+
     def _create_default_callbacks(self) -> list[Any]:
         return [
             each
@@ -45,11 +70,14 @@ class _HostTrainer(DataParallelTrainer):
         ]
 
 
-def run_host(settings: HostSpec, folder: Path) -> None:
+def run_host(settings: HostSpec, folder: Path, on_controller: Callable[[Any], None]) -> None:
     """Keep one host running until the store dismisses it. Blocks; meant for a thread of the driver.
 
     Ray Train starts the worker again when it dies. A host that gets nowhere is given up: then this
     raises Ray Train's error.
+
+    `on_controller` is called with Ray Train's actor whenever there is a new one: killed, it takes
+    the host with it, and this raises a RayError.
     """
     scaling = ScalingConfig(
         num_workers=1,
@@ -68,6 +96,7 @@ def run_host(settings: HostSpec, folder: Path) -> None:
                 storage_path=str(folder),
                 failure_config=FailureConfig(max_failures=MOST_FAILURES),
             ),
+            on_controller=on_controller,
         )
         try:
             with _missing_is_said(settings):
@@ -119,11 +148,14 @@ def _missing_is_said(settings: HostSpec) -> Iterator[None]:
                 if any(group["state"] == "PENDING" for group in placement_group_table().values()):
                     settings.store.miss(settings.name, needs)
 
-    threading.Thread(target=look, name=f"{settings.name} waits", daemon=True).start()
+    thread = threading.Thread(target=look, name=f"{settings.name} waits", daemon=True)
+    thread.start()
     try:
         yield
     finally:
         is_over.set()
+        # Ray must not be shut down under it.
+        thread.join(_WAIT_SECONDS)
 
 
 def _find_stream(

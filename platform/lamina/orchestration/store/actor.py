@@ -20,6 +20,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lamina.digests import trial_id
+from lamina.orchestration.payloads import sync
 from lamina.orchestration.store import control
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.demand import Demand
@@ -91,6 +92,9 @@ class StoreActor:
         self._changed = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._refusal: str | None = None
+        self._writing = asyncio.Lock()
+        """Held while a checkpoint is on the disk and not yet in the ledger: tidying up would delete
+        it."""
         try:
             self._store = SharedStore(output_dir / "store", session, keep_boundaries=scheduled)
         except InputError as error:
@@ -188,7 +192,10 @@ class StoreActor:
         """`host` has learned a task of `trial`. Returns whether to go on: under a scheduler, when
         that is known."""
         self._hosts.hear(host)
-        self._store.report(trial, host, report, parts)
+        async with self._writing:
+            # A slow disk holds up this host, and no other call.
+            digests = await asyncio.to_thread(self._store.write, parts)
+            self._store.record(trial, host, report, digests)
         with suppress(TimeoutError):
             decided = self._until(lambda: self._demand.is_decided(trial, host, report) or None)
             await asyncio.wait_for(decided, _DECISION_SECONDS)
@@ -316,7 +323,8 @@ class StoreActor:
                 change_sweep(self._ledger, status=status)
                 self._ledger.add_event("sweep_finished", status=status)
         missing = await self._narrator.close()
-        self._store.tidy()
+        async with self._writing:
+            self._store.tidy()
         if self._watching is not None:
             self._watching.cancel()
         return missing
@@ -370,7 +378,7 @@ class StoreActor:
 
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files` so that the folder is there complete, or as it was."""
+    """Write `files` so that the folder is there complete, or as it was; also after a power cut."""
     part = folder.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     for name, content in files.items():
@@ -378,5 +386,8 @@ def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     if files:
+        for path in [*part.rglob("*"), part]:
+            sync(path)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
+        sync(folder.parent)

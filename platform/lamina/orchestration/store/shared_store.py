@@ -72,6 +72,7 @@ class SharedStore:
         self.claim = queue.claim
         self.release = queue.release
         self.report = queue.report
+        self.record = queue.record
         self.pause = queue.pause
         self.stop = queue.stop
         self.finish = queue.finish
@@ -79,6 +80,7 @@ class SharedStore:
         self.fail_all = queue.fail_all
         self.stop_all = queue.stop_all
 
+        self.write = checkpoints.write
         self.parts = checkpoints.parts
         self.tidy = checkpoints.tidy
 

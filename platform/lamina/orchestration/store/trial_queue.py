@@ -147,8 +147,12 @@ class TrialQueue:
 
         Returns whether `host` should go on. A second delivery changes nothing.
         """
+        return self.record(trial, host, report, self._checkpoints.write(parts))
+
+    def record(self, trial: str, host: str, report: Report, digests: Mapping[str, str]) -> bool:
+        """As `report`, of a checkpoint that is written: `digests` is what `Checkpoints.write`
+        returned. Nothing else may be recorded in between, as it may delete what is written."""
         boundary = Boundary(trial, int(report["task"]))
-        digests = self._checkpoints.write(parts)
         with self._ledger.transaction():
             is_new = self._ledger.change(
                 "INSERT OR IGNORE INTO reports VALUES (?, ?, ?)",

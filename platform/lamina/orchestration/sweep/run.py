@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
+import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
@@ -37,6 +38,8 @@ from lamina.tracking.trackers import make_tracker
 Event = Mapping[str, Any]
 """What happened: `event`, `trial`, and what goes with it (see `run_sweep`)."""
 
+_END_SECONDS = 10.0
+"""How long the end of a sweep waits for the thread of a host that is killed."""
 _TRIAL_SHARE = 0.001
 """The share of the driver's node that a thin trial takes: Ray wants some resource, and hosts take
 every core."""
@@ -149,6 +152,7 @@ class _Sweep:
     def _run_with(self, store: StoreClient) -> list[dict[str, Any]]:
         job = self._plan.job
         status: Status = "failed"
+        hosts: _Hosts | None = None
         try:
             earlier = store.results()
             first = store.start_sweep(job.name, job.mapping)
@@ -174,10 +178,11 @@ class _Sweep:
             self._over.set()
             missing = store.close(status)
             results = store.results()
-            if status == "finished":
-                # The others wait for a machine, or are gone with theirs.
+            if hosts is not None and status == "finished":
                 hosts.join(left)
             store.kill()
+            if hosts is not None:
+                hosts.end()
         feed.join()
         if missing:
             self._on_event({"event": "tracking_incomplete", "trial": None, "error": missing})
@@ -297,6 +302,8 @@ class _Hosts:
         self._store = store
         self._over = over
         self._lock = threading.Lock()
+        self._controllers: dict[str, Any] = {}
+        """Ray Train's actor of each host."""
         self._threads = [
             _start_thread(spec.name, partial(self._keep, spec, folder)) for spec in specs
         ]
@@ -307,9 +314,19 @@ class _Hosts:
             if thread.name in names:
                 thread.join()
 
+    def end(self) -> None:
+        """Kill the hosts that are left: they wait for a machine, or the sweep was interrupted. A
+        thread that still waits for Ray when Ray is shut down may crash this process."""
+        alive = [thread for thread in self._threads if thread.is_alive()]
+        for thread in alive:
+            if thread.name in self._controllers:
+                ray.kill(self._controllers[thread.name])
+        for thread in alive:
+            thread.join(_END_SECONDS)
+
     def _keep(self, spec: HostSpec, folder: Path) -> None:
         try:
-            run_host(spec, folder)
+            run_host(spec, folder, partial(self._controllers.__setitem__, spec.name))
         except Exception as error:
             if self._over.is_set():
                 return  # The sweep was interrupted and Ray is going away.
