@@ -25,8 +25,10 @@ MAY_CHANGE_NOTHING = ("gem.margin", "i_lora.consistency")
 
 
 def other_value(name, key):
-    default = settings_of(strategy_class(name))[key].default
-    return FULL_OF_EFFECT.get(f"{name}.{key}", FULL_OF_EFFECT.get(key, default * 10))
+    for known in (f"{name}.{key}", key):
+        if known in FULL_OF_EFFECT:
+            return FULL_OF_EFFECT[known]
+    return settings_of(strategy_class(name))[key].default * 10
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ class LAE(Strategy):
 
     def preview(self, model: AdaptedModel, batch: Batch) -> Summary:
         """How many rows the task has."""
-        return Summary({"count": torch.tensor(float(len(batch)))})
+        return Summary({"count": torch.tensor(float(len(batch)), device=model.backbone.device)})
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Accumulation starts from what the first task taught. How many steps a row takes is known
