@@ -48,7 +48,7 @@ def test_it_runs_on_a_vision_transformer_and_every_trained_tensor_learns(name, s
 def test_layers_take_the_papers_place_in_any_depth(
     depth, general, expert, five, tiny_bert, monkeypatch
 ):
-    architecture = replace(tiny_bert.architecture, attentions=("attention",) * depth)
+    architecture = replace(tiny_bert.architecture, blocks=("block",) * depth)
     monkeypatch.setattr(tiny_bert, "architecture", architecture)
     assert layers_in(tiny_bert, None, range(0, 2), "layers") == general
     assert layers_in(tiny_bert, None, range(2, 5), "layers") == expert
