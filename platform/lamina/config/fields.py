@@ -114,7 +114,7 @@ def read_value(hint: Any, value: Any, path: str, problems: list[str]) -> Any:
         largest = LARGEST_WHOLE if isinstance(number, int) else LARGEST
         problems.append(
             f"{path}{below}: {shown(number)} is not allowed (allowed: numbers from "
-            f"{-largest:,.0f} to {largest:,.0f})"
+            f"{_round(-largest)} to {_round(largest)})"
         )
         return None
     words = get_args(hint) if get_origin(hint) is Literal else ()
@@ -141,6 +141,10 @@ def _beyond(value: Any, below: str = "") -> Iterator[tuple[str, int | float]]:
             yield below, value
     elif isinstance(value, float) and not abs(value) <= LARGEST:
         yield below, value
+
+
+def _round(number: float) -> str:
+    return f"{number:,}" if isinstance(number, int) else f"{number:g}"
 
 
 def _path(key: str, name: str) -> str:

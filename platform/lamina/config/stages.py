@@ -2,9 +2,10 @@
 for all."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from lamina.config.fields import settings_of
 from lamina.config.job import Job
 from lamina.config.plan import Point, SweepPlan
 from lamina.config.reading import Plain
@@ -35,8 +36,10 @@ def first_stage(job: Job) -> Plain | None:
     if job.memory is not None and (job.memory.entry or job.strategy.entry) == "as_they_pass":
         return None
     kept = without_place(job.mapping)
-    own = {key: value for key, value in kept["strategy"].items() if key not in late}
-    return {**kept, "strategy": own}
+    # Of the strategy itself: a mapping leaves out what a later key makes useless.
+    settings = asdict(job.strategy)
+    own = {key: settings[key] for key in settings_of(type(job.strategy)) if key not in late}
+    return {**kept, "strategy": {"name": job.strategy_name, **own}}
 
 
 def stage_id(job: Job) -> str | None:
