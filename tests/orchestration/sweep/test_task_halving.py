@@ -69,7 +69,7 @@ def check(rows):
     ("settings", "said"),
     [
         ({"grace_period": 0}, "sweep.scheduler: grace_period: 0 is not positive"),
-        ({"reduction_factor": 1}, "sweep.scheduler: reduction_factor: 1 is below 2"),
+        ({"reduction_factor": 1}, "sweep.scheduler.reduction_factor: 1 is not allowed"),
         ({"bracket_size": 1}, "sweep.scheduler: bracket_size: 1 is below 2"),
         ({"costs": ["seconds"]}, "did you mean 'train_seconds'"),
         ({"grace": 2}, "sweep.scheduler.grace: unknown key; did you mean 'grace_period'"),
