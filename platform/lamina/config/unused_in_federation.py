@@ -4,8 +4,8 @@ They are of `training`, whose budget a client does not follow, and of `federatio
 key decides whether another is read. `tests/config/test_unused_in_federation.py` walks every key.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from lamina.config.fields import settings_of
 from lamina.federation.aggregators.flexlora import FlexLoRA
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
 Unused = Iterator[tuple[str, str]]
 """Dotted keys with the reason why each changes nothing. A section stands for all keys below it."""
-
-UNUSED_IN_SWEEP = {
-    "federation.bounds": "`lamina federate` trains the bounds; a sweep compares trials with trials"
-}
-"""Keys that change nothing where a federation is a trial of a sweep."""
 
 _OF_ROUNDS = (
     "rounds",
@@ -60,18 +55,6 @@ def unused_in_federation(job: "Job") -> dict[str, str]:
     if federation.privacy is not None:
         found |= dict(_of_privacy(job, federation.privacy))
     return found
-
-
-def given_keys(mapping: Mapping[str, Any], unused: Mapping[str, str]) -> dict[str, str]:
-    """Those of the unused keys that a job's mapping gives, other than as null."""
-
-    def value_of(key: str) -> Any:
-        found: Any = mapping
-        for name in key.split("."):
-            found = found.get(name) if isinstance(found, Mapping) else None
-        return found
-
-    return {key: why for key, why in unused.items() if value_of(key) is not None}
 
 
 def _of_the_manifest(federation: "Federation") -> Unused:
