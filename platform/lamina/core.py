@@ -277,8 +277,11 @@ class Batch:
     @staticmethod
     def cat(batches: Sequence["Batch"]) -> "Batch":
         """The rows of all, in order; token columns are padded on the right. `task` and `extras` are
-        kept if all agree."""
+        kept if all agree. An input that is made in one and lazy in another is made."""
         first = batches[0]
+        if any(batch.lazy.keys() != first.lazy.keys() for batch in batches):
+            batches = [batch.to(batch.ids.device) for batch in batches]
+            first = batches[0]
         same_task = all(batch.task == first.task for batch in batches)
         unknown = any(KEYS not in batch.inputs for batch in batches)
         shared = set.intersection(*(set(batch.extras) for batch in batches))

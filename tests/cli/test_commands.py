@@ -66,7 +66,7 @@ def test_a_run_prints_its_tasks_and_leaves_its_results(lamina, job, only_run, tm
     assert result["settings"] == {"seed": 3}
     assert result["scenario"] == "class_incremental"
     assert 0 <= result["average_accuracy"] <= 1
-    assert (folder / "adapters" / "main" / "adapter_model.safetensors").is_file()
+    assert (folder / "bundle" / "adapters" / "main" / "adapter_model.safetensors").is_file()
     assert f"{result['average_accuracy']:.3f}" in done.stdout
     again = lamina("report", tmp_path / "out")
     assert again.exit_code == 0

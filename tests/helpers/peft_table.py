@@ -27,6 +27,7 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 
 from lamina.adapters.kinds._peft_tuners import REFUSED
 from lamina.adapters.model import MAIN
+from lamina.adapters.peft_format import export_adapter
 from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
@@ -176,7 +177,8 @@ def check(job: Job, raw: Stream[Samples], adapters: Path) -> None:
 
     now = backbone.model.state_dict()
     assert all(torch.equal(now[name], each) for name, each in frozen.items()), "backbone moved"
-    learner.save_adapters(adapters)
+    trained = learner.model.adapters[MAIN]
+    export_adapter(trained.kind, trained.tensors, backbone, adapters / MAIN)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         base = AutoModel.from_pretrained(job.backbone.name).eval()

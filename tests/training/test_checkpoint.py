@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load
 
 from lamina.registry import InputError
 from lamina.training.checkpoint import pack, unpack
@@ -26,6 +27,18 @@ def test_two_names_of_one_tensor_do_not_break_it():
     back = unpack(pack({"a": tensor, "b": tensor[1:]}))
     assert back["a"].tolist() == [0, 1, 2, 3]
     assert back["b"].tolist() == [1, 2, 3]
+
+
+def test_a_tensor_is_named_by_where_it_is():
+    state = {"model": {"a": torch.ones(1)}, "list": [torch.ones(1)], "structure": torch.ones(1)}
+    assert {"model/a", "list/0"} < set(load(pack(state)))
+    assert unpack(pack(state))["structure"].tolist() == [1.0]
+
+
+def test_keys_with_slashes_do_not_take_each_other_for_another():
+    back = unpack(pack({"a": {"b": torch.zeros(1)}, "a/b": torch.ones(1)}))
+    assert back["a"]["b"].tolist() == [0.0]
+    assert back["a/b"].tolist() == [1.0]
 
 
 def test_anything_else_is_refused_when_packed():

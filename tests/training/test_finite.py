@@ -192,6 +192,6 @@ def test_a_lone_run_says_in_one_line_that_it_failed(tmp_path):
     result = json.loads((folder / "result.json").read_text())
     assert (result["status"], result["tasks_done"]) == ("failed", 0)
     assert line in result["error"]
-    assert not (folder / "adapters").exists()
+    assert not (folder / "bundle").exists()
     shown = CliRunner().invoke(main, ["report", str(tmp_path / "out")])
     assert "failed: not finite: task 1" in shown.output

@@ -16,6 +16,8 @@ NAMED = {
 }
 """Names a job may use without a hub: the package that ships the weights, and the folder inside it.
 """
+_ON_THE_HUB = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
+"""Where the hub has the same weights."""
 
 
 def locate(name: str) -> str:
@@ -34,6 +36,14 @@ def locate(name: str) -> str:
         raise InputError(f"backbone.name: there is no folder {name!r}")
     config_of(name)
     return name
+
+
+def public_name(name: str) -> str:
+    """What plain transformers loads the same weights by, anywhere: a hub id where there is one, or
+    else the folder. Raises InputError as `locate` does."""
+    location = locate(name)
+    folder = Path(location)
+    return _ON_THE_HUB.get(name) or (str(folder.resolve()) if folder.is_dir() else location)
 
 
 def config_of(location: str) -> "PretrainedConfig":

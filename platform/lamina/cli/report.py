@@ -112,7 +112,7 @@ def show_places(console: Console, output_dir: Path) -> None:
     console.print()
     places = [
         (LEADERBOARD, "all columns of the leaderboard"),
-        (TRIALS, "accuracy matrices and adapters of each trial of the sweep"),
+        (TRIALS, "accuracy matrices and bundles of each trial of the sweep"),
         (RUNS, "the same of each lone run (`lamina run`)"),
         ("events.jsonl", "everything that was reported, a line each"),
     ]

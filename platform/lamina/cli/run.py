@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lamina.backbones.load import load_backbone
+from lamina.bundles import write_bundle
+from lamina.bundles.bundle import BUNDLE
 from lamina.cli.progress import Display, display, numbers
 from lamina.cli.report import (
     RESULT,
@@ -81,7 +83,7 @@ class _Run:
 def run_job(path: Path, overrides: Sequence[str]) -> None:
     """Train a job's own trial, its sweep left aside, and show what came out.
 
-    Everything is in `<output_dir>/run/<trial>/`: the accuracy matrix, the adapters, result.json and
+    Everything is in `<output_dir>/run/<trial>/`: the accuracy matrix, the bundle, result.json and
     events.jsonl. The same trial has the same folder, and the same numbers.
     """
     console = stdout()
@@ -155,13 +157,14 @@ def _train(learner: Learner, run: _Run, recorder: EventRecorder, console: Consol
                 reports.append(asdict(report))
                 tell("reported", report=reports[-1])
                 _show_task(shown, reports[-1])
-        learner.save_adapters(run.folder / "adapters")
+        left = run.folder / BUNDLE
+        write_bundle(run.trial.job, learner, left, name=run.trial.name, trial=run.identity)
     except BaseException as error:
         status = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
         tell(status, error=str(error))
         run.write_result(reports, status, str(error))
         raise
-    tell("finished", artifacts=str(run.folder / "adapters"))
+    tell("finished", artifacts=str(left))
     return reports
 
 
@@ -177,7 +180,7 @@ def _show(run: _Run, reports: Sequence[Report], console: Console) -> None:
     console.print(f"\nAccuracy on each task (test part, {run.trial.job.scenario.kind})")
     console.print(_matrix(reports))
     show_leaderboard(console, rows, run.trial.job.name)
-    console.print(f"\n{run.folder}: the accuracy matrix, the adapters, {RESULT}", soft_wrap=True)
+    console.print(f"\n{run.folder}: the accuracy matrix, the bundle, {RESULT}", soft_wrap=True)
     show_mlflow(console, run.trial.job.output_dir, rows[0]["mlflow_uri"])
 
 

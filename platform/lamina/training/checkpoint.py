@@ -18,10 +18,11 @@ def pack(state: Any) -> bytes:
     """Dicts (with string keys), lists, tensors, numbers, strings, booleans and None, as safetensors
     bytes.
 
-    Raises TypeError for anything else.
+    A tensor is named by where it is (`model/adapters/main/...`). Raises TypeError for anything
+    else.
     """
     tensors: dict[str, Tensor] = {}
-    structure = json.dumps(_without_tensors(state, tensors))
+    structure = json.dumps(_without_tensors(state, tensors, ""))
     blob = torch.frombuffer(bytearray(structure.encode()), dtype=torch.uint8)
     return save({**tensors, _STRUCTURE: blob})
 
@@ -36,17 +37,24 @@ def unpack(data: bytes) -> Any:
         raise InputError(f"not a checkpoint: {error}") from error
 
 
-def _without_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _without_tensors(value: Any, tensors: dict[str, Tensor], path: str) -> Any:
     if isinstance(value, Tensor):
-        name = str(len(tensors))
+        # Keys may hold slashes themselves.
+        is_free = path not in tensors and path not in ("", _STRUCTURE)
+        name = path if is_free else f"{path}#{len(tensors)}"
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {_TENSOR: name}
     if isinstance(value, dict):
         if not all(isinstance(key, str) and key != _TENSOR for key in value):
             raise TypeError(f"a checkpoint's keys are strings, not {list(value)}")
-        return {key: _without_tensors(each, tensors) for key, each in value.items()}
+        return {
+            key: _without_tensors(each, tensors, f"{path}/{key}" if path else key)
+            for key, each in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_without_tensors(each, tensors) for each in value]
+        return [
+            _without_tensors(each, tensors, f"{path}/{place}") for place, each in enumerate(value)
+        ]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"a checkpoint holds tensors and plain values, not {type(value).__name__}")

@@ -1,5 +1,8 @@
 """Accuracy on the parts of a stream."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
 from statistics import fmean
 
 import torch
@@ -12,18 +15,64 @@ from lamina.strategies.base import Strategy
 from lamina.training.finite import NotFiniteError
 
 
-def accuracy_row(
+@dataclass(frozen=True)
+class Answers:
+    """What was predicted of N rows; every tensor is on the CPU."""
+
+    labels: Tensor
+    """int64 [N], what is right."""
+    predicted: Tensor
+    """int64 [N], the class with the best logit."""
+    place: Tensor
+    """int64 [N], the place of the right class among all, from 0: how many have a better logit. Of
+    a class that the head does not know, the number of all."""
+    finite: Tensor
+    """bool [N], whether the best logit is a finite number (classes that cannot be meant are minus
+    infinity, and that is fine)."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def right(self) -> Tensor:
+        """bool [N]; a row whose logits are not finite is wrong."""
+        return (self.predicted == self.labels) & self.finite
+
+    def checked(self) -> "Answers":
+        """These. Raises NotFiniteError where a row's logits are not finite."""
+        if bool(self.finite.all()):
+            return self
+        number = int((~self.finite).sum())
+        raise NotFiniteError(f"the logits of {number} of {len(self)} rows are not finite")
+
+    def packed(self) -> Tensor:
+        """As one tensor, int32 [4, N], for a checkpoint."""
+        columns = [self.labels, self.predicted, self.place, self.finite]
+        return torch.stack([each.int() for each in columns])
+
+    @staticmethod
+    def unpacked(columns: Tensor) -> "Answers":
+        """What `packed` gave."""
+        labels, predicted, place, finite = columns.long()
+        return Answers(labels, predicted, place, finite.bool())
+
+    def split(self, sizes: Sequence[int]) -> list["Answers"]:
+        """Of consecutive rows, so many each."""
+        return [Answers.unpacked(each) for each in self.packed().split(list(sizes), dim=1)]
+
+
+def answers_by_task(
     strategy: Strategy,
     model: AdaptedModel,
     stream: Stream[Batch],
     part: Part,
     batch_size: int,
-) -> Row:
-    """Accuracy on every task's part; None where the head does not know all of the task's classes
-    yet, and where the part has no rows (a client need not have some of every task).
+) -> list[Answers | None]:
+    """What is predicted of every task's part; None where the head does not know all of the task's
+    classes yet, and where the part has no rows (a client need not have some of every task).
 
     Texts are answered in one go, whatever their task, where predictions know none: of many texts
-    more have one length.
+    more have one length. Raises NotFiniteError for logits that are not finite.
     """
     known = model.num_classes()
     asked = {
@@ -31,18 +80,23 @@ def accuracy_row(
         for place, each in enumerate(stream.experiences)
         if max(each.task.classes) < known and len(each.part(part))
     }
-    row: Row = [None] * len(stream)
+    found: list[Answers | None] = [None] * len(stream)
     if stream.scenario == "task_incremental" or stream.modality != "text":
         for place, data in asked.items():
             task = told(stream, stream.experiences[place].task)
-            row[place] = accuracy(strategy, model, data, task, batch_size)
+            found[place] = answers(strategy, model, data, task, batch_size).checked()
     elif asked:
         together = Batch.cat(list(asked.values()))
-        right = _rightly(strategy, model, together, None, batch_size)
+        whole = answers(strategy, model, together, None, batch_size).checked()
         sizes = [len(data) for data in asked.values()]
-        for place, own in zip(asked, right.split(sizes), strict=True):
-            row[place] = int(own.sum()) / len(own)
-    return row
+        for place, own in zip(asked, whole.split(sizes), strict=True):
+            found[place] = own
+    return found
+
+
+def accuracy_row(found: Sequence[Answers | None]) -> Row:
+    """The share of right rows of each task."""
+    return [None if each is None else int(each.right.sum()) / len(each) for each in found]
 
 
 def told(stream: Stream[Batch], task: Task) -> Task | None:
@@ -55,49 +109,52 @@ def accuracy(
 ) -> float:
     """Share of right rows. With a task, only its classes compete. Raises NotFiniteError for logits
     that are not finite."""
-    return int(_rightly(strategy, model, data, task, batch_size).sum()) / len(data)
+    found = answers(strategy, model, data, task, batch_size).checked()
+    return int(found.right.sum()) / len(data)
 
 
-def _rightly(
+def answers(
     strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
-) -> Tensor:
-    right, finite = _answers(strategy, model, data, task, batch_size)
-    if bool(finite.all()):
-        return right
-    raise NotFiniteError(f"the logits of {int((~finite).sum())} of {len(data)} rows are not finite")
+) -> Answers:
+    """What is predicted of rows, in their order. With a task, only its classes compete."""
+    pieces = []
+    for labels, logits in logits_by_length(strategy, model, data, task, batch_size):
+        # The largest is NaN where any is.
+        best, predicted = logits.max(dim=1)
+        number = logits.shape[1]
+        own = logits.gather(1, labels[:, None].clamp(0, number - 1))
+        is_known = (labels >= 0) & (labels < number)
+        place = torch.where(is_known, (logits > own).sum(dim=1), number)
+        finite = best.isfinite().long()
+        pieces.append(torch.stack([labels, predicted, place, finite]).cpu())
+    columns = torch.cat(pieces, dim=1) if pieces else torch.zeros(4, 0, dtype=torch.int64)
+    columns[:, data.lengths().argsort(stable=True)] = columns.clone()
+    return Answers.unpacked(columns)
 
 
 def answered_rightly(
     strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
 ) -> Tensor:
-    """Which rows are right, bool [N] on the CPU; one whose logits are not finite is wrong. With a
-    task, only its classes compete. Texts are answered with others of about their length."""
-    right, finite = _answers(strategy, model, data, task, batch_size)
-    return right & finite
+    """Which rows are right, bool [N] on the CPU; one whose logits are not finite is wrong."""
+    return answers(strategy, model, data, task, batch_size).right
 
 
 @torch.no_grad()
-def _answers(
+def logits_by_length(
     strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
-) -> tuple[Tensor, Tensor]:
-    """Which rows are right, and of which the best logit is a finite number (classes that cannot be
-    meant are minus infinity, and that is fine); bool [N] each, on the CPU."""
-    found = [torch.zeros(2, 0, dtype=torch.bool)]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Labels [n] and logits [n, classes] of batches of rows, on the model's device. Texts are
+    answered with others of about their length: the rows come in the order of
+    `data.lengths().argsort(stable=True)`. With a task, all but its classes are minus infinity."""
     for batch in data.by_length().chunks(batch_size):
         placed = batch.to(model.backbone.device)
         logits = strategy.predict(model, placed.inputs, task)
         if task is not None:
             classes = torch.tensor(task.classes, device=logits.device)
-            logits = logits[:, classes]
-            predicted = classes[logits.argmax(dim=1)]
-        else:
-            predicted = logits.argmax(dim=1)
-        # The largest is NaN where any is.
-        finite = logits.amax(dim=1).isfinite()
-        found.append(torch.stack([predicted == placed.labels, finite]).cpu())
-    flags = torch.cat(found, dim=1)
-    flags[:, data.lengths().argsort(stable=True)] = flags.clone()
-    return flags[0], flags[1]
+            others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+            others[classes] = False
+            logits = logits.masked_fill(others, -inf)
+        yield placed.labels, logits
 
 
 @torch.no_grad()

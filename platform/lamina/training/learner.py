@@ -4,16 +4,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from math import isfinite
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from lamina.adapters.base import AdapterKind
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.peft_format import export_adapter
 from lamina.backbones.backbone import Backbone
 from lamina.core import Batch, Experience, Stream, Summary, Task, generator_of
 from lamina.memory.base import Policy
@@ -112,24 +109,13 @@ class Learner:
         self.next_task = state["next_task"]
         self.num_steps = state["num_steps"]
         self.model.load_state_dict(state["model"])
-        self.strategy.state = _placed(state["strategy"], self.model.backbone.device)
+        self.strategy.state = placed(state["strategy"], self.model.backbone.device)
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
         self.scores.load_state_dict(state["scores"])
         if state["stepper"] is not None:
             self._stepper = self.new_stepper(self._num_steps_of_stream())
-            self._stepper.load_state_dict(_placed(state["stepper"], self.model.backbone.device))
-
-    def save_adapters(self, folder: Path) -> None:
-        """Every adapter in PEFT's format, one sub-folder each; heads and free tensors as
-        safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, adapter in self.model.adapters.items():
-            if adapter.kind is not None:
-                export_adapter(adapter.kind, adapter.tensors, self.model.backbone, folder / name)
-            else:
-                tensors = {key: each.detach().cpu() for key, each in adapter.tensors.items()}
-                save_file(tensors, folder / f"{name}.safetensors")
+            self._stepper.load_state_dict(placed(state["stepper"], self.model.backbone.device))
 
     def _train(self, experience: Experience[Batch]) -> float | None:
         """One task, from its preview to the memory. Returns the mean loss of its last epoch, where
@@ -296,12 +282,12 @@ class Learner:
         )
 
 
-def _placed(state: Any, device: torch.device) -> Any:
+def placed(state: Any, device: torch.device) -> Any:
     """The same state on a device."""
     if isinstance(state, torch.Tensor):
         return state.to(device)
     if isinstance(state, Mapping):
-        return {key: _placed(each, device) for key, each in state.items()}
+        return {key: placed(each, device) for key, each in state.items()}
     if isinstance(state, list):
-        return [_placed(each, device) for each in state]
+        return [placed(each, device) for each in state]
     return state

@@ -15,7 +15,14 @@ from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.evaluation.continual_score import continual_score, criteria
 from lamina.strategies.base import Strategy
 from lamina.training.costs import Costs
-from lamina.training.evaluate import accuracy, accuracy_row, routing_accuracy, told
+from lamina.training.evaluate import (
+    Answers,
+    accuracy,
+    accuracy_row,
+    answers_by_task,
+    routing_accuracy,
+    told,
+)
 from lamina.training.probes import Probes
 from lamina.training.settings import TrainingSettings
 
@@ -45,6 +52,8 @@ class Scorecard:
             part: AccuracyMatrix([len(each.part(part)) for each in stream.experiences])
             for part in EVALUATED
         }
+        self.answers: dict[Part, list[Answers | None]] = {}
+        """Of every task, what was predicted when the last one was evaluated."""
         self.routing: dict[Part, float] = {}
         self.clock: Callable[[], float] = time.perf_counter
         """Seconds that this learner has spent, from any beginning."""
@@ -105,7 +114,8 @@ class Scorecard:
         decides = self._strategy.routes and self._stream.scenario != "task_incremental"
         for part, matrix in self.matrices.items():
             asked = (self._strategy, self._model, self._stream, part)
-            matrix.add(accuracy_row(*asked, self._batch_size))
+            self.answers[part] = answers_by_task(*asked, self._batch_size)
+            matrix.add(accuracy_row(self.answers[part]))
             if decides:
                 self.routing[part] = routing_accuracy(*asked, task + 1, self._batch_size)
         self._price_a_prediction(task)
@@ -127,14 +137,24 @@ class Scorecard:
             "matrices": {part: matrix.rows for part, matrix in self.matrices.items()},
             "costs": self.costs.state_dict(),
             "probes": self.probes.state_dict(),
+            "answers": {
+                part: [None if each is None else each.packed() for each in found]
+                for part, found in self.answers.items()
+            },
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         for part, rows in state["matrices"].items():
-            self.matrices[part].rows = [list(row) for row in rows]
+            # The stream may have more tasks than when this was written.
+            width = len(self._stream)
+            self.matrices[part].rows = [[*row, *[None] * (width - len(row))] for row in rows]
         self.costs = Costs.from_state(state["costs"])
         self.probes.load_state_dict(state["probes"])
+        self.answers = {
+            part: [None if each is None else Answers.unpacked(each) for each in found]
+            for part, found in state["answers"].items()
+        }
 
     @torch.no_grad()
     def _price_a_prediction(self, task: int) -> None:

@@ -185,7 +185,7 @@ def test_a_sweep_is_dismissed_when_its_hosts_have_handed_over_and_left(run):
         await asyncio.sleep(0)
         assert not dismissed.done()
         assert await actor.claim("host-0", "x", [], 2) is not None, "what is learned is handed over"
-        await actor.finish(TRIAL, {})
+        await actor.finish(TRIAL, "bundle", {})
         assert await actor.claim("host-0", "x", [], 2) is None
         assert not dismissed.done()
         await actor.leave("host-0")
@@ -287,9 +287,10 @@ def test_adapters_are_on_the_disk_before_their_trial_has_finished(run, tmp_path,
     async def course(actor):
         await actor.expect([Expected("er", JOB, None)], None)
         await actor.claim("host-0", "x", [], 1)
-        await actor.finish(TRIAL, {"head.safetensors": b"head", "task-0/lora.safetensors": b"lora"})
+        files = {"head.safetensors": b"head", "task-0/lora.safetensors": b"lora"}
+        await actor.finish(TRIAL, "bundle", files)
         folder = tmp_path / "trials" / TRIAL
-        written = [folder, *folder.glob("adapters/**/*")]
+        written = [folder, *folder.glob("bundle/**/*")]
         assert len(written) == 4
         assert {each.stat().st_ino for each in written} <= synced
 

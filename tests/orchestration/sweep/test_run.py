@@ -76,8 +76,8 @@ def test_each_trial_leaves_its_matrix_and_its_adapters_and_pictures_only_for_who
         assert (left / "accuracy_matrix.json").stat().st_size > 0
         assert not list(left.glob("*.png"))
     (er,) = [row for row in battered.rows if row["name"] == "er-lora"]
-    adapters = folder / "out" / "trials" / er["trial"] / "adapters"
-    assert list(adapters.rglob("adapter_model.safetensors"))
+    bundle = folder / "out" / "trials" / er["trial"] / "bundle"
+    assert list(bundle.rglob("adapters/*/adapter_model.safetensors"))
 
 
 def test_the_same_sweep_again_trains_nothing(battered, ray_cluster, make_job, folder):

@@ -52,10 +52,11 @@ def test_hosts_train_several_trials_at_a_time(packed):
 def test_a_trial_that_is_not_what_it_is_alone_is_found(packed, ray_cluster):
     sweep, folder = packed
     rows = [row for row in sweep.rows if row["name"].startswith("finetune")][:1]
-    adapters = folder / "trials" / rows[0]["trial"] / "adapters"
-    head = adapters / "head.safetensors"
-    tensors = load_file(head)
-    save_file({name: tensor + 0.01 for name, tensor in tensors.items()}, head)
+    model = folder / "trials" / rows[0]["trial"] / "bundle" / "model.safetensors"
+    tensors = load_file(model)
+    moved = {name: each + 0.01 for name, each in tensors.items() if "/head/" in name}
+    assert moved
+    save_file({**tensors, **moved}, model)
     (verdict,) = verify(rows, 1.0, 0, Path(folder), HostSettings(), [Device(False, 1)])
     assert verdict.same_matrices
     assert not verdict.holds

@@ -11,6 +11,9 @@ from uuid import uuid4
 
 import ray
 
+from lamina.bundles import write_bundle
+from lamina.bundles.bundle import ADAPTERS, BUNDLE
+from lamina.config import parse_job
 from lamina.orchestration.federated.learner import FederatedLearner
 from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
 from lamina.orchestration.hosts.spec import HostSpec
@@ -84,9 +87,10 @@ class ClaimedTrials:
             self._leave(trial)
             self._fail(trial, boundary.error)
         elif boundary.report is None:
-            files = adapter_files(self._learners[trial])
+            claim = self._claims[trial]
+            folder, files = left_behind(self._learners[trial], claim.mapping, trial, claim.name)
             self._leave(trial)
-            self._store.finish(trial, files)
+            self._store.finish(trial, folder, files)
         else:
             state = self._learners[trial].state_dict()
             parts = {name: pack(part) for name, part in split(state).items()}
@@ -124,12 +128,19 @@ class ClaimedTrials:
             self._store.fail(trial, "".join(traceback.format_exception(error)))
 
 
-def adapter_files(learner: Learner | FederatedLearner) -> dict[str, bytes]:
-    """What `Learner.save_adapters` writes, by path."""
-    with TemporaryDirectory(prefix="lamina-adapters-") as name:
-        folder = Path(name)
-        learner.save_adapters(folder)
-        return {
+def left_behind(
+    learner: Learner | FederatedLearner, mapping: Mapping[str, Any], trial: str, name: str
+) -> tuple[str, dict[str, bytes]]:
+    """What a finished trial leaves: the folder's name, and its files by path. A bundle, or the
+    global tensors of a federation."""
+    with TemporaryDirectory(prefix="lamina-bundle-") as place:
+        if isinstance(learner, FederatedLearner):
+            folder = Path(place) / ADAPTERS
+            learner.save_adapters(folder)
+        else:
+            folder = Path(place) / BUNDLE
+            write_bundle(parse_job(mapping), learner, folder, name=name, trial=trial)
+        return folder.name, {
             str(path.relative_to(folder)): path.read_bytes()
             for path in sorted(folder.rglob("*"))
             if path.is_file()

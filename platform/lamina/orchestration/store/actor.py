@@ -201,12 +201,12 @@ class StoreActor:
             await asyncio.wait_for(decided, _DECISION_SECONDS)
         return self._demand.goes_on(trial, host, report)
 
-    async def finish(self, trial: str, files: Mapping[str, bytes]) -> None:
-        """`trial` has learned its last task; `files` are its trained adapters, by path below its
-        folder."""
-        folder = self._output_dir / "trials" / trial / "adapters"
-        await asyncio.to_thread(_write_folder, folder, files)
-        self._store.finish(trial, str(folder) if files else None)
+    async def finish(self, trial: str, folder: str, files: Mapping[str, bytes]) -> None:
+        """`trial` has learned its last task; `files` are what it leaves, by path below `folder`
+        of its own folder."""
+        place = self._output_dir / "trials" / trial / folder
+        await asyncio.to_thread(_write_folder, place, files)
+        self._store.finish(trial, str(place) if files else None)
 
     async def fail(self, trial: str, error: str) -> None:
         """`trial` raised `error`."""

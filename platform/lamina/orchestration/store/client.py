@@ -66,8 +66,8 @@ class StoreClient:
         reference: ray.ObjectRef[bool] = self.actor.report.remote(trial, host, report, parts)
         return reference
 
-    def finish(self, trial: str, files: Mapping[str, bytes]) -> None:
-        self._call("finish", trial, files)
+    def finish(self, trial: str, folder: str, files: Mapping[str, bytes]) -> None:
+        self._call("finish", trial, folder, files)
 
     def fail(self, trial: str, error: str) -> None:
         self._call("fail", trial, error)

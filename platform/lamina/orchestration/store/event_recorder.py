@@ -62,8 +62,8 @@ class EventRecorder:
                     draws = self._tracker.shows_pictures
                     for path in write_matrix(self._folder / trial, reports, name, draws):
                         self._tracker.artifact(trial, path)
-                if adapters := event.get("artifacts"):
-                    self._tracker.artifact(trial, Path(adapters), folder="adapters")
+                if left := event.get("artifacts"):
+                    self._tracker.artifact(trial, Path(left), folder=Path(left).name)
                 self._tracker.finish_trial(trial, status)
             case "sweep_finished":
                 own = [each for each in trials if each.trial in self._own]

@@ -22,6 +22,8 @@ class Claim:
     """A trial that a host has to train."""
 
     trial: str
+    name: str
+    """What a person calls it."""
     mapping: Mapping[str, Any]
     """Its whole job, resolved."""
     start: Boundary | None

@@ -172,7 +172,7 @@ class TrialQueue:
 
     def finish(self, trial: str, artifacts: str | None = None) -> None:
         """The last task of `trial` is learned and everything is handed over; `artifacts` is the
-        folder of its adapters."""
+        folder of what it leaves."""
         with self._ledger.transaction():
             self._apply(trial, "finish", artifacts=artifacts)
 
@@ -304,7 +304,7 @@ class TrialQueue:
 
     def _claim_of(self, trial: str) -> Claim:
         mapping, start = self._queries.mapping(trial), self._queries.last_boundary(trial)
-        return Claim(trial, mapping, start, self._deaths(trial))
+        return Claim(trial, self._queries.name(trial), mapping, start, self._deaths(trial))
 
     def _deaths(self, trial: str) -> int:
         row = self._ledger.row("SELECT deaths FROM trials WHERE trial = ?", trial)

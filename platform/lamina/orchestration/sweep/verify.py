@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from safetensors.torch import load_file
@@ -15,6 +15,11 @@ from lamina.config import HostSettings
 from lamina.core import seed_of
 from lamina.orchestration.cluster import Device
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_LEARNED = {"model.safetensors", "global.safetensors"}
+"""The files of what a trial leaves that hold what it trained: of a bundle, or of a federation."""
 TOLERANCE = 1e-5
 """The largest difference of a float32 parameter that the order of sums explains."""
 
@@ -56,40 +61,50 @@ def verify(
     again = ray.remote(_train_alone).options(**resources)
     answers = [again.remote(row["mapping"], alone, device.is_gpu) for row in chosen]
     return [
-        _verdict(row, matrices, files, output_dir)
-        for row, (matrices, files) in zip(chosen, ray.get(answers), strict=True)
+        _verdict(row, matrices, left, output_dir)
+        for row, (matrices, left) in zip(chosen, ray.get(answers), strict=True)
     ]
 
 
 def _train_alone(
     mapping: Mapping[str, Any], hosts: HostSettings, is_gpu: bool
-) -> tuple[list[Any], dict[str, bytes]]:
+) -> tuple[list[Any], tuple[str, dict[str, bytes]]]:
     import torch
 
-    from lamina.orchestration.hosts.claimed_trials import adapter_files
+    from lamina.orchestration.hosts.claimed_trials import left_behind
     from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
 
     torch.set_num_threads(hosts.threads)
     device = torch.device("cuda" if is_gpu else "cpu")
     learner = ResidentBackbones(device, hosts, lambda _, build: build()).learner(mapping)
     matrices = [(report.validation, report.test) for report in learner.learn()]
-    return matrices, adapter_files(learner)
+    return matrices, left_behind(learner, mapping, "", "")
 
 
 def _verdict(
-    row: Mapping[str, Any], matrices: list[Any], files: Mapping[str, bytes], output_dir: Path
+    row: Mapping[str, Any],
+    matrices: list[Any],
+    left: tuple[str, Mapping[str, bytes]],
+    output_dir: Path,
 ) -> Verdict:
     from safetensors.torch import load
 
-    folder = output_dir / "trials" / row["trial"] / "adapters"
+    name, files = left
     difference = 0.0
-    for name, content in files.items():
-        if name.endswith(".safetensors"):
-            mine, theirs = load(content), load_file(folder / name)
-            assert mine.keys() == theirs.keys()
-            distances = [(mine[key] - theirs[key]).abs().max() for key in mine if mine[key].numel()]
-            difference = max([difference, *map(float, distances)])
+    for file in _LEARNED & files.keys():
+        theirs = _trained(load_file(output_dir / "trials" / row["trial"] / name / file))
+        mine = _trained(load(files[file]))
+        assert mine.keys() == theirs.keys()
+        distances = [(mine[key] - theirs[key]).abs().max() for key in mine if mine[key].numel()]
+        difference = max([difference, *map(float, distances)])
     same = [(report["validation"], report["test"]) for report in row["reports"]] == [
         tuple(pair) for pair in matrices
     ]
     return Verdict(row["trial"], row["name"], same, difference)
+
+
+def _trained(tensors: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """Without what a strategy remembers: sums over rows are as large as the rows are many."""
+    return {
+        key: each for key, each in tensors.items() if not key.startswith(("strategy/", "structure"))
+    }

@@ -1,0 +1,157 @@
+"""What a bundle says of itself in `bundle.json`, checked when it is read."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from lamina.core import Modality, Part, Scenario, Task
+from lamina.registry import InputError
+
+FORMAT = 1
+"""Of the files of a bundle. Another one is refused by its number."""
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task that was learned."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: str
+    """What a person calls it."""
+    classes: tuple[int, ...]
+    """Places of its classes in `Facts.class_names`."""
+    rows: dict[Part, int]
+    """How many rows each part had."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Where consecutive tasks came from: what it takes to read their rows again."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    stream: dict[str, Any]
+    """The job's `stream`."""
+    scenario: dict[str, Any]
+    """The job's `scenario`, as the rows were cut by it."""
+    seed: int
+    digest: str
+    """Of the rows, tasks and classes: see `lamina.config.identity`."""
+    num_tasks: int
+    """How many tasks it made."""
+    first_id: int
+    """What was added to the ids of its rows."""
+    end_id: int
+    """Above the largest id of a row."""
+
+
+@dataclass(frozen=True)
+class BackboneFacts:
+    """The frozen model that the adapters are laid over."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    name: str
+    """As the job calls it."""
+    source: str
+    """A hub id or a folder, from which plain transformers loads it."""
+    digest: str
+    """Of its files: see `lamina.backbones.content`."""
+    model_type: str
+    """Hugging Face's."""
+    width: int
+    """Numbers of a feature."""
+    pooling: str
+    """How tokens become one feature: `mean` or `first`."""
+    max_length: int | None
+    """Longest text in tokens; None for images."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What `bundle.json` holds."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    format: int
+    """FORMAT of the version that wrote it."""
+    name: str
+    """What a person calls the trial."""
+    trial: str
+    """Its id."""
+    scenario: Scenario
+    modality: Modality
+    one_pass: bool
+    """Whether its stream was online."""
+    class_names: tuple[str, ...]
+    """What the classes are called, in the order of a head's rows."""
+    tasks: tuple[TaskFacts, ...]
+    """What was learned, in order."""
+    backbone: BackboneFacts
+    data: tuple[DataFacts, ...]
+    """Where the tasks came from, in order."""
+    metrics: dict[str, float]
+    """Of the last task's report, by name."""
+    validation: tuple[tuple[float | None, ...], ...]
+    """The accuracy matrix R of the validation parts, a row after each task."""
+    test: tuple[tuple[float | None, ...], ...]
+    """The same of the test parts."""
+    origin: tuple[str, ...]
+    """The digests (of `bundle.json`) of the bundles that it went on from, the first one first."""
+    versions: dict[str, str]
+    """Of the packages that what it answers depends on."""
+    files: dict[str, str]
+    """The SHA-256 of every other file, by its path in the folder."""
+
+    def task(self, name: str) -> Task | None:
+        """The task of this name; None where there is none."""
+        for index, each in enumerate(self.tasks):
+            if each.name == name:
+                return Task(index, name, each.classes, self.names_of(each))
+        return None
+
+    def names_of(self, task: TaskFacts) -> tuple[str, ...]:
+        """What a task's classes are called."""
+        return tuple(self.class_names[number] for number in task.classes)
+
+    def dump(self) -> bytes:
+        """As `bundle.json`."""
+        return _FACTS.dump_json(self, indent=1) + b"\n"
+
+
+_FACTS: TypeAdapter[Facts] = TypeAdapter(Facts)
+
+
+class _Version:
+    """Read first: another format need not have any of the other keys."""
+
+    known = TypeAdapter(dict[str, object])
+
+
+def read_facts(content: bytes, where: str) -> Facts:
+    """Raises InputError where `content` is no `bundle.json` of this format."""
+    try:
+        found = _Version.known.validate_json(content).get("format")
+        if found != FORMAT:
+            raise InputError(f"{where}: format {found!r} is not known (allowed: {FORMAT})")
+        facts = _FACTS.validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "it"
+        raise InputError(f"{where}: {place} is wrong ({first['msg']})") from error
+    _check(facts, where)
+    return facts
+
+
+def _check(facts: Facts, where: str) -> None:
+    number = len(facts.class_names)
+    if len(set(facts.class_names)) != number:
+        raise InputError(f"{where}: class_names holds a class twice")
+    for each in facts.tasks:
+        if not all(0 <= place < number for place in each.classes):
+            raise InputError(
+                f"{where}: tasks: {each.name!r} has classes that are not there (allowed: 0 to "
+                f"{number - 1})"
+            )

@@ -1,0 +1,159 @@
+"""A bundle on its backbone: it answers texts or images."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.model import AdaptedModel
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.load import load_backbone
+from lamina.bundles.bundle import Bundle
+from lamina.core import Batch, Samples, Task
+from lamina.registry import InputError, unknown
+from lamina.strategies.base import Strategy
+from lamina.training.evaluate import logits_by_length
+from lamina.training.learner import placed
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is said of one input."""
+
+    label: str
+    """The class with the best logit."""
+    score: float
+    """Its share of the softmax over the classes that compete: a probability as far as the
+    strategy's logits are calibrated."""
+    top: tuple[tuple[str, float], ...]
+    """The best classes with their scores, the best one first."""
+    task: str | None
+    """The task whose module answered, where the strategy decides for one."""
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a strategy says of N inputs, on the CPU."""
+
+    logits: Tensor
+    """float32 [N, classes]; minus infinity for classes that do not compete."""
+    routes: Tensor | None
+    """int64 [N], the task whose module answered, where the strategy decides for one."""
+
+
+class Predictor:
+    """A strategy as a trial left it, with its adapters on a backbone that others may share."""
+
+    def __init__(self, bundle: Bundle, backbone: Backbone) -> None:
+        """Raises InputError where a file of the bundle is not what was written."""
+        self.bundle = bundle
+        self.model = AdaptedModel(backbone, bundle.job.adapter, bundle.job.seed)
+        self.strategy: Strategy = replace(bundle.job.strategy)
+        self.strategy.setup(self.model)
+        state = bundle.model
+        self.model.load_state_dict(state["model"])
+        self.strategy.state = placed(state["strategy"], backbone.device)
+        self._batch_size = bundle.job.training.evaluation_batch_size
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The columns of logits."""
+        return self.bundle.facts.class_names[: self.model.num_classes()]
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether every prediction must be told its task."""
+        return self.bundle.facts.scenario == "task_incremental"
+
+    def predict(
+        self, values: Sequence[Any], task: str | None = None, top_k: int = 1
+    ) -> list[Prediction]:
+        """What is said of N texts, or of N images as uint8 tensors [height, width, 3].
+
+        `task` is the name of the task that they are of, where the stream told it. Raises InputError
+        where it is missing, unknown, or of no use, and for something that is no text or image.
+        """
+        if not len(values):
+            return []
+        data = self.encode(values)
+        return self.named(self.logits(data, self.told(task)), top_k)
+
+    def encode(self, values: Sequence[Any]) -> Batch:
+        """Values as the backbone takes them. Raises InputError for something else."""
+        is_text = self.model.backbone.modality == "text"
+        if is_text and isinstance(values, str):
+            raise InputError("values: one text was given (allowed: a list of texts)")
+        wrong = [place for place, each in enumerate(values) if is_text and not _is_text(each)]
+        if wrong:
+            raise InputError(
+                f"values: number {wrong[0] + 1} is no text or an empty one: "
+                f"{values[wrong[0]]!r:.80} (allowed: texts)"
+            )
+        number = len(values)
+        samples = Samples(values, torch.zeros(number, dtype=torch.int64), torch.arange(number))
+        return self.model.backbone.encode(samples)
+
+    def told(self, name: str | None) -> Task | None:
+        """The task of this name, where predictions are told theirs. Raises InputError where that
+        does not fit."""
+        facts = self.bundle.facts
+        names = [each.name for each in facts.tasks]
+        if not self.needs_task:
+            if name is not None:
+                raise InputError(
+                    f"--task: {name!r} is of no use: a {facts.scenario} stream's predictions know "
+                    "no task"
+                )
+            return None
+        if name is None:
+            raise InputError(f"--task: missing, and predictions know it (allowed: {names})")
+        found = facts.task(name)
+        if found is None:
+            raise unknown("--task", name, names)
+        return found
+
+    @torch.no_grad()
+    def logits(self, data: Batch, task: Task | None = None) -> Logits:
+        """What the strategy says of rows, in their order. Texts are answered with others of about
+        their length, as in the trial's evaluation."""
+        asked = (self.strategy, self.model, data, task, self._batch_size)
+        order = data.lengths().argsort(stable=True)
+        logits = torch.cat([each.float().cpu() for _, each in logits_by_length(*asked)])
+        logits[order] = logits.clone()
+        routes = None
+        if self.strategy.routes and task is None:
+            found = [self.strategy.route(self.model, each) for each in self._inputs(data)]
+            routes = torch.cat(found).cpu()
+            routes[order] = routes.clone()
+        return Logits(logits, routes)
+
+    def named(self, found: Logits, top_k: int = 1) -> list[Prediction]:
+        """Logits as names and scores."""
+        names, tasks = self.class_names, self.bundle.facts.tasks
+        scores = found.logits.softmax(dim=1).topk(min(top_k, len(names)), dim=1)
+        routes = [None] * len(found.logits) if found.routes is None else found.routes.tolist()
+        predictions = []
+        for values, places, route in zip(
+            scores.values.tolist(), scores.indices.tolist(), routes, strict=True
+        ):
+            top = tuple((names[place], value) for place, value in zip(places, values, strict=True))
+            task = None if route is None else tasks[route].name
+            predictions.append(Prediction(*top[0], top, task))
+        return predictions
+
+    def _inputs(self, data: Batch) -> Iterator[Mapping[str, Tensor]]:
+        for batch in data.by_length().chunks(self._batch_size):
+            yield batch.to(self.model.backbone.device).inputs
+
+
+def load_predictor(bundle: Bundle, device: torch.device | str = "cpu") -> Predictor:
+    """A bundle on a backbone of its own. Raises InputError where the backbone is not there, or is
+    another one than the trial's."""
+    bundle.check_backbone()
+    return Predictor(bundle, load_backbone(bundle.job.backbone, device))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())

@@ -1,0 +1,168 @@
+"""Writing a bundle: all of it, or nothing."""
+
+import csv
+import json
+import os
+import shutil
+from dataclasses import asdict, replace
+from hashlib import sha256
+from importlib.metadata import version
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from lamina.adapters.peft_format import export_adapter
+from lamina.backbones.content import backbone_digest
+from lamina.backbones.locate import public_name
+from lamina.bundles.bundle import ADAPTERS, FACTS, JOB, LEARNER, MODEL, PREDICTIONS, TOKENIZER
+from lamina.bundles.facts import FORMAT, BackboneFacts, DataFacts, Facts, TaskFacts
+from lamina.config.identity import stream_content
+from lamina.config.job import Job
+from lamina.core import KEYS, PARTS, Batch, D, Stream
+from lamina.training.checkpoint import pack
+from lamina.training.learner import Learner
+
+_PACKAGES = ("lamina", "torch", "transformers", "peft")
+
+
+def write_bundle(
+    job: Job,
+    learner: Learner,
+    folder: Path,
+    *,
+    name: str,
+    trial: str,
+    data: tuple[DataFacts, ...] | None = None,
+    origin: tuple[str, ...] = (),
+) -> None:
+    """Write what a learner knows into `folder`, which is there whole afterwards or as it was.
+
+    `name` and `trial` are what people and the sweep call the trial. Where it has learned on from a
+    bundle, `data` and `origin` say so: see `Facts`.
+    """
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    _write_tensors(job, learner, part)
+    _write_adapters(learner, part / ADAPTERS)
+    _write_encoder(learner, part / TOKENIZER)
+    (part / PREDICTIONS).write_bytes(predictions_of(learner))
+    digests = {
+        path.relative_to(part).as_posix(): sha256(path.read_bytes()).hexdigest()
+        for path in sorted(part.rglob("*"))
+        if path.is_file()
+    }
+    facts = _facts(job, learner, digests)
+    known = replace(facts, name=name, trial=trial, origin=origin, data=data or facts.data)
+    (part / FACTS).write_bytes(known.dump())
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def predictions_of(learner: Learner) -> bytes:
+    """What was predicted of the test parts when the last task was evaluated, as csv."""
+    file = StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["row", "task", "label", "predicted", "place"])
+    names = learner.stream.class_names
+    answered = learner.scores.answers.get("test", [])
+    for each, found in zip(learner.stream.experiences, answered, strict=False):
+        if found is None:
+            continue
+        columns = (each.test.ids, found.labels, found.predicted, found.place)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        writer.writerows(
+            [row, each.task.name, names[label], names[predicted], place + 1]
+            for row, label, predicted, place in rows
+        )
+    return file.getvalue().encode()
+
+
+def end_of_ids(stream: Stream[D]) -> int:
+    """The first number above the ids of a stream's rows."""
+    parts = [each.part(part) for each in stream.experiences for part in PARTS]
+    return max((int(part.ids.max()) + 1 for part in parts if len(part)), default=0)
+
+
+def _write_tensors(job: Job, learner: Learner, folder: Path) -> None:
+    """The job beside them: a bundle is of no use without either."""
+    state = learner.state_dict()
+    answering = {key: state.pop(key) for key in ("model", "strategy")}
+    (folder / MODEL).write_bytes(pack(answering))
+    (folder / LEARNER).write_bytes(pack({**state, "exemplars": _exemplars(learner)}))
+    (folder / JOB).write_text(json.dumps(job.mapping, indent=1) + "\n", encoding="utf-8")
+
+
+def _exemplars(learner: Learner) -> dict[str, Any] | None:
+    """The rows of the memory by themselves: the stream need not be there when it learns on."""
+    if learner.memory is None or len(learner.memory) == 0:
+        return None
+    rows: Batch = learner.rows(learner.memory.ids).to("cpu")
+    inputs = {name: each for name, each in rows.inputs.items() if name != KEYS}
+    return {"inputs": inputs, "labels": rows.labels, "ids": rows.ids}
+
+
+def _write_adapters(learner: Learner, folder: Path) -> None:
+    """Every trained adapter in PEFT's format. Heads and free tensors mean nothing without their
+    strategy, and are in the model's file alone."""
+    for name, adapter in learner.model.adapters.items():
+        if adapter.kind is not None:
+            export_adapter(adapter.kind, adapter.tensors, learner.model.backbone, folder / name)
+
+
+def _write_encoder(learner: Learner, folder: Path) -> None:
+    encoder: Any = learner.model.backbone.encoder
+    own = getattr(encoder, "tokenizer", None) or getattr(encoder, "processor", None)
+    if own is not None:
+        own.save_pretrained(folder)
+
+
+def _facts(job: Job, learner: Learner, digests: dict[str, str]) -> Facts:
+    stream, backbone = learner.stream, learner.model.backbone
+    learned = stream.experiences[: learner.next_task]
+    rows = {part: matrix.rows for part, matrix in learner.scores.matrices.items()}
+    digest = (job.learned_from or {}).get("stream") or stream_content(stream)
+    scenario = asdict(job.scenario)
+    return Facts(
+        format=FORMAT,
+        name=job.name,
+        trial="",
+        scenario=stream.scenario,
+        modality=stream.modality,
+        one_pass=stream.one_pass,
+        class_names=stream.class_names,
+        tasks=tuple(
+            TaskFacts(
+                each.task.name,
+                each.task.classes,
+                {part: len(each.part(part)) for part in PARTS},
+            )
+            for each in learned
+        ),
+        backbone=BackboneFacts(
+            name=backbone.settings.name,
+            source=public_name(backbone.settings.name),
+            digest=(job.learned_from or {}).get("backbone") or backbone_digest(job.backbone.name),
+            model_type=backbone.model_type,
+            width=backbone.dim,
+            pooling=backbone.pooling,
+            max_length=backbone.max_length,
+        ),
+        data=(
+            DataFacts(
+                stream=job.settings()["stream"],
+                scenario=scenario,
+                seed=job.seed,
+                digest=digest,
+                num_tasks=len(stream),
+                first_id=0,
+                end_id=end_of_ids(stream),
+            ),
+        ),
+        metrics=learner.scores.metrics(),
+        validation=tuple(map(tuple, rows["validation"])),
+        test=tuple(map(tuple, rows["test"])),
+        origin=(),
+        versions={package: version(package) for package in _PACKAGES},
+        files=digests,
+    )
