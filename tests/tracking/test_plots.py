@@ -7,11 +7,17 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.image import imread
 
+from lamina.tracking.palette import BOUND, PALETTE
 from lamina.tracking.plots import Curve, _apart, draw_curves, draw_matrix
 
 TASKS = ["lights and switches", "climate", "media playback"]
 YELLOW, PURPLE, GREY = (0.99, 0.91, 0.14), (0.27, 0.0, 0.33), (0.894, 0.894, 0.894)
 """The ends of the colour scale, and what is undefined."""
+
+
+def rgb(colour):
+    """The parts of `#rrggbb` in 0..1."""
+    return tuple(int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
 
 
 def share(path, colour) -> float:
@@ -49,7 +55,7 @@ def test_curves_of_many_trials_of_different_lengths_are_drawn(tmp_path):
     curves["queued"] = Curve([], 3)
     draw_curves(path, tasks=TASKS, curves=curves, part="test", name="sweep")
 
-    assert share(path, (0.0, 0.447, 0.698)) > 0.0005
+    assert share(path, rgb(PALETTE[0])) > 0.0005
     assert imread(path).shape[1] > 1000
 
 
@@ -80,10 +86,18 @@ def test_a_joint_trial_is_a_level_across_the_picture(tmp_path):
     path = tmp_path / "bound.png"
     curves = {"joint": Curve([0.95], 1), "whole": Curve([0.9, 0.8, 0.7], 3)}
     draw_curves(path, tasks=TASKS, curves=curves, part="test", name="sweep")
-    blue = (0.0, 0.447, 0.698)
-    pixels = np.abs(imread(path)[..., :3] - np.array(blue)).max(axis=-1) < 0.02
-    longest = int(pixels.sum(axis=1).max())
-    assert longest > 0.5 * imread(path).shape[1]
+    pixels = np.abs(imread(path)[..., :3] - np.array(rgb(BOUND))).max(axis=-1) < 0.02
+    assert int(pixels.sum(axis=1).max()) > 0.25 * imread(path).shape[1]
+
+
+def test_a_joint_trial_takes_no_colour_from_the_curves(tmp_path):
+    curve = Curve([0.9, 0.8, 0.7], 3)
+    draw_curves(tmp_path / "a.png", tasks=TASKS, curves={"whole": curve}, part="test", name="s")
+    both = {"joint": Curve([0.95], 1), "whole": curve}
+    draw_curves(tmp_path / "b.png", tasks=TASKS, curves=both, part="test", name="s")
+    for path in (tmp_path / "a.png", tmp_path / "b.png"):
+        assert share(path, rgb(PALETTE[0])) > 0.0005
+        assert share(path, rgb(PALETTE[1])) < 0.0001
 
 
 def test_labels_that_are_too_close_are_spread_around_their_place():

@@ -37,7 +37,7 @@ def leaderboard(
             *precedence(row["score"], mode, row["trainable_parameters"], row["name"], row["trial"]),
         )
 
-    rows = sorted((_row(result, metric) for result in results), key=order)
+    rows = sorted((_row(result, metric, mode) for result in results), key=order)
     return [{"rank": place, **row} for place, row in enumerate(rows, start=1)]
 
 
@@ -60,7 +60,7 @@ def trainable_parameters(reports: Sequence[Mapping[str, Any]]) -> int | None:
     return _most(reports, "cost/trainable_parameters")
 
 
-def _row(result: Result, metric: str) -> Row:
+def _row(result: Result, metric: str, mode: str) -> Row:
     mapping, reports = result["mapping"], result["reports"]
     tracking = mapping["tracking"]
     metrics = reports[-1]["metrics"] if reports else {}
@@ -87,6 +87,7 @@ def _row(result: Result, metric: str) -> Row:
         "forward_transfer": of("test/forward_transfer"),
         "learning_accuracy": of("test/learning_accuracy"),
         "metric": metric,
+        "mode": mode,
         "score": of(metric),
         "stream": mapping["stream"]["name"],
         "backbone": mapping["backbone"]["name"],

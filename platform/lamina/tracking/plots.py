@@ -12,10 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lamina.tracking.matrix import Rows
+from lamina.tracking.palette import BOUND, PALETTE
 
 _INK, _FAINT, _EMPTY = "#222222", "#666666", "#e4e4e4"
-# Okabe and Ito's palette without its yellow, which is too faint for a line on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 _DPI = 144
 
@@ -86,7 +85,7 @@ def draw_curves(
     """Average accuracy after each task as PNG at `path`: a line per trial, the best named first.
 
     A trial that learned everything as one task (a joint one) has no curve over tasks: it is a level
-    across the picture, a bound for the others.
+    across the picture without a colour of its own, a bound for the others.
 
     Args:
         curves: By the trial's name.
@@ -105,18 +104,21 @@ def draw_curves(
     last = len(tasks) - 1
     for _, curve in others:
         steps, values = _line(curve, last)
-        axes.plot(steps, values, color="#cfcfcf", linewidth=1, zorder=1)
+        axes.plot(steps, values, color="#999999", linewidth=0.6, zorder=1)
     column = last + 0.12 * max(last, 1)
     heights = _apart([curve.values[-1] for _, curve in named], gap=0.052, top=1.0)
-    for place, ((trial, curve), height) in enumerate(zip(named, heights, strict=True)):
-        colour = _COLOURS[place % len(_COLOURS)]
-        dash = _DASHES[place // len(_COLOURS) % len(_DASHES)]
+    number = 0
+    for (trial, curve), height in zip(named, heights, strict=True):
         steps, values = _line(curve, last)
         end, value = steps[-1], values[-1]
-        is_bound = _is_bound(curve, last)
-        width = 1.2 if is_bound else 2
-        axes.plot(steps, values, color=colour, linestyle=dash, linewidth=width, zorder=3)
-        if not is_bound:
+        if _is_bound(curve, last):
+            colour = _FAINT
+            axes.axhline(value, color=BOUND, linestyle="--", linewidth=1.2, zorder=1)
+        else:
+            colour = PALETTE[number % len(PALETTE)]
+            dash = _DASHES[number // len(PALETTE) % len(_DASHES)]
+            number += 1
+            axes.plot(steps, values, color=colour, linestyle=dash, linewidth=2, zorder=3)
             axes.plot(end, value, color=colour, marker="o", markersize=5, zorder=4)
         axes.plot([end, column], [value, height], color=colour, linewidth=0.7, alpha=0.6, zorder=2)
         label = f" {value:.3f}  {trial}{_remark(curve, last)}"
