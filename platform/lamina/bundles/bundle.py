@@ -118,7 +118,8 @@ def find_bundle(path: Path, trial: str | None = None) -> Path:
         if matches:
             names = ", ".join(each.parent.name for each in matches)
             raise InputError(f"--trial: {trial!r} is several (allowed: one of {names})")
-    raise unknown("--trial", trial, [BEST, *(name for _, *names in found for name in names)])
+    known = dict.fromkeys(name for _, *names in found for name in names)
+    raise unknown("--trial", trial, [BEST, *known])
 
 
 def _trials(output_dir: Path) -> list[tuple[Path, str, str]]:
@@ -129,12 +130,13 @@ def _trials(output_dir: Path) -> list[tuple[Path, str, str]]:
     folders = [output_dir / "trials" / row["trial"] / BUNDLE for row in rows]
     lone = output_dir.glob(f"run/*/{BUNDLE}")
     folders += sorted(lone, key=lambda each: each.stat().st_mtime_ns, reverse=True)
-    names = {row["trial"]: row["name"] for row in rows}
-    return [
-        (folder, folder.parent.name, names.get(folder.parent.name, folder.parent.name))
-        for folder in folders
-        if (folder / FACTS).is_file()
-    ]
+    found = []
+    for folder in folders:
+        path = folder / FACTS
+        if path.is_file():
+            facts = read_facts(path.read_bytes(), f"BUNDLE: {path}")
+            found.append((folder, facts.trial, facts.name))
+    return found
 
 
 def is_inside(name: str) -> bool:

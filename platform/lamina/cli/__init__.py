@@ -112,6 +112,51 @@ def report(run: Path) -> None:
     show_report(run)
 
 
+_bundle = click.argument("bundle", type=click.Path(path_type=Path))
+_trial_of_run = click.option(
+    "--trial", metavar="NAME", help="Where BUNDLE is a job's output_dir: which trial; or 'best'."
+)
+
+
+@main.command()
+@_bundle
+@click.argument("file")
+@click.argument("words", nargs=-1, metavar="[stream.KEY=VALUE]...")
+@_trial_of_run
+@click.option("--task", help="The task that all rows are of, where the stream told it.")
+@click.option("--top-k", type=click.IntRange(1), default=1, help="So many labels for each row.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file to write.")
+@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), help="By default csv.")
+@click.option("--explain", is_flag=True, help="Show how right it is, where FILE has labels.")
+def predict(bundle: Path, file: str, words: tuple[str, ...], **options: Any) -> None:
+    """Say which class each row of FILE is of.
+
+    BUNDLE is the output_dir of a job, a trial's folder in it, or an exported bundle. FILE is a csv,
+    JSON or Parquet file or a folder of images, read as the bundle's own data was unless
+    stream.KEY=VALUE says otherwise (stream.text_column=body); - reads lines of standard input.
+    """
+    from lamina.cli.predict import predict_file
+
+    predict_file(bundle, file, words, **options)
+
+
+@main.command()
+@_bundle
+@click.argument("changes", nargs=-1, metavar="stream.path=FILE [KEY=VALUE]...", required=True)
+@_trial_of_run
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where the new bundle goes.")
+def learn(bundle: Path, changes: tuple[str, ...], **options: Any) -> None:
+    """Teach a bundle one more task, and write a new bundle beside it.
+
+    stream.path=FILE says what it learns: new classes, or a new domain. The file is read as the
+    bundle's own data was unless other stream keys say otherwise. KEY=VALUE changes a key of its
+    job: training.epochs=3
+    """
+    from lamina.cli.learn import learn_on
+
+    learn_on(bundle, changes, **options)
+
+
 _run = click.argument("run", type=click.Path(path_type=Path))
 _trial = click.argument("trial")
 

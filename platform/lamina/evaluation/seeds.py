@@ -116,7 +116,7 @@ def _order(group: Group) -> tuple[Any, ...]:
         not group.finished,
         -max(row["tasks_done"] for row in group.rows),
         *precedence(
-            score and score.mean,
+            None if score is None else score.mean,
             first.get("mode", "max"),
             first["trainable_parameters"],
             first["name"],

@@ -59,6 +59,22 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """N rows to be answered, in the order of their files."""
+
+    values: Sequence[Any]
+    """N texts, or N images (maybe as LazyValues)."""
+    rows: Sequence[int]
+    """Their places among all rows, from 0; empty rows are left out."""
+    names: Sequence[str]
+    """What a person calls them."""
+    labels: Sequence[str | None] | None
+    """What is right, where the data says so; None for a row without."""
+    total: int
+    """How many rows there are, empty ones too."""
+
+
+@dataclass(frozen=True)
 class Source(ABC):
     """Where labelled rows come from.
 

@@ -47,7 +47,7 @@ class Scorecard:
         self._model = model
         self._stream = stream
         self._batch_size = training.evaluation_batch_size
-        self._stream_bytes = sum(each.train.num_bytes() for each in stream.experiences)
+        self._train_bytes = [each.train.num_bytes() for each in stream.experiences]
         self.matrices = {
             part: AccuracyMatrix([len(each.part(part)) for each in stream.experiences])
             for part in EVALUATED
@@ -135,6 +135,8 @@ class Scorecard:
         """Plain numbers."""
         return {
             "matrices": {part: matrix.rows for part, matrix in self.matrices.items()},
+            "samples": {part: matrix.num_samples for part, matrix in self.matrices.items()},
+            "train_bytes": self._train_bytes,
             "costs": self.costs.state_dict(),
             "probes": self.probes.state_dict(),
             "answers": {
@@ -144,11 +146,14 @@ class Scorecard:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Take over what `state_dict` gave. The stream may have more tasks than then, and no rows
+        any more of those it had."""
         for part, rows in state["matrices"].items():
-            # The stream may have more tasks than when this was written.
+            matrix, known = self.matrices[part], state["samples"][part]
             width = len(self._stream)
-            self.matrices[part].rows = [[*row, *[None] * (width - len(row))] for row in rows]
+            matrix.rows = [[*row, *[None] * (width - len(row))] for row in rows]
+            matrix.num_samples[: len(known)] = known
+        self._train_bytes[: len(state["train_bytes"])] = state["train_bytes"]
         self.costs = Costs.from_state(state["costs"])
         self.probes.load_state_dict(state["probes"])
         self.answers = {
@@ -186,7 +191,7 @@ class Scorecard:
                 matrix.rows,
                 [frozen + stored for stored in self.costs.stored_parameters],
                 self.costs.memory_bytes,
-                self._stream_bytes,
+                sum(self._train_bytes),
                 self.costs.train_flops,
                 self.costs.one_pass_flops,
             )

@@ -10,7 +10,7 @@ import torch
 
 from lamina.core import LazyValues, Modality, Part
 from lamina.registry import InputError, unknown
-from lamina.streams.base import Note, Source, Table
+from lamina.streams.base import Asked, Note, Source, Table
 from lamina.streams.checks import text_key
 from lamina.streams.files import DataSet, find
 from lamina.streams.images import Background, EncodedImages
@@ -116,8 +116,7 @@ class HuggingFace(Source):
         Raises InputError where the data cannot be found or read, a split or a column is not there,
         or rows are empty and are not to be skipped.
         """
-        form = Format(self.delimiter, self.encoding, self.quote, self.field)
-        found = find(self.path, self.config, self.revision, form)
+        found = find(self.path, self.config, self.revision, self._format)
         self._check_keys(found)
         chosen = self._chosen(found)
         keys = {key: column for key in _COLUMNS if (column := getattr(self, key)) is not None}
@@ -161,6 +160,44 @@ class HuggingFace(Source):
             notes=notes,
             min_per_class=self.min_per_class,
         )
+
+    def load_asked(self) -> Asked:
+        """The rows of every split, to be answered: labels are read if they are there, and empty
+        rows are told apart and not refused.
+
+        Raises InputError where the data cannot be found or read, or the column of texts or images
+        is not there.
+        """
+        found = find(self.path, self.config, self.revision, self._format)
+        self._check_keys(found)
+        column = self.text_column or self.image_column or ""
+        key = "image_column" if self.text_column is None else "text_column"
+        files: list[tuple[Part, str, Columns]] = []
+        for split, readers in found.splits.items():
+            for read in readers:
+                columns = read([column, self.label_column, ROW_IDS])
+                check_columns(columns, {key: column}, split)
+                _check_kinds(columns, {key: column})
+                files.append(("test", split, columns))
+        rows = _Rows(files)
+        if not len(rows):
+            raise InputError(f"stream.path: {self.path!r} has no rows")
+        cells = rows.images(column) if self.text_column is None else rows.texts(column)
+        kept = [row for row, cell in enumerate(cells) if not _is_hole(cell)]
+        values, _ = self._values(rows, kept)
+        has_labels = all(self.label_column in each.names for *_, each in files)
+        labels = rows.texts(self.label_column) if has_labels else None
+        return Asked(
+            values=values,
+            rows=kept,
+            names=[rows.where(row) for row in kept],
+            labels=labels and [labels[row] for row in kept],
+            total=len(rows),
+        )
+
+    @property
+    def _format(self) -> Format:
+        return Format(self.delimiter, self.encoding, self.quote, self.field)
 
     def _check_keys(self, found: DataSet) -> None:
         """Raises InputError for a key that says how other files than these are read."""
@@ -213,11 +250,7 @@ class HuggingFace(Source):
         empty: dict[str, list[int]] = {}
         for column in dict.fromkeys(keys.values()):
             cells = rows.images(column) if column == self.image_column else rows.texts(column)
-            holes = [
-                row
-                for row, cell in enumerate(cells)
-                if cell is None or (isinstance(cell, str) and is_blank(cell))
-            ]
+            holes = [row for row, cell in enumerate(cells) if _is_hole(cell)]
             if holes:
                 empty[column] = holes
         if not empty:
@@ -332,6 +365,11 @@ class HuggingFace(Source):
                 f"split {part!r} with {counted(number, 'row')} is not read, and a {part} part is "
                 f"carved out of {self.train_split!r} (stream.{part}_split: {part} reads it){also}",
             )
+
+
+def _is_hole(cell: object) -> bool:
+    """Whether a cell is empty, or has blanks only."""
+    return cell is None or (isinstance(cell, str) and is_blank(cell))
 
 
 class _Rows:

@@ -1,0 +1,78 @@
+"""`lamina learn`: one more task for a bundle."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from lamina.backbones.load import load_backbone
+from lamina.bundles import find_bundle, open_bundle, write_bundle
+from lamina.bundles.learning import Continuation, continuation
+from lamina.cli.progress import display, numbers
+from lamina.cli.report import show_notes, stdout
+from lamina.config import keep_features
+from lamina.digests import trial_id
+from lamina.registry import InputError
+from lamina.streams.names import counted
+
+
+def learn_on(path: Path, changes: Sequence[str], *, trial: str | None, output: Path | None) -> None:
+    """Train the next task and write the new bundle; the old one stays as it is.
+
+    Raises InputError where the bundle or the data cannot be read, or the new bundle is there.
+    """
+    console = stdout()
+    bundle = open_bundle(find_bundle(path, trial))
+    ahead = continuation(bundle, changes)
+    number = len(bundle.facts.tasks) + ahead.new.facts.num_tasks
+    folder = output or bundle.folder.with_name(f"{bundle.folder.name}-{number}-tasks")
+    if folder.exists():
+        raise InputError(f"--output: {str(folder)!r} is there already (allowed: a new folder)")
+    _say_what_comes(ahead)
+    bundle.check_backbone()
+    on_gpu = ahead.job.hosts.device != "cpu" and torch.cuda.is_available()
+    torch.set_num_threads(ahead.job.hosts.threads)
+    backbone = load_backbone(ahead.job.backbone, "cuda" if on_gpu else "cpu")
+    keep_features(backbone, ahead.job.hosts)
+    learner = ahead.learner(backbone)
+    with display(console, ahead.new.facts.num_tasks) as shown:
+        for done, report in enumerate(learner.learn(), start=1):
+            metrics = asdict(report)["metrics"]
+            seconds = metrics["cost/train_seconds"] + metrics["cost/evaluation_seconds"]
+            shown.line(
+                f"task {report.task + 1} {report.task_name}{numbers(metrics)} after {seconds:.1f} s"
+            )
+            shown.count(done)
+    write_bundle(
+        ahead.job,
+        learner,
+        folder,
+        name=bundle.facts.name,
+        trial=trial_id(ahead.job.mapping),
+        data=tuple(each.facts for each in ahead.stages),
+        origin=(*bundle.facts.origin, bundle.digest),
+    )
+    console.print(f"{folder}: the new bundle", soft_wrap=True)
+
+
+def _say_what_comes(ahead: Continuation) -> None:
+    """What is learned, and what is not there any more."""
+    console, stream = stdout(), ahead.new.stream
+    assert stream is not None
+    show_notes(console, [stream])
+    known = ahead.known_classes
+    new = len(stream.class_names) - len(known)
+    said = [f"{counted(new, 'new class', 'new classes')}", f"{len(known)} known"]
+    rows = sum(len(each.train) for each in stream.experiences)
+    console.print(
+        f"{ahead.bundle.facts.name} learns {counted(rows, 'row')} of {' and '.join(said)}",
+        markup=False,
+        soft_wrap=True,
+    )
+    if ahead.missing:
+        are = "task has" if ahead.missing == 1 else "tasks have"
+        console.print(
+            f"{ahead.missing} earlier {are} no rows here any more: what is still known of them is "
+            "not measured, and R has no numbers of them"
+        )
