@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from lamina.backbones.content import backbone_digest
@@ -137,12 +137,6 @@ def _trials(output_dir: Path) -> list[tuple[Path, str, str]]:
             facts = read_facts(path.read_bytes(), f"BUNDLE: {path}")
             found.append((folder, facts.trial, facts.name))
     return found
-
-
-def is_inside(name: str) -> bool:
-    """Whether a path stays in the folder that it is relative to."""
-    path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
 def _mapping(found: Any, keys: tuple[str, ...], path: Path) -> dict[str, Any]:

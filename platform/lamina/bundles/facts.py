@@ -1,6 +1,7 @@
 """What a bundle says of itself in `bundle.json`, checked when it is read."""
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -145,7 +146,16 @@ def read_facts(content: bytes, where: str) -> Facts:
     return facts
 
 
+def _is_inside(name: str) -> bool:
+    """Whether a path stays in the folder that it is relative to."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
 def _check(facts: Facts, where: str) -> None:
+    for name in facts.files:
+        if not _is_inside(name):
+            raise InputError(f"{where}: files: {name!r} is outside (allowed: paths in the folder)")
     number = len(facts.class_names)
     if len(set(facts.class_names)) != number:
         raise InputError(f"{where}: class_names holds a class twice")

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+from copy import copy
 from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.metadata import version
@@ -13,6 +14,7 @@ from typing import Any
 
 from lamina.adapters.peft_format import export_adapter
 from lamina.backbones.content import backbone_digest
+from lamina.backbones.encoding import Encoder, ImageEncoder, TextEncoder
 from lamina.backbones.locate import public_name
 from lamina.bundles.bundle import ADAPTERS, FACTS, JOB, LEARNER, MODEL, PREDICTIONS, TOKENIZER
 from lamina.bundles.facts import FORMAT, BackboneFacts, DataFacts, Facts, TaskFacts
@@ -45,7 +47,7 @@ def write_bundle(
     part.mkdir(parents=True)
     _write_tensors(job, learner, part)
     _write_adapters(learner, part / ADAPTERS)
-    _write_encoder(learner, part / TOKENIZER)
+    save_encoder(learner.model.backbone.encoder, part / TOKENIZER)
     (part / PREDICTIONS).write_bytes(predictions_of(learner))
     digests = {
         path.relative_to(part).as_posix(): sha256(path.read_bytes()).hexdigest()
@@ -84,6 +86,17 @@ def end_of_ids(stream: Stream[D]) -> int:
     return max((int(part.ids.max()) + 1 for part in parts if len(part)), default=0)
 
 
+def save_encoder(encoder: Encoder, folder: Path) -> None:
+    """The tokenizer of texts, cut to the longest that the bundle reads, or the processor of
+    images, as transformers saves it."""
+    if isinstance(encoder, TextEncoder):
+        own = copy(encoder.tokenizer)
+        own.model_max_length = encoder.max_length
+        own.save_pretrained(folder)
+    elif isinstance(encoder, ImageEncoder):
+        encoder.processor.save_pretrained(folder)
+
+
 def _write_tensors(job: Job, learner: Learner, folder: Path) -> None:
     """The job beside them: a bundle is of no use without either."""
     state = learner.state_dict()
@@ -108,13 +121,6 @@ def _write_adapters(learner: Learner, folder: Path) -> None:
     for name, adapter in learner.model.adapters.items():
         if adapter.kind is not None:
             export_adapter(adapter.kind, adapter.tensors, learner.model.backbone, folder / name)
-
-
-def _write_encoder(learner: Learner, folder: Path) -> None:
-    encoder: Any = learner.model.backbone.encoder
-    own = getattr(encoder, "tokenizer", None) or getattr(encoder, "processor", None)
-    if own is not None:
-        own.save_pretrained(folder)
 
 
 def _facts(job: Job, learner: Learner, digests: dict[str, str]) -> Facts:

@@ -157,6 +157,22 @@ def learn(bundle: Path, changes: tuple[str, ...], **options: Any) -> None:
     learn_on(bundle, changes, **options)
 
 
+@main.command()
+@_bundle
+@click.argument("out", type=click.Path(path_type=Path))
+@_trial_of_run
+@click.option("--push", "repository", metavar="OWNER/NAME", help="Send it to the hub as well.")
+def export(bundle: Path, out: Path, **options: Any) -> None:
+    """Write a bundle into the folder OUT, with a model card.
+
+    Where it is a plain adapter with a linear head, OUT/classifier is a model that plain
+    transformers loads; OUT/adapters has the adapters in PEFT's format.
+    """
+    from lamina.cli.export import export_to
+
+    export_to(bundle, out, **options)
+
+
 _run = click.argument("run", type=click.Path(path_type=Path))
 _trial = click.argument("trial")
 

@@ -1,0 +1,138 @@
+"""The model card of an exported bundle: what it is, of what data, how good, and how to load it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lamina.backbones.locate import locate
+from lamina.bundles.facts import Facts
+from lamina.bundles.predictor import Predictor
+
+_SHOWN = ("average_accuracy", "forgetting", "backward_transfer", "average_incremental_accuracy")
+
+
+def card_of(predictor: Predictor, plain: str | None) -> str:
+    """README.md with the hub's front matter. `plain`: why there is no plain classifier; None where
+    there is one."""
+    from huggingface_hub import ModelCardData
+
+    facts, job = predictor.bundle.facts, predictor.bundle.job
+    data = ModelCardData(
+        base_model=facts.backbone.source,
+        library_name="lamina",
+        license=license_of(job.backbone.name),
+        pipeline_tag=f"{facts.modality}-classification",
+        tags=["lamina", "continual-learning", "peft", job.strategy_name],
+        metrics=["accuracy"],
+    )
+    return "\n".join(
+        [
+            "---",
+            data.to_yaml(),
+            "---",
+            "",
+            f"# {facts.name}",
+            "",
+            f"{_method(predictor)} It learned {len(facts.tasks)} tasks of a {facts.scenario} "
+            f"stream, one after the other, on the frozen backbone `{facts.backbone.source}`.",
+            "",
+            *_data(facts),
+            *_numbers(facts),
+            *_loading(facts, predictor, plain),
+            "",
+        ]
+    )
+
+
+def license_of(backbone: str) -> str | None:
+    """What the card beside a backbone's weights says; None where there is none."""
+    from huggingface_hub import ModelCard
+
+    path = Path(locate(backbone)) / "README.md"
+    if not path.is_file():
+        return None
+    found: str | None = getattr(
+        ModelCard.load(path, ignore_metadata_errors=True).data, "license", None
+    )
+    return found
+
+
+def _method(predictor: Predictor) -> str:
+    import sys
+
+    card = sys.modules[type(predictor.strategy).__module__].__doc__ or ""
+    first = " ".join(card.split("\n\n", 1)[0].split())
+    kind = predictor.bundle.job.adapter
+    return first if kind is None else f"{first.rstrip('.')} (adapter: {kind.name})."
+
+
+def _data(facts: Facts) -> list[str]:
+    lines = [
+        "## Tasks",
+        "",
+        "| task | classes | train | validation | test |",
+        "|---|---|---|---|---|",
+    ]
+    for each in facts.tasks:
+        names = ", ".join(_cell(name) for name in facts.names_of(each))
+        sizes = " | ".join(str(each.rows[part]) for part in ("train", "validation", "test"))
+        lines.append(f"| {_cell(each.name)} | {names} | {sizes} |")
+    return [*lines, ""]
+
+
+def _numbers(facts: Facts) -> list[str]:
+    lines = ["## Results on the test parts", ""]
+    for name in _SHOWN:
+        if (value := facts.metrics.get(f"test/{name}")) is not None:
+            lines.append(f"- {name.replace('_', ' ')}: {value:.3f}")
+    lines += ["", "Accuracy on each task (across) after each task (down):", ""]
+    lines.append("| after | " + " | ".join(_cell(each.name) for each in facts.tasks) + " |")
+    lines.append("|---" * (len(facts.tasks) + 1) + "|")
+    for each, row in zip(facts.tasks, facts.test, strict=False):
+        cells = ("" if value is None else f"{value:.3f}" for value in row)
+        lines.append(f"| {_cell(each.name)} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
+
+
+def _loading(facts: Facts, predictor: Predictor, plain: str | None) -> list[str]:
+    lines = [
+        "## Use",
+        "",
+        "```python",
+        "import lamina",
+        'lamina.load("FOLDER").predict(["..."])',
+        "```",
+    ]
+    if plain is None:
+        task = "text-classification" if facts.modality == "text" else "image-classification"
+        lines += [
+            "",
+            "Without Lamina, the adapter merged into the backbone:",
+            "",
+            "```python",
+            "from transformers import pipeline",
+            f'answer = pipeline("{task}", "FOLDER/classifier", trust_remote_code=True)',
+            "```",
+        ]
+    else:
+        lines += ["", f"There is no plain classifier, as {plain}."]
+    return [*lines, *_with_peft(facts, predictor.model.active)]
+
+
+def _with_peft(facts: Facts, active: Sequence[str]) -> list[str]:
+    if not active:
+        return []
+    return [
+        "",
+        "The adapter alone, on the backbone's features:",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModel",
+        f'base = AutoModel.from_pretrained("{facts.backbone.source}")',
+        f'model = PeftModel.from_pretrained(base, "FOLDER/adapters/{active[0]}")',
+        "```",
+    ]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,72 @@
+"""Exporting a bundle: a folder to hand on, and the Hugging Face hub."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from lamina.bundles.bundle import ADAPTERS, FACTS, Bundle, read_file
+from lamina.bundles.card import card_of
+from lamina.bundles.classifier import why_not_plain, write_classifier
+from lamina.bundles.predictor import load_predictor
+from lamina.registry import InputError
+
+CLASSIFIER = "classifier"
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written."""
+
+    folder: Path
+    not_plain: str | None
+    """Why there is no plain classifier; None where there is one."""
+
+
+def export_bundle(bundle: Bundle, folder: Path) -> Exported:
+    """Write a bundle with a model card and, where it is a plain adapter with a linear head, a
+    classifier that plain transformers loads. All of it, or nothing.
+
+    Raises InputError where the folder is there, or a file of the bundle is damaged.
+    """
+    if folder.exists():
+        raise InputError(f"OUT: {str(folder)!r} is there already (allowed: a new folder)")
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name in bundle.facts.files:
+        path = part / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(read_file(bundle.folder, name, bundle.facts))
+    shutil.copy(bundle.folder / FACTS, part / FACTS)
+    predictor = load_predictor(bundle)
+    not_plain = why_not_plain(predictor)
+    if not_plain is None:
+        try:
+            write_classifier(predictor, part / ADAPTERS, part / CLASSIFIER)
+        except ValueError as error:
+            not_plain = str(error)
+            shutil.rmtree(part / CLASSIFIER, ignore_errors=True)
+    (part / CARD).write_text(card_of(predictor, not_plain), encoding="utf-8")
+    os.replace(part, folder)
+    return Exported(folder, not_plain)
+
+
+def push(folder: Path, repository: str) -> str:
+    """Send an exported folder to a repository of the hub, made where there is none. Returns its
+    address.
+
+    Raises InputError where the hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    hub = HfApi()
+    try:
+        address = hub.create_repo(repository, exist_ok=True, private=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise InputError(f"--push: {repository!r}: {first}") from error
+    return str(address)
