@@ -13,11 +13,12 @@ A bundle is one folder. Read back, it answers bit-equal to the trial that wrote 
 Nothing here is pickled, and every file's SHA-256 stands in bundle.json.
 """
 
-from lamina.bundles.bundle import Bundle, find_bundle, open_bundle
+from lamina.bundles.bundle import BEST, Bundle, find_bundle, open_bundle
 from lamina.bundles.predictor import Prediction, Predictor, load_predictor
 from lamina.bundles.writing import write_bundle
 
 __all__ = [
+    "BEST",
     "Bundle",
     "Prediction",
     "Predictor",

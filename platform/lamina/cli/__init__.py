@@ -72,9 +72,12 @@ def sweep(job: Path, overrides: tuple[str, ...], plan: bool) -> None:
     job: training.epochs=1
     """
     check_words(job, overrides)
-    from lamina.cli.sweep import sweep_job
+    from lamina.cli.sweep import plan_job, sweep_job
 
-    sweep_job(job, overrides, plan)
+    if plan:
+        plan_job(job, overrides)
+    else:
+        sweep_job(job, overrides).raise_for_failures()
 
 
 @main.command()

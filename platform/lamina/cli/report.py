@@ -130,15 +130,22 @@ def show_mlflow(console: Console, output_dir: Path, mlflow_uri: str | None) -> N
         console.print(ui_command(store), soft_wrap=True)
 
 
-def show_report(run: Path) -> None:
-    """Print again what is in an output folder. Raises InputError when nothing is."""
-    output_dir = run.parent if run.is_file() else run
+def results_in(output_dir: Path) -> tuple[list[Row], list[Row]]:
+    """The rows of a sweep's leaderboard, and of lone runs. Raises InputError when there is none of
+    either."""
     rows = _read(output_dir / LEADERBOARD) if (output_dir / LEADERBOARD).is_file() else []
     lone = [_read(path) for path in sorted(output_dir.glob(f"{RUNS}/*/{RESULT}"))]
     if (output_dir / RESULT).is_file():
         lone.append(_read(output_dir / RESULT))
     if not rows and not lone:
-        raise no_results_in(run)
+        raise no_results_in(output_dir)
+    return rows, lone
+
+
+def show_report(run: Path) -> None:
+    """Print again what is in an output folder. Raises InputError when nothing is."""
+    output_dir = run.parent if run.is_file() else run
+    rows, lone = results_in(output_dir)
     console = stdout()
     if rows:
         show_leaderboard(console, rows, output_dir.name)

@@ -39,9 +39,10 @@ from lamina.config import (
 from lamina.config.identity import identified, learned_from
 from lamina.config.reading import read_overrides
 from lamina.config.unused import unused_by
+from lamina.config.words import JobSource
 from lamina.core import Samples, Stream
 from lamina.digests import trial_id
-from lamina.evaluation.leaderboard import leaderboard
+from lamina.evaluation.leaderboard import Row, leaderboard
 from lamina.orchestration.store.event_recorder import EventRecorder, TrialReports
 from lamina.registry import InputError
 from lamina.tracking.base import TrackingError
@@ -80,17 +81,18 @@ class _Run:
         return row
 
 
-def run_job(path: Path, overrides: Sequence[str]) -> None:
-    """Train a job's own trial, its sweep left aside, and show what came out.
+def run_job(source: JobSource, overrides: Sequence[str]) -> tuple[Path, Row]:
+    """Train a job's own trial, its sweep left aside, and show what came out. Returns the job's
+    output folder, and what `lamina report` shows of the trial.
 
     Everything is in `<output_dir>/run/<trial>/`: the accuracy matrix, the bundle, result.json and
     events.jsonl. The same trial has the same folder, and the same numbers.
     """
     console = stdout()
-    job = load_job(path, overrides)
+    job = load_job(source, overrides)
     if job.federation is not None:
         raise InputError(
-            f"federation: {str(path)!r} is for `lamina federate`, or for `lamina sweep` (allowed "
+            f"federation: {job.name!r} is for `lamina federate`, or for `lamina sweep` (allowed "
             "here: null, which trains one learner on all rows)"
         )
     trial = lone_trial(job, read_overrides(overrides))
@@ -109,7 +111,7 @@ def run_job(path: Path, overrides: Sequence[str]) -> None:
         enabled=job.tracking.enabled,
         uri=job.tracking.mlflow_uri,
         experiment=job.tracking.experiment or job.name,
-        source=str(path),
+        source=str(source) if isinstance(source, Path | str) else job.name,
         run=uuid4().hex,
     )
     recorder = EventRecorder(tracker, folder.parent)
@@ -121,7 +123,7 @@ def run_job(path: Path, overrides: Sequence[str]) -> None:
             recorder.close()
         except TrackingError as error:
             click.echo(f"tracking: {error}", err=True)
-    _show(run, reports, console)
+    return job.output_dir, _show(run, reports, console)
 
 
 def _learner(job: Job, raw: Stream[Samples]) -> Learner:
@@ -175,13 +177,14 @@ def _show_task(shown: Display, report: Report) -> None:
     shown.count(report["task"] + 1)
 
 
-def _show(run: _Run, reports: Sequence[Report], console: Console) -> None:
+def _show(run: _Run, reports: Sequence[Report], console: Console) -> Row:
     rows = [run.write_result(reports, "finished", None)]
     console.print(f"\nAccuracy on each task (test part, {run.trial.job.scenario.kind})")
     console.print(_matrix(reports))
     show_leaderboard(console, rows, run.trial.job.name)
     console.print(f"\n{run.folder}: the accuracy matrix, the bundle, {RESULT}", soft_wrap=True)
     show_mlflow(console, run.trial.job.output_dir, rows[0]["mlflow_uri"])
+    return rows[0]
 
 
 def _matrix(reports: Sequence[Report]) -> Table:

@@ -1,10 +1,12 @@
 """`lamina sweep`: every trial of a job's sweep on Ray, then the leaderboard."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from lamina.cli.plan import show_outcome, show_plan
 from lamina.cli.progress import SweepProgress, display
@@ -17,24 +19,44 @@ from lamina.cli.report import (
     stdout,
     write_leaderboard,
 )
-from lamina.config import Job, SweepSettings, check_parts, expand, load_job
+from lamina.config import Job, SweepPlan, SweepSettings, check_parts, expand, load_job
+from lamina.config.words import JobSource
 from lamina.core import Samples, Stream
-from lamina.evaluation.leaderboard import leaderboard
+from lamina.evaluation.leaderboard import Row, leaderboard
 
 
-def sweep_job(path: Path, overrides: Sequence[str], only_plan: bool) -> None:
-    """Train, rank, write leaderboard.json and show it; or only show the plan. Exits with 1 when a
-    trial has failed."""
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep gave."""
+
+    output_dir: Path
+    rows: list[Row]
+    """The leaderboard."""
+    num_refuted: int
+    """Trials that were trained again alone and came out otherwise."""
+
+    def raise_for_failures(self) -> None:
+        """Raises ClickException, which ends a command with 1, where a trial has failed."""
+        if self.num_refuted:
+            raise click.ClickException(
+                f"{self.num_refuted} trials are not what they are alone: see the lines above"
+            )
+        if num_failed := sum(row["status"] == "failed" for row in self.rows):
+            raise click.ClickException(f"{num_failed} of {len(self.rows)} trials failed")
+
+
+def plan_job(source: JobSource, overrides: Sequence[str]) -> None:
+    """Show what a sweep would do and cost."""
     console = stdout()
-    job = load_job(path, overrides)
-    plan = expand(job)
-    streams = check_parts(point.trial.job for point in plan.points)
-    for note in plan.notes:
-        console.print(note, markup=False, soft_wrap=True)
-    show_notes(console, streams)
-    if only_plan:
-        show_plan(console, plan, streams)
-        return
+    plan, streams = _checked(load_job(source, overrides), console)
+    show_plan(console, plan, streams)
+
+
+def sweep_job(source: JobSource, overrides: Sequence[str]) -> Swept:
+    """Train, rank, write leaderboard.json and show it."""
+    console = stdout()
+    job = load_job(source, overrides)
+    plan, streams = _checked(job, console)
     # Only a job that is sound is worth the seconds that Ray takes to be imported and started.
     from lamina.orchestration.sweep.run import run_sweep
 
@@ -55,12 +77,17 @@ def sweep_job(path: Path, overrides: Sequence[str], only_plan: bool) -> None:
     show_places(console, job.output_dir)
     show_mlflow(console, job.output_dir, rows[0]["mlflow_uri"])
     show_outcome(console, job.output_dir, results)
-    if progress.num_refuted:
-        raise click.ClickException(
-            f"{progress.num_refuted} trials are not what they are alone: see the lines above"
-        )
-    if num_failed := sum(row["status"] == "failed" for row in rows):
-        raise click.ClickException(f"{num_failed} of {len(rows)} trials failed")
+    return Swept(job.output_dir, rows, progress.num_refuted)
+
+
+def _checked(job: Job, console: Console) -> tuple[SweepPlan, list[Stream[Samples]]]:
+    """A sweep's plan and the stream of each of its points, and what is to be said of them."""
+    plan = expand(job)
+    streams = check_parts(point.trial.job for point in plan.points)
+    for note in plan.notes:
+        console.print(note, markup=False, soft_wrap=True)
+    show_notes(console, streams)
+    return plan, streams
 
 
 def _notes_by_trial(

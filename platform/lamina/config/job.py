@@ -16,7 +16,7 @@ from lamina.config.parts import FEDERATION, read_sections
 from lamina.config.reading import Plain
 from lamina.config.settings import HostSettings, SweepSettings, TrackingSettings
 from lamina.config.unused import given, unused_keys, without
-from lamina.config.words import read_job
+from lamina.config.words import JobSource, read_job
 from lamina.digests import LEARNED_FROM
 from lamina.memory.base import Policy
 from lamina.strategies.base import Strategy
@@ -98,9 +98,10 @@ class Job:
         return plain
 
 
-def load_job(path: Path | str, overrides: Sequence[str] = ()) -> Job:
-    """The job in a file, with others and `KEY=VALUE` words laid over it: see `read_job`."""
-    return parse_job(read_job(path, overrides))
+def load_job(job: JobSource, overrides: Sequence[str] = ()) -> Job:
+    """The job in a file or mapping, with files and `KEY=VALUE` words laid over it: see
+    `read_job`."""
+    return parse_job(read_job(job, overrides))
 
 
 def parse_job(mapping: Mapping[str, Any]) -> Job:

@@ -16,9 +16,12 @@ from lamina.config.sections import FAMILIES, part_of, split_key, stays
 from lamina.config.space import Domain
 from lamina.registry import unknown
 
+JobSource = Path | str | Mapping[str, Any]
+"""A job file, or the mapping that one would hold."""
 
-def read_job(path: Path | str, overrides: Sequence[str] = ()) -> Plain:
-    """The mapping in a job file, with others laid over it: first job files, in their order, then
+
+def read_job(job: JobSource, overrides: Sequence[str] = ()) -> Plain:
+    """The mapping of a job, with others laid over it: first job files, in their order, then
     `KEY=VALUE` words.
 
     `prompt.yaml digits.yaml` is called `prompt-digits` unless a file gives a name. An overridden
@@ -26,10 +29,16 @@ def read_job(path: Path | str, overrides: Sequence[str] = ()) -> Plain:
     there is nothing to check yet) with a line for every problem.
     """
     problems: list[str] = []
-    files = [Path(path), *(Path(each) for each in overrides if is_job_file(each))]
-    mapping: Plain = {"name": "-".join(each.stem for each in files)}
-    for each in files:
-        mapping = laid_over(mapping, nested(read_job_file(each), problems), stays)
+    files = [Path(each) for each in overrides if is_job_file(each)]
+    given = [nested(read_job_file(each), problems) for each in files]
+    if isinstance(job, Mapping):
+        given.insert(0, nested(job, problems))
+    else:
+        given.insert(0, nested(read_job_file(Path(job)), problems))
+        files.insert(0, Path(job))
+    mapping: Plain = {"name": "-".join(each.stem for each in files) or "job"}
+    for each in given:
+        mapping = laid_over(mapping, each, stays)
     over = nested(read_overrides(overrides), problems)
     if problems:
         raise ConfigError(*problems)
@@ -42,11 +51,11 @@ def read_job(path: Path | str, overrides: Sequence[str] = ()) -> Plain:
     return mapping
 
 
-def check_words(path: Path | str, overrides: Sequence[str] = ()) -> None:
+def check_words(job: JobSource, overrides: Sequence[str] = ()) -> None:
     """Whether every key, name and type of a job is one, those of its sweep too. Raises ConfigError
     with a line for every problem."""
     problems: list[str] = []
-    given = nested(read_job(path, overrides), problems)
+    given = nested(read_job(job, overrides), problems)
     _, sections = read_sections(given, problems, make=False)
     sweep = sections["sweep"]
     if sweep is not None:
