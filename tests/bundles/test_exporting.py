@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from bundle_cases import mapping_of, new_learner, write_data
 from lamina.bundles import load_predictor, open_bundle, write_bundle
@@ -18,24 +19,21 @@ TEXTS = [phrase.format(noun) for phrase in PHRASES for noun in NOUNS]
 WITHOUT_LAMINA = """
 import json, sys
 sys.modules["lamina"] = None
-from transformers import pipeline
-answer = pipeline("text-classification", sys.argv[1], trust_remote_code=True)
-print(json.dumps(answer(json.load(sys.stdin), truncation=True, top_k=None)))
-"""
-WITH_PEFT = """
-import json, sys
-sys.modules["lamina"] = None
 import torch
 from peft import PeftModel
-from transformers import AutoModel, AutoTokenizer
-base, adapter = sys.argv[1:]
+from transformers import AutoModel, AutoTokenizer, pipeline
+
+texts, (classifier, base, adapter) = json.load(sys.stdin), sys.argv[1:]
+answer = pipeline("text-classification", classifier, trust_remote_code=True)
+answers = answer(texts, truncation=True, top_k=None)
+
 model = PeftModel.from_pretrained(AutoModel.from_pretrained(base), adapter).eval()
-tokenizer = AutoTokenizer.from_pretrained(base)
-inputs = tokenizer(json.load(sys.stdin), padding=True, return_tensors="pt")
+inputs = AutoTokenizer.from_pretrained(base)(texts, padding=True, return_tensors="pt")
 with torch.no_grad():
     tokens = model(**inputs).last_hidden_state
 weights = inputs["attention_mask"][:, :, None]
-print(json.dumps(((tokens * weights).sum(1) / weights.sum(1)).tolist()))
+features = (tokens * weights).sum(1) / weights.sum(1)
+print(json.dumps([answers, features.tolist()]))
 """
 
 
@@ -54,44 +52,42 @@ def export(tiny_bert, tiny_bert_folder, tmp_path_factory):
     return exported
 
 
-def asked_of(script: str, *words) -> list:
-    """What a script prints of the texts, in a Python that has no Lamina."""
-    done = subprocess.run(
-        [sys.executable, "-c", script, *map(str, words)],
+def test_plain_transformers_and_peft_give_the_same_answers_without_lamina(export):
+    done = export("ewc")
+    assert done.not_plain is None
+    adapter = done.folder / "adapters" / "main"
+    base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert Path(base).is_dir()
+    asked = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LAMINA, done.folder / "classifier", base, adapter],
         input=json.dumps(TEXTS),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.mark.parametrize("name", ["finetune", "olora"])
-def test_a_plain_adapter_with_a_head_is_a_pipeline_of_transformers(name, export):
-    done = export(name)
-    assert done.not_plain is None
+    assert asked.returncode == 0, asked.stderr
+    answers, features = json.loads(asked.stdout.splitlines()[-1])
     predictor = load_predictor(open_bundle(done.folder))
-    ours = predictor.predict(TEXTS, top_k=4)
-    theirs = asked_of(WITHOUT_LAMINA, done.folder / "classifier")
-    for own, other in zip(ours, theirs, strict=True):
+    for own, other in zip(predictor.predict(TEXTS, top_k=4), answers, strict=True):
         assert own.label == other[0]["label"]
         scores = {each["label"]: each["score"] for each in other}
-        for label, score in own.top:
-            assert scores[label] == pytest.approx(score, abs=1e-4)
-
-
-def test_the_adapter_alone_gives_the_same_features_in_plain_peft(export, tiny_bert):
-    done = export("ewc")
-    predictor = load_predictor(open_bundle(done.folder))
+        assert all(scores[label] == pytest.approx(score, abs=1e-4) for label, score in own.top)
     with torch.no_grad():
         ours = predictor.model(predictor.encode(TEXTS).inputs).features
-    facts = json.loads((done.folder / "adapters" / "main" / "adapter_config.json").read_text())
-    assert Path(facts["base_model_name_or_path"]).is_dir()
-    theirs = asked_of(
-        WITH_PEFT, facts["base_model_name_or_path"], done.folder / "adapters" / "main"
+    torch.testing.assert_close(ours, torch.tensor(features), atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_that_lie_one_over_the_other_are_merged_into_one_model(export):
+    done = export("olora")
+    assert len(list((done.folder / "adapters").iterdir())) > 1
+    plain = AutoModelForSequenceClassification.from_pretrained(
+        done.folder / "classifier", trust_remote_code=True
     )
-    torch.testing.assert_close(ours, torch.tensor(theirs), atol=1e-4, rtol=1e-4)
+    predictor = load_predictor(open_bundle(done.folder))
+    data = predictor.encode(TEXTS)
+    with torch.no_grad():
+        found = plain.eval()(**data.inputs).logits
+    torch.testing.assert_close(found, predictor.logits(data).logits, atol=1e-4, rtol=1e-4)
 
 
 def test_what_is_more_than_a_head_says_why_it_is_no_plain_classifier(export):

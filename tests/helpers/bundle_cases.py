@@ -57,7 +57,7 @@ def mapping_of(name: str, data: Path, backbone: Path, **sections: Any) -> dict[s
         "adapter": {"kind": kind} if kind else None,
         "strategy": {"name": name, **SMALL.get(name, {})},
         "memory": {"policy": "class_balanced", "size": 8} if cls.needs_memory else None,
-        "training": {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2},
+        "training": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2},
         "tracking": {"enabled": False},
         **sections,
     }
