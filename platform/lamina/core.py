@@ -19,10 +19,15 @@ Scenario = Literal[
     "class_incremental", "task_incremental", "domain_incremental", "joint", "task_free"
 ]
 Modality = Literal["text", "image"]
+AnswerKind = Literal["classes", "tokens"]
+"""What a stream's labels are: a class for each row, or the tokens of an answer."""
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 IGNORED = -100
 """The label of a token that no loss counts, as in transformers."""
+ANSWER_AT = "lamina_answer_at"
+"""Among a batch's inputs where answers are tokens: int64 [N], how many tokens of a row come before
+its answer. No model reads it."""
 KEYS = "lamina_keys"
 """Among a batch's inputs: int64 [N], what a backbone's feature store knows its rows by. No model
 reads it."""
@@ -52,8 +57,8 @@ class Task:
     name: str
     """What a person calls it."""
     classes: tuple[int, ...]
-    """The classes it shows, numbered by first appearance in the stream; empty where labels are
-    token sequences."""
+    """The classes it shows, numbered by first appearance in the stream; empty where answers are
+    tokens."""
     class_names: tuple[str, ...] = field(default=(), compare=False)
     """What a person calls these classes, in the same order; an encoded stream's tasks know."""
 
@@ -180,7 +185,7 @@ class Samples:
     ids: Tensor
     """int64 [N], unique in the stream: what replay, features and seeds are keyed by."""
     targets: Sequence[str] | None = None
-    """N texts to be generated, for language modelling."""
+    """N answers, where answers are tokens."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -194,7 +199,8 @@ class Batch:
     """What the Hugging Face model's forward takes (`input_ids`, `attention_mask`, `pixel_values`
     ...), each [N, ...]; and KEYS, where there is a feature store."""
     labels: Tensor
-    """int64 [N] class numbers, or int64 [N, L] tokens with IGNORED where no loss counts."""
+    """int64 [N] class numbers; or int64 [N, A], the tokens of answers alone, with IGNORED on the
+    right of those that are shorter than A."""
     ids: Tensor
     """int64 [N], unique in the stream."""
     task: Task | None = None
@@ -249,14 +255,16 @@ class Batch:
         mask = self.inputs.get("attention_mask")
         if mask is None or len(self) == 0:
             return self
-        length = int(mask.sum(dim=1).max())
-        if length == mask.shape[1]:
-            return self
+        labels = self.labels
+        if labels.dim() == 2:
+            labels = labels[:, : int((labels != IGNORED).sum(dim=1).max())]
+        # Texts that are padded on the left end in the last column.
+        length = int(mask.any(dim=0).nonzero().max()) + 1
         inputs = {
             name: value[:, :length] if value.shape[:2] == mask.shape else value
             for name, value in self.inputs.items()
         }
-        return replace(self, inputs=inputs)
+        return replace(self, inputs=inputs, labels=labels)
 
     def lengths(self) -> Tensor:
         """int64 [N], the tokens of each text; 1 for what is no text."""
@@ -358,6 +366,8 @@ class Stream(Generic[D]):
     """What made it: settings, seed, schedule, sizes, a digest of its rows. Plain JSON."""
     one_pass: bool = False
     """Whether every row is trained on once, as it comes: an online stream."""
+    answers: AnswerKind = "classes"
+    """What its labels are."""
 
     def __len__(self) -> int:
         return len(self.experiences)
@@ -392,6 +402,7 @@ class Stream(Generic[D]):
             experiences,
             self.record,
             self.one_pass,
+            self.answers,
         )
 
 

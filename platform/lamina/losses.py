@@ -15,13 +15,14 @@ def cross_entropy(
     classes: Sequence[int] | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """Cross-entropy over the given classes only, others counting as minus infinity (default: over
-    all).
+    """Cross-entropy over the given classes only, others counting as minus infinity (default, and
+    where a task has none because its answers are tokens: over all).
 
-    `logits` [N, C] with `labels` [N], or [N, L, C] with [N, L] for token sequences, where IGNORED
-    labels do not count. Returns a scalar, or [N] (or [N, L]) with reduction "none".
+    `logits` [N, C] with `labels` [N], or [N, A, V] with [N, A] for the tokens of answers, where
+    IGNORED labels do not count: the mean is over tokens then, as in transformers. Returns a scalar,
+    or [N] (or [N, A]) with reduction "none".
     """
-    if classes is not None:
+    if classes:
         hidden = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
         hidden[list(classes)] = False
         logits = logits.masked_fill(hidden, float("-inf"))

@@ -43,7 +43,7 @@ class Output:
     features: Tensor
     """float32 [N, dim]."""
     logits: Tensor
-    """float32 [N, classes seen so far]."""
+    """float32 [N, classes seen so far]; or [N, A, V] of the tokens of answers."""
 
 
 class AdaptedModel:
@@ -135,7 +135,8 @@ class AdaptedModel:
             f"{group}.{name}": tensor
             for group, adapter in self.adapters.items()
             for name, tensor in adapter.tensors.items()
-            if tensor.requires_grad
+            # Where answers are tokens, the head has no rows.
+            if tensor.requires_grad and tensor.numel()
         }
 
     def __call__(
@@ -150,8 +151,10 @@ class AdaptedModel:
         `parameters` stands in for tensors of the same names, shaped alike or with a leading K (see
         AdapterKind).
         """
-        features = self.backbone(inputs, self.overlay(adapters, parameters)).features
-        return Output(features, self.logits(features, head, parameters))
+        hidden = self.backbone(inputs, self.overlay(adapters, parameters))
+        if hidden.answers is not None:
+            return Output(hidden.features, self.backbone.token_logits(hidden.answers))
+        return Output(hidden.features, self.logits(hidden.features, head, parameters))
 
     def overlay(
         self,

@@ -35,9 +35,10 @@ from lamina.backbones.architecture import read_architecture, widths
 from lamina.backbones.attention import NAME as ATTENTION
 from lamina.backbones.attention import attend_with_prefixes
 from lamina.backbones.cached_prefix import CachedPrefix
-from lamina.backbones.encoding import Encoder
+from lamina.backbones.encoding import Encoder, TextEncoder
 from lamina.backbones.features import FeatureStore
 from lamina.backbones.hooks import laid_over
+from lamina.backbones.language_head import LanguageHead, load_head
 from lamina.backbones.operations import is_counting
 from lamina.backbones.overlay import (
     KeysAndValues,
@@ -47,7 +48,7 @@ from lamina.backbones.overlay import (
 )
 from lamina.backbones.packing import added_by, are_shared, packed
 from lamina.backbones.unpadded import TokenPositions
-from lamina.core import KEYS, Batch, Experience, LazyInput, Modality, Samples, Stream
+from lamina.core import ANSWER_AT, KEYS, Batch, Experience, LazyInput, Modality, Samples, Stream
 from lamina.registry import InputError
 
 if TYPE_CHECKING:
@@ -102,6 +103,9 @@ class Hidden:
     """float32 [N, dim]: the tokens pooled, prompts left out."""
     prompts: Tensor | None
     """float32 [N, dim]: the mean over the prompts' output tokens, where there are prompts."""
+    answers: Tensor | None = None
+    """float32 [N, A, dim]: the tokens from which each token of the answer is predicted, where
+    answers are tokens. What follows a shorter answer is of no account."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,9 @@ class ForwardPlan:
     arguments: Mapping[str, Tensor]
     """What the model's forward is given."""
     mask: Tensor | None
-    """1 at the input's own tokens, [N, S]; what is pooled."""
+    """1 at the input's own tokens, [N, S]."""
+    answer_at: Tensor | None
+    """Of each row, how many of its tokens come before its answer, [N]: they alone are pooled."""
     overlay: Overlay
 
     @property
@@ -341,11 +347,34 @@ class Backbone:
 
     def encode(self, samples: Samples) -> Batch:
         """Texts or images as tensors that the model takes, padded to the longest."""
+        if samples.targets is not None:
+            return self._encode_answers(samples)
         inputs = self.encoder(samples.values)
         read = {name: value for name, value in inputs.items() if self._reads(name)}
         made = {name: value for name, value in read.items() if isinstance(value, Tensor)}
         lazy = {name: value for name, value in read.items() if isinstance(value, LazyInput)}
         return Batch(made, samples.labels, samples.ids, lazy=lazy)
+
+    def _encode_answers(self, samples: Samples) -> Batch:
+        assert samples.targets is not None
+        if not isinstance(self.encoder, TextEncoder) or not self.architecture.is_causal:
+            raise InputError(
+                f"backbone.name: a {self.model_type!r} model cannot answer in tokens (allowed: "
+                "causal language models, as 'smollm2')"
+            )
+        inputs, labels = self.encoder.with_answers(samples.values, samples.targets)
+        read = {n: each for n, each in inputs.items() if n == ANSWER_AT or self._reads(n)}
+        return Batch(read, labels, samples.ids)
+
+    def token_logits(self, answers: Tensor) -> Tensor:
+        """Logits [N, A, V] of the next token after each of `answers` [N, A, dim], by the frozen
+        head that the language model came with."""
+        return self.language_head(answers)
+
+    @cached_property
+    def language_head(self) -> "LanguageHead":
+        """The frozen head. Raises InputError where the model has none."""
+        return load_head(self.model, self.settings.name)
 
     def _reads(self, name: str) -> bool:
         """Whether the model has a use for an input that its tokenizer makes. GPT-2 would add the
@@ -378,7 +407,8 @@ class Backbone:
         """
         call = Call(inputs, overlay or Overlay())
         self._num_asked += call.num_rows
-        if self.frozen_below(call.overlay) == self.architecture.num_layers:
+        is_bare = self.frozen_below(call.overlay) == self.architecture.num_layers
+        if is_bare and ANSWER_AT not in inputs:
             features = self._layers.features(self.features, inputs, self._bare)
             if features is not None:
                 return Hidden(features, None)
@@ -418,7 +448,8 @@ class Backbone:
         """What a forward for a call will do. Reads the feature store, and fills it where it
         should hold these inputs and does not yet."""
         overlay = call.overlay
-        arguments = {name: value for name, value in call.inputs.items() if name != KEYS}
+        own = (KEYS, ANSWER_AT)
+        arguments = {name: value for name, value in call.inputs.items() if name not in own}
         prompts = [rows_of(prompt, call.num_rows) for prompt in overlay.prompts]
         prompt = torch.cat(prompts, dim=1) if prompts else None
         start = self.frozen_below(overlay)
@@ -427,7 +458,8 @@ class Backbone:
             arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
         positions = self._positions_without_padding(overlay, arguments)
         mask = call.inputs.get("attention_mask")
-        return ForwardPlan(start, cached, positions, prompt, arguments, mask, overlay)
+        answer_at = call.inputs.get(ANSWER_AT)
+        return ForwardPlan(start, cached, positions, prompt, arguments, mask, answer_at, overlay)
 
     def _execute(self, plan: ForwardPlan) -> Hidden:
         overlay = plan.overlay
@@ -441,7 +473,14 @@ class Backbone:
         if plan.positions is not None:
             padded = plan.positions.within(tokens)
             tokens = padded[:, : plan.arguments["attention_mask"].shape[1]]
-        return self._pooled(tokens, plan.mask, plan.num_prompts)
+        if plan.answer_at is None or plan.mask is None:
+            return self._pooled(tokens, plan.mask, plan.num_prompts)
+        columns = torch.arange(plan.mask.shape[1], device=plan.mask.device)
+        asked = plan.mask * (columns < plan.answer_at[:, None])
+        hidden = self._pooled(tokens, asked, plan.num_prompts)
+        before = answer_positions(plan.mask, plan.answer_at) + plan.num_prompts
+        index = before[:, :, None].expand(-1, -1, tokens.shape[2])
+        return replace(hidden, answers=tokens.gather(1, index).float())
 
     def meeting(self, call: Call) -> Hashable | None:
         """Calls that this is the same of can be run together; None where one only runs alone.
@@ -464,10 +503,15 @@ class Backbone:
         overlays = [call.overlay for call in calls]
         stack = self.device.type != "cpu"
         hidden = self.run(Call(inputs, packed(overlays, sizes, stack=stack)))
-        features = hidden.features.split(sizes)
-        if hidden.prompts is None:
-            return [Hidden(each, None) for each in features]
-        return [Hidden(*both) for both in zip(features, hidden.prompts.split(sizes), strict=True)]
+        nothing = [None] * len(sizes)
+        prompts = nothing if hidden.prompts is None else hidden.prompts.split(sizes)
+        answers = nothing if hidden.answers is None else hidden.answers.split(sizes)
+        return [
+            Hidden(features, prompt, None if answer is None else answer[:, : _longest(call)])
+            for features, prompt, answer, call in zip(
+                hidden.features.split(sizes), prompts, answers, calls, strict=True
+            )
+        ]
 
     def _encode_known(self, samples: Samples) -> Batch:
         """Encoded, and known to the feature store."""
@@ -569,6 +613,22 @@ class Backbone:
             return Hidden(own.mean(dim=1), prompts)
         weights = mask.to(own.dtype)[:, :, None]
         return Hidden((own * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1.0), prompts)
+
+
+def answer_positions(mask: Tensor, answer_at: Tensor) -> Tensor:
+    """int64 [N, A]: the columns of the tokens that the tokens of each answer are predicted from,
+    the last one of the prompt first. A is that of the longest answer; of others the last column is
+    repeated."""
+    starts = (mask.cumsum(dim=1) == 0).sum(dim=1)
+    lengths = mask.sum(dim=1) - answer_at
+    steps = torch.arange(int(lengths.max()), device=mask.device)
+    steps = torch.minimum(steps[None], (lengths - 1)[:, None])
+    return (starts + answer_at - 1)[:, None] + steps
+
+
+def _longest(call: Call) -> int:
+    """Tokens of a call's longest answer."""
+    return int((call.inputs["attention_mask"].sum(dim=1) - call.inputs[ANSWER_AT]).max())
 
 
 def num_positions(model: nn.Module) -> int | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from lamina.backbones.locate import config_of
 from lamina.backbones.padding import with_padding
 from lamina.backbones.weights import reads_images
-from lamina.core import PARTS, LazyInput, LazyValues, Modality, Samples, Stream
+from lamina.core import ANSWER_AT, IGNORED, PARTS, LazyInput, LazyValues, Modality, Samples, Stream
 from lamina.registry import InputError
 
 LONGEST_TEXT = 512
@@ -82,6 +82,42 @@ class TextEncoder:
         if self.padding == "max_length":
             encoded["attention_mask"] = torch.ones_like(encoded["input_ids"])
         return dict(encoded)
+
+    def with_answers(
+        self, prompts: Sequence[str], answers: Sequence[str]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Inputs of N prompts, each followed by its answer, padded on the right, and the answers'
+        tokens int64 [N, A] with IGNORED behind those that are shorter.
+
+        Prompt and answer are tokenised apart, so that no token is half of either; an answer ends in
+        the end token. Of what is too long the beginning of the prompt is cut, and nothing of the
+        answer. Raises InputError for an answer that leaves no room for a prompt.
+        """
+        tokenizer = self.tokenizer
+        asked = tokenizer(list(prompts))["input_ids"]
+        said = tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+        rows: list[list[int]] = []
+        labels: list[list[int]] = []
+        for place, (prompt, answer) in enumerate(zip(asked, said, strict=True)):
+            whole = [*answer, tokenizer.eos_token_id]
+            room = self.max_length - len(whole)
+            if room < 1:
+                raise InputError(
+                    f"backbone.max_length: answer {place + 1} has {len(whole)} tokens, which "
+                    f"leaves no room for its prompt (given: {self.max_length}): "
+                    f"{answers[place]!r:.60}"
+                )
+            rows.append([*prompt[-room:], *whole])
+            labels.append(whole)
+        length = max(map(len, rows))
+        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+        padding = tokenizer.pad_token_id
+        ids = torch.tensor([row + [padding] * (length - len(row)) for row in rows])
+        longest = max(map(len, labels))
+        targets = torch.tensor([each + [IGNORED] * (longest - len(each)) for each in labels])
+        counts = torch.tensor([len(each) for each in labels])
+        inputs = {"input_ids": ids, "attention_mask": mask, ANSWER_AT: mask.sum(dim=1) - counts}
+        return inputs, targets
 
     def num_cut(self, values: Sequence[str]) -> int:
         """How many texts have more than `max_length` tokens."""

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from lamina.backbones.locate import cache_folder
 from lamina.core import LazyInput
 
 Inputs = Mapping[str, Tensor | LazyInput]
@@ -33,7 +34,7 @@ TOGETHER_TOKENS = 32_768
 
 def default_folder() -> Path:
     """Where features are kept unless a job says otherwise: `$LAMINA_CACHE`, or the user's cache."""
-    return Path(os.environ.get("LAMINA_CACHE") or Path.home() / ".cache" / "lamina") / "features"
+    return cache_folder() / "features"
 
 
 @dataclass(frozen=True)

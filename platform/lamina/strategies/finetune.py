@@ -22,6 +22,7 @@ class Finetune(Strategy):
         "An Empirical Investigation of Catastrophic Forgetting in Gradient-Based Neural Networks"
     )
     year = 2013
+    answers = ("classes", "tokens")
     scenarios = (*Strategy.scenarios, "task_free")
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:

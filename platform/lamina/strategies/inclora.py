@@ -22,6 +22,7 @@ class IncLoRA(Strategy):
     family = "baseline"
     paper = "Orthogonal Subspace Learning for Language Model Continual Learning"
     year = 2023
+    answers = ("classes", "tokens")
     adapters = ("lora",)
     grows = True
 

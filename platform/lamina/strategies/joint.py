@@ -21,6 +21,7 @@ class Joint(Strategy):
     family = "baseline"
     paper = "Multitask Learning"
     year = 1997
+    answers = ("classes", "tokens")
     data = "all"
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:

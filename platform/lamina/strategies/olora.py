@@ -44,6 +44,7 @@ class OLoRA(Strategy):
     family = "lora"
     paper = "Orthogonal Subspace Learning for Language Model Continual Learning"
     year = 2023
+    answers = ("classes", "tokens")
     adapters = ("lora",)
     from_second_task = ("orthogonality", "scale")
     grows = True

@@ -7,7 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from lamina.core import Modality, Part
+from lamina.core import AnswerKind, Modality, Part
 from lamina.registry import InputError
 
 
@@ -48,6 +48,8 @@ class Table:
     owners: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By name, N values of what each row belongs to (a language, a room, a user): the natural
     clients of a federation."""
+    targets: Sequence[str] | None = None
+    """N answers to be generated, where answers are tokens. Labels only keep a split even then."""
     notes: Sequence[Note] = ()
     """What was found when the rows were read."""
     min_per_class: int | None = None
@@ -85,6 +87,11 @@ class Source(ABC):
     @abstractmethod
     def modality(self) -> Modality:
         """What its rows are: known before they are loaded."""
+
+    @property
+    def answers(self) -> AnswerKind:
+        """What its rows are answered with: known before they are loaded."""
+        return "classes"
 
     @abstractmethod
     def load(self, seed: int) -> Table:

@@ -113,6 +113,10 @@ class ScenarioSettings:
         return self.online or self.kind == "task_free"
 
 
+_OF_TOKENS = ("domain_incremental", "joint")
+"""Scenarios of streams whose answers are tokens: tasks are groups of the source."""
+
+
 @dataclass(frozen=True)
 class _Plan:
     """A task before its rows are split."""
@@ -135,6 +139,11 @@ def make_stream(
     `origin` is what the record says of where the table came from. Raises InputError where the table
     does not fit the settings, or where a class of a task has too few rows for all three parts.
     """
+    if table.targets is not None and settings.kind not in _OF_TOKENS:
+        raise InputError(
+            f"scenario.kind: {settings.kind!r} is for classes, and the answers of {name!r} are "
+            f"tokens (allowed: {', '.join(_OF_TOKENS)})"
+        )
     plans, cells, parts, rare = _split(table, settings, seed)
     found = [each.plain() for each in (*table.notes, *rare, *notes_of(table))]
     if settings.limit_per_class is not None:
@@ -144,6 +153,8 @@ def make_stream(
     when = blurred(when, cells, parts, settings.blurry, settings.disjoint, seed)
 
     shown = _shown(table, plans, cells, when, settings)
+    if table.targets is not None:
+        shown = [[] for _ in shown]
     class_names = tuple(dict.fromkeys(label for labels in shown for label in labels))
     number = {label: index for index, label in enumerate(class_names)}
     coming: list[list[int]] = [[] for _ in shown]
@@ -186,6 +197,7 @@ def make_stream(
         experiences,
         record,
         one_pass=settings.one_pass,
+        answers="classes" if table.targets is None else "tokens",
     )
 
 
@@ -399,10 +411,12 @@ def _too_rare(plans: Sequence[_Plan], too_few: Mapping[Cell, Mapping[Part, int]]
 
 
 def _samples(table: Table, rows: Sequence[int], number: Mapping[str, int]) -> Samples:
+    targets = table.targets
     return Samples(
         values=values_at(table.values, rows),
-        labels=torch.tensor([number[table.labels[row]] for row in rows], dtype=torch.int64),
+        labels=torch.tensor([number.get(table.labels[row], 0) for row in rows], dtype=torch.int64),
         ids=torch.tensor(rows, dtype=torch.int64),
+        targets=None if targets is None else [targets[row] for row in rows],
     )
 
 
@@ -417,4 +431,6 @@ def _digest(experiences: Iterable[Experience[Samples]]) -> str:
             ):
                 digest.update(f"{each.task.index} {part} {row} {label} ".encode())
                 digest.update(content_of(rows.values, index))
+                if rows.targets is not None:
+                    digest.update(rows.targets[index].encode())
     return digest.hexdigest()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
-from lamina.core import Batch, Part, Stream, Task
+from lamina.core import IGNORED, Batch, Part, Stream, Task
 from lamina.evaluation.accuracy_matrix import Row
 from lamina.strategies.base import Strategy
 from lamina.training.finite import NotFiniteError
@@ -17,7 +17,12 @@ from lamina.training.finite import NotFiniteError
 
 @dataclass(frozen=True)
 class Answers:
-    """What was predicted of N rows; every tensor is on the CPU."""
+    """What was predicted of N rows; every tensor is on the CPU.
+
+    Where answers are tokens, a row's `labels` is the number of its tokens, its `predicted` the
+    number of those that are right when all before them are given, and its `place` that of the
+    others. So a row is right if all its tokens are: an exact match of what greedy decoding gives.
+    """
 
     labels: Tensor
     """int64 [N], what is right."""
@@ -78,7 +83,7 @@ def answers_by_task(
     asked = {
         place: each.part(part)
         for place, each in enumerate(stream.experiences)
-        if max(each.task.classes) < known and len(each.part(part))
+        if max(each.task.classes, default=-1) < known and len(each.part(part))
     }
     found: list[Answers | None] = [None] * len(stream)
     if stream.scenario == "task_incremental" or stream.modality != "text":
@@ -119,6 +124,9 @@ def answers(
     """What is predicted of rows, in their order. With a task, only its classes compete."""
     pieces = []
     for labels, logits in logits_by_length(strategy, model, data, task, batch_size):
+        if labels.dim() == 2:
+            pieces.append(_of_tokens(labels, logits).cpu())
+            continue
         # The largest is NaN where any is.
         best, predicted = logits.max(dim=1)
         number = logits.shape[1]
@@ -130,6 +138,16 @@ def answers(
     columns = torch.cat(pieces, dim=1) if pieces else torch.zeros(4, 0, dtype=torch.int64)
     columns[:, data.lengths().argsort(stable=True)] = columns.clone()
     return Answers.unpacked(columns)
+
+
+def _of_tokens(labels: Tensor, logits: Tensor) -> Tensor:
+    """The columns of Answers, int64 [4, N], of answers [N, A] and logits [N, A, V]."""
+    best, predicted = logits.max(dim=2)
+    counts = labels != IGNORED
+    right = ((predicted == labels) & counts).sum(dim=1)
+    number = counts.sum(dim=1)
+    finite = (best.isfinite() | ~counts).all(dim=1).long()
+    return torch.stack([number, right, number - right, finite])
 
 
 def answered_rightly(
@@ -149,7 +167,7 @@ def logits_by_length(
     for batch in data.by_length().chunks(batch_size):
         placed = batch.to(model.backbone.device)
         logits = strategy.predict(model, placed.inputs, task)
-        if task is not None:
+        if task is not None and task.classes:
             classes = torch.tensor(task.classes, device=logits.device)
             others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
             others[classes] = False

@@ -126,7 +126,7 @@ class Learner:
         data = experience.train
         if self.strategy.data == "all":
             data = Batch.cat([each.train for each in self.stream.experiences])
-        self.model.grow_head(max(max(each.task.classes) for each in self._so_far()) + 1)
+        self.model.grow_head(1 + max(max(each.task.classes, default=-1) for each in self._so_far()))
         strategy, task = self.strategy, experience.task
         by_length = data.by_length()
         strategy.begin_task(self.model, task, self.summarise(strategy.preview, by_length))

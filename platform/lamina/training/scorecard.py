@@ -122,7 +122,8 @@ class Scorecard:
 
     def metrics(self) -> dict[str, float]:
         """Every number that is defined, by name."""
-        chance = 1.0 / max(self._model.num_classes(), 1)
+        num_classes = self._model.num_classes()
+        chance = 1.0 / num_classes if num_classes else 0.0
         found = {
             f"{part}/{name}": value
             for part, matrix in self.matrices.items()

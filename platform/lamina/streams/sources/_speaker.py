@@ -27,10 +27,12 @@ class Speaker:
         self._parsed: dict[str, Any] = {}
         self.room: str | None = None
         """The room that the last sentence was about, if any."""
+        self.slots: list[tuple[str, str]] = []
+        """What the last sentence filled in, by hassil's names of the slots, in its order."""
 
     def say(self, template: str, domain: str) -> str:
         """A sentence of `template` about a device of `domain`."""
-        self.room = None
+        self.room, self.slots = None, []
         return " ".join(self._expand(self._parse(template), domain).split())
 
     def _parse(self, template: str) -> Any:
@@ -46,7 +48,7 @@ class Speaker:
         if isinstance(part, hassil.RuleReference):
             return self._expand(self._parse(self._rules[part.rule_name]), domain)
         if isinstance(part, hassil.ListReference):
-            return self._fill(part.list_name, domain)
+            return self._fill(part, domain)
         if isinstance(part, hassil.Alternative):
             # Authors write first what people say most; were all alike, half would sound odd.
             weights = [1 / place for place in range(1, len(part.items) + 1)]
@@ -57,9 +59,10 @@ class Speaker:
             self._random.shuffle(items)
         return "".join(self._expand(item, domain) for item in items)
 
-    def _fill(self, slot: str, domain: str) -> str:
-        value = self._value(slot, domain)
-        if slot == "area":
+    def _fill(self, reference: Any, domain: str) -> str:
+        value = self._value(reference.list_name, domain)
+        self.slots.append((reference.slot_name, value))
+        if reference.list_name == "area":
             self.room = value
         return value
 

@@ -12,14 +12,14 @@ from lamina.streams.base import Source, Table, demo_module
 from lamina.streams.sources._household import ANYWHERE, HOUSEHOLDS
 from lamina.streams.sources._speaker import Speaker
 
-_TASKS = {
+TASKS = {
     "lights": {"light"},
     "doors and covers": {"cover", "lock", "binary_sensor"},
     "climate": {"climate", "fan"},
     "media": {"media_player"},
     "timers": {"timer"},
 }
-_OTHER_TASK = "household"
+OTHER_TASK = "household"
 """The task of every domain that no other task has: vacuums, weather, scenes, people ..."""
 
 _DEVICE = "device"
@@ -94,13 +94,7 @@ class Assistant(Source):
 
         Raises InputError for an unknown language, and for one with too few intents to tell apart.
         """
-        task: dict[str, str] = {}
-        drawn: list[_Sentence] = []
-        for language in self._languages:
-            intents, sentences = self._say(language, seed)
-            task = {intent.label: intent.task for intent in intents} | task
-            drawn += sentences
-        sentences = _with_enough_forms(_once(_unambiguous(drawn)))
+        sentences = self.sentences(seed)
         labels = list(dict.fromkeys(sentence.label for sentence in sentences))
         if len(labels) < _FEWEST_INTENTS:
             raise InputError(
@@ -112,7 +106,7 @@ class Assistant(Source):
             values=[sentence.text for sentence in sentences],
             labels=[sentence.label for sentence in sentences],
             classes=labels,
-            groups=[task[sentence.label] for sentence in sentences],
+            groups=[sentence.task for sentence in sentences],
             templates=[sentence.key for sentence in sentences],
             owners={
                 "language": [sentence.language for sentence in sentences],
@@ -120,11 +114,23 @@ class Assistant(Source):
             },
         )
 
+    def sentences(self, seed: int) -> list["Sentence"]:
+        """What is said, task by task and intent by intent. Raises InputError for an unknown
+        language."""
+        drawn: list[Sentence] = []
+        tasks: dict[str, str] = {}
+        for language in self._languages:
+            intents, sentences = self._say(language, seed)
+            tasks = {intent.label: intent.task for intent in intents} | tasks
+            drawn += sentences
+        told = [replace(each, task=tasks[each.label]) for each in drawn]
+        return _with_enough_forms(_once(_unambiguous(told)))
+
     @property
     def _languages(self) -> tuple[str, ...]:
         return (self.language,) if isinstance(self.language, str) else self.language
 
-    def _say(self, language: str, seed: int) -> tuple[list["_Intent"], list["_Sentence"]]:
+    def _say(self, language: str, seed: int) -> tuple[list["_Intent"], list["Sentence"]]:
         """The intents of a language, and sentences of each."""
         package = demo_module("home_assistant_intents", self.name)
         if language not in package.get_languages():
@@ -159,13 +165,21 @@ class _Intent:
 
 
 @dataclass(frozen=True)
-class _Sentence:
+class Sentence:
+    """Something that is said to a smart home."""
+
     text: str
     label: str
+    """Its intent."""
     template: str
     form: str
+    """Which slots its template fills."""
     language: str
     room: str
+    slots: tuple[tuple[str, str], ...]
+    """What is in its slots, in the order in which it is said."""
+    task: str = ""
+    """What it is about."""
     key: str = ""
     """Its form or its template: what a split keeps together."""
 
@@ -180,14 +194,14 @@ def _intents(data: Mapping[str, Any], info: Mapping[str, Any]) -> list[_Intent]:
         for block in intent["data"]:
             domain = _domain(name, info[name]["domain"], block)
             label = f"{name}/{domain}" if name in _MEANING_IS_THE_DOMAINS else name
-            task = next((task for task, its in _TASKS.items() if domain in its), _OTHER_TASK)
+            task = next((task for task, its in TASKS.items() if domain in its), OTHER_TASK)
             form = block["metadata"]["slot_combination"]
             templates = found.setdefault(label, _Intent(label, task)).templates
             for text in block["sentences"]:
                 if text not in taken:
                     taken.add(text)
                     templates.append(_Template(text, form, domain))
-    order = [*_TASKS, _OTHER_TASK]
+    order = [*TASKS, OTHER_TASK]
     return sorted(found.values(), key=lambda intent: order.index(intent.task))
 
 
@@ -203,9 +217,9 @@ def _domain(name: str, otherwise: str, block: Mapping[str, Any]) -> str:
 
 def _draw(
     intent: _Intent, speaker: Speaker, most: int, language: str, random: Random
-) -> list[_Sentence]:
+) -> list[Sentence]:
     """At most `most` different sentences, one of each template in turn."""
-    drawn: dict[str, _Sentence] = {}
+    drawn: dict[str, Sentence] = {}
     templates = random.sample(intent.templates, len(intent.templates))
     while templates:
         for template in list(templates):
@@ -217,14 +231,21 @@ def _draw(
                 templates.remove(template)
                 continue
             room = speaker.room or _NO_ROOM
-            sentence = _Sentence(text, intent.label, template.text, template.form, language, room)
-            drawn[text.casefold()] = sentence
+            drawn[text.casefold()] = Sentence(
+                text,
+                intent.label,
+                template.text,
+                template.form,
+                language,
+                room,
+                tuple(speaker.slots),
+            )
             if len(drawn) == most:
                 return list(drawn.values())
     return list(drawn.values())
 
 
-def _unambiguous(sentences: Sequence[_Sentence]) -> list[_Sentence]:
+def _unambiguous(sentences: Sequence[Sentence]) -> list[Sentence]:
     """Those that only one intent has."""
     labels: dict[str, set[str]] = {}
     for sentence in sentences:
@@ -232,15 +253,15 @@ def _unambiguous(sentences: Sequence[_Sentence]) -> list[_Sentence]:
     return [each for each in sentences if len(labels[each.text.casefold()]) == 1]
 
 
-def _once(sentences: Sequence[_Sentence]) -> list[_Sentence]:
+def _once(sentences: Sequence[Sentence]) -> list[Sentence]:
     """What two languages say in the same words is the first one's."""
-    first: dict[str, _Sentence] = {}
+    first: dict[str, Sentence] = {}
     for sentence in sentences:
         first.setdefault(sentence.text.casefold(), sentence)
     return list(first.values())
 
 
-def _with_enough_forms(sentences: Sequence[_Sentence]) -> list[_Sentence]:
+def _with_enough_forms(sentences: Sequence[Sentence]) -> list[Sentence]:
     """Those of intents that can be split, each with the key by which it is."""
     forms: dict[str, set[str]] = {}
     templates: dict[str, set[str]] = {}

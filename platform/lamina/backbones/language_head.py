@@ -1,0 +1,88 @@
+"""The frozen head of a causal language model: logits of the next token."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from lamina.backbones.locate import locate
+from lamina.registry import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class LanguageHead:
+    """logits = W h + b, maybe squeezed into (-cap, cap)."""
+
+    weight: Tensor
+    """[V, dim]."""
+    bias: Tensor | None
+    """[V]."""
+    cap: float | None
+    """Gemma 2's `final_logit_softcapping`."""
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """float32 [..., V] of hidden states [..., dim] behind the model's last norm."""
+        logits = F.linear(hidden.to(self.weight.dtype), self.weight, self.bias).float()
+        return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+
+def load_head(model: "PreTrainedModel", name: str) -> LanguageHead:
+    """The head that belongs to a causal model's body: its word embeddings where both are one, or
+    else what its folder has. Raises InputError where there is none."""
+    config: Any = model.config
+    cap = getattr(config, "final_logit_softcapping", None)
+    if getattr(config, "tie_word_embeddings", True):
+        words = cast(nn.Embedding, model.get_input_embeddings()).weight
+        return LanguageHead(words, None, cap)
+    module = _name_of_head(config, name)
+    found = _tensors(Path(locate(name)), (f"{module}.weight", f"{module}.bias"))
+    if f"{module}.weight" not in found:
+        raise InputError(
+            f"backbone.name: {name!r} lacks {module}.weight, the head of a {config.model_type!r} "
+            "language model (allowed: a folder that was saved with its head)"
+        )
+    moved = {key: each.to(model.device, model.dtype) for key, each in found.items()}
+    return LanguageHead(moved[f"{module}.weight"], moved.get(f"{module}.bias"), cap)
+
+
+def _name_of_head(config: Any, name: str) -> str:
+    """What the whole language model calls its head."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with init_empty_weights():
+            whole = AutoModelForCausalLM.from_config(config)
+    except ValueError as error:
+        raise InputError(
+            f"backbone.name: {name!r} is a {config.model_type!r} model, which is no causal "
+            "language model"
+        ) from error
+    head = whole.get_output_embeddings()
+    return next(name for name, module in whole.named_modules() if module is head)
+
+
+def _tensors(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Tensors of a folder of safetensors, those of them that are there."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        wanted = {each: folder / files[each] for each in names if each in files}
+    else:
+        wanted = {each: folder / "model.safetensors" for each in names}
+    found = {}
+    for name, file in wanted.items():
+        if not file.is_file():
+            continue
+        with safe_open(file, "pt") as content:
+            if name in content.keys():  # noqa: SIM118
+                found[name] = content.get_tensor(name)
+    return found

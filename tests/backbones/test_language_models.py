@@ -1,0 +1,155 @@
+"""Language models as backbones: answers are tokens."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lamina.adapters.kinds.lora import LoRA
+from lamina.adapters.model import AdaptedModel
+from lamina.backbones.backbone import BackboneSettings
+from lamina.backbones.load import load_backbone
+from lamina.core import ANSWER_AT, IGNORED, Batch, Samples
+from lamina.losses import cross_entropy
+from lamina.registry import InputError
+from language_models import CONFIGS, calls_stream, write_model
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Each tiny model's folder and backbone, made once."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            folder = write_model(name, tmp_path_factory.mktemp(name))
+            made[name] = folder, load_backbone(BackboneSettings(str(folder)))
+        return made[name]
+
+    return of
+
+
+EVERY = list(CONFIGS)
+
+
+def adapted(backbone) -> AdaptedModel:
+    """Under a LoRA that changes answers."""
+    model = AdaptedModel(backbone, LoRA(rank=2), seed=0)
+    adapter = model.add()
+    with torch.no_grad():
+        for name, tensor in adapter.tensors.items():
+            if "lora_B" in name:
+                tensor.copy_(torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)))
+    return model
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_logits_are_those_of_the_whole_model_at_the_answer(name, models):
+    folder, backbone = models(name)
+    batch = calls_stream(backbone).experiences[0].train[slice(0, 4)].trimmed()
+    whole = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        ours = AdaptedModel(backbone, None, 0)(batch.inputs).logits
+        theirs = whole(
+            input_ids=batch.inputs["input_ids"], attention_mask=batch.inputs["attention_mask"]
+        ).logits
+    for row, (start, label) in enumerate(
+        zip(batch.inputs[ANSWER_AT].tolist(), batch.labels, strict=True)
+    ):
+        number = int((label != IGNORED).sum())
+        expected = theirs[row, start - 1 : start - 1 + number]
+        torch.testing.assert_close(ours[row, :number], expected, atol=1e-4, rtol=1e-4)
+        ids = batch.inputs["input_ids"][row, start : start + number]
+        assert torch.equal(ids, label[:number])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_company_and_padding_change_no_answer(name, models):
+    _, backbone = models(name)
+    model = adapted(backbone)
+    batch = calls_stream(backbone).experiences[1].train
+    with torch.no_grad():
+        together = model(batch.inputs)
+        for row in range(0, len(batch), 5):
+            alone = batch[slice(row, row + 1)].trimmed()
+            one = model(alone.inputs)
+            number = alone.labels.shape[1]
+            torch.testing.assert_close(
+                one.logits[0], together.logits[row, :number], atol=1e-4, rtol=1e-4
+            )
+            torch.testing.assert_close(one.features[0], together.features[row])
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_features_know_the_prompt_and_nothing_of_the_answer(name, models):
+    _, backbone = models(name)
+    prompts = ["turn it on in the attic", "the cellar please"]
+    zeros, ids = torch.zeros(2, dtype=torch.int64), torch.arange(2)
+    found = [
+        backbone(backbone.encode(Samples(prompts, zeros, ids, answers)).inputs).features
+        for answers in (["LightOn()", "x"], ["something else and longer", "LightOn()"])
+    ]
+    torch.testing.assert_close(*found)
+
+
+def test_the_greedy_answer_is_right_where_every_token_is(models):
+    folder, backbone = models("llama")
+    whole = AutoModelForCausalLM.from_pretrained(folder).eval()
+    batch = calls_stream(backbone).experiences[0].train[slice(0, 3)]
+    start = int(batch.inputs[ANSWER_AT][0])
+    prompt = batch.inputs["input_ids"][:1, :start]
+    end = backbone.encoder.tokenizer.eos_token_id
+    said = whole.generate(
+        prompt, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    answer = said[:, start:]
+    inputs = {
+        "input_ids": said,
+        "attention_mask": torch.ones_like(said),
+        ANSWER_AT: torch.tensor([start]),
+    }
+    with torch.no_grad():
+        logits = AdaptedModel(backbone, None, 0)(inputs).logits
+    assert torch.equal(logits.argmax(dim=-1), answer)
+    assert end is not None
+
+
+def test_what_is_too_long_loses_the_beginning_of_its_prompt_and_nothing_of_its_answer(models):
+    _, backbone = models("llama")
+    encoder = replace(backbone.encoder, max_length=8)
+    inputs, labels = encoder.with_answers(["one two three four five six"], ["yes no"])
+    assert inputs["input_ids"].shape == (1, 8)
+    assert labels.tolist()[0][-1] == encoder.tokenizer.eos_token_id
+    assert inputs["input_ids"][0, -3:].tolist() == labels[0].tolist()
+    with pytest.raises(InputError, match="leaves no room for its prompt"):
+        encoder.with_answers(["why"], ["a very long answer that fills it all"])
+
+
+def test_a_model_that_is_not_causal_cannot_answer_in_tokens(tiny_bert):
+    samples = Samples(["x"], torch.zeros(1, dtype=torch.int64), torch.arange(1), ["y"])
+    with pytest.raises(InputError, match="'bert' model cannot answer in tokens"):
+        tiny_bert.encode(samples)
+
+
+def test_rows_are_cut_with_their_answers_and_left_padding_is_never_cut_off():
+    labels = torch.tensor([[1, 2, IGNORED, IGNORED], [3, IGNORED, IGNORED, IGNORED]])
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]])
+    inputs = {"input_ids": mask * 7, "attention_mask": mask, ANSWER_AT: torch.tensor([1, 1])}
+    cut = Batch(inputs, labels, torch.arange(2)).trimmed()
+    assert cut.labels.shape == (2, 2)
+    assert cut.inputs["input_ids"].shape == (2, 3)
+    left = torch.tensor([[0, 0, 1, 1]])
+    kept = Batch(
+        {"input_ids": torch.arange(4)[None], "attention_mask": left}, labels[:1], torch.arange(1)
+    )
+    assert kept.trimmed().inputs["input_ids"].tolist() == [[0, 1, 2, 3]]
+
+
+def test_the_loss_of_tokens_is_their_mean_and_no_classes_hide_any():
+    logits = torch.randn(2, 3, 5)
+    labels = torch.tensor([[1, 2, IGNORED], [4, IGNORED, IGNORED]])
+    each = torch.stack([logits[0, 0], logits[0, 1], logits[1, 0]]).log_softmax(-1)
+    expected = -(each[0, 1] + each[1, 2] + each[2, 4]) / 3
+    torch.testing.assert_close(cross_entropy(logits, labels), expected)
+    torch.testing.assert_close(cross_entropy(logits, labels, classes=()), expected)

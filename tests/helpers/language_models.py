@@ -1,0 +1,64 @@
+"""Tiny random language models with MiniLM's words, and a stream of questions for them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
+
+from lamina.backbones.locate import locate
+from lamina.core import Batch, Experience, Samples, Stream, Task
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+WORDS = 30_522
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**SMALL, **HEADS, vocab_size=WORDS, tie_word_embeddings=False),
+    "qwen2": Qwen2Config(**SMALL, **HEADS, vocab_size=WORDS, tie_word_embeddings=True),
+    "gpt2": GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=WORDS, n_positions=64),
+}
+ROOMS = ["kitchen", "cellar", "attic", "garage"]
+CALLS = {"lights": "LightOn", "doors": "DoorOpen", "music": "Play"}
+ASKED = ["turn it on in the {}", "the {} please", "I am in the {} now", "{}", "do it for the {}"]
+
+
+def write_model(name: str, folder: Path) -> Path:
+    """A tiny language model as a folder; its end token is BERT's [SEP]."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4.0)  # So that answers depend on what is asked.
+    model.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(locate("minilm"))
+    tokenizer.eos_token = tokenizer.sep_token
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def calls_stream(backbone) -> Stream[Batch]:
+    """Three tasks of twenty questions; an answer is a call with the room that was named."""
+    experiences = []
+    for index, (task, call) in enumerate(CALLS.items()):
+        pairs = [(form.format(room), f"{call}(room={room})") for form in ASKED for room in ROOMS]
+        ids = torch.arange(len(pairs)) + 100 * index
+        parts = [
+            Samples(
+                [text for text, _ in pairs[rows]],
+                torch.zeros(len(pairs[rows]), dtype=torch.int64),
+                ids[rows],
+                [answer for _, answer in pairs[rows]],
+            )
+            for rows in (slice(0, 12), slice(12, 16), slice(16, 20))
+        ]
+        experiences.append(Experience(Task(index, task, ()), *parts))
+    raw = Stream("calls", "domain_incremental", "text", (), tuple(experiences))
+    return backbone.encode_stream(replace(raw, answers="tokens"))

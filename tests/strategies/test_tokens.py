@@ -1,0 +1,102 @@
+"""What strategies promise on streams whose answers are tokens."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from lamina.backbones.backbone import BackboneSettings
+from lamina.backbones.load import load_backbone
+from lamina.core import IGNORED
+from lamina.strategies import strategy_class, strategy_names
+from lamina.training.checkpoint import pack, unpack
+from lamina.training.cohort import Cohort, shared
+from lamina.training.settings import TrainingSettings
+from language_models import CONFIGS, calls_stream, write_model
+from nouns import make_learner
+from two_workers import digest
+
+TAKE_TOKENS = [name for name in strategy_names() if "tokens" in strategy_class(name).answers]
+TRAINING = TrainingSettings(epochs=4, batch_size=4, learning_rate=3e-2)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Each tiny language model with its stream of calls, made once."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            folder = write_model(name, tmp_path_factory.mktemp(name))
+            backbone = load_backbone(BackboneSettings(str(folder)))
+            made[name] = backbone, calls_stream(backbone)
+        return made[name]
+
+    return of
+
+
+def learner_of(strategy, models, model="llama"):
+    backbone, stream = models(model)
+    scenario = strategy_class(strategy).scenarios
+    kind = "domain_incremental" if "domain_incremental" in scenario else "joint"
+    return make_learner(strategy, replace(stream, scenario=kind), backbone, training=TRAINING)
+
+
+@pytest.mark.parametrize("model", list(CONFIGS))
+def test_fine_tuning_learns_to_answer(model, models):
+    learner = learner_of("finetune", models, model)
+    data = learner.stream.experiences[0].train
+    with torch.no_grad():
+        before = learner.model(data.inputs).logits
+    next(learner.learn())
+    with torch.no_grad():
+        after = learner.model(data.inputs).logits
+    losses = [
+        torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), data.labels.flatten(), ignore_index=IGNORED
+        )
+        for logits in (before, after)
+    ]
+    assert losses[1] < 0.95 * losses[0]
+
+
+@pytest.mark.parametrize("name", TAKE_TOKENS)
+def test_it_goes_through_a_stream_of_calls_and_on_from_a_checkpoint(name, models):
+    learner = learner_of(name, models)
+    reports = learner.learn()
+    first = next(reports)
+    assert not first.done or strategy_class(name).data == "all"
+    saved = pack(learner.state_dict())
+    last = [first, *reports][-1]
+    assert None not in last.test
+    resumed = learner_of(name, models)
+    resumed.load_state_dict(unpack(saved))
+    list(resumed.learn())
+    assert digest(resumed) == digest(learner)
+
+
+@pytest.mark.parametrize("name", TAKE_TOKENS)
+def test_it_is_the_same_packed_and_alone(name, models):
+    backbone, _stream = models("llama")
+    alone = learner_of(name, models)
+    list(alone.learn())
+    cohort = Cohort(most_rows=64)
+    view = shared(backbone)
+    together = [
+        make_learner(name, alone.stream, view, training=TRAINING, seed=seed) for seed in (0, 1)
+    ]
+    for seed, each in enumerate(together):
+        cohort.add(str(seed), each)
+    left = {"0", "1"}
+    while left:
+        for boundary in cohort.advance():
+            assert boundary.error is None
+            if boundary.report is None:
+                cohort.remove(boundary.name)
+                left.discard(boundary.name)
+            else:
+                cohort.go_on(boundary.name)
+    packed = together[0].model.adapters
+    for key, adapter in alone.model.adapters.items():
+        for tensor, value in adapter.tensors.items():
+            torch.testing.assert_close(packed[key].tensors[tensor], value, atol=1e-5, rtol=1e-4)
