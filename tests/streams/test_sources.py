@@ -11,7 +11,7 @@ from lamina.streams import Source, source_class, source_names
 
 
 def test_the_sources_are_the_modules_of_their_folder():
-    assert source_names() == ["assistant", "digits", "huggingface", "tweets"]
+    assert source_names() == ["assistant", "assistant_calls", "digits", "huggingface", "tweets"]
 
 
 @pytest.mark.parametrize("name", source_names())

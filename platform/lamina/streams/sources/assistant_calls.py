@@ -1,4 +1,4 @@
-"""Commands to a voice assistant, answered with the call that carries it out: for language models."""
+"""Commands to a voice assistant, answered with the calls that carry them out."""
 
 from collections import Counter
 from dataclasses import dataclass
