@@ -3,8 +3,10 @@
 import json
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
+from finished_sweep import finished_sweep
 from lamina.cli.report import show_leaderboard
 
 
@@ -28,6 +30,10 @@ def row(rank, strategy, **changes):
         "status": "finished",
         "error": None,
         "name": f"{strategy}-bottleneck",
+        "trial": f"{strategy}-{rank}",
+        "score": 0.8,
+        "stored_parameters": 123456,
+        "memory_bytes": 0,
         **changes,
     }
 
@@ -73,6 +79,63 @@ def test_what_is_undefined_is_a_dash_and_a_broken_trial_says_why():
     assert lines[3].split()[:5] == ["1", "er", "-", "-", "-"]
     assert lines[3].rstrip().endswith("failed after 0 of ? tasks")
     assert lines[-1] == "er-bottleneck, other failed: ValueError: no good"
+
+
+@pytest.fixture
+def swept(tmp_path):
+    """The folder of a made-up sweep."""
+    return finished_sweep(tmp_path / "out")
+
+
+def test_settings_over_seeds_stand_below_the_trials_on_80_columns():
+    trials = [
+        row(place, "coda_prompt", settings={"memory.size": 200, "seed": place})
+        for place in (1, 2, 3)
+    ]
+    text = shown(*trials, row(4, "simplecil"))
+    lines = text.split("Over seeds", 1)[1].splitlines()
+    table = lines[[line.startswith("#") for line in lines].index(True) :]
+    assert table[0].split()[:4] == ["#", "strategy", "adapter", "settings"]
+    assert "0.812 ± 0.000 [0.812, 0.812] -0.010 ± 0.000" in table[1]
+    assert all(len(line) <= 80 for line in table)
+    assert "Over seeds" not in shown(row(1, "er"), row(2, "ewc"))
+
+
+def test_report_prints_the_table_and_writes_the_page_beside_the_results(lamina, swept):
+    said = lamina("report", swept)
+    assert said.exit_code == 0
+    assert "er-seed" not in said.stdout
+    assert "Over seeds" in said.stdout
+    assert "ewc-seed1-lr0.1 failed: ValueError: no <b>good</b>" in said.stdout
+    assert f"{swept / 'report.html'}: " in said.stdout
+    assert (swept / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_format_says_what_is_printed_and_a_file_where_it_goes(lamina, swept, tmp_path):
+    assert json.loads(lamina("report", swept, "--format", "json").stdout)[0]["name"] == "rooms"
+    assert lamina("report", swept, "-f", "csv").stdout.startswith("rank,strategy,")
+    assert not (swept / "report.html").exists()
+    for name, beginning in {
+        "table.tex": "% needs",
+        "table.md": "rooms: class_incremental",
+        "table.CSV": "rank,",
+        "table.txt": "\nrooms: class_incremental",
+        "deep/page.html": "<!DOCTYPE html>",
+    }.items():
+        said = lamina("report", swept, "-o", tmp_path / name)
+        assert said.exit_code == 0, said.stderr
+        assert (tmp_path / name).read_text().startswith(beginning)
+    assert lamina("report", swept, "-f", "html").stdout == f"{swept / 'report.html'}\n"
+
+
+def test_a_file_whose_name_says_no_format_is_refused(lamina, swept, tmp_path):
+    wrong = lamina("report", swept, "-o", tmp_path / "table.docx")
+    assert wrong.exit_code == 2
+    assert "allowed: .html," in wrong.stderr
+    (tmp_path / "file").write_text("")
+    taken = lamina("report", swept, "-o", tmp_path / "file" / "table.csv")
+    assert taken.exit_code == 2
+    assert "cannot be written" in taken.stderr
 
 
 def test_report_names_the_output_folder_that_was_meant(lamina, tmp_path, monkeypatch):

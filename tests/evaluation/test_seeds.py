@@ -101,6 +101,7 @@ def test_groups_leave_out_the_seed_and_nothing_else():
 
 def test_where_no_two_rows_differ_in_the_seed_only_there_are_no_groups():
     assert groups_over_seeds([row(1, None, 0.9), row(2, None, 0.8, "ewc")]) == []
+    assert groups_over_seeds([row(1, 0, 0.9), row(2, 0, 0.9)]) == []
     assert groups_over_seeds([]) == []
 
 

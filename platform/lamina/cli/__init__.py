@@ -108,11 +108,29 @@ def strategies(name: str | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("run", type=click.Path(path_type=Path))
-def report(run: Path) -> None:
-    """Show again what a job left behind in RUN, its output_dir."""
-    from lamina.cli.report import show_report
+@click.option(
+    "--format",
+    "-f",
+    "wanted",
+    type=click.Choice(["html", "table", "csv", "latex", "markdown", "json"]),
+    help="Only this; by default the table, and the page in RUN/report.html.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write there; the file's ending says the format. By default stdout, or RUN/report.html.",
+)
+def report(run: Path, wanted: Any, output: Path | None) -> None:
+    """Show what a job left behind in RUN, its output_dir.
 
-    show_report(run)
+    Prints the leaderboard and writes RUN/report.html: one page for a browser, with tables that
+    sort and filter, curves, accuracy matrices, costs, and why trials failed. Where the seed
+    varies, settings are shown over their seeds.
+    """
+    from lamina.cli.report import report as report_on
+
+    report_on(run, wanted, output)
 
 
 _bundle = click.argument("bundle", type=click.Path(path_type=Path))

@@ -7,13 +7,14 @@ from typing import Any
 
 from rich.table import Table
 
-from lamina.cli.report import no_results_in, stdout
+from lamina.cli.report import stdout
 from lamina.config import fork_trial
 from lamina.evaluation.halving import projected_accuracy
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.control import Action
 from lamina.orchestration.sweep.terminal import read_ledger, store_of
 from lamina.registry import InputError, unknown
+from lamina.reporting.results import no_results_in
 
 _DONE = {"stop": "stops", "pause": "pauses", "resume": "goes on"}
 

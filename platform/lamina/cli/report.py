@@ -1,26 +1,36 @@
 """What a job left behind, shown: the leaderboard, and where everything is."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
+import click
+import rich.table
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from lamina.core import Stream
 from lamina.evaluation.leaderboard import Row
+from lamina.evaluation.seeds import groups_over_seeds
 from lamina.registry import InputError
+from lamina.reporting import formatting
+from lamina.reporting.formats import as_csv, as_json, as_latex, as_markdown
+from lamina.reporting.page import PAGE, as_page
+from lamina.reporting.results import (
+    EVENTS,
+    LEADERBOARD,
+    RUNS,
+    TRIALS,
+    Board,
+    output_dir_of,
+    read_boards,
+    title_of,
+)
+from lamina.reporting.tables import Table, group_table, trial_table
 from lamina.tracking.mlflow_store import ui_command, ui_page
 
-LEADERBOARD = "leaderboard.json"
-RESULT = "result.json"
-RUNS = "run"
-"""The folder of lone runs below a job's output folder."""
-TRIALS = "trials"
-"""The folder of a sweep's trials there."""
 _LOG_WIDTH = 160
 """Columns of a table in a log, which nobody resizes."""
 
@@ -51,70 +61,66 @@ def write_leaderboard(rows: Sequence[Row], output_dir: Path) -> Path:
     return path
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    """The leaderboard for a person, narrow enough for 80 columns."""
-    # One space between columns; a name is never cut, the settings may take several lines.
-    table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    several_scenarios = len({row["scenario"] for row in rows}) > 1
-    all_finished = all(row["status"] == "finished" for row in rows)
-    columns: dict[str, tuple[bool, Callable[[Row], str]]] = {
-        "#": (True, lambda row: str(row["rank"])),
-        "strategy": (False, lambda row: row["strategy"]),
-        "adapter": (False, lambda row: row["adapter"] or "-"),
-        "settings": (False, lambda row: _settings(row["settings"])),
-        **({"scenario": (False, lambda row: row["scenario"])} if several_scenarios else {}),
-        "accuracy": (True, lambda row: _number(row["average_accuracy"])),
-        "forgetting": (True, lambda row: _number(row["forgetting"])),
-        "validation": (True, lambda row: _number(row["validation_average_accuracy"])),
-        "trained": (True, lambda row: _count(row["trainable_parameters"])),
-        "seconds": (True, lambda row: _seconds(row["seconds"])),
-        **({} if all_finished else {"": (False, _status)}),
-    }
-    for heading, (is_number, _) in columns.items():
-        justify: Literal["right", "left"] = "right" if is_number else "left"
-        if heading == "settings":
-            table.add_column(heading, min_width=len(heading), overflow="fold")
+_SHOWN = (
+    "rank",
+    "strategy",
+    "adapter",
+    "settings",
+    "scenario",
+    "seeds",
+    "average_accuracy",
+    "interval",
+    "forgetting",
+)
+"""The columns of a terminal, narrow enough for 80 columns; the page has all."""
+_OF_TRIALS = ("validation_average_accuracy", "trainable_parameters", "seconds", "status")
+"""What single trials have room for beside them."""
+
+
+def _in_terminal(table: Table) -> rich.table.Table:
+    """A table for a person: one space between columns; a name is never cut, the settings may take
+    several lines."""
+    shown = rich.table.Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in table.columns:
+        justify: Literal["right", "left"] = "right" if column.is_number else "left"
+        if column.key == "settings":
+            shown.add_column(column.heading, min_width=len(column.heading), overflow="fold")
         else:
-            table.add_column(heading, justify=justify, no_wrap=True)
-    for row in rows:
-        cells = [cell(row) for _, cell in columns.values()]
-        table.add_row(*cells, style="bold" if row["rank"] == 1 else None)
-    return table
-
-
-def _title(rows: Sequence[Row], name: str) -> str:
-    """What the numbers of a leaderboard are of."""
-    first = rows[0]
-    scenarios = ", ".join(sorted({row["scenario"] for row in rows}))
-    tasks = f", {first['num_tasks']} tasks" if first["num_tasks"] else ""
-    return (
-        f"{name}: {scenarios} on {first['stream']}{tasks}, {Path(first['backbone']).name}. "
-        "Average accuracy and forgetting are of the test part, trained counts parameters; "
-        f"ranked by {first['metric']}."
-    )
+            shown.add_column(column.heading, justify=justify, no_wrap=True)
+    for place, row in enumerate(table.rows):
+        shown.add_row(*(Text(cell.text) for cell in row), style="bold" if place == 0 else None)
+    return shown
 
 
 def show_leaderboard(console: Console, rows: Sequence[Row], name: str) -> None:
-    """The ranked table, and why trials failed."""
+    """The ranked trials, why some failed, and the settings over their seeds, if these vary."""
     console.print()
-    console.print(_title(rows, name), soft_wrap=True)
-    console.print(_table(rows))
+    console.print(title_of(rows, name), markup=False, soft_wrap=True)
+    console.print(_in_terminal(trial_table(rows).only(*_SHOWN, *_OF_TRIALS)))
     failed: dict[str, list[str]] = {}
     for row in rows:
         if row["error"]:
-            failed.setdefault(str(row["error"]).strip().splitlines()[-1], []).append(row["name"])
+            failed.setdefault(formatting.reason(str(row["error"])), []).append(row["name"])
     for reason, names in failed.items():
         console.print(Text(f"{', '.join(names)} failed: {reason}", style="red"), soft_wrap=True)
+    if groups := groups_over_seeds(rows):
+        console.print(
+            "\nOver seeds: mean ± standard deviation, and a 95 % interval of the mean accuracy "
+            f"(Student's t); ranked by the mean of {rows[0]['metric']}.",
+            soft_wrap=True,
+        )
+        console.print(_in_terminal(group_table(groups).only(*_SHOWN)))
 
 
 def show_places(console: Console, output_dir: Path) -> None:
     """Where everything in an output folder is."""
     console.print()
     places = [
+        (PAGE, "leaderboard, curves, matrices, costs: a page for a browser, in one file"),
         (LEADERBOARD, "all columns of the leaderboard"),
         (TRIALS, "accuracy matrices and bundles of each trial of the sweep"),
         (RUNS, "the same of each lone run (`lamina run`)"),
-        ("events.jsonl", "everything that was reported, a line each"),
+        (EVENTS, "everything that was reported, a line each"),
     ]
     for place, what in places:
         if (output_dir / place).exists():
@@ -130,76 +136,80 @@ def show_mlflow(console: Console, output_dir: Path, mlflow_uri: str | None) -> N
         console.print(ui_command(store), soft_wrap=True)
 
 
-def results_in(output_dir: Path) -> tuple[list[Row], list[Row]]:
-    """The rows of a sweep's leaderboard, and of lone runs. Raises InputError when there is none of
-    either."""
-    rows = _read(output_dir / LEADERBOARD) if (output_dir / LEADERBOARD).is_file() else []
-    lone = [_read(path) for path in sorted(output_dir.glob(f"{RUNS}/*/{RESULT}"))]
-    if (output_dir / RESULT).is_file():
-        lone.append(_read(output_dir / RESULT))
-    if not rows and not lone:
-        raise no_results_in(output_dir)
-    return rows, lone
+Format = Literal["html", "table", "csv", "latex", "markdown", "json"]
+_BY_SUFFIX: dict[str, Format] = {
+    ".html": "html",
+    ".htm": "html",
+    ".txt": "table",
+    ".csv": "csv",
+    ".tex": "latex",
+    ".md": "markdown",
+    ".json": "json",
+}
 
 
-def show_report(run: Path) -> None:
-    """Print again what is in an output folder. Raises InputError when nothing is."""
-    output_dir = run.parent if run.is_file() else run
-    rows, lone = results_in(output_dir)
-    console = stdout()
-    if rows:
-        show_leaderboard(console, rows, output_dir.name)
-    # What learned from other rows is not to be compared.
-    by_data: dict[Any, list[Row]] = {}
-    for row in lone:
-        by_data.setdefault(row.get("data"), []).append(row)
-    for data, those in by_data.items():
-        name = f"{output_dir.name}, lone runs"
-        show_leaderboard(console, those, name if len(by_data) == 1 else f"{name} on data {data}")
-    show_places(console, output_dir)
-    show_mlflow(console, output_dir, (rows or lone)[0]["mlflow_uri"])
+def report(run: Path, wanted: Format | None, output: Path | None) -> None:
+    """Show or write what is in an output folder, as `lamina report` says it.
+
+    Without a format or a file: the table, and the page in the folder. A file's name says the
+    format where nothing else does. Raises InputError when there is nothing to show.
+    """
+    if output is not None and wanted is None:
+        wanted = _format_of(output)
+    boards = read_boards(run)
+    if wanted is None:
+        _show(stdout(), boards, output_dir_of(run), write_page=True)
+    elif wanted == "html":
+        page = output or output_dir_of(run) / PAGE
+        _write(page, as_page(boards))
+        click.echo(page)
+    elif wanted == "table":
+        with nullcontext() if output is None else _opened(output) as file:
+            console = stdout() if file is None else Console(file=file, width=_LOG_WIDTH)
+            _show(console, boards, output_dir_of(run), write_page=False)
+    else:
+        text = {
+            "csv": as_csv,
+            "json": as_json,
+            "latex": as_latex,
+            "markdown": as_markdown,
+        }[wanted](boards)
+        if output is None:
+            click.echo(text, nl=False)
+        else:
+            _write(output, text)
 
 
-def _read(path: Path) -> Any:
+def _format_of(output: Path) -> Format:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"RUN: {str(path)!r} is not JSON ({error})") from error
+        return _BY_SUFFIX[output.suffix.lower()]
+    except KeyError:
+        raise InputError(
+            f"--output: {str(output)!r} does not end as a format does (allowed: "
+            f"{', '.join(_BY_SUFFIX)}; or say --format)"
+        ) from None
 
 
-def no_results_in(run: Path) -> InputError:
-    """That there is nothing to show in a folder, and which one may be meant."""
-    folders = [str(path.parent) for path in Path("runs").glob(f"*/{LEADERBOARD}")]
-    near = get_close_matches(str(run), folders, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    said = "holds no results" if run.exists() else "is not there"
-    return InputError(
-        f"RUN: {str(run)!r} {said}{hint} (allowed: the output_dir of a job that has run)"
-    )
+def _opened(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--output: {str(path)!r} cannot be written ({error.strerror})") from error
 
 
-def _settings(settings: dict[str, Any]) -> str:
-    """`lr 0.002, size 100`: the last part of each key is enough for a person."""
-    shown = []
-    for key, value in settings.items():
-        last = key.rpartition(".")[2].replace("learning_rate", "lr")
-        shown.append(f"{last} {value:.3g}" if isinstance(value, float) else f"{last} {value}")
-    return ", ".join(shown)
+def _write(path: Path, text: str) -> None:
+    with _opened(path) as file:
+        file.write(text)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _count(value: int | None) -> str:
-    return "-" if value is None else f"{value:,}"
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def _status(row: Row) -> str:
-    if row["status"] == "finished":
-        return ""
-    return f"{row['status']} after {row['tasks_done']} of {row['num_tasks'] or '?'} tasks"
+def _show(console: Console, boards: Sequence[Board], output_dir: Path, write_page: bool) -> None:
+    for board in boards:
+        show_leaderboard(console, board.rows, board.name)
+    if write_page:
+        try:
+            _write(output_dir / PAGE, as_page(boards))
+        except InputError as error:
+            console.print(f"\nno page: {error}", markup=False, soft_wrap=True)
+    show_places(console, output_dir)
+    show_mlflow(console, output_dir, boards[0].rows[0]["mlflow_uri"])

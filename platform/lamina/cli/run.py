@@ -18,8 +18,6 @@ from lamina.bundles import write_bundle
 from lamina.bundles.bundle import BUNDLE
 from lamina.cli.progress import Display, display, numbers
 from lamina.cli.report import (
-    RESULT,
-    RUNS,
     notes_in_record,
     show_leaderboard,
     show_mlflow,
@@ -45,6 +43,7 @@ from lamina.digests import trial_id
 from lamina.evaluation.leaderboard import Row, leaderboard
 from lamina.orchestration.store.event_recorder import EventRecorder, TrialReports
 from lamina.registry import InputError
+from lamina.reporting.results import RESULT, RUNS
 from lamina.tracking.base import TrackingError
 from lamina.tracking.trackers import make_tracker
 from lamina.training.learner import Learner

@@ -84,7 +84,7 @@ def groups_over_seeds(rows: Sequence[Row]) -> list[Group]:
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(_key(row), []).append(row)
-    if all(len(those) == 1 for those in found.values()):
+    if all(len({row["settings"].get(SEED) for row in those}) == 1 for those in found.values()):
         return []
     return sorted((_group(those) for those in found.values()), key=_order)
 

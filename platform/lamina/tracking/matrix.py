@@ -17,7 +17,8 @@ class MatrixDocument(TypedDict):
 
 
 def matrix_document(tasks: Sequence[str], validation: Rows, test: Rows) -> MatrixDocument:
-    """The document of a stream of `tasks` of which the first `len(validation)` are trained."""
+    """The document of a stream of `tasks` of which the first `len(validation)` are trained; the row
+    of a task that was not evaluated may be empty."""
     return {
         "tasks": list(tasks),
         "validation": _square(validation, len(tasks)),

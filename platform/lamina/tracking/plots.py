@@ -67,7 +67,7 @@ class Curve:
     values: Sequence[float]
     """In 0..1, one after each task that it has learned."""
     num_tasks: int
-    """How many tasks its own stream has."""
+    """How many steps it takes its own stream in: its tasks, or 1 where it learns all at once."""
 
     @property
     def is_stopped(self) -> bool:

@@ -1,11 +1,15 @@
 """What the recorder makes of a sweep's reports."""
 
+import json
+
 from lamina.orchestration.store.event_recorder import (
     EventRecorder,
     TrialReports,
     best_of,
     write_curves,
+    write_matrix,
 )
+from lamina.tracking import plots
 
 
 class Noted:
@@ -80,6 +84,27 @@ def test_only_trials_that_learned_every_task_count_for_the_best():
         "sweep/best_test_average_accuracy": 0.4,
     }
     assert best_of(TRIALS[1:]) == {"sweep/finished_trials": 0.0}
+
+
+def test_joint_training_has_its_row_at_the_last_task_and_is_a_level_in_the_picture(
+    tmp_path, monkeypatch
+):
+    joint = reports_of(0.9, 0.8)[1:]
+    path, *_ = write_matrix(tmp_path / "joint", joint, "joint", draws=False)
+    document = json.loads(path.read_text())
+    assert document["tasks"] == ["task 1", "room 1"]
+    assert document["test"] == [[None, None], [0.8, 0.8]]
+
+    drawn = {}
+    monkeypatch.setattr(plots, "draw_curves", lambda path, **given: drawn.update(given["curves"]))
+    write_curves(tmp_path, [*TRIALS[:2], TrialReports("joint-1", "joint", joint)])
+    assert {name: curve.num_tasks for name, curve in drawn.items()} == {
+        "er": 2,
+        "lwf": 2,
+        "joint": 1,
+    }
+    assert drawn["lwf"].is_stopped
+    assert not drawn["joint"].is_stopped
 
 
 def test_a_single_trial_is_not_compared(tmp_path):

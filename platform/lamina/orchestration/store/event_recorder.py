@@ -95,12 +95,14 @@ def write_matrix(folder: Path, reports: Sequence[Report], name: str, draws: bool
     if not reports:
         return []
     folder.mkdir(parents=True, exist_ok=True)
-    learned = [each["task_name"] for each in reports]
-    tasks = [
-        *learned,
-        *(f"task {each + 1}" for each in range(len(learned), reports[-1]["num_tasks"])),
-    ]
-    rows = {part: [each[part] for each in reports] for part in ("validation", "test")}
+    num_tasks = reports[-1]["num_tasks"]
+    # Joint training reports once, after the last task: rows go by task, not by report.
+    at = {each["task"]: each for each in reports}
+    tasks = [at[t]["task_name"] if t in at else f"task {t + 1}" for t in range(num_tasks)]
+    rows: dict[str, list[Sequence[float | None]]] = {
+        part: [at[t][part] if t in at else [] for t in range(max(at) + 1)]
+        for part in ("validation", "test")
+    }
     paths = [folder / "accuracy_matrix.json"]
     document = matrix_document(tasks, rows["validation"], rows["test"])
     paths[0].write_text(json.dumps(document, indent=1), encoding="utf-8")
@@ -129,7 +131,7 @@ def write_curves(folder: Path, trials: Sequence[TrialReports]) -> list[Path]:
         curves = {
             name: Curve(
                 [report["metrics"][key] for report in reports if key in report["metrics"]],
-                reports[-1]["num_tasks"],
+                reports[-1]["num_tasks"] - reports[0]["task"],
             )
             for name, reports in learned
         }

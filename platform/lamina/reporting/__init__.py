@@ -1,0 +1,1 @@
+"""What a job left behind, for people: tables for terminals and papers, and one page."""

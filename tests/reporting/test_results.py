@@ -1,0 +1,85 @@
+"""What is read of an output folder."""
+
+import json
+from shutil import copytree
+
+import pytest
+
+from finished_sweep import TASKS, results
+from lamina.evaluation.leaderboard import leaderboard
+from lamina.registry import InputError
+from lamina.reporting.results import read_boards
+
+
+def test_a_sweep_is_read_with_its_jobs_name_its_matrices_and_its_metrics(board):
+    assert board.name == "rooms"
+    assert board.title.startswith("rooms: class_incremental on assistant, 3 tasks, minilm.")
+    best = board.trials[0]
+    assert best.row["rank"] == 1
+    assert best.tasks == TASKS
+    assert best.matrices["test"][1][2] is None
+    curve = best.curve("test/average_accuracy")
+    assert len(curve) == 3
+    assert curve[-1] == pytest.approx(best.row["average_accuracy"])
+    assert best.curve("test/forgetting")[0] is None
+
+
+def test_joint_training_is_a_bound_with_its_row_at_the_end_and_the_names_of_all_tasks(board):
+    joint = [trial for trial in board.trials if trial.row["strategy"] == "joint"]
+    assert board.bounds == {trial.row["trial"] for trial in joint}
+    assert all(trial.tasks == TASKS for trial in joint)
+    assert joint[0].matrices["test"][0] == [None, None, None]
+    assert None not in joint[0].matrices["test"][2]
+
+
+def test_a_trial_that_was_stopped_after_one_task_is_no_bound(board):
+    assert all("ewc" not in trial for trial in board.bounds)
+
+
+def test_what_a_picture_shows_is_settings_over_finished_seeds(board):
+    entries = {entry.name: entry for entry in board.entries}
+    assert len(entries) == 5
+    assert len(entries["er lora, lr 0.01"].trials) == 3
+    assert len(entries["ewc lora, lr 0.1"].trials) == 1
+    assert entries["joint lora, lr 0.01"].is_bound
+
+
+def test_a_step_that_was_logged_again_counts_as_it_was_logged_last(folder, tmp_path):
+    run = copytree(folder, tmp_path / "again")
+    events = (run / "events.jsonl").read_text().splitlines()[:-1]
+    again = json.loads(events[1])
+    events.append(json.dumps({**again, "test/average_accuracy": 0.125}))
+    (run / "events.jsonl").write_text("\n".join(events) + "\n")
+    (board,) = read_boards(run)
+    (trial,) = (each for each in board.trials if each.row["trial"] == again["trial"])
+    assert trial.curve("test/average_accuracy")[again["step"]] == 0.125
+
+
+def test_lone_runs_are_boards_of_their_own_by_the_rows_they_learned_from(folder, tmp_path):
+    run = copytree(folder, tmp_path / "lone")
+    for number, data in enumerate(["a", "a", "b"]):
+        (row,) = leaderboard(results()[number : number + 1])
+        place = run / "run" / row["trial"]
+        place.mkdir(parents=True)
+        (place / "result.json").write_text(json.dumps({**row, "data": data}))
+    sweep, first, second = read_boards(run)
+    assert sweep.name == "rooms"
+    assert first.name == "lone, lone runs on data a"
+    assert (len(first.trials), len(second.trials)) == (2, 1)
+
+
+def test_steps_have_numbers_where_streams_have_tasks_of_their_own(folder, tmp_path):
+    run = copytree(folder, tmp_path / "orders")
+    (path, *_) = sorted((run / "trials").glob("er-*/accuracy_matrix.json"))
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps({**document, "tasks": document["tasks"][::-1]}))
+    (board,) = read_boards(run)
+    assert list(board.steps) == ["task 1", "task 2", "task 3"]
+
+
+def test_a_folder_without_results_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no results"):
+        read_boards(tmp_path)
+    (tmp_path / "leaderboard.json").write_text("[")
+    with pytest.raises(InputError, match="is not JSON"):
+        read_boards(tmp_path)
