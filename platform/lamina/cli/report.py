@@ -17,10 +17,10 @@ from lamina.evaluation.seeds import groups_over_seeds
 from lamina.registry import InputError
 from lamina.reporting import formatting
 from lamina.reporting.formats import as_csv, as_json, as_latex, as_markdown
-from lamina.reporting.page import PAGE, as_page
 from lamina.reporting.results import (
     EVENTS,
     LEADERBOARD,
+    PAGE,
     RUNS,
     TRIALS,
     Board,
@@ -161,7 +161,7 @@ def report(run: Path, wanted: Format | None, output: Path | None) -> None:
         _show(stdout(), boards, output_dir_of(run), write_page=True)
     elif wanted == "html":
         page = output or output_dir_of(run) / PAGE
-        _write(page, as_page(boards))
+        _write_page(page, boards)
         click.echo(page)
     elif wanted == "table":
         with nullcontext() if output is None else _opened(output) as file:
@@ -203,12 +203,19 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
 
 
+def _write_page(path: Path, boards: Sequence[Board]) -> None:
+    # Only who wants the page waits for the libraries that are in it; sweeps do not.
+    from lamina.reporting.page import as_page
+
+    _write(path, as_page(boards))
+
+
 def _show(console: Console, boards: Sequence[Board], output_dir: Path, write_page: bool) -> None:
     for board in boards:
         show_leaderboard(console, board.rows, board.name)
     if write_page:
         try:
-            _write(output_dir / PAGE, as_page(boards))
+            _write_page(output_dir / PAGE, boards)
         except InputError as error:
             console.print(f"\nno page: {error}", markup=False, soft_wrap=True)
     show_places(console, output_dir)

@@ -10,7 +10,6 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import version
 from importlib.resources import files
 from itertools import product
 from typing import Any
@@ -32,7 +31,6 @@ from lamina.reporting.predictions import Answers, read_answers
 from lamina.reporting.results import PARTS, Board, TrialResult
 from lamina.reporting.tables import Table, comparison_table, group_table, trial_table
 
-PAGE = "report.html"
 _MOST_REFERENCES = 20
 """Settings that others can be held against: the best ones."""
 
@@ -141,7 +139,6 @@ def as_page(boards: Sequence[Board]) -> str:
         figures=_in_script(drawn),
         style=Markup(_ours("page.css")),
         script=Markup(_ours("page.js")),
-        version=version("lamina"),
         **_libraries(),
     )
 

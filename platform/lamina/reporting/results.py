@@ -23,6 +23,7 @@ TRIALS = "trials"
 EVENTS = "events.jsonl"
 MATRIX = "accuracy_matrix.json"
 PREDICTIONS = "predictions.csv"
+PAGE = "report.html"
 
 Part = Literal["validation", "test"]
 PARTS: tuple[Part, ...] = ("test", "validation")
