@@ -21,7 +21,8 @@ TRIALS = "#b0-leaderboard table >> nth=1"
 def address(folder, tmp_path_factory):
     run = copytree(folder, tmp_path_factory.mktemp("browser") / "out")
     for trial in list((run / "trials").glob("er-*"))[:2]:
-        (trial / "predictions.csv").write_text(PREDICTIONS)
+        (trial / "bundle").mkdir()
+        (trial / "bundle" / "predictions.csv").write_text(PREDICTIONS)
     (run / "report.html").write_text(as_page(read_boards(run)), encoding="utf-8")
     return (run / "report.html").as_uri()
 

@@ -12,7 +12,7 @@ from lamina.reporting.figures.effects import effect, varied
 from lamina.reporting.figures.matrices import confusion, matrix
 from lamina.reporting.figures.pareto import COSTS, pareto
 from lamina.reporting.figures.style import Styles
-from lamina.reporting.predictions import read_answers
+from lamina.reporting.predictions import read_class_report
 from lamina.reporting.results import Board
 from lamina.tracking.palette import BOUND
 
@@ -29,7 +29,7 @@ def test_plotly_knows_every_word_of_every_figure(board, tmp_path):
     drawn = [
         curves(board, "test"),
         matrix(board.trials[0], "validation"),
-        confusion(read_answers(path)),
+        confusion(read_class_report(path)),
         *(pareto(board, cost) for cost in COSTS),
         *(effect(board, key, "test") for key in varied(board)),
         *(spent(board, cost) for cost in SPENT),
@@ -69,9 +69,11 @@ def test_only_the_best_curves_are_drawn_at_first(board):
 def test_a_matrix_has_a_row_for_each_task_and_nothing_where_r_is_undefined(board):
     (heat,) = matrix(board.trials[0], "test")["data"]
     assert heat["z"][0][1:] == [None, None]
-    assert heat["text"][0][1:] == ["", ""]
+    assert heat["texttemplate"] == "%{z:.3f}"
     assert (heat["zmin"], heat["zmax"]) == (0, 1)
-    assert matrix(board.trials[0], "test")["layout"]["yaxis"]["ticktext"] == list(TASKS)
+    assert heat["y"] == heat["x"] == list(TASKS)
+    again = replace(board.trials[0], tasks=("lights", "media", "lights"))
+    assert matrix(again, "test")["data"][0]["x"] == ["lights", "media", "lights (2)"]
 
 
 def test_the_front_is_what_no_other_trial_beats_on_the_validation_part(board):

@@ -66,6 +66,8 @@ def test_lone_runs_are_boards_of_their_own_by_the_rows_they_learned_from(folder,
     assert sweep.name == "rooms"
     assert first.name == "lone, lone runs on data a"
     assert (len(first.trials), len(second.trials)) == (2, 1)
+    assert [row["rank"] for row in first.rows] == [1, 2]
+    assert first.rows[0]["score"] > first.rows[1]["score"]
 
 
 def test_steps_have_numbers_where_streams_have_tasks_of_their_own(folder, tmp_path):

@@ -119,7 +119,7 @@ def show_places(console: Console, output_dir: Path) -> None:
         (PAGE, "leaderboard, curves, matrices, costs: a page for a browser, in one file"),
         (LEADERBOARD, "all columns of the leaderboard"),
         (TRIALS, "accuracy matrices and bundles of each trial of the sweep"),
-        (RUNS, "the same of each lone run (`lamina run`)"),
+        (RUNS, "accuracy matrix and bundle of each lone run (`lamina run`)"),
         (EVENTS, "everything that was reported, a line each"),
     ]
     for place, what in places:

@@ -22,7 +22,12 @@ def leaderboard(
     metric: str = "validation/average_accuracy",
     mode: Literal["max", "min"] = "max",
 ) -> list[Row]:
-    """A row for each result, ranked from 1 by `metric`; what is undefined is None.
+    """A row for each result, ranked from 1 by `metric`; what is undefined is None. See `ranked`."""
+    return ranked([_row(result, metric, mode) for result in results])
+
+
+def ranked(rows: Iterable[Row]) -> list[Row]:
+    """Rows by their score, ranked from 1.
 
     Trials that ended by themselves come first, because an average over fewer tasks is a different,
     easier number; then stopped ones, those that got further before the others; then failed ones.
@@ -31,14 +36,19 @@ def leaderboard(
     """
 
     def order(row: Row) -> tuple[Any, ...]:
+        mode = row.get("mode", "max")
         return (
             _STATUS_ORDER.get(row["status"], len(_STATUS_ORDER)),
             -row["tasks_done"],
             *precedence(row["score"], mode, row["trainable_parameters"], row["name"], row["trial"]),
         )
 
-    rows = sorted((_row(result, metric, mode) for result in results), key=order)
-    return [{"rank": place, **row} for place, row in enumerate(rows, start=1)]
+    in_order = enumerate(sorted(rows, key=order), start=1)
+    return [{"rank": place, **_without_rank(row)} for place, row in in_order]
+
+
+def _without_rank(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key != "rank"}
 
 
 def precedence(

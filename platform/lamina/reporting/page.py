@@ -27,10 +27,12 @@ from lamina.reporting.figures.effects import effect, varied
 from lamina.reporting.figures.matrices import confusion, matrix
 from lamina.reporting.figures.pareto import COSTS, pareto
 from lamina.reporting.figures.style import Figure
-from lamina.reporting.predictions import Answers, read_answers
+from lamina.reporting.predictions import ClassReport, read_class_report
 from lamina.reporting.results import PARTS, Board, TrialResult
 from lamina.reporting.tables import Table, comparison_table, group_table, trial_table
 
+_MOST_SPREADS = 10
+"""Trials whose answers are shown by class, the best ones: with many classes each is large."""
 _MOST_REFERENCES = 20
 """Settings that others can be held against: the best ones."""
 
@@ -59,13 +61,13 @@ class Spread:
     """A trial's answers by class."""
 
     trial: TrialResult
-    answers: Answers
+    report: ClassReport
 
     @property
     def lines(self) -> Iterator[tuple[str, int, float]]:
         """Each class with its rows and accuracy."""
-        numbers = self.answers.rows.tolist(), self.answers.accuracy.tolist()
-        yield from zip(self.answers.classes, *numbers, strict=True)
+        numbers = self.report.rows.tolist(), self.report.accuracy.tolist()
+        yield from zip(self.report.classes, *numbers, strict=True)
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,10 @@ def as_page(boards: Sequence[Board]) -> str:
 
 def _section(key: str, board: Board) -> Section:
     spreads = [
-        Spread(trial, read_answers(trial.predictions))
+        Spread(trial, read_class_report(trial.predictions))
         for trial in board.trials
         if trial.predictions is not None
-    ]
+    ][:_MOST_SPREADS]
     parts = Chooser("part", [(part, part) for part in PARTS])
     return Section(
         key=key,
@@ -211,7 +213,7 @@ def _spent(key: str, board: Board) -> Chart:
 
 
 def _confusions(key: str, spreads: Sequence[Spread]) -> Chart | None:
-    drawn = {each.trial.row["trial"]: confusion(each.answers) for each in spreads}
+    drawn = {each.trial.row["trial"]: confusion(each.report) for each in spreads}
     chooser = _chooser_of([each.trial for each in spreads])
     return Chart(key, drawn, [chooser]) if drawn else None
 

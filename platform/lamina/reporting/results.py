@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from lamina.evaluation.leaderboard import Row
+from lamina.evaluation.leaderboard import Row, ranked
 from lamina.evaluation.seeds import Group, groups_over_seeds
 from lamina.registry import InputError
 from lamina.reporting.formatting import name_of
@@ -22,6 +22,8 @@ TRIALS = "trials"
 """The folder of a sweep's trials there."""
 EVENTS = "events.jsonl"
 MATRIX = "accuracy_matrix.json"
+BUNDLE = "bundle"
+"""The folder of what a trial learned, in the trial's."""
 PREDICTIONS = "predictions.csv"
 PAGE = "report.html"
 
@@ -167,7 +169,9 @@ def read_boards(run: Path) -> list[Board]:
             by_data.setdefault(trial.row.get("data"), []).append(trial)
     for data, those in by_data.items():
         name = f"{output_dir.name}, lone runs"
-        boards.append(Board(name if len(by_data) == 1 else f"{name} on data {data}", those))
+        boards.append(
+            Board(name if len(by_data) == 1 else f"{name} on data {data}", _ranked(those))
+        )
     boards = [board for board in boards if board.trials]
     if not boards:
         raise no_results_in(run)
@@ -198,14 +202,23 @@ class _Tracked:
 def _trial(row: Row, folder: Path, tracked: _Tracked) -> TrialResult:
     document = _read(folder / MATRIX) if (folder / MATRIX).is_file() else {"tasks": []}
     steps = tracked.metrics.get(row["trial"], {})
-    predictions = folder / PREDICTIONS
+    predictions = [
+        path for path in (folder / PREDICTIONS, folder / BUNDLE / PREDICTIONS) if path.is_file()
+    ]
     return TrialResult(
         row,
         tasks=tuple(document["tasks"]),
         matrices={part: document[part] for part in PARTS if part in document},
         metrics=[steps[step] for step in sorted(steps)],
-        predictions=predictions if predictions.is_file() else None,
+        predictions=predictions[0] if predictions else None,
     )
+
+
+def _ranked(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """Lone runs, each of which was the first of its own leaderboard."""
+    of_trial = {trial.row["trial"]: trial for trial in trials}
+    rows = ranked(trial.row for trial in trials)
+    return [replace(of_trial[row["trial"]], row=row) for row in rows]
 
 
 def _named(trials: Sequence[TrialResult]) -> list[TrialResult]:

@@ -1,47 +1,43 @@
 """Matrices as heat maps: R of a trial, and which classes were taken for which."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
-from lamina.reporting import formatting
 from lamina.reporting.figures.style import Figure, Trace, rounded
-from lamina.reporting.predictions import Answers
+from lamina.reporting.predictions import ClassReport
 from lamina.reporting.results import TrialResult
 
-_MOST_LABELLED_CELLS = 15
+_MOST_LABELLED = 15
 """Tasks or classes of a matrix whose cells still have room for a number."""
 
 
 def matrix(trial: TrialResult, part: str) -> Figure:
     """R of a trial as a heat map: a row after each task, a column for each."""
-    rows = trial.matrices[part]
-    names = list(trial.tasks)
     return _heat_map(
-        names, names, rows, x="accuracy on task", y="after training task", text=formatting.number
+        trial.tasks, trial.matrices[part], across="accuracy on task", down="after training task"
     )
 
 
-def confusion(answers: Answers) -> Figure:
+def confusion(report: ClassReport) -> Figure:
     """Which classes were taken for which: shares of each class's rows."""
-    names = list(answers.classes)
-    total = answers.rows[:, None].clamp(min=1)
-    shares = (answers.confusion / total).tolist()
-    return _heat_map(names, names, shares, x="answered", y="class", text=lambda v: f"{v:.2f}")
+    shares = report.confusion / report.rows[:, None].clamp(min=1)
+    return _heat_map(report.classes, shares.tolist(), across="answered", down="class", decimals=2)
 
 
 def _heat_map(
-    columns: Sequence[str],
-    lines: Sequence[str],
+    names: Sequence[str],
     cells: Sequence[Sequence[float | None]],
-    x: str,
-    y: str,
-    text: Callable[[float], str],
+    across: str,
+    down: str,
+    decimals: int = 3,
 ) -> Figure:
+    """Cells in 0..1, with the same names down and across; one that is None is empty."""
+    categories = _distinct(names)
     heat: Trace = {
         "type": "heatmap",
-        "z": [rounded(line) for line in cells],
-        # Numbers are places, so that equal names stay apart.
-        "x": list(range(len(columns))),
-        "y": list(range(len(lines))),
+        "z": [rounded(line, decimals) for line in cells],
+        "x": categories,
+        "y": categories,
         "zmin": 0,
         "zmax": 1,
         "colorscale": "Viridis",
@@ -49,31 +45,26 @@ def _heat_map(
         "xgap": 1,
         "ygap": 1,
         "hoverongaps": False,
-        "customdata": [[[line, column] for column in columns] for line in lines],
-        "hovertemplate": f"%{{z:.3f}}<br>{y} %{{customdata[0]}}<br>{x} %{{customdata[1]}}"
-        "<extra></extra>",
+        "hovertemplate": f"%{{z:.{decimals}f}}<br>{down} %{{y}}<br>{across} %{{x}}<extra></extra>",
     }
-    if len(columns) <= _MOST_LABELLED_CELLS:
-        heat["text"] = [["" if v is None else text(v) for v in line] for line in cells]
-        heat["texttemplate"] = "%{text}"
-    ticks = {"tickmode": "array", "showgrid": False, "zeroline": False}
+    if len(names) <= _MOST_LABELLED:
+        heat["texttemplate"] = f"%{{z:.{decimals}f}}"
+    plain = {"type": "category", "showgrid": False, "zeroline": False}
     return {
         "data": [heat],
         "layout": {
-            "xaxis": {
-                **ticks,
-                "title": {"text": x},
-                "tickvals": heat["x"],
-                "ticktext": list(columns),
-                "tickangle": -40,
-            },
-            "yaxis": {
-                **ticks,
-                "title": {"text": y},
-                "tickvals": heat["y"],
-                "ticktext": list(lines),
-                "autorange": "reversed",
-            },
-            "height": 260 + 34 * min(len(lines), 20),
+            "xaxis": {**plain, "title": {"text": across}, "tickangle": -40},
+            "yaxis": {**plain, "title": {"text": down}, "autorange": "reversed"},
+            "height": 260 + 34 * min(len(names), 20),
         },
     }
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """`lights`, `doors`, `lights (2)`: a task that comes twice is two rows."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found

@@ -42,11 +42,10 @@ class Styles:
         return _DASHES[those.setdefault(name, len(those)) % len(_DASHES)]
 
 
-def rounded(values: Sequence[float | None]) -> list[float | None]:
+def rounded(values: Sequence[float | None], decimals: int = _DECIMALS) -> list[float | None]:
     """Values for JSON, which knows no NaN."""
     return [
-        None if value is None or not isfinite(value) else round(value, _DECIMALS)
-        for value in values
+        None if value is None or not isfinite(value) else round(value, decimals) for value in values
     ]
 
 

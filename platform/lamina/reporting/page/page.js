@@ -6,6 +6,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const narrow = matchMedia("(max-width: 700px)");
 const CONFIG = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
 const LEGEND_LINE = 20;   // pixels
+const MOST_NAMES = 15;     // of a matrix on a narrow screen
 const FEW_LINES = 10;      // so few need no filter
 const PAGE_LINES = 50;
 
@@ -15,26 +16,29 @@ function colour(name) {
 
 // The figure's own layout on the page's colours, and with the legend where there is room for it.
 function laidOut(figure) {
-  const axis = (own) => ({
-    gridcolor: colour("--rule"), zerolinecolor: colour("--rule"), linecolor: colour("--faint"), automargin: true, ...own,
-    title: { standoff: 12, ...own.title },
+  const own = figure.layout;
+  const height = own.height || 440;
+  const isMatrix = figure.data[0]?.type === "heatmap";
+  const isCramped = narrow.matches && isMatrix && figure.data[0].x.length > MOST_NAMES;
+  const legendLines = isMatrix ? 0 : figure.data.filter((trace) => trace.name && trace.showlegend !== false).length;
+  const axis = (given) => ({
+    gridcolor: colour("--rule"), zerolinecolor: colour("--rule"), linecolor: colour("--faint"),
+    automargin: true, showticklabels: !isCramped, ...given, title: { standoff: 12, ...given.title },
   });
-  const lines = figure.data.filter((trace) => trace.name && trace.showlegend !== false).length;
-  const isMatrix = figure.data.some((trace) => trace.type === "heatmap");
-  const below = { orientation: "v", x: 0, y: 0, yref: "container", yanchor: "bottom" };
-  const height = figure.layout.height || 440;
+  const beside = { x: 1.02, y: 1 };
+  const below = { x: 0, y: 0, yref: "container", yanchor: "bottom" };
   return {
-    ...figure.layout,
-    height: narrow.matches && !isMatrix ? height + LEGEND_LINE * lines : height,
+    ...own,
+    height: narrow.matches ? height + LEGEND_LINE * legendLines : height,
+    margin: { l: 50, r: 10, t: 20, b: 50 },
     font: { color: colour("--ink"), family: "inherit", size: narrow.matches ? 11 : 13 },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: isMatrix ? colour("--empty") : "rgba(0,0,0,0)",
-    margin: { l: 50, r: 10, t: 20, b: 50 },
-    legend: { ...figure.layout.legend, ...(narrow.matches ? below : { x: 1.02, y: 1 }) },
-    dragmode: narrow.matches ? false : "zoom",
+    legend: { ...own.legend, ...(narrow.matches ? below : beside) },
     hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--faint"), font: { color: colour("--ink") } },
-    xaxis: axis(figure.layout.xaxis),
-    yaxis: axis(figure.layout.yaxis),
+    dragmode: narrow.matches ? false : "zoom",   // a finger scrolls
+    xaxis: axis(own.xaxis),
+    yaxis: axis(own.yaxis),
   };
 }
 
