@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from lamina.bundles import BEST, Predictor, find_bundle, load_predictor, open_bundle
-from lamina.cli.report import results_in
 from lamina.cli.run import run_job
 from lamina.cli.sweep import sweep_job
 from lamina.config.words import JobSource
 from lamina.core import Part
 from lamina.evaluation.leaderboard import Row
+from lamina.reporting.results import results_in
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -28,7 +28,7 @@ from lamina.reporting.figures.matrices import confusion, matrix
 from lamina.reporting.figures.pareto import COSTS, pareto
 from lamina.reporting.figures.style import Figure
 from lamina.reporting.predictions import ClassReport, read_class_report
-from lamina.reporting.results import PARTS, Board, TrialResult
+from lamina.reporting.results import SHOWN_PARTS, Board, TrialResult
 from lamina.reporting.tables import Table, comparison_table, group_table, trial_table
 
 _MOST_SPREADS = 10
@@ -151,7 +151,7 @@ def _section(key: str, board: Board) -> Section:
         for trial in board.trials
         if trial.predictions is not None
     ][:_MOST_SPREADS]
-    parts = Chooser("part", [(part, part) for part in PARTS])
+    parts = Chooser("part", [(part, part) for part in SHOWN_PARTS])
     return Section(
         key=key,
         board=board,
@@ -162,7 +162,7 @@ def _section(key: str, board: Board) -> Section:
             for group in board.groups[:_MOST_REFERENCES]
             if (table := comparison_table(group, board.groups)).rows
         ],
-        curves=Chart(f"{key}-curves", {part: curves(board, part) for part in PARTS}, [parts]),
+        curves=Chart(f"{key}-curves", {part: curves(board, part) for part in SHOWN_PARTS}, [parts]),
         matrices=_matrices(f"{key}-matrix", board, parts),
         pareto=_pareto(f"{key}-pareto", board),
         effects=_effects(f"{key}-settings", board, parts),
@@ -178,7 +178,7 @@ def _matrices(key: str, board: Board, parts: Chooser) -> Chart | None:
         return None
     drawn = {
         f"{trial.row['trial']}/{part}": matrix(trial, part)
-        for trial, part in product(trials, PARTS)
+        for trial, part in product(trials, SHOWN_PARTS)
         if part in trial.matrices
     }
     return Chart(key, drawn, [_chooser_of(trials), parts])
@@ -201,7 +201,8 @@ def _pareto(key: str, board: Board) -> Chart | None:
 def _effects(key: str, board: Board, parts: Chooser) -> Chart | None:
     keys = varied(board)
     drawn = {
-        f"{setting}/{part}": effect(board, setting, part) for setting, part in product(keys, PARTS)
+        f"{setting}/{part}": effect(board, setting, part)
+        for setting, part in product(keys, SHOWN_PARTS)
     }
     settings = Chooser("setting", [(setting, setting) for setting in keys])
     return Chart(key, drawn, [settings, parts]) if drawn else None

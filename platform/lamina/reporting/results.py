@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from lamina.core import Part
 from lamina.evaluation.leaderboard import Row, ranked
 from lamina.evaluation.seeds import Group, groups_over_seeds
 from lamina.registry import InputError
@@ -27,8 +28,8 @@ BUNDLE = "bundle"
 PREDICTIONS = "predictions.csv"
 PAGE = "report.html"
 
-Part = Literal["validation", "test"]
-PARTS: tuple[Part, ...] = ("test", "validation")
+SHOWN_PARTS: tuple[Part, ...] = ("test", "validation")
+"""The parts that a matrix is of, the one that people ask for first."""
 
 
 @dataclass(frozen=True)
@@ -151,31 +152,42 @@ def output_dir_of(run: Path) -> Path:
     return run.parent if run.is_file() else run
 
 
+def results_in(output_dir: Path) -> tuple[list[Row], list[Row]]:
+    """The rows of a sweep's leaderboard, and of lone runs. Raises InputError when there is none of
+    either."""
+    rows = _read(output_dir / LEADERBOARD) if (output_dir / LEADERBOARD).is_file() else []
+    lone = [_read(folder / RESULT) for folder in _lone_runs(output_dir)]
+    if not rows and not lone:
+        raise no_results_in(output_dir)
+    return rows, lone
+
+
 def read_boards(run: Path) -> list[Board]:
     """What is in an output folder: the sweep's leaderboard, if there is one, then lone runs, those
     that learned from the same rows together. Raises InputError when there is nothing."""
     output_dir = output_dir_of(run)
+    rows, lone = results_in(output_dir)
     boards = []
-    if (output_dir / LEADERBOARD).is_file():
-        rows = _read(output_dir / LEADERBOARD)
+    if rows:
         tracked = _read_events(output_dir / EVENTS)
         trials = [_trial(row, output_dir / TRIALS / row["trial"], tracked) for row in rows]
         boards.append(Board(tracked.name or output_dir.name, _named(trials)))
     # What learned from other rows is not to be compared.
     by_data: dict[Any, list[TrialResult]] = {}
-    for folder in [*sorted(output_dir.glob(f"{RUNS}/*")), output_dir]:
-        if (folder / RESULT).is_file():
-            trial = _trial(_read(folder / RESULT), folder, _read_events(folder / EVENTS))
-            by_data.setdefault(trial.row.get("data"), []).append(trial)
+    for row, folder in zip(lone, _lone_runs(output_dir), strict=True):
+        trial = _trial(row, folder, _read_events(folder / EVENTS))
+        by_data.setdefault(row.get("data"), []).append(trial)
     for data, those in by_data.items():
         name = f"{output_dir.name}, lone runs"
-        boards.append(
-            Board(name if len(by_data) == 1 else f"{name} on data {data}", _ranked(those))
-        )
-    boards = [board for board in boards if board.trials]
-    if not boards:
-        raise no_results_in(run)
+        of_data = name if len(by_data) == 1 else f"{name} on data {data}"
+        boards.append(Board(of_data, _ranked(those)))
     return boards
+
+
+def _lone_runs(output_dir: Path) -> list[Path]:
+    """The folders of lone runs: each has one below the output folder; this may be one itself."""
+    folders = [*sorted(output_dir.glob(f"{RUNS}/*")), output_dir]
+    return [folder for folder in folders if (folder / RESULT).is_file()]
 
 
 def no_results_in(run: Path) -> InputError:
@@ -208,7 +220,7 @@ def _trial(row: Row, folder: Path, tracked: _Tracked) -> TrialResult:
     return TrialResult(
         row,
         tasks=tuple(document["tasks"]),
-        matrices={part: document[part] for part in PARTS if part in document},
+        matrices={part: document[part] for part in SHOWN_PARTS if part in document},
         metrics=[steps[step] for step in sorted(steps)],
         predictions=predictions[0] if predictions else None,
     )
