@@ -36,6 +36,17 @@ def test_a_trial_that_was_stopped_after_one_task_is_no_bound(board):
     assert all("ewc" not in trial for trial in board.bounds)
 
 
+def test_a_stopped_trial_is_held_against_those_that_got_as_far(board):
+    (stopped,) = (trial for trial in board.trials if trial.row["status"] == "stopped")
+    stood = board.standing(stopped)
+    # Behind all of er and ewc at the lower rate; ahead of the two with a lower seed, of which one
+    # failed before its first task. Joint training has no second step.
+    assert (stood.tasks, stood.place, stood.of) == (2, 10, 11)
+    assert stood.score == pytest.approx(stopped.row["score"])
+    (failed,) = (trial for trial in board.trials if trial.row["status"] == "failed")
+    assert board.standing(failed) is None
+
+
 def test_what_a_picture_shows_is_settings_over_finished_seeds(board):
     entries = {entry.name: entry for entry in board.entries}
     assert len(entries) == 5

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
+from operator import gt, lt
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,18 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How a trial stood after its last task, among all trials that got as far."""
+
+    tasks: int
+    score: float
+    """Of the metric that ranks."""
+    place: int
+    """From 1."""
+    of: int
+
+
+@dataclass(frozen=True)
 class Board:
     """Trials that are compared with each other, by rank."""
 
@@ -108,6 +121,21 @@ class Board:
             )
             for name, trials in shown
         ]
+
+    def standing(self, trial: TrialResult) -> Standing | None:
+        """How a trial stood when it ended, bounds left aside; None where its score is undefined."""
+        metric, step = trial.row["metric"], len(trial.metrics) - 1
+        own = trial.curve(metric)[step] if trial.metrics else None
+        if own is None:
+            return None
+        curves = [
+            each.curve(metric) for each in self.trials if each.row["trial"] not in self.bounds
+        ]
+        scores = [curve[step] for curve in curves if len(curve) > step]
+        known = [score for score in scores if score is not None]
+        is_better = gt if trial.row.get("mode", "max") == "max" else lt
+        place = 1 + sum(is_better(score, own) for score in known)
+        return Standing(step + 1, own, place, len(known))
 
     @cached_property
     def steps(self) -> Sequence[str]:
