@@ -37,7 +37,8 @@ function laidOut(figure) {
     legend: { ...own.legend, ...(narrow.matches ? below : beside) },
     hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--faint"), font: { color: colour("--ink") } },
     dragmode: narrow.matches ? false : "zoom",   // a finger scrolls
-    xaxis: axis(own.xaxis),
+    // Slanted names end at their place; others would run out of a narrow picture.
+    xaxis: axis(narrow.matches && own.xaxis.ticktext ? { ...own.xaxis, tickangle: -40 } : own.xaxis),
     yaxis: axis(own.yaxis),
   };
 }
