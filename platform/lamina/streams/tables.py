@@ -126,17 +126,18 @@ def read_table(
     return _with_names(columns, declared or {})
 
 
-def check_columns(columns: Columns, keys: Mapping[str, str], split: str) -> None:
-    """Raises InputError where a column that a key of the job names is not in a file, or twice."""
+def check_columns(columns: Columns, keys: Sequence[tuple[str, str]], split: str) -> None:
+    """Raises InputError where a column is not in a file, or twice; `keys` are the dotted keys of
+    the job that name columns, each with one."""
     if not columns.names:
         raise InputError(f"stream.path: {columns.file!r} has no rows")
-    for key, column in keys.items():
+    for key, column in keys:
         if column not in columns.names:
             where = f", in {columns.file!r} (split {split!r})"
-            raise InputError(f"{unknown(f'stream.{key}', column, columns.names)}{where}")
+            raise InputError(f"{unknown(key, column, columns.names)}{where}")
         if columns.names.count(column) > 1:
             raise InputError(
-                f"stream.{key}: {columns.names.count(column)} columns of {columns.file!r} are "
+                f"{key}: {columns.names.count(column)} columns of {columns.file!r} are "
                 f"called {column!r} (allowed: one)"
             )
 
