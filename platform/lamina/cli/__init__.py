@@ -47,6 +47,40 @@ _overrides = click.argument("overrides", nargs=-1, metavar="[FILE | KEY=VALUE]..
 
 
 @main.command()
+@click.argument("data")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The job file to write.")
+@click.option("--text", multiple=True, metavar="COLUMN", help="The texts; several make one text.")
+@click.option("--label", metavar="COLUMN", help="The labels.")
+@click.option("--tasks", metavar="COLUMN", help="Of tasks or dates; or `classes`: a few in each.")
+@click.pass_context
+def init(ctx: click.Context, data: str, **options: Any) -> None:
+    """Look at DATA and write a job that runs.
+
+    DATA is a csv, tsv, JSON, JSON lines or Parquet file, maybe compressed, or a folder of such
+    files or of images. What each column is taken for, and what is left out, is said and stands in
+    the job with the reason; an option says otherwise.
+    """
+    from lamina.cli.init import write_job
+
+    ctx.exit(0 if write_job(data, **options) else 2)
+
+
+@main.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB... [KEY=VALUE]...")
+@click.pass_context
+def check(ctx: click.Context, jobs: tuple[str, ...]) -> None:
+    """Say all that is wrong with job files, and train nothing.
+
+    KEY=VALUE sets a dotted key of every job. The exit code is 2 if any of them is not sound.
+    """
+    from lamina.cli.check import check_jobs
+
+    overrides = [each for each in jobs if "=" in each]
+    paths = [Path(each) for each in jobs if "=" not in each]
+    ctx.exit(0 if check_jobs(paths, overrides) else 2)
+
+
+@main.command()
 @_job
 @_overrides
 def run(job: Path, overrides: tuple[str, ...]) -> None:
