@@ -1,5 +1,6 @@
-"""The command line: `lamina run | sweep | federate | strategies | report`, and of a sweep that is
-running, `trials | stop | pause | resume | fork`.
+"""The command line, in the order of use: `lamina init | check | run | sweep | report | predict |
+learn | export | federate`; of a sweep that is running, `trials | stop | pause | resume | fork`; and
+what there is, `strategies | doctor`.
 
 Each command imports what it needs when it is called, so that `lamina --help` is there at once and
 only what concerns a sweep or a federation knows Ray. Keys, names and types of a job are checked
@@ -16,9 +17,27 @@ from lamina.config import check_words
 from lamina.garbage import collect_seldom
 from lamina.registry import InputError
 
+_IN_ORDER = (
+    *("init", "check", "run", "sweep", "report"),
+    *("predict", "learn", "export", "serve"),
+    "federate",
+    *("trials", "stop", "pause", "resume", "fork"),
+    *("strategies", "doctor"),
+)
+"""Commands in the order in which one comes to use them."""
+_OWN_DATA = """\b
+Data of your own, a csv file say:
+  lamina init tickets.csv        # looks at it and writes tickets.yaml
+  lamina sweep tickets.yaml      # compares a few methods on it"""
+
 
 class _Commands(click.Group):
-    """Says in plain lines what is wrong with the input."""
+    """Lists its commands in the order of use, and says in plain lines what is wrong with the
+    input."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        place = {name: index for index, name in enumerate(_IN_ORDER)}
+        return sorted(self.commands, key=lambda name: (place.get(name, len(place)), name))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -35,7 +54,11 @@ def _readable(character: str) -> str:
     return character if character.isprintable() else ascii(character)[1:-1]
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_OWN_DATA,
+)
 @click.version_option(package_name="lamina")
 def main() -> None:
     """Continual learning with adapters on one frozen backbone."""
@@ -138,6 +161,18 @@ def strategies(name: str | None, as_json: bool) -> None:
     from lamina.cli.strategies import show_strategies
 
     show_strategies(name, as_json)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine has: devices, packages, caches, the hub.
+
+    It times float32 against bfloat16 for half a second.
+    """
+    from lamina.cli.doctor import show_doctor
+
+    show_doctor(as_json)
 
 
 @main.command()
