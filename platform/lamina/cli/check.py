@@ -73,10 +73,12 @@ def _facts(path: Path, overrides: Sequence[str]) -> str:
         counted(plan.num_trials, "trial"),
         counted(len(strategies), "strategy", "strategies"),
         counted(len(longest), "task"),
-        counted(len(longest.class_names), "class", "classes"),
+        "answers of tokens"
+        if longest.answers == "tokens"
+        else counted(len(longest.class_names), "class", "classes"),
         counted(_num_rows(longest), "row"),
     ]
-    if job.federation is not None:
+    if job.federation is not None and job.federation.settings.clients is not None:
         said.append(counted(job.federation.settings.clients, "client"))
     return f"{', '.join(said)} ({job.scenario.kind} on {job.stream.name}, {job.backbone.name})"
 

@@ -282,7 +282,8 @@ def _with_splits(source: HuggingFace, splits: Mapping[str, str], found: _Found) 
     for part in ("test", "validation"):
         if part not in splits:
             continue
-        trial = replace(source, **{f"{part}_split": splits[part]})
+        split: dict[str, Any] = {f"{part}_split": splits[part]}
+        trial = replace(source, **split)
         try:
             trial.load(0)
         except InputError as error:

@@ -3,6 +3,7 @@ they fall into."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Literal
 
 from lamina.registry import InputError
@@ -77,19 +78,19 @@ def _read(cells: Sequence[str] | Mapping[str, int], way: str) -> dict[str, datet
 
 def _time_of(text: str, way: str) -> datetime | None:
     formats = [f"{day}{time}" for time in _TIMES for day in _WAYS[way]]
-    if not formats:
-        # Of ISO's basic form only the one with a T is a date and nothing else.
-        return None if text.isdecimal() else _first(text, [datetime.fromisoformat])
-    return _first(text, [lambda each, form=form: datetime.strptime(each, form) for form in formats])
-
-
-def _first(text: str, readers: Sequence[Callable[[str], datetime]]) -> datetime | None:
+    # Of ISO's basic form only the one with a T is a date and nothing else.
+    readers = [] if formats or text.isdecimal() else [datetime.fromisoformat]
+    readers += [partial(_strict, form) for form in formats]
     for read in readers:
         try:
             return read(text)
         except ValueError:
             continue
     return None
+
+
+def _strict(form: str, text: str) -> datetime:
+    return datetime.strptime(text, form)
 
 
 def _plain(time: datetime) -> datetime:
