@@ -8,24 +8,26 @@ from lamina.strategies import strategy_names
 from watched import RAY
 
 
-def test_strategies_lists_each_on_a_line_with_what_goes_with_it(lamina):
+def test_strategies_lists_each_with_what_goes_with_it_in_eighty_columns(lamina):
     shown = lamina("strategies")
     assert shown.exit_code == 0
     lines = shown.stdout.splitlines()
     cards = json.loads(lamina("strategies", "--json").stdout)
     assert [card["name"] for card in cards] == strategy_names()
     for card in cards:
-        (line,) = [each for each in lines if each.split()[:1] == [card["name"]]]
-        assert str(card["year"]) in line
-        assert line.endswith(card["summary"].partition("): ")[2])
+        (number,) = [n for n, each in enumerate(lines) if each.startswith(f"  {card['name']} ")]
+        assert lines[number].split()[:2] == [card["name"], str(card["year"])]
+        method = card["summary"].partition("): ")[2]
+        assert method.startswith(lines[number + 1].strip().removesuffix(" ..."))
         assert card["summary"].endswith(".")
         assert card["paper"]
         assert card["scenarios"]
+    assert max(map(len, lines)) <= 80
     er = next(card for card in cards if card["name"] == "er")
     assert er["needs_memory"]
     assert er["settings"] == {"replay_size": 32}
-    (line,) = [each for each in lines if each.split()[:1] == ["er"]]
-    assert "any or none | text,image +memory" in line
+    (line,) = [each for each in lines if each.startswith("  er ")]
+    assert "any,none | text,image+memory" in line
 
 
 def test_a_strategys_card_is_its_files_and_what_a_job_may_say(lamina):

@@ -153,6 +153,8 @@ CHANGES = [
     ("training.learning_curve_batches", 1),
     ("scenario.kind", "domain_incremental"),
     ("scenario.num_tasks", 5),
+    ("scenario.by", "created_at"),
+    ("scenario.every", "month"),
     ("scenario.shuffle", True),
     ("scenario.validation", 0.3),
     ("scenario.test", 0.5),

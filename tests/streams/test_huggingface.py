@@ -230,3 +230,95 @@ def test_clinc150_makes_a_stream_of_its_ten_domains(tmp_path):
     assert all(len(each.task.classes) == 15 for each in stream.experiences)
     sizes = {part: sum(len(each.part(part)) for each in stream.experiences) for part in PARTS}
     assert sizes == {"train": 15_000, "validation": 3_000, "test": 4_500}
+
+
+def dated(tmp_path, columns=("text", "label", "when")):
+    """Twelve months of eight rows each, of two classes, the latest first."""
+    rows = [
+        {"text": f"{label} {month} {n}", "label": label, "when": f"2025-{month:02}-{n + 1:02}"}
+        for month in range(12, 0, -1)
+        for label in ("ask", "tell")
+        for n in range(4)
+    ]
+    return write_csv(tmp_path / "dated.csv", rows, columns), rows
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"every": "quarter"}, [f"2025-Q{number}" for number in (1, 2, 3, 4)]),
+        ({"num_tasks": 2}, ["2025-01-01 to 2025-06-04", "2025-07-01 to 2025-12-04"]),
+    ],
+)
+def test_tasks_are_periods_of_a_column_of_dates_the_oldest_first(settings, names, tmp_path):
+    path, _ = dated(tmp_path)
+    scenario = ScenarioSettings("domain_incremental", by="when", **settings)
+    stream = build_stream(HuggingFace(path=path, text_column="text"), scenario, seed=0)
+    assert [each.task.name for each in stream.experiences] == names
+    assert stream.class_names == ("ask", "tell")
+    assert "tell 1 0" in [
+        text for part in PARTS for text in stream.experiences[0].part(part).values
+    ]
+
+
+def test_rows_without_a_date_are_empty_rows(tmp_path):
+    path, rows = dated(tmp_path)
+    rows[3]["when"] = ""
+    write_csv(Path(path), rows, ("text", "label", "when"))
+    scenario = ScenarioSettings("domain_incremental", by="when", every="year")
+    with pytest.raises(InputError, match=r"1 without 'when' \(row 4\)"):
+        build_stream(HuggingFace(path=path, text_column="text"), scenario, seed=0)
+    source = HuggingFace(path=path, text_column="text", empty="skip")
+    (year,) = build_stream(source, scenario, seed=0).experiences
+    assert sum(len(year.part(part)) for part in PARTS) == len(rows) - 1
+    joint = build_stream(source, ScenarioSettings("joint", by="when"), seed=0)
+    assert sum(len(joint.experiences[0].part(part)) for part in PARTS) == len(rows)
+
+
+def test_dates_that_cannot_be_read_are_named_by_column_and_row(tmp_path):
+    path, rows = dated(tmp_path)
+    rows[3]["when"] = "soon"
+    write_csv(Path(path), rows, ("text", "label", "when"))
+    source = HuggingFace(path=path, text_column="text")
+    scenario = ScenarioSettings("domain_incremental", by="when", every="year")
+    with pytest.raises(InputError, match=r"scenario.by: 'when': 1 of .*'soon' \(row 4\)"):
+        build_stream(source, scenario, seed=0)
+    scenario = ScenarioSettings("domain_incremental", by="wen", every="year")
+    with pytest.raises(InputError, match=r"scenario.by: 'wen' is unknown; did you mean 'when'"):
+        build_stream(source, scenario, seed=0)
+    digits = source_class("digits")()
+    with pytest.raises(InputError, match=r"scenario.by: 'wen' cannot be read, as .* 'digits'"):
+        build_stream(digits, scenario, seed=0)
+
+
+def test_a_text_may_come_from_several_columns(tmp_path):
+    rows = [
+        {"subject": "Printer", "body": "it smokes", "label": "it"},
+        {"subject": " ", "body": "no salary", "label": "hr"},
+        {"subject": "Holiday", "body": "", "label": "hr"},
+        {"subject": "", "body": " ", "label": "it"},
+    ]
+    path = write_csv(tmp_path / "mails.csv", rows, ("subject", "body", "label"))
+    source = HuggingFace(path=path, text_column=["subject", "body"], empty="skip")
+    table = source.load(seed=0)
+    assert list(table.values) == ["Printer\nit smokes", "no salary", "Holiday"]
+    assert "1 without 'subject and body' (row 4)" in table.notes[0].line
+    source = HuggingFace(
+        path=path, text_column=["body", "subject"], text_separator=" | ", empty="skip"
+    )
+    assert source.load(seed=0).values[0] == "it smokes | Printer"
+    with pytest.raises(InputError, match=r"stream.text_column: 'subjct' is unknown"):
+        HuggingFace(path=path, text_column=["subjct", "body"]).load(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"text_column": []}, r"stream.text_column: \[\] is not allowed"),
+        ({"text_column": ["a", "a"]}, "a list of different ones"),
+        ({"text_column": "a", "text_separator": " "}, "stream.text_separator: ' ' changes nothing"),
+    ],
+)
+def test_columns_of_texts_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        HuggingFace(path="x.csv", **settings)

@@ -175,6 +175,14 @@ def test_a_class_without_a_row_for_every_part_is_refused_by_name(rows):
         ({"kind": "class_incremetal"}, r"scenario\.kind: .* did you mean 'class_incremental'\?"),
         ({"kind": "joint", "num_tasks": 2}, r"scenario\.num_tasks: 2 does not fit kind 'joint'"),
         ({"kind": "domain_incremental", "num_tasks": 2}, r"scenario\.num_tasks: 2 does not fit"),
+        (
+            {"kind": "domain_incremental", "by": "when"},
+            r"scenario\.num_tasks: give this or scenario\.every with scenario\.by",
+        ),
+        (
+            {"kind": "domain_incremental", "by": "when", "num_tasks": 2, "every": "month"},
+            r"scenario\.num_tasks: give this or scenario\.every .* not both",
+        ),
         ({"kind": "class_incremental", "num_tasks": 0}, r"scenario\.num_tasks: 0 is too few"),
         ({"kind": "class_incremental", "limit_per_class": 0}, r"scenario\.limit_per_class: 0 is"),
         (

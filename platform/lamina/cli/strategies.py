@@ -1,6 +1,7 @@
-"""`lamina strategies`: the methods, one line each; each one's card in full, from its own file."""
+"""`lamina strategies`: the methods, two lines each; each one's card in full, from its own file."""
 
 import json
+import textwrap
 from itertools import groupby
 from typing import Any
 
@@ -17,7 +18,9 @@ SHORT = {
     "domain_incremental": "domain",
     "task_free": "free",
 }
-"""Scenarios as the one-line list names them; every strategy takes one task of all (`joint`)."""
+"""Scenarios as the list names them; every strategy takes one task of all (`joint`)."""
+_COLUMNS = 80
+"""Of a terminal, as nobody has less."""
 
 
 def card(name: str) -> dict[str, Any]:
@@ -50,7 +53,7 @@ def card(name: str) -> dict[str, Any]:
 
 
 def show_strategies(name: str | None, as_json: bool) -> None:
-    """Print every strategy on a line, or one's card: for people, or as JSON."""
+    """Print every strategy on two lines, or one's card: for people, or as JSON."""
     cards = [card(each) for each in ([name] if name else FAMILIES["strategy"].names())]
     if as_json:
         click.echo(json.dumps(cards, indent=1))
@@ -61,15 +64,16 @@ def show_strategies(name: str | None, as_json: bool) -> None:
 
 
 def _show_list(cards: list[dict[str, Any]]) -> None:
-    width = max(len(each["name"]) for each in cards) + 2
+    width = max(len(each["name"]) for each in cards) + 1
     by_family = sorted(cards, key=lambda each: (each["family"], each["year"], each["name"]))
     for family, members in groupby(by_family, key=lambda each: each["family"]):
         click.echo(f"\n{family}")
         for each in members:
             method = each["summary"].partition("): ")[2]
-            click.echo(f"  {each['name']:<{width}}{each['year']}  {_fits(each):<50}  {method}")
+            click.echo(f"  {each['name']:<{width}}{each['year']} {_fits(each)}")
+            click.echo(f"      {textwrap.shorten(method, _COLUMNS - 6, placeholder=' ...')}")
     click.echo(
-        f"\n{len(cards)} strategies: scenarios | adapters | modalities, needs | what it does. "
+        f"\n{len(cards)} strategies: scenarios | adapters | modalities, needs; what it does.\n"
         f"`lamina strategies {cards[0]['name']}` shows a card in full."
     )
 
@@ -78,13 +82,13 @@ def _fits(each: dict[str, Any]) -> str:
     """What goes with a strategy, in a few words."""
     scenarios = ",".join(SHORT[name] for name in each["scenarios"] if name in SHORT)
     if each["adapters"] is None:
-        adapters = "any or none"
+        adapters = "any,none"
     elif set(each["adapters"]) == set(kind_names()):
         adapters = "any"
     else:
         adapters = ",".join(each["adapters"])
     modalities = ",".join(each["modalities"])
-    needs = " +memory" if each["needs_memory"] else ""
+    needs = "+memory" if each["needs_memory"] else ""
     return f"{scenarios} | {adapters} | {modalities}{needs}"
 
 

@@ -1,10 +1,11 @@
 """What a job is built from, and whether it can be built at all, found out cheaply."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone, BackboneSettings
@@ -14,6 +15,8 @@ from lamina.backbones.load import outline_backbone
 from lamina.config.clients import check_clients
 from lamina.config.fields import ConfigError
 from lamina.config.job import Job
+from lamina.config.overrides import nested
+from lamina.config.parts import read_sections
 from lamina.config.settings import HostSettings
 from lamina.core import Batch, Modality, Samples, Stream
 from lamina.registry import InputError
@@ -97,6 +100,23 @@ def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
     if problems:
         raise ConfigError(*problems)
     return found
+
+
+def check_sections(mapping: Mapping[str, Any]) -> None:
+    """Whether the stream and the backbone of a job are there, whatever is wrong with its other
+    sections. Raises ConfigError with a line for every problem; a section that cannot be read is
+    left out, as `parse_job` says why."""
+    _, sections = read_sections(nested(mapping, []), [])
+    source, scenario = sections["stream"], sections["scenario"]
+    problems: dict[str, None] = {}
+    if source is not None and scenario is not None:
+        with _taking_down(problems):
+            build_stream(source, scenario, 0)
+    if sections["backbone"] is not None:
+        with _taking_down(problems):
+            outline_backbone(sections["backbone"])
+    if problems:
+        raise ConfigError(*problems)
 
 
 def _with_cut_texts(stream: Stream[Samples], backbone: Backbone | None) -> Stream[Samples]:

@@ -14,6 +14,7 @@ from lamina.federation.server.scores import EVALUATED
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import Stop, is_in_step, timetable
 from lamina.registry import InputError
+from lamina.streams import load_table
 from lamina.streams.dealing import make_manifest
 from lamina.streams.manifest import StreamManifest
 from lamina.streams.manifest_file import read_manifest
@@ -25,7 +26,7 @@ def manifest_of(job: Job, raw: Stream[D]) -> StreamManifest:
     federation, settings = job.federation, job.federation.settings
     if settings.manifest is not None:
         return read_manifest(settings.manifest, raw)
-    table = job.stream.load(job.seed)
+    table = load_table(job.stream, job.scenario, job.seed)
     return make_manifest(
         raw, settings.clients, federation.partition, federation.arrival, job.seed, table
     )

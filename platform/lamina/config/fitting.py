@@ -36,7 +36,7 @@ def misfits(sections: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[s
     if draws_from_memory(strategy) and sections["memory"] is None and "memory" not in broken:
         yield (
             f"memory: missing, and strategy {name!r} draws from one "
-            f"(allowed: a mapping with a size and a policy of {', '.join(policy_names())})"
+            f"(allowed: a mapping with a size, and maybe a policy of {', '.join(policy_names())})"
         )
 
 

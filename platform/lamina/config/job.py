@@ -8,6 +8,7 @@ from typing import Any
 
 from lamina.adapters.base import AdapterKind
 from lamina.backbones.backbone import BackboneSettings
+from lamina.config.defaults import completed
 from lamina.config.federation import Federation, read_federation
 from lamina.config.fields import ConfigError, settings_of
 from lamina.config.fitting import misfits
@@ -110,7 +111,7 @@ def parse_job(mapping: Mapping[str, Any]) -> Job:
     The sweep's combinations are not looked at here: see `expand`.
     """
     problems: list[str] = []
-    opened = nested(mapping, problems)
+    opened = completed(nested(mapping, problems))
     top, sections = read_sections(opened, problems)
     if sections["strategy"] is not None:
         problems += misfits(sections, opened)

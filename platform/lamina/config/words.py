@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lamina.config.defaults import completed
 from lamina.config.fields import ConfigError, read_value, unknown_key
 from lamina.config.overrides import NAMED_BY, SPACE, VARYING, dotted, laid_over, nested
 from lamina.config.parts import declared, read_sections
@@ -55,7 +56,7 @@ def check_words(job: JobSource, overrides: Sequence[str] = ()) -> None:
     """Whether every key, name and type of a job is one, those of its sweep too. Raises ConfigError
     with a line for every problem."""
     problems: list[str] = []
-    given = nested(read_job(job, overrides), problems)
+    given = completed(nested(read_job(job, overrides), problems))
     _, sections = read_sections(given, problems, make=False)
     sweep = sections["sweep"]
     if sweep is not None:
@@ -66,7 +67,7 @@ def check_words(job: JobSource, overrides: Sequence[str] = ()) -> None:
     jobs = [given]
     for number, variant in enumerate(sweep.variants, start=1):
         wrong: list[str] = []
-        jobs.append(laid_over(given, nested(variant, wrong), stays))
+        jobs.append(completed(laid_over(given, nested(variant, wrong), stays)))
         read_sections({**jobs[-1], "sweep": None}, wrong, make=False)
         problems += [f"sweep.variants, number {number}: {line}" for line in wrong]
     for key, domain in sweep.domains.items():

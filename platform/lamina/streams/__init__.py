@@ -11,6 +11,7 @@ __all__ = [
     "Source",
     "Table",
     "build_stream",
+    "load_table",
     "make_stream",
     "source_class",
     "source_names",
@@ -38,4 +39,14 @@ def build_stream(source: Source, scenario: ScenarioSettings, seed: int) -> Strea
 
     Raises InputError where the source cannot be read or does not fit the scenario.
     """
-    return make_stream(source.load(seed), scenario, seed, name=source.name, origin=source.settings)
+    table = load_table(source, scenario, seed)
+    return make_stream(table, scenario, seed, name=source.name, origin=source.settings)
+
+
+def load_table(source: Source, scenario: ScenarioSettings, seed: int) -> Table:
+    """The rows of `source` that `scenario` makes a stream of, in the order of their ids.
+
+    Raises InputError where the source cannot be read.
+    """
+    by = scenario.time_column
+    return source.load(seed) if by is None else source.load_by(seed, by)

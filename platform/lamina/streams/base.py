@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -41,6 +42,8 @@ class Table:
     """Every label that occurs, once, in the source's natural order."""
     groups: Sequence[str] | None = None
     """N names of the natural task (a topic, a domain) of each row, if the source has such."""
+    times: Sequence[datetime] | None = None
+    """N times, where tasks are cut by time (`scenario.by`)."""
     parts: Sequence[Part] | None = None
     """N official parts; None where the source has no split of its own."""
     templates: Sequence[str] | None = None
@@ -99,6 +102,16 @@ class Source(ABC):
 
         Raises InputError, naming the job's key, where they cannot be had.
         """
+
+    def load_by(self, seed: int, column: str) -> Table:
+        """Its rows with the time of each, which a column says; rows without one are no rows.
+
+        Raises InputError as `load` does, and where there is no such column or it holds no dates.
+        """
+        raise InputError(
+            f"scenario.by: {column!r} cannot be read, as the source {self.name!r} has no dates "
+            "(huggingface reads a column of them; allowed here: null)"
+        )
 
     @property
     def name(self) -> str:

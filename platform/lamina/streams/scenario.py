@@ -23,6 +23,7 @@ from lamina.core import (
 from lamina.registry import InputError, Where, unknown
 from lamina.streams.base import Note, Table
 from lamina.streams.checks import content_of, notes_of
+from lamina.streams.dates import Every, calendar_periods, equal_periods
 from lamina.streams.names import counted, few_of
 from lamina.streams.schedule import Cell, blurred, recurring
 from lamina.streams.split import Shares, assign_parts
@@ -41,7 +42,13 @@ class ScenarioSettings:
     task_free: as class_incremental, but nothing tells a learner where a task ends, and it is
     online."""
     num_tasks: int | None = None
-    """How many tasks the classes are dealt into, evenly; null takes the source's own groups."""
+    """How many tasks the classes are dealt into, evenly; null takes the source's own groups. With
+    `by`, how many tasks of about as many rows each the time is cut into."""
+    by: str | None = None
+    """The column of dates by which domain_incremental tasks are cut, the oldest first; null takes
+    the source's own groups."""
+    every: Every | None = None
+    """Tasks that are calendar months, quarters or years of `by`; null cuts it into `num_tasks`."""
     shuffle: bool = False
     """Whether the order of the tasks (or of the classes that are dealt) is drawn from the seed."""
     validation: float = 0.15
@@ -62,7 +69,11 @@ class ScenarioSettings:
     """The share of the classes that do not blur (N of Si-Blurry)."""
 
     matters_when: ClassVar[Mapping[str, Where]] = {
-        "num_tasks": Where("kind", "class_incremental", "task_incremental", "task_free"),
+        "num_tasks": Where(
+            "kind", "class_incremental", "task_incremental", "domain_incremental", "task_free"
+        ),
+        "by": Where("kind", "domain_incremental"),
+        "every": Where("by"),
         "shuffle": Where(
             "kind", "class_incremental", "task_incremental", "domain_incremental", "task_free"
         ),
@@ -101,16 +112,32 @@ class ScenarioSettings:
                 f"scenario.{key}: {getattr(self, key)} does not fit kind 'joint', "
                 "which has one task"
             )
-        if self.kind == "domain_incremental" and self.num_tasks is not None:
+        if self.kind == "domain_incremental":
+            self._check_domains()
+
+    def _check_domains(self) -> None:
+        if self.by is None:
+            if self.num_tasks is not None:
+                raise InputError(
+                    f"scenario.num_tasks: {self.num_tasks} does not fit kind 'domain_incremental', "
+                    "whose tasks are the groups of the source (allowed: null, or with "
+                    "scenario.by, the column of dates to cut)"
+                )
+        elif (self.num_tasks is None) == (self.every is None):
             raise InputError(
-                f"scenario.num_tasks: {self.num_tasks} does not fit kind 'domain_incremental', "
-                "whose tasks are the groups of the source (allowed: null)"
+                "scenario.num_tasks: give this or scenario.every with scenario.by, and not both "
+                f"(given: {self.num_tasks!r} and {self.every!r})"
             )
 
     @property
     def one_pass(self) -> bool:
         """Whether a stream of these settings is online."""
         return self.online or self.kind == "task_free"
+
+    @property
+    def time_column(self) -> str | None:
+        """The column of dates that is read; None where tasks are not cut by time."""
+        return self.by if self.kind == "domain_incremental" else None
 
 
 _OF_TOKENS = ("domain_incremental", "joint")
@@ -301,15 +328,8 @@ def _plan(
 def _domains(
     table: Table, among: Sequence[int], settings: ScenarioSettings, random: Random
 ) -> list[_Plan]:
-    """A task per group, with the classes that occur in it."""
-    if table.groups is None:
-        raise InputError(
-            "scenario.kind: 'domain_incremental' needs a source with groups, and this one has none "
-            "(huggingface takes them from stream.task_column)"
-        )
-    rows: dict[str, list[int]] = {}
-    for row in among:
-        rows.setdefault(table.groups[row], []).append(row)
+    """A task per group or period, with the classes that occur in it."""
+    rows = _periods(table, among, settings) if settings.by else _groups(table, among)
     names = list(rows)
     if settings.shuffle:
         random.shuffle(names)
@@ -319,6 +339,31 @@ def _domains(
         classes = [label for label in table.classes if label in occurring]
         plans.append(_Plan(name, classes, rows[name]))
     return plans
+
+
+def _groups(table: Table, among: Sequence[int]) -> dict[str, list[int]]:
+    """The rows of the source's groups, in the order in which these come."""
+    if table.groups is None:
+        raise InputError(
+            "scenario.kind: 'domain_incremental' needs a source with groups, and this one has none "
+            "(huggingface takes them from stream.task_column, or periods from scenario.by)"
+        )
+    rows: dict[str, list[int]] = {}
+    for row in among:
+        rows.setdefault(table.groups[row], []).append(row)
+    return rows
+
+
+def _periods(
+    table: Table, among: Sequence[int], settings: ScenarioSettings
+) -> dict[str, list[int]]:
+    """The rows of each period, the oldest first."""
+    assert table.times is not None
+    times = {row: table.times[row] for row in among}
+    if settings.every is not None:
+        return calendar_periods(times, settings.every)
+    assert settings.num_tasks is not None
+    return equal_periods(times, settings.num_tasks)
 
 
 def _groups_of_classes(

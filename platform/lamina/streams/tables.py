@@ -39,7 +39,7 @@ _DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}
 """What csv files are delimited by, and how a job writes it."""
 _ENCODINGS = ("utf-8", "cp1252", "latin-1")
 """Encodings that are proposed for a text that has no byte order mark."""
-_MARKS = {
+MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -126,17 +126,18 @@ def read_table(
     return _with_names(columns, declared or {})
 
 
-def check_columns(columns: Columns, keys: Mapping[str, str], split: str) -> None:
-    """Raises InputError where a column that a key of the job names is not in a file, or twice."""
+def check_columns(columns: Columns, keys: Sequence[tuple[str, str]], split: str) -> None:
+    """Raises InputError where a column is not in a file, or twice; `keys` are the dotted keys of
+    the job that name columns, each with one."""
     if not columns.names:
         raise InputError(f"stream.path: {columns.file!r} has no rows")
-    for key, column in keys.items():
+    for key, column in keys:
         if column not in columns.names:
             where = f", in {columns.file!r} (split {split!r})"
-            raise InputError(f"{unknown(f'stream.{key}', column, columns.names)}{where}")
+            raise InputError(f"{unknown(key, column, columns.names)}{where}")
         if columns.names.count(column) > 1:
             raise InputError(
-                f"stream.{key}: {columns.names.count(column)} columns of {columns.file!r} are "
+                f"{key}: {columns.names.count(column)} columns of {columns.file!r} are "
                 f"called {column!r} (allowed: one)"
             )
 
@@ -539,12 +540,12 @@ def _text_of(path: Path, named: str, encoding: str) -> Iterator[IO[str]]:
     """A file as text, its line ends as they are, without a byte order mark. Raises InputError for
     an encoding that is not known."""
     codec = _codec(encoding)
-    with _bytes_of(path, named) as content:
-        first = content.read(max(map(len, _MARKS)))
+    with open_bytes(path, named) as content:
+        first = content.read(max(map(len, MARKS)))
         skipped = 0
         # A codec that does not know the mark would make letters of it.
         if codec not in ("utf-8-sig", "utf-16", "utf-32"):
-            skipped = next((len(mark) for mark in _MARKS if first.startswith(mark)), 0)
+            skipped = next((len(mark) for mark in MARKS if first.startswith(mark)), 0)
         content.seek(skipped)
         yield io.TextIOWrapper(content, encoding=codec, newline="")
 
@@ -565,7 +566,8 @@ def _codec(encoding: str) -> str:
     return "utf-8-sig" if name == "utf-8" else name
 
 
-def _bytes_of(path: Path, named: str) -> IO[bytes]:
+def open_bytes(path: Path, named: str) -> IO[bytes]:
+    """A file, decompressed where its name says that it is compressed."""
     opener = _OPENERS.get(Path(named).suffix.lower(), open)
     file: IO[bytes] = opener(path, "rb")
     return file
@@ -580,12 +582,12 @@ def _zero_bytes(named: str, encoding: str) -> InputError:
 
 def _wrong_encoding(path: Path, named: str, encoding: str, error: UnicodeError) -> InputError:
     """Says which encoding would read the file."""
-    with _bytes_of(path, named) as file:
+    with open_bytes(path, named) as file:
         content = file.read()
     for magic, what in _MAGIC.items():
         if content.startswith(magic):
             return InputError(f"stream.path: {named!r} is no text but {what}")
-    marked = next((name for mark, name in _MARKS.items() if content.startswith(mark)), None)
+    marked = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
     if marked is None and b"\0" in content:
         marked = "utf-16-le" if b"\0" in content[1::2] else "utf-16-be"
     try:

@@ -1,8 +1,9 @@
 """Any data set in files or on the Hugging Face hub: csv, JSON and Parquet as they are written, a
 folder of images, and whatever else `datasets` reads."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import chain
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from lamina.core import LazyValues, Modality, Part
 from lamina.registry import InputError, unknown
 from lamina.streams.base import Asked, Note, Source, Table
 from lamina.streams.checks import text_key
+from lamina.streams.dates import read_dates
 from lamina.streams.files import DataSet, find
 from lamina.streams.images import Background, EncodedImages
 from lamina.streams.names import (
@@ -23,9 +25,14 @@ from lamina.streams.names import (
     renamed,
     shown,
 )
-from lamina.streams.tables import ROW_IDS, Columns, Format, check_columns
+from lamina.streams.tables import ROW_IDS, Cell, Columns, Format, check_columns
 
-_COLUMNS = ("text_column", "image_column", "label_column", "task_column", "client_column")
+_TEXT, _IMAGE, _LABEL, _TASK, _CLIENT = (
+    f"stream.{each}_column" for each in ("text", "image", "label", "task", "client")
+)
+_BY = "scenario.by"
+Keys = Sequence[tuple[str, str]]
+"""Dotted keys of the job that name columns, each with one of its columns."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +62,11 @@ class HuggingFace(Source):
     nothing."""
     field: str | None = None
     """Under which key of a JSON document the rows stand, with dots where it is nested."""
-    text_column: str | None = None
-    """The column of texts; this or `image_column` must be given."""
+    text_column: str | tuple[str, ...] | None = None
+    """The column of texts, or a list of columns (`[subject, body]`) whose cells make one text;
+    empty ones among them are left out. This or `image_column` must be given."""
+    text_separator: str = "\n"
+    """What stands between the cells of several text columns."""
     image_column: str | None = None
     """The column of images; a folder of images calls it `image`."""
     background: Background = "white"
@@ -85,6 +95,10 @@ class HuggingFace(Source):
     null refuses a stream that has such a class."""
 
     def __post_init__(self) -> None:
+        if self.text_column is not None and not isinstance(self.text_column, str):
+            # As JSON has it, a list.
+            object.__setattr__(self, "text_column", tuple(self.text_column))
+        self._check_text_columns()
         if (self.text_column is None) == (self.image_column is None):
             raise InputError(
                 "stream.text_column: give this or stream.image_column, and not both "
@@ -105,6 +119,36 @@ class HuggingFace(Source):
                 f"stream.min_per_class: {self.min_per_class} is too few (allowed: null, 1, 2, ...)"
             )
 
+    def _check_text_columns(self) -> None:
+        columns = self.text_columns
+        if self.text_column is not None and (not columns or len(set(columns)) < len(columns)):
+            raise InputError(
+                f"stream.text_column: {list(columns)} is not allowed (allowed: a column, or a list "
+                "of different ones)"
+            )
+        if self.text_separator != "\n" and len(columns) < 2:
+            raise InputError(
+                f"stream.text_separator: {self.text_separator!r} changes nothing, as it stands "
+                "between several columns of stream.text_column"
+            )
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that make a text, in order; none where rows are images."""
+        if self.text_column is None:
+            return ()
+        return (self.text_column,) if isinstance(self.text_column, str) else self.text_column
+
+    def texts(self, columns: Columns) -> list[Cell]:
+        """The text of each row of a file, None where all its cells are blank."""
+        cells = zip(*(columns.texts[each] for each in self.text_columns), strict=True)
+        return [self._text(each) for each in cells]
+
+    def _text(self, cells: Sequence[Cell]) -> Cell:
+        if len(cells) == 1:
+            return cells[0]
+        return self.text_separator.join(each for each in cells if each and not is_blank(each))
+
     @property
     def modality(self) -> Modality:
         """As the column that is given."""
@@ -116,11 +160,19 @@ class HuggingFace(Source):
         Raises InputError where the data cannot be found or read, a split or a column is not there,
         or rows are empty and are not to be skipped.
         """
+        return self._table(None)
+
+    def load_by(self, seed: int, column: str) -> Table:
+        """All rows, with the time of each that a column says. Raises InputError as `load` does, and
+        where the dates of the column cannot be read."""
+        return self._table(column)
+
+    def _table(self, by: str | None) -> Table:
         found = find(self.path, self.config, self.revision, self._format)
         self._check_keys(found)
         chosen = self._chosen(found)
-        keys = {key: column for key in _COLUMNS if (column := getattr(self, key)) is not None}
-        wanted = list(dict.fromkeys([*keys.values(), ROW_IDS]))
+        keys = self._keys(by)
+        wanted = list(dict.fromkeys([*(column for _, column in keys), ROW_IDS]))
         files = []
         for part, split in chosen.items():
             for read in found.splits[split]:
@@ -130,18 +182,18 @@ class HuggingFace(Source):
                 files.append((part, split, columns))
         rows = _Rows(files)
         self._check_not_void(rows, chosen)
-        kept, notes = self._kept(rows, keys)
+        kept, notes = self._kept(rows, by)
         if not any(rows.parts[row] == "train" for row in kept):
             raise InputError(f"stream.empty: no row of split {self.train_split!r} is left")
         names: dict[str, list[str]] = {}
-        for key in ("label_column", "task_column", "client_column"):
-            if key in keys:
-                cells = rows.texts(keys[key])
+        for key, column in keys:
+            if key in (_LABEL, _TASK, _CLIENT):
+                cells = rows.texts(column)
                 names[key] = [str(cells[row]) for row in kept]
                 _check_unicode(names[key], key, kept, rows)
                 names[key], note = self._read_as_one(names[key], key, rows, kept)
                 notes += [note] if note else []
-        labels = names["label_column"]
+        labels = names[_LABEL]
         parts = [rows.parts[row] for row in kept]
         self._check_same_labels(labels, parts, chosen)
         values, templates = self._values(rows, kept)
@@ -153,10 +205,11 @@ class HuggingFace(Source):
             values=values,
             labels=labels,
             classes=_in_order(labels, rows.listed(self.label_column)),
-            groups=names.get("task_column"),
+            groups=names.get(_TASK),
+            times=None if by is None else _times(rows, by, kept),
             parts=parts,
             templates=templates,
-            owners={self.client_column: names["client_column"]} if self.client_column else {},
+            owners={self.client_column: names[_CLIENT]} if self.client_column else {},
             notes=notes,
             min_per_class=self.min_per_class,
         )
@@ -170,19 +223,19 @@ class HuggingFace(Source):
         """
         found = find(self.path, self.config, self.revision, self._format)
         self._check_keys(found)
-        column = self.text_column or self.image_column or ""
-        key = "image_column" if self.text_column is None else "text_column"
+        keys = [each for each in self._keys(None) if each[0] in (_TEXT, _IMAGE)]
+        wanted = [*(column for _, column in keys), self.label_column, ROW_IDS]
         files: list[tuple[Part, str, Columns]] = []
         for split, readers in found.splits.items():
             for read in readers:
-                columns = read([column, self.label_column, ROW_IDS])
-                check_columns(columns, {key: column}, split)
-                _check_kinds(columns, {key: column})
+                columns = read(wanted)
+                check_columns(columns, keys, split)
+                _check_kinds(columns, keys)
                 files.append(("test", split, columns))
         rows = _Rows(files)
         if not len(rows):
             raise InputError(f"stream.path: {self.path!r} has no rows")
-        cells = rows.images(column) if self.text_column is None else rows.texts(column)
+        _, cells = next(self._cells(rows, None))
         kept = [row for row, cell in enumerate(cells) if not _is_hole(cell)]
         values, _ = self._values(rows, kept)
         has_labels = all(self.label_column in each.names for *_, each in files)
@@ -198,6 +251,18 @@ class HuggingFace(Source):
     @property
     def _format(self) -> Format:
         return Format(self.delimiter, self.encoding, self.quote, self.field)
+
+    def _keys(self, by: str | None) -> Keys:
+        """The columns that are read."""
+        texts = [(_TEXT, column) for column in self.text_columns]
+        single = {
+            _IMAGE: self.image_column,
+            _LABEL: self.label_column,
+            _TASK: self.task_column,
+            _CLIENT: self.client_column,
+            _BY: by,
+        }
+        return [*texts, *((key, column) for key, column in single.items() if column is not None)]
 
     def _check_keys(self, found: DataSet) -> None:
         """Raises InputError for a key that says how other files than these are read."""
@@ -245,11 +310,10 @@ class HuggingFace(Source):
             if part not in rows.parts:
                 raise InputError(f"stream.{part}_split: {split!r} of {self.path!r} has no rows")
 
-    def _kept(self, rows: "_Rows", keys: Mapping[str, str]) -> tuple[list[int], list[Note]]:
-        """The rows without an empty cell, and what to say of the others."""
+    def _kept(self, rows: "_Rows", by: str | None) -> tuple[list[int], list[Note]]:
+        """The rows without an empty text, image or other cell, and what to say of the others."""
         empty: dict[str, list[int]] = {}
-        for column in dict.fromkeys(keys.values()):
-            cells = rows.images(column) if column == self.image_column else rows.texts(column)
+        for column, cells in self._cells(rows, by):
             holes = [row for row, cell in enumerate(cells) if _is_hole(cell)]
             if holes:
                 empty[column] = holes
@@ -272,6 +336,17 @@ class HuggingFace(Source):
             f"{said} empty and left out: {each} (stream.empty: skip)",
         )
         return [row for row in range(len(rows)) if row not in gone], [note]
+
+    def _cells(self, rows: "_Rows", by: str | None) -> Iterator[tuple[str, Sequence[Any]]]:
+        """What each row needs, by what a person calls it, its text or image first; texts of several
+        columns are one."""
+        if self.text_columns:
+            yield " and ".join(self.text_columns), rows.made(self.texts)
+        for column in dict.fromkeys(column for key, column in self._keys(by) if key != _TEXT):
+            if column == self.image_column:
+                yield column, rows.images(column)
+            elif column != self.text_column:
+                yield column, rows.texts(column)
 
     def _read_as_one(
         self, names: list[str], key: str, rows: "_Rows", kept: Sequence[int]
@@ -296,7 +371,7 @@ class HuggingFace(Source):
             )
         number = len(read_as) + len(found)
         num_rows = sum(len(at[other]) for other in read_as)
-        what = key.removesuffix("_column")
+        what = key.removeprefix("stream.").removesuffix("_column")
         does = "are read as one" if self.alike == "merge" else "stay different"
         hint = "" if self.alike == "merge" else "; stream.alike: merge reads them as one"
         note = Note(
@@ -329,10 +404,10 @@ class HuggingFace(Source):
 
     def _values(self, rows: "_Rows", kept: Sequence[int]) -> tuple[Sequence[Any], Sequence[str]]:
         """Texts or images, and what tells equal ones."""
-        if self.text_column is not None:
-            cells = rows.texts(self.text_column)
+        if self.text_columns:
+            cells = rows.made(self.texts)
             texts = [str(cells[row]) for row in kept]
-            _check_unicode(texts, "text_column", kept, rows)
+            _check_unicode(texts, _TEXT, kept, rows)
             return texts, [text_key(text) for text in texts]
         assert self.image_column is not None
         encoded = rows.images(self.image_column)
@@ -352,10 +427,10 @@ class HuggingFace(Source):
         for part in ("validation", "test"):
             if part in chosen or part not in found.splits or part in chosen.values():
                 continue
-            column = self.text_column or ""
-            files = [read([column]) for read in found.splits[part]]
+            files = [read(self.text_columns) for read in found.splits[part]]
             number = sum(columns.num_rows for columns in files)
-            texts = [text for columns in files for text in columns.texts.get(column, ())]
+            readable = [each for each in files if set(self.text_columns) <= each.texts.keys()]
+            texts = [text for each in readable for text in self.texts(each)]
             shared = set(known)
             again = sum(text is not None and text_key(text) in shared for text in texts)
             also = f"; {again:,} of them are in train as well" if again else ""
@@ -391,6 +466,10 @@ class _Rows:
         """A column of images."""
         return list(chain.from_iterable(columns.images[column] for *_, columns in self.files))
 
+    def made(self, make: Callable[[Columns], list[Cell]]) -> list[Cell]:
+        """What `make` makes of each file, one after the other."""
+        return list(chain.from_iterable(make(columns) for *_, columns in self.files))
+
     def listed(self, column: str) -> list[str]:
         """The names that the files list for a column, in their order."""
         listed = (columns.ordered.get(column, ()) for *_, columns in self.files)
@@ -414,14 +493,19 @@ class _Rows:
         raise IndexError(row)
 
 
-def _check_kinds(columns: Columns, keys: Mapping[str, str]) -> None:
+def _check_kinds(columns: Columns, keys: Keys) -> None:
     """Raises InputError where a column of images is to be read as texts, or the other way round."""
-    for key, column in keys.items():
-        wanted, given = ("images", "texts") if key == "image_column" else ("texts", "images")
+    for key, column in keys:
+        wanted, given = ("images", "texts") if key == _IMAGE else ("texts", "images")
         if column not in getattr(columns, wanted):
-            raise InputError(
-                f"stream.{key}: {column!r} has no {wanted} but {given}, in {columns.file!r}"
-            )
+            raise InputError(f"{key}: {column!r} has no {wanted} but {given}, in {columns.file!r}")
+
+
+def _times(rows: _Rows, column: str, kept: Sequence[int]) -> list[datetime]:
+    """The time of each row that is kept."""
+    cells = rows.texts(column)
+    dates = [str(cells[row]) for row in kept]
+    return read_dates(dates, f"{_BY}: {column!r}", lambda index: rows.where(kept[index]))
 
 
 def _check_unicode(texts: Sequence[str], key: str, kept: Sequence[int], rows: _Rows) -> None:
@@ -431,10 +515,10 @@ def _check_unicode(texts: Sequence[str], key: str, kept: Sequence[int], rows: _R
             try:
                 text.encode()
             except UnicodeEncodeError:
+                what = key.removeprefix("stream.").removesuffix("_column")
                 raise InputError(
-                    f"stream.{key}: the {key.removesuffix('_column')} of "
-                    f"{rows.where(kept[index])} has half a character (a surrogate of UTF-16 "
-                    "without the other)"
+                    f"{key}: the {what} of {rows.where(kept[index])} has half a character (a "
+                    "surrogate of UTF-16 without the other)"
                 ) from None
 
 
