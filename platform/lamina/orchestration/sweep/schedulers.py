@@ -10,26 +10,18 @@ from lamina.config import ConfigError, SweepPlan
 from lamina.config.forking import meaningless
 from lamina.config.reading import shown
 from lamina.config.space import FUNCTIONS, read_domain
+from lamina.config.tune_classes import SCHEDULERS
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.orchestration.sweep.arguments import has, made_of, named
 from lamina.orchestration.sweep.search import as_tune
 from lamina.orchestration.sweep.task_halving import TaskHalving
 from lamina.registry import InputError, unknown
 
-_KEY = "sweep.scheduler"
+_KEY = SCHEDULERS.key
 _KNOWN: dict[str, Any] = {
     **SCHEDULER_IMPORT,
     "asha": ASHAScheduler,
     "task_halving": TaskHalving,
-}
-_REFUSED = {
-    "resource_changing": (
-        "changes what a trial takes of the cluster, and here hosts take it, not trials"
-    ),
-    "pbt_replay": (
-        "replays a file that population based training leaves in Ray Tune's own storage, which a "
-        "sweep does not keep"
-    ),
 }
 _EARLIEST = ("grace_period", "perturbation_interval", "burn_in_period")
 """Arguments that say after how many tasks a scheduler first does something."""
@@ -61,7 +53,7 @@ def make_scheduler(plan: SweepPlan, num_tasks: int) -> TrialScheduler | None:
     if settings is None or settings.scheduler is None:
         return None
     name = settings.scheduler["name"]
-    made, given = named(_KEY, settings.scheduler, _KNOWN, _REFUSED)
+    made, given = named(SCHEDULERS, settings.scheduler, _KNOWN)
     if name == "fifo":
         return None
     if name == "hb_bohb" and (settings.searcher or {}).get("name") != "bohb":

@@ -10,11 +10,12 @@ from typing import Any
 from ray.tune.search import SEARCH_ALG_IMPORT, BasicVariantGenerator, ConcurrencyLimiter
 
 from lamina.config import SweepPlan, SweepSettings
+from lamina.config.tune_classes import SEARCHERS
 from lamina.orchestration.sweep.arguments import has, made_of, named, reason_of
 from lamina.orchestration.sweep.search import param_space
 from lamina.registry import InputError
 
-_KEY = "sweep.searcher"
+_KEY = SEARCHERS.key
 _AT_RANDOM = ("random", "variant_generator")
 _PACKAGES = {
     "ax": ("ax", "ax-platform"),
@@ -44,7 +45,7 @@ def make_searcher(
     if not searches(settings):
         given: dict[str, Any] = {}
         if settings.searcher is not None:
-            _, given = named(_KEY, settings.searcher, SEARCH_ALG_IMPORT, {})
+            _, given = named(SEARCHERS, settings.searcher, SEARCH_ALG_IMPORT)
         given = {"random_state": plan.job.seed, **given, "max_concurrent": max_concurrent}
         drawn: BasicVariantGenerator = made_of(_KEY, _Drawn, given)
         return drawn
@@ -105,7 +106,7 @@ def _made(plan: SweepPlan, settings: SweepSettings) -> Any:
             f"{_KEY}.name: 'bohb' learns from the scheduler 'hb_bohb' (allowed: "
             "sweep.scheduler: {name: hb_bohb}, or another searcher)"
         )
-    made, given = named(_KEY, settings.searcher, SEARCH_ALG_IMPORT, {})
+    made, given = named(SEARCHERS, settings.searcher, SEARCH_ALG_IMPORT)
     for key in _SEEDS:
         if has(made, key):
             given.setdefault(key, plan.job.seed)
