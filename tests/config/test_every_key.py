@@ -269,6 +269,34 @@ def test_a_key_that_changes_nothing_is_said_with_the_reason(base_of, key, value,
     assert why in job.unused.values()
 
 
+REPLAYING = [name for name in STRATEGIES if FAMILIES["strategy"].outline(name).needs_memory]
+
+
+@pytest.mark.parametrize(("name", "entry"), [(name, None) for name in REPLAYING] + [("er", "pass")])
+def test_a_memory_that_a_joint_stream_never_draws_from_is_said_to_change_nothing(
+    base_of, outcome, name, entry
+):
+    """As are the keys that matter from the second task on; unless rows enter as they pass."""
+    mapping = base_of(name) | {"scenario": {"kind": "joint", "limit_per_class": 2}}
+    mapping["memory"]["entry"] = entry and "as_they_pass"
+    said = parse_job(mapping).idle
+    late = FAMILIES["strategy"].outline(name).from_second_task
+    assert all((f"strategy.{key}" in said) == ("memory" in said) for key in late)
+    smaller = {**mapping, "memory": {**mapping["memory"], "size": 3}}
+    assert (outcome(smaller) == outcome(mapping)) == ("memory" in said)
+    if "memory" in said:
+        assert parse_job({**mapping, "memory": None}).settings() == parse_job(mapping).settings()
+
+
+def test_a_part_that_has_a_split_of_its_own_is_not_carved(base_of):
+    stream = {"name": "huggingface", "path": "x.csv", "text_column": "text", "test_split": "test"}
+    mapping = base_of("er") | {"stream": stream}
+    mapping["scenario"] |= {"test": 0.3, "validation": 0.3}
+    assert parse_job(mapping).unused == {
+        "scenario.test": "the rows of test are those of split 'test'"
+    }
+
+
 def test_a_key_that_changes_no_result_is_not_varied(base_of):
     for key, values in (
         ("training.evaluation_batch_size", [8, 16]),

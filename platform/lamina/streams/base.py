@@ -99,6 +99,12 @@ class Source(ABC):
         return type(self).__module__.rpartition(".")[2]
 
     @property
+    def own_parts(self) -> Mapping[Part, str]:
+        """The split that is the validation or the test part, where the job names one: such a part
+        is not carved out of the training rows."""
+        return {}
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """Its part of the job, as plain values."""
         return {"name": self.name, **asdict(self)}
