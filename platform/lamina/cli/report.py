@@ -202,4 +202,6 @@ def _seconds(value: float | None) -> str:
 def _status(row: Row) -> str:
     if row["status"] == "finished":
         return ""
-    return f"{row['status']} after {row['tasks_done']} of {row['num_tasks'] or '?'} tasks"
+    if not row["tasks_done"]:
+        return f"{row['status']} in its first task"
+    return f"{row['status']} after {row['tasks_done']} of {row['num_tasks']} tasks"
