@@ -210,9 +210,7 @@ def test_a_marker_that_cannot_stand_among_the_pixels_of_a_jpeg_is_damage(options
     middle = whole.index(b"\xff\xda") + 500
     for damage in (b"\xff\x05", b"\xff\xff\xc0"):
         broken = whole[:middle] + damage + whole[middle + len(damage) :]
-        with pytest.raises(
-            InputError, match=r"^stream\.image_column: b is damaged \(its pix"
-        ):
+        with pytest.raises(InputError, match=r"^stream\.image_column: b is damaged \(its pix"):
             EncodedImages([whole, broken], "ab").check()
 
 

@@ -45,6 +45,12 @@ def reason_of(error: BaseException | str) -> str:
     return " ".join(str(error).split()) or "an argument is not allowed"
 
 
+def by_default(made: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of a class that need not be given, with their values."""
+    parameters = inspect.signature(made).parameters.values()
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
+
+
 def has(made: Callable[..., Any], argument: str) -> bool:
     """Whether a class takes an argument of this name."""
     return argument in inspect.signature(made).parameters

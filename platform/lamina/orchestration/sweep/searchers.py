@@ -10,10 +10,11 @@ from typing import Any
 from ray.tune.search import SEARCH_ALG_IMPORT, BasicVariantGenerator, ConcurrencyLimiter
 
 from lamina.config import SweepPlan, SweepSettings
+from lamina.config.reading import shown
 from lamina.config.tune_classes import SEARCHERS
 from lamina.orchestration.sweep.arguments import has, made_of, named, reason_of
 from lamina.orchestration.sweep.search import param_space
-from lamina.registry import InputError
+from lamina.registry import InputError, unknown
 
 _KEY = SEARCHERS.key
 _AT_RANDOM = ("random", "variant_generator")
@@ -42,6 +43,7 @@ def make_searcher(
     space that the searcher cannot search.
     """
     settings = plan.job.sweep or SweepSettings()
+    _check_points(plan, (settings.searcher or {}).get("points_to_evaluate"))
     if not searches(settings):
         given: dict[str, Any] = {}
         if settings.searcher is not None:
@@ -118,6 +120,22 @@ def _made(plan: SweepPlan, settings: SweepSettings) -> Any:
         given["optimizer"] = _nevergrad(given.get("optimizer", "NGOpt"))
         given.setdefault("optimizer_kwargs", {"budget": settings.num_samples})
     return made_of(_KEY, made, given)
+
+
+def _check_points(plan: SweepPlan, points: Any) -> None:
+    """Ray Tune's searchers pass over a key that nobody draws, and draw anew what is out of
+    range."""
+    for number, point in enumerate(points or ()):
+        path = f"{_KEY}.points_to_evaluate.{number}"
+        for key, value in point.items():
+            if key not in plan.domains:
+                raise unknown(f"{path}.{key}", key, plan.domains)
+            if not plan.domains[key].gives(value):
+                domain = plan.domains[key]
+                raise InputError(
+                    f"{path}.{key}: {shown(value)} is not allowed (allowed: what sweep.space "
+                    f"draws, {domain.function} of {', '.join(map(shown, domain.args))})"
+                )
 
 
 def _nevergrad(name: Any) -> Any:
