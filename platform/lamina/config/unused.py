@@ -15,6 +15,7 @@ from lamina.memory.base import Policy
 from lamina.registry import Where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 from lamina.streams import ScenarioSettings
+from lamina.streams.rows import GROUP
 from lamina.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -159,11 +160,28 @@ def _why_no_memory(job: "Job") -> str:
 def _by_stream(job: "Job") -> Iterator[tuple[str, str]]:
     if job.stream.modality == "image":
         yield "backbone.max_length", "images have no tokens to cut"
+    yield from _columns(job)
     for part, split in job.stream.own_parts.items():
         yield f"scenario.{part}", f"the rows of {part} are those of split {split!r}"
     if _ends_with_its_task(job.strategy, job.scenario, job.memory):
         for key in type(job.strategy).from_second_task:
             yield f"strategy.{key}", "it matters from the second task on, and the stream has one"
+
+
+def _columns(job: "Job") -> Iterator[tuple[str, str]]:
+    """What rows are grouped by is asked for by some scenarios, and by some partitions."""
+    source, scenario = job.stream, job.scenario
+    partition = None if job.federation is None else job.federation.partition
+    asked_for = getattr(partition, "by", None)
+    by_group = scenario.kind == "domain_incremental" or (
+        scenario.kind != "joint" and scenario.num_tasks is None
+    )
+    if source.group_key is not None and not by_group and asked_for != GROUP:
+        why = "scenario.num_tasks is given"
+        why = "scenario.kind is 'joint'" if scenario.kind == "joint" else why
+        yield f"stream.{source.group_key}", why
+    if source.owner_key is not None and asked_for != getattr(source, source.owner_key):
+        yield f"stream.{source.owner_key}", "no federation deals rows to clients by it"
 
 
 def _above(key: str) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from lamina.core import Modality, Part
 from lamina.registry import InputError
@@ -80,6 +80,11 @@ class Source(ABC):
 
     A member is a module of `lamina.streams.sources`; its fields are its keys in the job's `stream`.
     """
+
+    group_key: ClassVar[str | None] = None
+    """The setting that names the column of `Table.groups`, where one does."""
+    owner_key: ClassVar[str | None] = None
+    """The setting that names the column of `Table.owners`, where one does."""
 
     @property
     @abstractmethod

@@ -38,6 +38,9 @@ class HuggingFace(Source):
     part as it where parts are carved.
     """
 
+    group_key = "task_column"
+    owner_key = "client_column"
+
     path: str
     """A file (csv, tsv, json, jsonl, parquet; also compressed: .gz, .bz2, .xz), a pattern such as
     `data/*.csv` for several files that are one split, a folder (of such files, or of images) or a
