@@ -11,12 +11,15 @@ from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
-from typing import Any
+from typing import Any, ClassVar
 
 
 class InputError(ValueError):
     """Something from outside (a job file, a data set, an adapter) is wrong; the message is for the
     person who gave it."""
+
+    exit_code: ClassVar[int] = 2
+    """Of a command that it ends: 2, the job or its input is refused; 1, it ran and failed."""
 
 
 def unknown(key: str, given: object, allowed: Collection[str]) -> InputError:

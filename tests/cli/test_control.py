@@ -28,7 +28,7 @@ def test_the_trials_of_a_run_that_was_killed_are_shown(lamina, left):
     result = lamina("trials", left)
     assert result.exit_code == 0
     assert "does not run: 1 trials" in result.output.replace("\n", " ")
-    assert "er-0a er-lora interrupted" in " ".join(result.output.split())
+    assert "er-0a er-lora interrupted 0 - -" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize("command", ["stop", "pause", "resume", "fork"])

@@ -70,7 +70,7 @@ def sentences(tmp_path, tiny_bert_folder):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_of_methods_can_be_planned(lamina, sentences, monkeypatch, family):
-    monkeypatch.setattr(estimate, "ROUNDS", 1)
+    monkeypatch.setattr(estimate, "PAIRS", 1)
     result = lamina("sweep", JOBS / "families" / f"{family}.yaml", sentences, "--plan")
     assert result.exit_code == 0, result.output
     assert "expected: total" in result.output

@@ -77,7 +77,7 @@ def test_what_is_undefined_is_a_dash_and_a_broken_trial_says_why():
     other = {**broken, "name": "other", "rank": 2}
     lines = shown(broken, other, width=120).splitlines()
     assert lines[3].split()[:5] == ["1", "er", "-", "-", "-"]
-    assert lines[3].rstrip().endswith("failed after 0 of ? tasks")
+    assert lines[3].rstrip().endswith("failed in its first task")
     assert lines[-1] == "er-bottleneck, other failed: ValueError: no good"
 
 

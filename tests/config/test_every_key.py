@@ -1,5 +1,6 @@
 """Every key of every section changes what is computed, or the job says that it does not."""
 
+import ast
 import copy
 import json
 import sys
@@ -9,13 +10,16 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from PIL import Image
 
+import lamina
 from lamina.config import build_learner, expand, parse_job
 from lamina.config.overrides import NAMED_BY, laid_over, nested
 from lamina.config.parts import declared
 from lamina.config.reading import shown
 from lamina.config.sections import FAMILIES, stays
 from lamina.config.unused import COSTS_ALONE, unused_by
+from lamina.registry import InputError
 from lamina.streams import build_stream
 from nouns import SMALL
 
@@ -79,8 +83,8 @@ def predictions(learner):
 
 
 def recording(strategy, read):
-    """The same strategy, of a class that puts the names of its settings into `read` when something
-    but its own checks asks for them."""
+    """The same strategy or adapter kind, of a class that puts the names of its settings into `read`
+    when something but its own checks asks for them."""
     cls = type(strategy)
 
     def asked(self, name):
@@ -92,7 +96,7 @@ def recording(strategy, read):
 
     members = {"__getattribute__": asked, "__module__": cls.__module__}
     copied = copy.copy(strategy)
-    copied.__class__ = type(cls.__name__, (cls,), members)
+    object.__setattr__(copied, "__class__", type(cls.__name__, (cls,), members))
     return copied
 
 
@@ -269,6 +273,201 @@ def test_a_key_that_changes_nothing_is_said_with_the_reason(base_of, key, value,
     over = nested({**beside, key: value}, [])
     job = parse_job(laid_over(base_of("er"), over, stays))
     assert why in job.unused.values()
+
+
+REPLAYING = [name for name in STRATEGIES if FAMILIES["strategy"].outline(name).needs_memory]
+
+
+@pytest.mark.parametrize(("name", "entry"), [(name, None) for name in REPLAYING] + [("er", "pass")])
+def test_a_memory_that_a_joint_stream_never_draws_from_is_said_to_change_nothing(
+    base_of, outcome, name, entry
+):
+    """As are the keys that matter from the second task on; unless rows enter as they pass."""
+    mapping = base_of(name) | {"scenario": {"kind": "joint", "limit_per_class": 2}}
+    mapping["memory"]["entry"] = entry and "as_they_pass"
+    said = parse_job(mapping).idle
+    late = FAMILIES["strategy"].outline(name).from_second_task
+    assert all((f"strategy.{key}" in said) == ("memory" in said) for key in late)
+    smaller = {**mapping, "memory": {**mapping["memory"], "size": 3}}
+    assert (outcome(smaller) == outcome(mapping)) == ("memory" in said)
+    if "memory" in said:
+        assert parse_job({**mapping, "memory": None}).settings() == parse_job(mapping).settings()
+
+
+def test_a_part_that_has_a_split_of_its_own_is_not_carved(base_of):
+    stream = {"name": "huggingface", "path": "x.csv", "text_column": "text", "test_split": "test"}
+    mapping = base_of("er") | {"stream": stream}
+    mapping["scenario"] |= {"test": 0.3, "validation": 0.3}
+    assert parse_job(mapping).unused == {
+        "scenario.test": "the rows of test are those of split 'test'"
+    }
+
+
+ADAPTER_KINDS = [
+    ("adapter", "lora", {}),
+    *(
+        ("adapter", name, {})
+        for name in FAMILIES["adapter"].names()
+        if name not in ("lora", "peft")
+    ),
+    ("adapter", "peft", {"peft_type": "LOHA", "config": {"r": 2}}),
+]
+
+
+@pytest.mark.parametrize(("section", "name", "given"), ADAPTER_KINDS)
+def test_an_adapter_kind_computes_with_each_of_its_settings(
+    base_of, learner_of, section, name, given
+):
+    family = FAMILIES[section]
+    is_image = "text" not in getattr(family.outline(name), "modalities", ("text",))
+    mapping = base_of("slca" if is_image else "finetune") | {section: {"kind": name, **given}}
+    mapping["strategy"] = {"name": "finetune"}
+    job = parse_job(mapping)
+    read = set()
+    object.__setattr__(job, section, recording(job.adapter, read))
+    learner = learner_of(job)
+    next(learner.learn())
+    said = {key.rpartition(".")[2] for key in job.idle if key.startswith(f"{section}.")}
+    assert family.outline(name).settings().keys() - read == said
+
+
+ROWS = [("a", "x", "t", "u"), ("b", "x", "t", "v"), ("c", "y", "s", "u"), ("d", "Y", "s", "v")]
+LINES = [f"{text}{number},{','.join(rest)}" for text, *rest in ROWS for number in range(8)]
+HEADER = "text,label,task,client"
+CSV = "\n".join([HEADER, *LINES, "odd,z,s,u"]) + "\n"
+RECORDS = [dict(zip(HEADER.split(","), line.split(","), strict=True)) for line in LINES]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The same rows in several files, as the job's `stream.path` has them."""
+    folder = tmp_path_factory.mktemp("files")
+    for name in ("one", "two"):
+        (folder / f"{name}.csv").write_text(CSV if name == "one" else CSV.replace("a0", "e0"))
+    (folder / "document.json").write_text(json.dumps({"rows": RECORDS, "others": RECORDS[:-1]}))
+    (folder / "cafe.csv").write_text(CSV.replace("a0", "café"), encoding="utf-8")
+    (folder / "quotes.csv").write_text(CSV.replace("a0", "'a0'"))
+    (folder / "holes.csv").write_text(CSV + ",x,t,u\n")
+    (folder / "split").mkdir()
+    for split, lines in (("train", LINES), ("test", LINES[::2]), ("other", LINES[1::2])):
+        (folder / "split" / f"{split}.csv").write_text("\n".join([HEADER, *lines]) + "\n")
+    (folder / "see").mkdir()
+    for label in ("x", "y"):
+        (folder / "see" / label).mkdir()
+        for number in range(8):
+            picture = Image.new("RGBA", (8, 8), (number, 90 if label == "x" else 9, 0, 100))
+            picture.save(folder / "see" / label / f"{number}.png")
+    return folder
+
+
+PATH = {"path": "one.csv", "text_column": "text", "min_per_class": 3}
+SPLITS = {"path": "split", "text_column": "text"}
+PICTURES = {"path": "see", "image_column": "image"}
+STREAM_CHANGES = [
+    ("path", PATH, "two.csv"),
+    ("delimiter", PATH, ";"),
+    ("encoding", PATH | {"path": "cafe.csv"}, "latin-1"),
+    ("quote", PATH | {"path": "quotes.csv"}, "'"),
+    ("field", {"path": "document.json", "text_column": "text", "field": "rows"}, "others"),
+    ("field", PATH, "rows"),
+    ("text_column", PATH, "client"),
+    ("image_column", PICTURES, "label"),
+    ("background", PICTURES, "black"),
+    ("background", PATH, "black"),
+    ("label_column", PATH, "task"),
+    ("task_column", PATH, "task"),
+    ("client_column", PATH, "client"),
+    ("train_split", SPLITS, "other"),
+    ("validation_split", SPLITS, "test"),
+    ("test_split", SPLITS, "test"),
+    ("empty", PATH | {"path": "holes.csv"}, "skip"),
+    ("alike", PATH, "merge"),
+    ("min_per_class", PATH, 1),
+]
+OF_THE_HUB = {"config", "revision"}
+"""Which data set the hub gives: not to be had here."""
+
+
+def test_every_key_of_a_stream_is_walked():
+    walked = {key for key, *_ in STREAM_CHANGES} | OF_THE_HUB
+    assert FAMILIES["stream"].outline("huggingface").settings().keys() == walked
+    for name in FAMILIES["stream"].names():
+        settings = set(FAMILIES["stream"].outline(name).settings())
+        assert name == "huggingface" or settings <= {"language", "sentences_per_intent"}
+
+
+@pytest.mark.parametrize(("key", "given", "value"), STREAM_CHANGES)
+def test_a_key_of_a_stream_changes_its_rows_or_is_refused_or_said(
+    base_of, files, key, given, value
+):
+    def outcome_of(stream):
+        stream = {"name": "huggingface", **stream, "path": str(files / stream["path"])}
+        job = parse_job(base_of("er") | {"stream": stream, "scenario": scenario})
+        try:
+            found = build_stream(job.stream, job.scenario, job.seed)
+        except InputError as error:
+            return str(error), job.unused
+        rows = [
+            [
+                [str(each), sample.labels.tolist()]
+                for part in ("train", "validation", "test")
+                for sample in [experience.part(part)]
+                for each in sample.ids.tolist()
+            ]
+            for experience in found.experiences
+        ]
+        return (rows, found.class_names, found.record), job.unused
+
+    scenario = {"kind": "class_incremental", "num_tasks": 2}
+    before, _ = outcome_of(given)
+    after, said = outcome_of({**given, key: value})
+    assert (after == before) == (f"stream.{key}" in said)
+
+
+PLANNED = [
+    ("variants", [{"seed": 1}]),
+    ("space", {"training.learning_rate": {"grid_search": [0.1, 0.2]}}),
+    ("num_samples", 3),
+    ("unfit", "skip"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), PLANNED)
+def test_a_key_of_a_sweep_changes_its_plan(base_of, key, value):
+    space = {"training.learning_rate": {"uniform": [0.1, 0.2]}}
+    misfit = {"strategy": {"name": "lwf"}, "scenario": {"kind": "task_free"}}
+    variants = [{}, misfit] if key == "unfit" else [{}, {"strategy": {"name": "lwf"}}]
+    sweep = {"variants": variants, "space": space, "num_samples": 2}
+
+    def plan_of(settings):
+        try:
+            plan = expand(parse_job(base_of("finetune") | {"sweep": settings}))
+        except InputError as error:
+            return str(error)
+        return plan.num_trials, [each.trial.name for each in plan.points], plan.domains, plan.notes
+
+    assert plan_of({**sweep, key: value}) != plan_of(sweep)
+
+
+@pytest.fixture(scope="module")
+def asked_of_sections():
+    """The names that Lamina's code asks objects called `hosts`, `sweep`, `tracking` or `settings`
+    for, outside the classes that check them."""
+    holders = {"hosts", "sweep", "tracking", "settings"}
+    found = set()
+    for path in Path(lamina.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute):
+                holder = ast.unparse(node.value).rpartition(".")[2].lstrip("_")
+                if holder in holders:
+                    found.add(node.attr)
+    return found
+
+
+@pytest.mark.parametrize("section", ["sweep", "hosts", "tracking"])
+def test_a_key_beside_the_trial_is_read_by_what_runs_it(asked_of_sections, section):
+    """What each does is tested where it is read; here none is forgotten."""
+    assert declared(section).keys() <= asked_of_sections
 
 
 def test_a_key_that_changes_no_result_is_not_varied(base_of):

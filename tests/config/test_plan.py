@@ -331,3 +331,9 @@ def test_variants_that_do_not_go_with_the_stream_are_refused_or_left_out_with_th
         expand(parse_job({**small, "sweep": {"variants": broken, "unfit": "skip"}}))
     with pytest.raises(ConfigError, match="left out"):
         expand(parse_job({**small, "sweep": {"variants": variants[1:], "unfit": "skip"}}))
+
+
+def test_a_scheduler_of_a_sweep_of_one_trial_is_said_to_change_nothing(small):
+    small["sweep"] = {"scheduler": {"name": "asha"}}
+    (note,) = expand(parse_job(small | {"memory": None})).notes
+    assert note == "sweep.scheduler changes nothing: it compares trials, and the sweep has one"

@@ -1,6 +1,8 @@
 """Keys, names and types are checked from the text of the files: as the classes themselves would,
 and without torch."""
 
+import dataclasses
+import inspect
 import os
 import subprocess
 import sys
@@ -8,12 +10,21 @@ from pathlib import Path
 
 import pytest
 import yaml
+from peft import PeftType
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from ray.tune.schedulers import SCHEDULER_IMPORT
+from ray.tune.search import SEARCH_ALG_IMPORT
 
 import lamina as package
+from lamina.adapters import kind_class
+from lamina.adapters.kinds.peft import NOT_OF_AN_ADAPTER
 from lamina.config import ConfigError, check_words, expand, load_job
 from lamina.config.fields import declared_by
 from lamina.config.parts import _CLASSES
+from lamina.config.peft_tuners import DEFAULT, config_keys, peft_types
 from lamina.config.sections import FAMILIES
+from lamina.config.tune_classes import SCHEDULERS, SEARCHERS
+from lamina.orchestration.sweep.task_halving import TaskHalving
 
 MEMBERS = [(section, name) for section, family in FAMILIES.items() for name in family.names()]
 SLOW = ("torch", "transformers", "ray", "numpy", "mlflow", "peft", "datasets", "pandas")
@@ -45,6 +56,31 @@ def test_a_section_read_from_its_file_has_the_settings_of_its_class(section):
 def test_a_settings_class_as_a_type_is_any_value_until_it_is_imported():
     read = _CLASSES["federation.privacy"].outline().settings()
     assert read.keys() == declared_by(_CLASSES["federation.privacy"].imported()).keys()
+
+
+@pytest.mark.parametrize(
+    ("family", "known"), [(SCHEDULERS, SCHEDULER_IMPORT), (SEARCHERS, SEARCH_ALG_IMPORT)]
+)
+def test_ray_tunes_classes_read_from_their_files_take_what_they_take(family, known):
+    read = family.outlines()
+    assert read.keys() == {*known, *family.own}
+    for name, made in known.items():
+        cls = made() if inspect.isfunction(made) else made
+        taken = inspect.signature(cls).parameters.values()
+        named = [each.name for each in taken if each.kind is not each.VAR_KEYWORD]
+        assert list(read[name].arguments()) == named, name
+    assert inspect.signature(TaskHalving).parameters.keys() == {
+        *SCHEDULERS.outlines()["task_halving"].arguments()
+    }
+
+
+def test_pefts_tuners_read_from_their_files_have_their_keys():
+    assert peft_types() == [each.value for each in PeftType]
+    for each in PeftType:
+        cls = PEFT_TYPE_TO_CONFIG_MAPPING[each]
+        real = {known.name for known in dataclasses.fields(cls) if known.init}
+        assert set(config_keys(each.value)) == real.difference(NOT_OF_AN_ADAPTER), each
+    assert kind_class("peft")().peft_type == DEFAULT
 
 
 def write(folder, mapping):
@@ -91,6 +127,21 @@ MISTAKES = [
     {"sweep": {"space": {"training.epochs": {"chioce": [1]}}}},
     {"sweep": {"variants": [{"strategy": {"nmae": "er"}}]}},
     {"sweep": {"variants": [{}, {"training.epoch": 3}]}},
+    {"sweep": {"scheduler": {"name": "ashaa"}}},
+    {"sweep": {"scheduler": {"name": "pbt_replay"}}},
+    {"sweep": {"scheduler": {"name": "asha", "grace_perod": 2, "brackets": "x"}}},
+    {"sweep": {"scheduler": {"name": "task_halving", "costs": "x", "stratify": 2}}},
+    {"sweep": {"scheduler": "asha", "searcher": {"nmae": "optuna"}}},
+    {"sweep": {"searcher": {"name": "optunaa"}}},
+    {"sweep": {"searcher": {"name": "optuna", "sede": 2}}},
+    {"adapter": {"kind": "peft", "peft_type": "VEAR"}},
+    {"adapter": {"kind": "peft", "peft_type": "VERA", "config": {"rr": 2}}},
+    {"adapter": {"kind": "peft", "config": {"rr": 2, "ss": 2}}},
+    {
+        "adapter": {"kind": "peft"},
+        "sweep": {"space": {"adapter.peft_type": {"grid_search": ["VERA", "VEAR"]}}},
+    },
+    {"sweep": {"variants": [{"adapter": {"kind": "peft", "peft_type": "VEAR"}}]}},
     {"sweep": {"variants": [{"hosts": {"count": 3}}]}},
 ]
 
@@ -152,6 +203,26 @@ def modules_after():
         ("sweep", "sweep.variants=[{strategy.name: erx}]", "sweep.variants, number 1: strategy"),
         ("federate", "federation.clock.dropuot=1", "federation.clock.dropuot: unknown key; did"),
         ("run", "seed: 1", "override: 'seed: 1' is not KEY=VALUE"),
+        ("sweep", "sweep.scheduler.name=ashaa", "sweep.scheduler.name: 'ashaa' is unknown; did"),
+        ("sweep", "sweep.scheduler={name: pb2, synhc: 1}", "sweep.scheduler.synhc: unknown key; d"),
+        ("sweep", "sweep.searcher.name=optunaa", "sweep.searcher.name: 'optunaa' is unknown; did"),
+        ("run", "adapter={kind: peft, peft_type: VEAR}", "adapter.peft_type: 'VEAR' is unknown; d"),
+        (
+            "run",
+            "adapter={kind: peft, config: {rnak: 2}}",
+            "adapter.config: 'rnak' is unknown; did",
+        ),
+        ("run", "memory.policy=rign", "memory.policy: 'rign' is unknown; did you mean 'ring'?"),
+        ("run", "scenario.kind=joiint", "scenario.kind: 'joiint' is unknown; did you mean 'joint'"),
+        ("run", "training.optimizer=adamm", "training.optimizer: 'adamm' is unknown; did you"),
+        ("run", "hosts.device=cudaa", "hosts.device: 'cudaa' is unknown; did you mean 'cuda'?"),
+        ("run", "backbone.dtype=float17", "backbone.dtype: 'float17' is unknown; did you mean"),
+        ("sweep", "sweep.metric=validation/forgeting", "sweep.metric: 'validation/forgeting' is"),
+        (
+            "federate",
+            "federation={aggregator: {name: fedavgg}}",
+            "federation.aggregator.name: 'fedavgg'",
+        ),
     ],
 )
 def test_a_misspelt_job_is_refused_before_anything_slow_is_imported(

@@ -202,6 +202,18 @@ def test_files_beside_images_that_are_not_read_are_said(tmp_path):
     assert "ant/0.avif'" in note.line
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_a_marker_that_cannot_stand_among_the_pixels_of_a_jpeg_is_damage(options, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    whole = encoded(Image.fromarray(noise), "JPEG", exif=b"Exif\0\0\xff\x01", **options)
+    EncodedImages([whole, whole + b"what a phone writes behind it \xff\x01 \xff\xd9"], "ab").check()
+    middle = whole.index(b"\xff\xda") + 500
+    for damage in (b"\xff\x05", b"\xff\xff\xc0"):
+        broken = whole[:middle] + damage + whole[middle + len(damage) :]
+        with pytest.raises(InputError, match=r"^stream\.image_column: b is damaged \(its pix"):
+            EncodedImages([whole, broken], "ab").check()
+
+
 def test_all_that_is_broken_is_counted(tmp_path):
     folder = folder_of(tmp_path / "data")
     for number in range(3):

@@ -8,6 +8,7 @@ import json
 import lzma
 
 import datasets
+import pandas
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -145,6 +146,31 @@ def test_another_delimiter_is_proposed_and_taken(delimiter, tmp_path):
     assert repr(delimiter).strip("'") in str(error.value)
     table = table_of(path, delimiter=delimiter)
     assert (list(table.values), list(table.labels)) == (["a, b", "c"], ["x", "y"])
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "sep=;\r"])
+def test_a_first_line_of_excel_says_the_delimiter(line, tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text(f"{line}\ntext;label\na, b;x\nc;y\n", encoding="utf-8-sig", newline="")
+    for delimiter in (None, ";"):
+        table = table_of(path, delimiter=delimiter)
+        assert (list(table.values), list(table.labels)) == (["a, b", "c"], ["x", "y"])
+    with pytest.raises(InputError, match=r"^stream\.delimiter: ',' is not what .*sep=;"):
+        table_of(path, delimiter=",")
+    path.write_text(f"{line}\ntext;label\na;x;z\n", newline="")
+    with pytest.raises(InputError, match=r"3 cells in row 1 \(line 3\)"):
+        table_of(path)
+
+
+@pytest.mark.parametrize("orient", ["columns", "index", "split"])
+def test_a_table_that_pandas_wrote_by_columns_is_said_to_need_rows(orient, tmp_path):
+    path = tmp_path / "data.json"
+    frame = pandas.DataFrame({"text": ["a", "b"], "label": ["x", "y"]})
+    frame.to_json(path, orient=orient)
+    with pytest.raises(InputError, match=r'as df\.to_json\(path, orient="records"\) writes'):
+        table_of(path)
+    frame.to_json(path, orient="records")
+    assert list(table_of(path).labels) == ["x", "y"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from lamina.training.pace import Pace, TaskPace
 from nouns import as_scenario, nouns_stream
 
 SPEED = Speed(start=4.0, row=0.01)
-PACE = Pace(first=TaskPace(0.5, 0.2), later=TaskPace(0.3, 0.4), answer=0.02)
+PACE = Pace(first=TaskPace(0.5, 0.2), later=TaskPace(0.3, 0.4), answer=0.02, phases=(1.0,))
 STEPPED = Work(
     num_tasks=5,
     first_steps=40,

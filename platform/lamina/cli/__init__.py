@@ -5,7 +5,8 @@ what there is, `strategies | doctor`.
 Each command imports what it needs when it is called, so that `lamina --help` is there at once and
 only what concerns a sweep or a federation knows Ray. Keys, names and types of a job are checked
 before torch is imported, which takes seconds. What is wrong with the input is said on stderr, a
-line each, and the exit code is 2.
+line each. Exit codes: 0, done; 1, it ran, and it or some of its trials failed; 2, the job or its
+input is refused, and nothing was trained.
 """
 
 from pathlib import Path
@@ -46,7 +47,7 @@ class _Commands(click.Group):
             for problem in getattr(error, "problems", [str(error)]):
                 line = " ".join(problem.split())
                 click.echo("".join(map(_readable, line)), err=True)
-            ctx.exit(2)
+            ctx.exit(error.exit_code)
 
 
 def _readable(character: str) -> str:
@@ -61,7 +62,11 @@ def _readable(character: str) -> str:
 )
 @click.version_option(package_name="lamina")
 def main() -> None:
-    """Continual learning with adapters on one frozen backbone."""
+    """Continual learning with adapters on one frozen backbone.
+
+    Exit codes: 0, done; 1, it ran, and it or some of its trials failed; 2, the job or its input is
+    refused.
+    """
     collect_seldom()
 
 

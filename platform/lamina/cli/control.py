@@ -103,7 +103,7 @@ def _table(rows: Sequence[dict[str, Any]], is_live: bool) -> Table:
             row["trial"],
             row["name"],
             _state(row, is_live),
-            f"{len(reports)}/{num_tasks or '?'}",
+            f"{len(reports)}/{num_tasks}" if num_tasks else "0",
             "-" if accuracy is None else f"{accuracy:.3f}",
             "-" if projected is None else f"{projected:.3f}",
         )

@@ -5,10 +5,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from statistics import median
 from typing import Any
 
 import torch
@@ -30,17 +31,21 @@ from lamina.training.pace import Pace, TaskPace, measure, num_steps, warm_up
 from lamina.training.packing_size import MOST_PACKED, Packing, kept_packing_size
 from lamina.training.settings import TrainingSettings
 
-ROWS = 64
+ROWS = 32
 """Rows of the forward that is timed."""
-ROUNDS = 2
-"""How often everything is measured. The last time it is beside as many busy processes as there will
-be other hosts."""
+PAIRS = 3
+"""How often a forward is timed on a quiet machine, and beside as many busy processes as there will
+be other hosts, in turns."""
+LEAST_SPREAD = 1.1
+"""The higher figure of a plan is so many times the lower one, at least: it is no more exact."""
 BUSY = (
     "import numpy as n, os\n"
     "a, b = n.ones((64, 384), 'f'), n.ones((384, 1536), 'f')\n"
+    "print(flush=True)\n"
     "while os.getppid() == {parent}: a @ b"
 )
-"""What keeps a core as busy as a host does, for as long as this process lives."""
+"""What keeps a core as busy as a host does, for as long as this process lives; its line of output
+says that it has begun."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,10 @@ class Estimate:
     groups: tuple[Group, ...]
     hosts: int
     forecasts: tuple[Forecast, ...]
-    """One for each round of measurements."""
+    """Of a quiet machine, and of one on which every host is busy."""
 
     def range(self, name: str) -> tuple[float, float]:
-        """The least and the most seconds that the rounds say of `training`, `total` ..."""
+        """The least and the most seconds that they say of `training`, `total` ..."""
         found = [getattr(each, name) for each in self.forecasts]
         return min(found), max(found)
 
@@ -110,16 +115,17 @@ def estimate(plan: SweepPlan, streams: Sequence[Stream[Samples]]) -> Estimate:
         for work, name, number in zip(works, names, draws, strict=True)
         for _ in range(number)
     ]
+    row, slowdown = _row_seconds(next(iter(kinds.values())), 0 if on_gpu else hosts - 1)
     forecasts = [
         forecast(
-            [(work, paces[name]) for work, name in trials],
-            Speed(start=start, row=row),
+            [(work, kinds[name].pace.slower(factor)) for work, name in trials],
+            Speed(start=start, row=row * factor),
             distinct_rows=sum(_num_rows(each) for each in encoded.values()),
             hosts=hosts,
             keeps=job.hosts.features_gb > 0,
             halving=_halving(plan),
         )
-        for row, paces in _measured_rounds(kinds, 0 if on_gpu else hosts - 1)
+        for factor in (1.0, max(slowdown, LEAST_SPREAD))
     ]
     groups = [
         Group(kinds[name].job, number, work, kinds[name].packing)
@@ -160,12 +166,25 @@ class _Kind:
         """A learner of this kind on a piece of its stream."""
         return build_learner(replace(self.job, training=training), piece, self.backbone)
 
-    def build_again(self, piece: Stream[Batch], training: TrainingSettings) -> Learner:
-        """The same for measuring: it need not count its operations first, which takes longer than
-        the few steps of a piece."""
-        learner = self.build(piece, training)
-        learner.scores.costs.flops_per_row.update(self._warm.scores.costs.flops_per_row)
-        return learner
+    @cached_property
+    def pace(self) -> Pace:
+        """Of one of them, alone, on a quiet machine; measured once, and kept."""
+        found = measured({"pace": self.name}, self._measured_pace, self.backbone.device)
+        first, later = (TaskPace(**found[name]) for name in ("first", "later"))
+        return Pace(first, later, found["answer"], tuple(found["phases"]))
+
+    def _measured_pace(self) -> dict[str, Any]:
+        training = self.job.training
+        keeps = self.job.hosts.features_gb > 0 and self._share < 1
+        warm = warm_up(self.build, self.stream, training, keeps=keeps)
+
+        def again(piece: Stream[Batch], training: TrainingSettings) -> Learner:
+            learner = self.build(piece, training)
+            # Counting operations takes longer than the few steps of a piece.
+            learner.scores.costs.flops_per_row.update(warm.scores.costs.flops_per_row)
+            return learner
+
+        return asdict(measure(again, self.stream, training))
 
     def work(self, stage: int) -> Work:
         """What a trial of this kind does."""
@@ -174,19 +193,15 @@ class _Kind:
         return work_of(self.stream, self._steps, batch_size, self._share, saved, stage)
 
     @cached_property
-    def _warm(self) -> Learner:
-        """One that has learned a piece of the stream."""
-        return warm_up(self.build, self.stream, self.job.training)
-
-    @cached_property
     def _steps(self) -> list[int]:
         """Of each task of the whole stream."""
         rows = [len(each.train) for each in self.stream.experiences]
         if self.job.strategy.data == "all":
             rows = [sum(rows)]
-        epochs = self.job.training.epochs
+        epochs, phases = self.job.training.epochs, self.pace.phases
+        learner = self.build(self.stream, self.job.training)
         return [
-            num_steps(self._warm, epochs, number, is_first=at == 0)
+            num_steps(learner, phases, epochs, number, is_first=at == 0)
             for at, number in enumerate(rows)
         ]
 
@@ -201,32 +216,25 @@ class _Kind:
         return 1 - self.backbone.frozen_below(model.overlay()) / depth
 
 
-def _measured_rounds(
-    kinds: Mapping[str, _Kind], neighbours: int
-) -> list[tuple[float, dict[str, Pace]]]:
-    """Seconds of a row's forward and the pace of each kind of trial, in every round."""
-    first = next(iter(kinds.values()))
+def _row_seconds(kind: _Kind, neighbours: int) -> tuple[float, float]:
+    """Seconds of a row's forward through the whole backbone on a quiet machine, and how many times
+    as long it takes beside so many busy neighbours."""
+    backbone = kind.backbone
+    batch = kind.stream.experiences[0].train[slice(0, ROWS)]
 
-    def measure_all() -> list[Any]:
-        rounds = []
-        for at in range(ROUNDS):
-            with _busy(neighbours if at == ROUNDS - 1 else 0):
-                batch = first.stream.experiences[0].train[slice(0, ROWS)]
-                row = seconds_per_row(first.backbone, batch)
-                paces = {
-                    name: asdict(measure(kind.build_again, kind.stream, kind.job.training))
-                    for name, kind in kinds.items()
-                }
-            rounds.append([row, paces])
-        return rounds
+    def measure_both() -> list[float]:
+        pairs = []
+        for _ in range(PAIRS):
+            quiet = seconds_per_row(backbone, batch)
+            with _busy(neighbours):
+                pairs.append((quiet, seconds_per_row(backbone, batch)))
+        slowdown = median(beside / alone for alone, beside in pairs)
+        return [min(alone for alone, _ in pairs), slowdown]
 
-    key = {"paces": sorted(kinds), "neighbours": neighbours}
-    found = measured(key, measure_all, first.backbone.device)
-    return [(row, {name: _pace(each) for name, each in paces.items()}) for row, paces in found]
-
-
-def _pace(found: Mapping[str, Any]) -> Pace:
-    return Pace(TaskPace(**found["first"]), TaskPace(**found["later"]), found["answer"])
+    shapes = {name: list(each.shape) for name, each in sorted(batch.trimmed().inputs.items())}
+    key = {"row": backbone.digest, "shapes": shapes, "neighbours": neighbours}
+    row, slowdown = measured(key, measure_both, backbone.device)
+    return row, slowdown
 
 
 def _num_devices(hosts: HostSettings, on_gpu: bool) -> int:
@@ -241,13 +249,19 @@ def _busy(number: int) -> Iterator[None]:
     """So many other processes that keep a core busy each."""
     program = BUSY.format(parent=os.getpid())
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    running = [subprocess.Popen([sys.executable, "-c", program], env=env) for _ in range(number)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", program], env=env, stdout=subprocess.PIPE)
+        for _ in range(number)
+    ]
     try:
+        for each in running:
+            assert each.stdout is not None
+            each.stdout.readline()
         yield
     finally:
         for each in running:
             each.kill()
-            each.wait()
+            each.communicate()
 
 
 def _stage_sizes(plan: SweepPlan) -> list[int]:

@@ -33,7 +33,8 @@ def misfits(sections: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[s
         said = "adapter: null" if adapter is None else f"adapter.kind: {kind!r}"
         words = ", ".join("null" if each == NO_ADAPTER else each for each in allowed)
         yield f"{said} does not go with strategy {name!r} (allowed: {words})"
-    if draws_from_memory(strategy) and sections["memory"] is None and "memory" not in broken:
+    draws = draws_from_memory(strategy, scenario, sections["memory"])
+    if draws and sections["memory"] is None and "memory" not in broken:
         yield (
             f"memory: missing, and strategy {name!r} draws from one "
             f"(allowed: a mapping with a size, and maybe a policy of {', '.join(policy_names())})"

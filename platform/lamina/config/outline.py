@@ -1,9 +1,9 @@
-"""What a class of Lamina declares, read from its file without running it.
+"""What a class of Lamina, Ray Tune or PEFT declares, read from its file without running it.
 
 Most settings classes stand beside code that needs torch, which takes seconds to import. The keys of
 a job, their types and the cards of strategies are in the text of the files already: annotated
-fields, class attributes, docstrings. An expression there is evaluated with what its file imports
-from the standard library, and from other files of Lamina, which are read the same way.
+fields, arguments, class attributes, docstrings. An expression there is evaluated with what its file
+imports from the standard library, and from other files that are read the same way.
 """
 
 import ast
@@ -11,12 +11,17 @@ import builtins
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lamina.registry import folders_of
 
 NO_DEFAULT = object()
+_READ = ("lamina", "ray", "peft")
+"""Packages whose classes are read from their files."""
+_SLOW = ("torch", "transformers", "numpy", "opacus", "pandas", "accelerate")
+"""Packages that are slow to import, and of which nothing is known here."""
 
 
 class Declared(NamedTuple):
@@ -51,18 +56,43 @@ class Outline:
     def settings(self) -> dict[str, Declared]:
         """The fields that a job may set: as `fields.settings_of` finds them on the class itself."""
         found = {name: each for base in self._bases() for name, each in base.settings().items()}
+        for name, node in self._fields():
+            default = self._default(node.value, _options(node.value))
+            found[name] = Declared(self._source.evaluate(node.annotation), default)
+        return found
+
+    def field_names(self) -> list[str]:
+        """The names of those fields, whatever their types are."""
+        found = [name for base in self._bases() for name in base.field_names()]
+        return list(dict.fromkeys([*found, *(name for name, _ in self._fields())]))
+
+    def arguments(self) -> dict[str, Any]:
+        """What its `__init__`, its own or inherited, takes by name, with the types; Any for a type
+        that is not known here."""
+        for node in self._node.body:
+            if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+                given = [*node.args.args[1:], *node.args.kwonlyargs]
+                return {each.arg: self._source.type_of(each.annotation) for each in given}
+        return next((each.arguments() for each in self._bases()), {})
+
+    def constants(self) -> dict[str, Any]:
+        """Its class attributes that have no annotation: the members of an enumeration."""
+        return {
+            ast.unparse(target): self._source.evaluate(node.value)
+            for node in self._node.body
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+        }
+
+    def _fields(self) -> Iterator[tuple[str, ast.AnnAssign]]:
         for node in self._node.body:
             if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name):
                 continue
             name = node.target.id
             if name.startswith("_") or "ClassVar" in ast.unparse(node.annotation):
                 continue
-            options = _options(node.value)
-            if options is not None and _is_false(options.get("init")):
-                continue
-            default = self._default(node.value, options)
-            found[name] = Declared(self._source.evaluate(node.annotation), default)
-        return found
+            if not _is_false((_options(node.value) or {}).get("init")):
+                yield name, node
 
     def __getattr__(self, name: str) -> Any:
         """A class attribute, its own or inherited."""
@@ -113,9 +143,10 @@ def _is_false(node: ast.expr | None) -> bool:
 class _Source(dict[str, Any]):
     """The names of a file, each with its value once it is asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, module: str) -> None:
         super().__init__()
         self.tree = ast.parse(path.read_text(encoding="utf-8"))
+        self._package = module if path.name == "__init__.py" else module.rpartition(".")[0]
         self.defined: dict[str, ast.stmt] = {}
         for node in self.tree.body:
             if isinstance(node, ast.ImportFrom):
@@ -131,6 +162,14 @@ class _Source(dict[str, Any]):
         code = compile(ast.Expression(node), "<outline>", "eval")
         return eval(code, {"__builtins__": {}}, self)
 
+    def type_of(self, annotation: ast.expr | None) -> Any:
+        """A type that another package may have written: Any where it needs what is not known."""
+        try:
+            found = None if annotation is None else self.evaluate(annotation)
+        except (AttributeError, ImportError, TypeError):
+            found = None
+        return Any if found is None else found
+
     def __missing__(self, name: str) -> Any:
         self[name] = self._find(name)
         return self[name]
@@ -142,45 +181,76 @@ class _Source(dict[str, Any]):
         if isinstance(node, ast.Assign):
             return self.evaluate(node.value)
         if isinstance(node, ast.ImportFrom):
-            (original,) = [each.name for each in node.names if name in (each.asname, each.name)]
-            return _imported(str(node.module), original)
+            return self._imported(node, name)
+        if isinstance(node, ast.FunctionDef):
+            return self._returned(node)
         if node is None and hasattr(builtins, name):
             return getattr(builtins, name)
         return None
 
+    def _imported(self, node: ast.ImportFrom, name: str) -> Any:
+        (original,) = [each.name for each in node.names if name in (each.asname, each.name)]
+        above = self._package.split(".")
+        near = ".".join(above[: len(above) - node.level + 1]) if node.level else ""
+        return _imported(".".join(filter(None, [near, node.module])), original)
+
+    def _returned(self, node: ast.FunctionDef) -> Any:
+        """The class that a function imports and returns; None of any other function."""
+        last = node.body[-1]
+        if not isinstance(last, ast.Return) or not isinstance(last.value, ast.Name):
+            return None
+        for each in node.body:
+            if isinstance(each, ast.ImportFrom) and last.value.id in [a.name for a in each.names]:
+                return self._imported(each, last.value.id)
+        return self[last.value.id] if last.value.id in self.defined else None
+
 
 def _imported(module: str, name: str) -> Any:
-    """What `from module import name` gives: of Lamina's classes an outline, of its functions and of
-    other packages the thing itself; None of packages that are slow to import."""
-    if module.partition(".")[0] == "lamina":
-        source = _source(module)
+    """What `from module import name` gives: of classes that are read an outline, of Lamina's
+    functions and of other packages the thing itself; None of packages that are slow to import."""
+    package = module.partition(".")[0]
+    if package in _READ:
+        source = source_of(module)
         is_function = isinstance(source.defined.get(name), ast.FunctionDef)
-        return getattr(import_module(module), name) if is_function else source[name]
-    if module.partition(".")[0] in ("torch", "transformers", "numpy", "opacus"):
+        own = is_function and package == "lamina"
+        return getattr(import_module(module), name) if own else source[name]
+    if package in _SLOW:
         return None
     return getattr(import_module(module), name)
 
 
 @cache
-def _source(module: str) -> _Source:
+def source_of(module: str) -> _Source:
+    """A module's file, read. Raises ModuleNotFoundError."""
     package, _, name = module.rpartition(".")
-    for folder in folders_of(package):
+    for folder in _folders_of(package):
         for path in (Path(folder, f"{name}.py"), Path(folder, name, "__init__.py")):
             if path.is_file():
-                return _Source(path)
+                return _Source(path, module)
     raise ModuleNotFoundError(f"no file for {module}")
+
+
+def _folders_of(package: str) -> list[str]:
+    """Where the modules of a package are. Nothing is imported: not even the package above one, as
+    `find_spec` would."""
+    top, *below = package.split(".")
+    if top == "lamina":
+        return folders_of(package)
+    spec = find_spec(top)
+    roots = (spec.submodule_search_locations if spec else None) or []
+    return [str(Path(root, *below)) for root in roots]
 
 
 def outline_of(module: str, name: str) -> Outline:
     """The class `name` of a module."""
-    found = _source(module)[name]
+    found = source_of(module)[name]
     assert isinstance(found, Outline), f"{module} defines no class {name}"
     return found
 
 
 def member_outline(package: str, member: str, base: str) -> Outline:
     """The one subclass of `base` in a member of a package."""
-    source = _source(f"{package}.{member}")
+    source = source_of(f"{package}.{member}")
     classes = [name for name, node in source.defined.items() if isinstance(node, ast.ClassDef)]
     found = [source[name] for name in classes if source[name].is_a(base)]
     assert len(found) == 1, f"{package}.{member} must define exactly one {base}"

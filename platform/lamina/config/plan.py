@@ -109,7 +109,11 @@ def expand(job: Job) -> SweepPlan:
         notes.append(
             f"sweep.num_samples: {sweep.num_samples} changes nothing, as nothing is drawn at random"
         )
-    return SweepPlan(job, _named(draft.points), drawn, tuple(notes))
+    plan = SweepPlan(job, _named(draft.points), drawn, tuple(notes))
+    if sweep.scheduler is not None and plan.num_trials == 1:
+        note = "sweep.scheduler changes nothing: it compares trials, and the sweep has one"
+        return replace(plan, notes=(*notes, note))
+    return plan
 
 
 def lone_trial(job: Job, overrides: Mapping[str, Any]) -> Trial:

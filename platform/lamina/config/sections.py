@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from lamina.config.fields import read_fields, read_settings
 from lamina.config.outline import Outline, member_outline
 from lamina.config.overrides import NAMED_BY
+from lamina.config.peft_tuners import misspelt
 from lamina.config.reading import shown
 from lamina.registry import member_class, member_names, unknown
 
@@ -98,9 +99,18 @@ def read_member(
         problems.append(str(unknown(family.key, name, family.names())))
         return None
     rest = {key: value for key, value in settings.items() if key != by}
+    if lines := list(misspelt_names(section, name, rest)):
+        problems += lines
+        return None
     if not make:
         return read_settings(family.outline(name).settings(), rest, section, problems, also=[by])
     return read_fields(family.class_of(name), rest, section, problems, also=[by])
+
+
+def misspelt_names(section: str, name: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each name of another package's that a member is given and that is none."""
+    if (section, name) == ("adapter", "peft"):
+        yield from misspelt(settings)
 
 
 def part_of(mapping: Mapping[str, Any], key: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from lamina.config.overrides import SPACE
 from lamina.config.reading import shown
 from lamina.config.space import Domain, read_domain
+from lamina.config.tune_classes import SCHEDULERS, SEARCHERS
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.registry import InputError, Where, unknown
 
@@ -57,12 +58,17 @@ class SweepSettings:
                 f"sweep.metric: {self.metric!r} is not allowed, as nothing may be chosen on the "
                 f"test part; did you mean {self.metric.replace('test/', 'validation/', 1)!r}?"
             )
-        for key, given in (("scheduler", self.scheduler), ("searcher", self.searcher)):
+        problems: list[str] = []
+        for family, given in ((SCHEDULERS, self.scheduler), (SEARCHERS, self.searcher)):
             if given is not None and not isinstance(given.get("name"), str):
-                raise InputError(
-                    f"sweep.{key}: {shown(given)} is not allowed "
+                problems.append(
+                    f"{family.key}: {shown(given)} is not allowed "
                     "(allowed: null or a mapping with a name)"
                 )
+            elif given is not None:
+                family.read(given, problems)
+        if problems:
+            raise InputError("\n".join(problems))
 
     @property
     def domains(self) -> dict[str, Domain]:

@@ -44,6 +44,18 @@ class Domain(NamedTuple):
         """Whether every value is tried, instead of some being drawn."""
         return self.function == GRID
 
+    def gives(self, value: Any) -> bool:
+        """Whether a value is in its list, or within its bounds."""
+        if self.function in _LISTS:
+            return value in self.args[0]
+        if not _is_number(value, self.function in _WHOLE):
+            return False
+        if self.function in ("randn", "qrandn"):
+            return True
+        is_open = self.function in ("randint", "lograndint")
+        below = value < self.args[1] if is_open else value <= self.args[1]
+        return bool(self.args[0] <= value and below)
+
     def examples(self) -> list[Any]:
         """Values it can give, of each kind it gives: what a key must be able to take."""
         if self.function in _LISTS:

@@ -9,6 +9,7 @@ from lamina.config.fields import settings_of
 from lamina.config.job import Job
 from lamina.config.plan import Point, SweepPlan
 from lamina.config.reading import Plain
+from lamina.config.unused import enter_as_they_pass
 from lamina.digests import digest_of, without_place
 
 
@@ -33,7 +34,7 @@ def first_stage(job: Job) -> Plain | None:
     late = type(job.strategy).from_second_task
     if not late or job.scenario.one_pass or job.scenario.kind == "joint":
         return None
-    if job.memory is not None and (job.memory.entry or job.strategy.entry) == "as_they_pass":
+    if job.memory is not None and enter_as_they_pass(job.strategy, job.scenario, job.memory):
         return None
     kept = without_place(job.mapping)
     # Of the strategy itself: a mapping leaves out what a later key makes useless.

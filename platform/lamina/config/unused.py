@@ -11,8 +11,11 @@ from lamina.config.fields import settings_of
 from lamina.config.overrides import SECTIONS, dotted
 from lamina.config.reading import shown
 from lamina.config.unused_in_federation import unused_in_federation
+from lamina.memory.base import Policy
 from lamina.registry import Where
 from lamina.strategies.base import NO_ADAPTER, Strategy
+from lamina.streams import ScenarioSettings
+from lamina.streams.rows import GROUP
 from lamina.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -110,35 +113,75 @@ def takes_adapter(strategy: type[Strategy]) -> bool:
     return strategy.trained_tasks != "none" and strategy.adapters != (NO_ADAPTER,)
 
 
-def draws_from_memory(strategy: Strategy) -> bool:
-    """Whether a job's memory is of use to it."""
-    return strategy.needs_memory and getattr(strategy, "replay_size", None) != 0
+def draws_from_memory(
+    strategy: Strategy, scenario: ScenarioSettings | None, memory: Policy | None
+) -> bool:
+    """Whether a job's memory is of use to it; None for what is not known."""
+    if not strategy.needs_memory or getattr(strategy, "replay_size", None) == 0:
+        return False
+    return scenario is None or not _ends_with_its_task(strategy, scenario, memory)
+
+
+def enter_as_they_pass(
+    strategy: Strategy, scenario: ScenarioSettings, memory: Policy | None
+) -> bool:
+    """Whether rows enter the memory while their task is learned."""
+    entry = (None if memory is None else memory.entry) or strategy.entry
+    return scenario.one_pass or entry == "as_they_pass"
+
+
+def _ends_with_its_task(
+    strategy: Strategy, scenario: ScenarioSettings, memory: Policy | None
+) -> bool:
+    """Whether nothing comes after the first rows that enter the memory."""
+    return scenario.kind == "joint" and not enter_as_they_pass(strategy, scenario, memory)
 
 
 def _by_strategy(job: "Job") -> Iterator[tuple[str, str]]:
     cls, name = type(job.strategy), job.strategy_name
     if not takes_adapter(cls):
         yield "adapter", f"strategy {name!r} takes none"
-    if not draws_from_memory(job.strategy):
-        why = (
-            "strategy.replay_size is 0"
-            if cls.needs_memory
-            else f"strategy {name!r} replays nothing"
-        )
-        yield "memory", why
+    if not draws_from_memory(job.strategy, job.scenario, job.memory):
+        yield "memory", _why_no_memory(job)
     if not cls.takes_gradient_steps(job.adapter is not None and takes_adapter(cls)):
         in_batches = _OF_ANY_BATCH if job.scenario.kind == "task_free" else set()
         for key in sorted(_WITH_STEPS_ALONE - in_batches):
             yield f"training.{key}", f"strategy {name!r} takes no gradient step"
 
 
+def _why_no_memory(job: "Job") -> str:
+    if not job.strategy.needs_memory:
+        return f"strategy {job.strategy_name!r} replays nothing"
+    if getattr(job.strategy, "replay_size", None) == 0:
+        return "strategy.replay_size is 0"
+    return "rows enter it when their task ends, and the stream has one"
+
+
 def _by_stream(job: "Job") -> Iterator[tuple[str, str]]:
     if job.stream.modality == "image":
         yield "backbone.max_length", "images have no tokens to cut"
-    scenario = job.scenario
-    if scenario.kind == "joint" and not scenario.one_pass:
+    yield from _columns(job)
+    for part, split in job.stream.own_parts.items():
+        yield f"scenario.{part}", f"the rows of {part} are those of split {split!r}"
+    if _ends_with_its_task(job.strategy, job.scenario, job.memory):
         for key in type(job.strategy).from_second_task:
             yield f"strategy.{key}", "it matters from the second task on, and the stream has one"
+
+
+def _columns(job: "Job") -> Iterator[tuple[str, str]]:
+    """What rows are grouped by is asked for by some scenarios, and by some partitions."""
+    source, scenario = job.stream, job.scenario
+    partition = None if job.federation is None else job.federation.partition
+    asked_for = getattr(partition, "by", None)
+    by_group = scenario.kind == "domain_incremental" or (
+        scenario.kind != "joint" and scenario.num_tasks is None
+    )
+    if source.group_key is not None and not by_group and asked_for != GROUP:
+        why = "scenario.num_tasks is given"
+        why = "scenario.kind is 'joint'" if scenario.kind == "joint" else why
+        yield f"stream.{source.group_key}", why
+    if source.owner_key is not None and asked_for != getattr(source, source.owner_key):
+        yield f"stream.{source.owner_key}", "no federation deals rows to clients by it"
 
 
 def _above(key: str) -> list[str]:

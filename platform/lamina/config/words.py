@@ -12,6 +12,7 @@ from lamina.config.defaults import completed
 from lamina.config.fields import ConfigError, read_value, unknown_key
 from lamina.config.overrides import NAMED_BY, SPACE, VARYING, dotted, laid_over, nested
 from lamina.config.parts import declared, read_sections
+from lamina.config.peft_tuners import misspelt
 from lamina.config.reading import Plain, is_job_file, read_job_file, read_overrides
 from lamina.config.sections import FAMILIES, part_of, split_key, stays
 from lamina.config.space import Domain
@@ -135,6 +136,8 @@ def _wrong_values(
         lines = [_wrong_type(hint, example, path) for hint in hints]
         if all(lines):
             yield from lines[0]
+        elif key == "adapter.peft_type":
+            yield from (f"{SPACE}.{each}" for each in misspelt({name: example}))
 
 
 def _wrong_type(hint: Any, value: Any, path: str) -> list[str]:

@@ -83,7 +83,9 @@ def status(row: Row) -> str:
     """Nothing of a trial that learned every task; how far the others came."""
     if row["status"] == "finished":
         return ""
-    return f"{row['status']} after {row['tasks_done']} of {row['num_tasks'] or '?'} tasks"
+    if not row["tasks_done"]:
+        return f"{row['status']} in its first task"
+    return f"{row['status']} after {row['tasks_done']} of {row['num_tasks']} tasks"
 
 
 def reason(error: str) -> str:

@@ -5,6 +5,7 @@ Trained: the G-prompt, the current task's E-prompt (it starts as the last task's
 head. Remembered: the earlier E-prompts and keys, frozen. Differs from the public code: at test each
 row picks its E-prompt by itself, where there a batch votes (a leak of its task); the query is the
 backbone's own pooled feature. As in the code, prefixes stand behind the attention's projections.
+The code's learning rate is scaled by batch / 256; here a job's rate is what it says.
 """
 
 from collections.abc import Mapping

@@ -7,8 +7,10 @@ An old class has no mean in a newer subspace: it is made from the classes that h
 similarity to it in the subspace where it was learned. At test there is one forward per adapter.
 Differs from the paper: as in the released configurations, what is missing is made anew after every
 task from all classes with a real mean, not once from the task that brought the subspace; and alpha
-is divided by the number of other subspaces, as in the code. A class that comes again keeps the
-subspace of its first task, and its means gather all rows that met the adapter.
+is divided by the number of other subspaces, as in the code. The code's bottlenecks read a layer's
+tokens before its second norm and drop out 0.1 (`adapter.before_norm: true`, `dropout: 0.1`). A
+class that comes again keeps the subspace of its first task, and its means gather all rows that met
+the adapter.
 """
 
 from collections.abc import Mapping

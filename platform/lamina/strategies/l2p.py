@@ -6,7 +6,8 @@ head, which reads the mean of the prompts' output tokens. The query is the featu
 backbone. Remembered: nothing else. Differs from the public code: each row picks by itself, in
 training and at test; there, a batch votes, which tells the test batch's task (a known leak worth
 over 20 points). The query is the backbone's own pooled feature (the CLS in a vision transformer as
-in the paper, the mean in a sentence encoder).
+in the paper, the mean in a sentence encoder). The code's learning rate is for batches of 256 and is
+scaled by batch / 256; here a job's rate is what it says.
 """
 
 from collections.abc import Mapping

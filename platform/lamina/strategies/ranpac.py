@@ -6,7 +6,9 @@ an adapter it is skipped), then frozen. Remembered: Gram matrix [M, M] and class
 of the projected features, which do not depend on the order of tasks. Differs from the authors'
 code: the ridge is chosen on every fifth row of all tasks so far instead of on the current task's;
 the validation error comes from the same sums, so it needs no second pass and adds up over workers
-and clients.
+and clients. The head of phase 1 is linear, there a cosine classifier with a learned scale (0.923
+against 0.913 on the assistant stream). The code's bottlenecks read a layer's tokens before its
+second norm and drop out 0.1 (`adapter.before_norm: true`, `dropout: 0.1`).
 """
 
 from collections.abc import Mapping

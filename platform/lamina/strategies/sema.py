@@ -7,7 +7,10 @@ descriptor, a linear autoencoder of the layer's mean token. The head always lear
 of these, frozen, and each descriptor's mean error and its deviation. Differs from the paper: layers
 are scanned once, before a task, and may expand together; there a scan follows each expansion,
 shallow layers first, which may spare deeper ones. Errors are summed over the task's rows, not over
-the last 500 of training; padding is no token.
+the last 500 of training; padding is no token. Differs from the code: there the first batch of 128
+that surprises expands a layer, here the mean over the task's rows does; descriptors learn at the
+adapters' rate, there at twice it. The code's bottlenecks read a layer's tokens before its second
+norm (`adapter.before_norm: true`).
 """
 
 from collections.abc import Mapping

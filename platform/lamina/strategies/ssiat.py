@@ -4,8 +4,10 @@ to the means of old classes is estimated, and the head is refitted on Gaussian f
 Trained: the job's adapter, shared by all tasks, and the rows of a cosine head. Remembered: mean and
 covariance of the features of every class, the means moved along with the drift of the features.
 Differs from the public code: there every weight of the drift gets 1e-5 more, and the means of
-earlier tasks are scaled by 0.9 to 1 before they are sampled. A class that comes back pools its
-statistics.
+earlier tasks are scaled by 0.9 to 1 before they are sampled; the refit has a covariance with 1e-3
+more on its diagonal (here 1e-4) and weight decay 5e-4 (here none); bottlenecks read a layer's
+tokens before its second norm and drop out 0.1 (`adapter.before_norm: true`, `dropout: 0.1`). A
+class that comes back pools its statistics.
 """
 
 from collections.abc import Mapping

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from lamina.core import AnswerKind, Modality, Part
 from lamina.registry import InputError
@@ -86,6 +86,11 @@ class Source(ABC):
     A member is a module of `lamina.streams.sources`; its fields are its keys in the job's `stream`.
     """
 
+    group_key: ClassVar[str | None] = None
+    """The setting that names the column of `Table.groups`, where one does."""
+    owner_key: ClassVar[str | None] = None
+    """The setting that names the column of `Table.owners`, where one does."""
+
     @property
     @abstractmethod
     def modality(self) -> Modality:
@@ -117,6 +122,12 @@ class Source(ABC):
     def name(self) -> str:
         """What the job calls it."""
         return type(self).__module__.rpartition(".")[2]
+
+    @property
+    def own_parts(self) -> Mapping[Part, str]:
+        """The split that is the validation or the test part, where the job names one: such a part
+        is not carved out of the training rows."""
+        return {}
 
     @property
     def settings(self) -> Mapping[str, Any]:

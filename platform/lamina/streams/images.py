@@ -11,9 +11,15 @@ What is held is the encoded image: a file's name, or bytes. Decoding gives 8-bit
 - floats within 0 to 1 are scaled from there, within 0 to 255 they are 8-bit greys; others are
   treated as 32-bit integers are;
 - of several frames the first is taken.
+
+What is damaged is refused as far as it shows. A PNG has a sum of each chunk, so all damage shows. A
+JPEG has none. One that is cut off shows, and so does a marker among its pixels that cannot be
+there, which most overwritten bytes leave. Where bytes are missing in the middle, or a few are
+others, the decoder goes on, draws something (often grey from there on), and says nothing.
 """
 
 import io
+import re
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -37,6 +43,12 @@ _RULES = 1
 """Counts the versions of the rules above: what is kept of images is of one version."""
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
 """What the bytes of a whole image end with."""
+_END, _SCAN = 0xD9, 0xDA
+"""Markers of JPEG: of its end, and before the data of pixels."""
+_AFTER_DATA = frozenset((0xC4, _SCAN, 0xDB, 0xDC, 0xDD, 0xFE, _END, *range(0xE0, 0xF0)))
+"""Markers that may follow such data: another scan, tables, comments, the end."""
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+"""In the data of pixels: neither an escaped 0xff nor a restart."""
 
 
 class EncodedImages:
@@ -88,6 +100,8 @@ class EncodedImages:
             self._digests[row] = self._digest_of(content)
             if not _is_whole(content):
                 decode(content, name, self._background)
+            if (place := _damage(content)) is not None:
+                return f"{name} is damaged (its pixels break off at byte {place:,})"
         except InputError as error:
             return str(error).removeprefix("stream.image_column: ")
         except Exception as error:
@@ -214,6 +228,28 @@ def _is_whole(content: bytes) -> bool:
                 # Checks the sums of its chunks, which is quick.
                 opened.verify()
             return end is not None and content.rstrip(b"\0\r\n ").endswith(end)
+
+
+def _damage(content: bytes) -> int | None:
+    """Where the pixels of a JPEG break off: at a marker that cannot stand among them. None where
+    there is no such place, or where the segments before them are not as they should be, which the
+    decoder will say."""
+    at = 2
+    while content[at : at + 1] == b"\xff":
+        while content[at : at + 1] == b"\xff":
+            at += 1
+        marker = content[at] if at < len(content) else _END
+        if marker == _END:
+            return None
+        at += 1 + int.from_bytes(content[at + 1 : at + 3], "big")
+        if marker == _SCAN:
+            found = _MARKER.search(content, at)
+            if found is None:
+                return None
+            at = found.start()
+            if found[1][0] not in _AFTER_DATA:
+                return at
+    return None
 
 
 def _rgb(picture: "Picture", background: Background) -> "Picture":

@@ -11,11 +11,13 @@ import gzip
 import io
 import json
 import lzma
+import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -146,17 +148,18 @@ def check_columns(columns: Columns, keys: Sequence[tuple[str, str]], split: str)
 
 
 def _read_csv(path: Path, named: str, wanted: Collection[str], form: Format) -> Columns:
-    is_tabbed = ".tsv" in [suffix.lower() for suffix in Path(named).suffixes]
-    delimiter = form.delimiter or ("\t" if is_tabbed else ",")
     with _text_of(path, named, form.encoding) as file, _long_cells():
-        rows = csv.reader(
-            file,
-            delimiter=delimiter,
-            strict=True,
-            **({"quotechar": form.quote} if form.quote else {"quoting": csv.QUOTE_NONE}),
-        )
         header: list[str] = []
+        rows = csv.reader([])
+        delimiter = ","
         try:
+            lines, delimiter = _without_hint(file, named, form)
+            rows = csv.reader(
+                lines,
+                delimiter=delimiter,
+                strict=True,
+                **({"quotechar": form.quote} if form.quote else {"quoting": csv.QUOTE_NONE}),
+            )
             header = next((row for row in rows if any(not is_blank(cell) for cell in row)), [])
             if not header:
                 raise InputError(f"stream.path: {named!r} cannot be read: it is empty")
@@ -196,6 +199,22 @@ def _read_csv(path: Path, named: str, wanted: Collection[str], form: Format) -> 
         except UnicodeError as error:
             raise _wrong_encoding(path, named, form.encoding, error) from None
     return Columns(named, tuple(header), number, cells)
+
+
+def _without_hint(file: IO[str], named: str, form: Format) -> tuple[Iterator[str], str]:
+    """The lines of a csv file, and the delimiter of its cells: the job's, or that of a first line
+    `sep=;`, which Excel writes and takes for no row. The line is empty then, so that lines keep
+    their numbers. Raises InputError where the two differ."""
+    first = file.readline()
+    hint = re.fullmatch(r'"?sep=(.)"?\s*', first)
+    if hint and form.delimiter not in (None, hint[1]):
+        raise InputError(
+            f"stream.delimiter: {form.delimiter!r} is not what {named!r} says in its first line, "
+            f"{first.strip()!r} (allowed: null, or {hint[1]!r})"
+        )
+    is_tabbed = ".tsv" in [suffix.lower() for suffix in Path(named).suffixes]
+    delimiter = hint[1] if hint else form.delimiter or ("\t" if is_tabbed else ",")
+    return chain(["\n" if hint else first], file), delimiter
 
 
 def _better_delimiter(header: Sequence[str], given: str, wanted: Collection[str]) -> str | None:
@@ -337,6 +356,11 @@ def _records(content: Any, named: str, key: str | None) -> list[dict[str, Any]]:
                 f"stream.field: the rows of {named!r} stand under keys "
                 f"({', '.join(content)}); did you mean {inner!r}?"
             )
+        if _is_by_columns(content):
+            raise InputError(
+                f"stream.path: {named!r} has its columns one after the other, as pandas writes "
+                '(allowed: rows, as df.to_json(path, orient="records") writes)'
+            )
         if not any(isinstance(each, dict | list) for each in columns):
             return [content]
     if isinstance(content, list) and any(isinstance(each, dict) for each in content):
@@ -360,6 +384,15 @@ def _is_records(content: Any) -> bool:
         and bool(content)
         and all(isinstance(each, dict) for each in content)
     )
+
+
+def _is_by_columns(content: Mapping[str, Any]) -> bool:
+    """Whether an object is a table as pandas writes it unless told otherwise: of each column, or of
+    each row, an object of its cells; or the same as names and lists."""
+    parts = list(content.values())
+    if all(isinstance(each, dict) for each in parts):
+        return bool(parts) and all(each.keys() == parts[0].keys() for each in parts)
+    return {"columns", "data"} <= content.keys()
 
 
 def _json_cell(value: Any, name: str, row: int, named: str) -> Cell:

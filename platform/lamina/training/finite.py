@@ -14,6 +14,8 @@ from lamina.registry import InputError
 class NotFiniteError(InputError):
     """Numbers of a trial became NaN or infinite."""
 
+    exit_code = 1
+
 
 @contextmanager
 def naming(task: str, learning_rate: float) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """How fast a learner trains and answers on this machine: real learners on a small piece of a
 stream."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,9 +14,8 @@ from lamina.training.settings import TrainingSettings
 Build = Callable[[Stream[Batch], TrainingSettings], Learner]
 """A new learner on a stream."""
 
-MOST_TASKS = 3
-"""Tasks of a piece: replay begins in the second, and in the third nothing is done for the first
-time."""
+MOST_TASKS = 2
+"""Tasks of a piece: in the second, replay and what else concerns old tasks has begun."""
 STEPS = (1, 4)
 """Steps of a task in the smaller and in the larger piece."""
 ANSWERED_ROWS = 8
@@ -44,14 +43,23 @@ class Pace:
     """A task after the first: exemplars are replayed, teachers are asked."""
     answer: float
     """Of a row in an evaluation."""
+    phases: tuple[float, ...]
+    """What `Strategy.phases` said of the last task, when it was learned: how many phases there are
+    may depend on what was found."""
+
+    def slower(self, factor: float) -> "Pace":
+        """The same where everything takes so many times as long."""
+        first, later = (
+            TaskPace(each.task * factor, each.step * factor) for each in (self.first, self.later)
+        )
+        return Pace(first, later, self.answer * factor, self.phases)
 
 
-def num_steps(learner: Learner, epochs: int, rows: int, *, is_first: bool) -> int:
+def num_steps(
+    learner: Learner, phases: Sequence[float], epochs: int, rows: int, *, is_first: bool
+) -> int:
     """Steps of a learner in a task of so many training rows, in all phases; batches of one pass
-    where it takes no step.
-
-    Asked of a learner that has learned: how many phases there are may depend on what it found.
-    """
+    where it takes no step."""
     strategy = learner.strategy
     batches = -(-rows // learner.training.batch_size)
     if not strategy.takes_gradient_steps(has_adapter=learner.model.kind is not None):
@@ -60,16 +68,21 @@ def num_steps(learner: Learner, epochs: int, rows: int, *, is_first: bool) -> in
         return batches
     if learner.stream.one_pass:
         return batches
-    task = learner.stream.experiences[-1].task
-    return batches * sum(max(1, round(share * epochs)) for share in strategy.phases(task))
+    return batches * sum(max(1, round(share * epochs)) for share in phases)
 
 
-def warm_up(build: Build, stream: Stream[Batch], training: TrainingSettings) -> Learner:
-    """A learner that has learned the larger piece, so that nothing is computed for the first time
-    when its like is measured."""
-    learner = build(_piece(stream, training.batch_size, STEPS[1]), replace(training, epochs=1))
+def warm_up(
+    build: Build, stream: Stream[Batch], training: TrainingSettings, *, keeps: bool
+) -> Learner:
+    """A learner that has learned a piece, so that nothing is computed for the first time when its
+    like is measured: the larger piece where it `keeps` features of its rows, and where it replays,
+    two tasks."""
+    steps = STEPS[1] if keeps else STEPS[0]
+    learner = build(_piece(stream, training.batch_size, steps), replace(training, epochs=1))
+    replays = learner.strategy.needs_memory or learner.strategy.data == "all"
     for _ in learner.learn():
-        pass
+        if not replays:
+            break
     return learner
 
 
@@ -77,6 +90,7 @@ def measure(build: Build, stream: Stream[Batch], training: TrainingSettings) -> 
     """The pace of learners like `build`'s, from a smaller and a larger piece of `stream`: what both
     take is of the task, what the larger takes more is of its steps."""
     found = []
+    phases: tuple[float, ...] = ()
     for steps in STEPS:
         piece = _piece(stream, training.batch_size, steps)
         learner = build(piece, replace(training, epochs=1))
@@ -84,6 +98,7 @@ def measure(build: Build, stream: Stream[Batch], training: TrainingSettings) -> 
         reports = [each.metrics for each in learner.learn()]
         trained = [0.0, *(each["cost/train_seconds"] for each in reports)]
         asked = _rows_asked(piece, len(reports))
+        phases = tuple(learner.strategy.phases(piece.experiences[-1].task))
         found.append(
             (
                 _steps_and_seconds(learner, piece, 0, len(reports), trained[1]),
@@ -96,6 +111,7 @@ def measure(build: Build, stream: Stream[Batch], training: TrainingSettings) -> 
         first=_line(small[0], large[0]),
         later=_line(small[1], large[1]),
         answer=min(small[2], large[2]),
+        phases=phases,
     )
 
 
@@ -129,7 +145,8 @@ def _steps_and_seconds(
     # One that sees all tasks at once reports once.
     rows = sum(sizes) if learner.strategy.data == "all" else sizes[at]
     is_first = at == 0 or reports == 1
-    return num_steps(learner, 1, rows, is_first=is_first), seconds
+    phases = learner.strategy.phases(piece.experiences[-1].task)
+    return num_steps(learner, phases, 1, rows, is_first=is_first), seconds
 
 
 def _rows_asked(piece: Stream[Batch], reports: int) -> int:

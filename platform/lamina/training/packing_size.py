@@ -1,7 +1,7 @@
 """How many trials are worth packing: found out by trying, since it depends on the device, the model
 and the length of the texts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from statistics import median, quantiles
@@ -16,12 +16,14 @@ from lamina.training.measured import clock_of, measured
 
 MOST_PACKED = 32
 """Trials at a time, whatever is found."""
-WORTH = 1.05
+WORTH = 1.1
 """Twice as many trials are packed if each gets faster by so much, in three of four comparisons at
 least: where the gain is within the noise, the smaller pack is taken."""
 PAIRS = 9
 """Comparisons of two sizes, at least. The two take turns, so that a machine that gets slower or
 faster meanwhile does so for both."""
+CLEAR_PAIRS = 5
+"""So many are enough where all of them say that the larger pack does not pay."""
 LONG_ENOUGH = 0.5
 """Seconds that the comparisons of two sizes take, at least."""
 MOST_PAIRS = 60
@@ -73,8 +75,7 @@ def packing_size(backbone: Backbone, kind: AdapterKind, batch: Batch, most: int)
             larger = _step(backbone, kind, data, size * 2)
             pairs = _in_turns(step, larger, backbone)
             alone = alone or median(each for each, _ in pairs)
-            # Two batches of this size hold as many trials as one of the larger.
-            gains = [2 * smaller / whole for smaller, whole in pairs]
+            gains = _gains(pairs)
             if quantiles(gains, n=4)[0] < WORTH:
                 break
             size, step, gain = size * 2, larger, gain * median(gains)
@@ -98,9 +99,16 @@ def _in_turns(
             continue
         found.append(pair)
         total += sum(pair)
-        if at >= PAIRS and total >= LONG_ENOUGH:
+        is_clear = second is not None and max(_gains(found)) < WORTH
+        if at >= (CLEAR_PAIRS if is_clear else PAIRS) and total >= LONG_ENOUGH:
             break
     return found
+
+
+def _gains(pairs: Sequence[tuple[float, float]]) -> list[float]:
+    """How much faster each trial gets in the larger pack: two batches of the smaller size hold as
+    many trials."""
+    return [2 * smaller / larger if larger else 1.0 for smaller, larger in pairs]
 
 
 def _step(backbone: Backbone, kind: AdapterKind, data: Batch, number: int) -> Callable[[], None]:

@@ -131,7 +131,28 @@ UNIFORM = {LR: {"uniform": [1e-4, 1e-2]}}
         ({"name": "asha", "reduction_factor": 0.5}, "reduction_factor: 0.5 is not allowed"),
         ({"name": "hyperband", "reduction_factor": 0}, "reduction_factor: 0.0 is not allowed"),
         ({"name": "hyperband", "max_t": -3}, "sweep.scheduler.max_t: -3 is not allowed"),
-        ({"name": "median_stopping_rule", "min_samples_required": 0}, "(allowed: at least 1)"),
+        (
+            {"name": "hyperband", "max_t": 5},
+            "sweep.scheduler.max_t: 5 is not allowed (allowed: 1 to 4",
+        ),
+        ({"name": "hyperband", "reduction_factor": 17}, "as nothing is halved in 4 tasks above"),
+        ({"name": "asha", "brackets": 50, "reduction_factor": 2}, "(allowed: 1 to 2; a later one"),
+        ({"name": "asha", "brackets": 2, "grace_period": 2}, "brackets: 2 is not allowed (allowed"),
+        ({"name": "asha", "brackets": 0}, "sweep.scheduler.brackets: 0 is not allowed"),
+        ({"name": "median_stopping_rule", "min_samples_required": 0}, "(allowed: 1 to 1)"),
+        ({"name": "median_stopping_rule", "min_samples_required": 9}, "(allowed: 1 to 1)"),
+        (
+            {"name": "pbt", "hyperparam_mutations": {LR: [1e-4]}, "perturbation_interval": 0.5},
+            "sweep.scheduler.perturbation_interval: 0.5 is not allowed (allowed: at least 1)",
+        ),
+        (
+            {"name": "pbt", "hyperparam_mutations": {LR: [1e-4]}, "perturbation_factors": [-1, 2]},
+            "sweep.scheduler.perturbation_factors: ",
+        ),
+        (
+            {"name": "pb2", "hyperparam_bounds": {LR: [1e-4, 1e-2]}, "quantile_fraction": 0},
+            "sweep.scheduler.quantile_fraction: 0.0 is not allowed (allowed: above 0, up to 0.5)",
+        ),
         (
             {"name": "pbt", "hyperparam_mutations": {LR: [1e-4]}, "resample_probability": 3},
             "sweep.scheduler.resample_probability: 3.0 is not allowed (allowed: 0 to 1)",
@@ -158,7 +179,9 @@ UNIFORM = {LR: {"uniform": [1e-4, 1e-2]}}
             "sweep.scheduler.custom_explore_fn: unknown key",
         ),
         ({"name": "pb2", "hyperparam_bounds": {LR: [1e-2]}}, "(allowed: two numbers, [low, high])"),
-        ({"name": "pb2", "hyperparam_bounds": {LR: [1e-2, 1e-4]}}, "low <= high"),
+        ({"name": "pb2", "hyperparam_bounds": {LR: [1e-2, 1e-4]}}, "[0.01, 0.0001] is not allowed"),
+        ({"name": "pb2", "hyperparam_bounds": {LR: [1e-2, 1e-2]}}, "[0.01, 0.01] is not allowed"),
+        ({"name": "pb2", "hyperparam_bounds": {LR: ["a", "b"]}}, "['a', 'b'] is not allowed"),
         (
             {
                 "name": "pbt",
@@ -193,6 +216,16 @@ def test_a_scheduler_that_cannot_do_as_it_is_told_is_refused_in_one_line(setting
         ({"name": "optuna", "seed": "x"}, SPACE, "sweep.searcher.seed: 'x' is not allowed"),
         ({"name": "random", "max_concurrent": 2}, SPACE, "sweep.searcher.max_concurrent: unknown"),
         ({"name": "bohb"}, SPACE, "sweep.searcher.name: 'bohb' "),
+        (
+            {"name": "random", "points_to_evaluate": [{LR: 1e-3}, {"training.learning_rat": 1}]},
+            SPACE,
+            "sweep.searcher.points_to_evaluate.1.training.learning_rat: 'training.learning_rat' is",
+        ),
+        (
+            {"name": "optuna", "points_to_evaluate": [{LR: 0.5}]},
+            SPACE,
+            "points_to_evaluate.0.training.learning_rate: 0.5 is not allowed (allowed: what",
+        ),
         (
             {"name": "optuna"},
             {LR: {"qloguniform": [1e-4, 1e-2, 1e-4]}},

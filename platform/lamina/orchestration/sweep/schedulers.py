@@ -10,37 +10,26 @@ from lamina.config import ConfigError, SweepPlan
 from lamina.config.forking import meaningless
 from lamina.config.reading import shown
 from lamina.config.space import FUNCTIONS, read_domain
+from lamina.config.tune_classes import SCHEDULERS
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
-from lamina.orchestration.sweep.arguments import has, made_of, named
+from lamina.orchestration.sweep.arguments import by_default, has, made_of, named
 from lamina.orchestration.sweep.search import as_tune
 from lamina.orchestration.sweep.task_halving import TaskHalving
 from lamina.registry import InputError, unknown
 
-_KEY = "sweep.scheduler"
+_KEY = SCHEDULERS.key
 _KNOWN: dict[str, Any] = {
     **SCHEDULER_IMPORT,
     "asha": ASHAScheduler,
     "task_halving": TaskHalving,
 }
-_REFUSED = {
-    "resource_changing": (
-        "changes what a trial takes of the cluster, and here hosts take it, not trials"
-    ),
-    "pbt_replay": (
-        "replays a file that population based training leaves in Ray Tune's own storage, which a "
-        "sweep does not keep"
-    ),
-}
 _EARLIEST = ("grace_period", "perturbation_interval", "burn_in_period")
 """Arguments that say after how many tasks a scheduler first does something."""
 _LIMITS: dict[str, tuple[float, float]] = {
-    "max_t": (1, inf),
-    "brackets": (1, inf),
     "grace_period": (0, inf),
+    "perturbation_interval": (1, inf),
     "burn_in_period": (0, inf),
-    "min_samples_required": (1, inf),
     "min_time_slice": (0, inf),
-    "quantile_fraction": (0, 0.5),
     "resample_probability": (0, 1),
 }
 """The least and the largest value of arguments that Ray Tune itself would take for anything."""
@@ -61,7 +50,7 @@ def make_scheduler(plan: SweepPlan, num_tasks: int) -> TrialScheduler | None:
     if settings is None or settings.scheduler is None:
         return None
     name = settings.scheduler["name"]
-    made, given = named(_KEY, settings.scheduler, _KNOWN, _REFUSED)
+    made, given = named(SCHEDULERS, settings.scheduler, _KNOWN)
     if name == "fifo":
         return None
     if name == "hb_bohb" and (settings.searcher or {}).get("name") != "bohb":
@@ -70,12 +59,21 @@ def make_scheduler(plan: SweepPlan, num_tasks: int) -> TrialScheduler | None:
             "sweep.searcher: {name: bohb}, or the scheduler 'hyperband')"
         )
     _check_metric(name, settings.metric)
-    _check_limits(given)
     _check_time(name, given, num_tasks)
+    most_others = max(plan.num_trials - 1, 1)
+    defaults = _defaults(name, made, num_tasks, most_others)
+    _check_limits(made, {**defaults, **given}, num_tasks, most_others)
     for key in _VARIED:
         if has(made, key):
             given[key] = _varied(plan, key, given.get(key))
-    defaults = {
+    scheduler: TrialScheduler = made_of(_KEY, made, {**defaults, **given})
+    return scheduler
+
+
+def _defaults(name: str, made: Any, num_tasks: int, most_others: int) -> dict[str, Any]:
+    """What a scheduler is given where the job is silent; a trial has at most so many others to be
+    compared with."""
+    found = {
         "time_attr": "task",
         "max_t": num_tasks,
         "perturbation_interval": 1,
@@ -83,12 +81,8 @@ def make_scheduler(plan: SweepPlan, num_tasks: int) -> TrialScheduler | None:
         "log_config": False,
     }
     if name in ("median_stopping_rule", "medianstopping"):
-        defaults["grace_period"] = 1
-    for key, value in defaults.items():
-        if has(made, key):
-            given.setdefault(key, value)
-    scheduler: TrialScheduler = made_of(_KEY, made, given)
-    return scheduler
+        found |= {"grace_period": 1, "min_samples_required": min(3, most_others)}
+    return {key: value for key, value in found.items() if has(made, key)}
 
 
 def _check_metric(name: str, metric: str) -> None:
@@ -100,18 +94,37 @@ def _check_metric(name: str, metric: str) -> None:
         )
 
 
-def _check_limits(given: Mapping[str, Any]) -> None:
-    for key, (least, largest) in _LIMITS.items():
+def _check_limits(made: Any, given: Mapping[str, Any], num_tasks: int, most_others: int) -> None:
+    """Values that Ray Tune would take, and that mean nothing or change nothing here."""
+    every = {**by_default(made), **given}
+    limits = {**_LIMITS, "max_t": (1, num_tasks), "min_samples_required": (1, most_others)}
+    for key, (least, largest) in limits.items():
         if given.get(key) is not None and not least <= given[key] <= largest:
             allowed = f"at least {least:g}" if largest == inf else f"{least:g} to {largest:g}"
-            raise InputError(
-                f"{_KEY}.{key}: {shown(given[key])} is not allowed (allowed: {allowed})"
-            )
-    factor = given.get("reduction_factor")
-    if factor is not None and factor <= 1:
-        raise InputError(
-            f"{_KEY}.reduction_factor: {shown(factor)} is not allowed (allowed: above 1)"
-        )
+            raise _not_allowed(key, given[key], allowed)
+    if not 0 < every.get("quantile_fraction", 0.5) <= 0.5:
+        raise _not_allowed("quantile_fraction", given["quantile_fraction"], "above 0, up to 0.5")
+    if any(each <= 0 for each in given.get("perturbation_factors", ())):
+        factors = given["perturbation_factors"]
+        raise _not_allowed("perturbation_factors", factors, "two numbers above 0")
+    factor = every.get("reduction_factor", 2)
+    if factor <= 1:
+        raise _not_allowed("reduction_factor", factor, "above 1")
+    if "brackets" in every:
+        # Bracket s first looks after grace_period * reduction_factor ** s tasks.
+        most, first = 1, max(every["grace_period"], 1)
+        while first * factor**most <= every["max_t"] - 1:
+            most += 1
+        if not 1 <= every["brackets"] <= most:
+            why = f"1 to {most}; a later one never looks before the end of {num_tasks} tasks"
+            raise _not_allowed("brackets", every["brackets"], why)
+    elif "max_t" in every and factor > every["max_t"] ** 2:
+        why = f"up to {every['max_t'] ** 2}, as nothing is halved in {every['max_t']} tasks above"
+        raise _not_allowed("reduction_factor", factor, why)
+
+
+def _not_allowed(key: str, value: Any, allowed: str) -> InputError:
+    return InputError(f"{_KEY}.{key}: {shown(value)} is not allowed (allowed: {allowed})")
 
 
 def _check_time(name: str, given: Mapping[str, Any], num_tasks: int) -> None:
@@ -160,7 +173,7 @@ def _values(path: str, value: Any, is_bounds: bool) -> tuple[Any, list[Any]]:
     """What Ray Tune is given, and values that a key must be able to take."""
     if not isinstance(value, Mapping):
         is_list = isinstance(value, list) and len(value) > 0
-        if not is_list or (is_bounds and len(value) != 2):
+        if not is_list or (is_bounds and not _are_bounds(value)):
             allowed = "two numbers, [low, high]" if is_bounds else "a list of values, or a domain"
             raise InputError(f"{path}: {value!r} is not allowed (allowed: {allowed})")
         return value, value
@@ -175,6 +188,13 @@ def _values(path: str, value: Any, is_bounds: bool) -> tuple[Any, list[Any]]:
     # Ray would take the numbers of a choice for a range.
     listed = domain.is_grid or domain.function == "choice"
     return domain.args[0] if listed else as_tune(domain), domain.examples()
+
+
+def _are_bounds(values: list[Any]) -> bool:
+    """Whether these are two numbers with a range between them."""
+    if not all(isinstance(each, int | float) and not isinstance(each, bool) for each in values):
+        return False
+    return len(values) == 2 and values[0] < values[1]
 
 
 def _check_varied(plan: SweepPlan, path: str, key: str, examples: list[Any]) -> None:

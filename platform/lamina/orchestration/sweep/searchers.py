@@ -10,11 +10,13 @@ from typing import Any
 from ray.tune.search import SEARCH_ALG_IMPORT, BasicVariantGenerator, ConcurrencyLimiter
 
 from lamina.config import SweepPlan, SweepSettings
+from lamina.config.reading import shown
+from lamina.config.tune_classes import SEARCHERS
 from lamina.orchestration.sweep.arguments import has, made_of, named, reason_of
 from lamina.orchestration.sweep.search import param_space
-from lamina.registry import InputError
+from lamina.registry import InputError, unknown
 
-_KEY = "sweep.searcher"
+_KEY = SEARCHERS.key
 _AT_RANDOM = ("random", "variant_generator")
 _PACKAGES = {
     "ax": ("ax", "ax-platform"),
@@ -41,10 +43,11 @@ def make_searcher(
     space that the searcher cannot search.
     """
     settings = plan.job.sweep or SweepSettings()
+    _check_points(plan, (settings.searcher or {}).get("points_to_evaluate"))
     if not searches(settings):
         given: dict[str, Any] = {}
         if settings.searcher is not None:
-            _, given = named(_KEY, settings.searcher, SEARCH_ALG_IMPORT, {})
+            _, given = named(SEARCHERS, settings.searcher, SEARCH_ALG_IMPORT)
         given = {"random_state": plan.job.seed, **given, "max_concurrent": max_concurrent}
         drawn: BasicVariantGenerator = made_of(_KEY, _Drawn, given)
         return drawn
@@ -105,7 +108,7 @@ def _made(plan: SweepPlan, settings: SweepSettings) -> Any:
             f"{_KEY}.name: 'bohb' learns from the scheduler 'hb_bohb' (allowed: "
             "sweep.scheduler: {name: hb_bohb}, or another searcher)"
         )
-    made, given = named(_KEY, settings.searcher, SEARCH_ALG_IMPORT, {})
+    made, given = named(SEARCHERS, settings.searcher, SEARCH_ALG_IMPORT)
     for key in _SEEDS:
         if has(made, key):
             given.setdefault(key, plan.job.seed)
@@ -117,6 +120,22 @@ def _made(plan: SweepPlan, settings: SweepSettings) -> Any:
         given["optimizer"] = _nevergrad(given.get("optimizer", "NGOpt"))
         given.setdefault("optimizer_kwargs", {"budget": settings.num_samples})
     return made_of(_KEY, made, given)
+
+
+def _check_points(plan: SweepPlan, points: Any) -> None:
+    """Ray Tune's searchers pass over a key that nobody draws, and draw anew what is out of
+    range."""
+    for number, point in enumerate(points or ()):
+        path = f"{_KEY}.points_to_evaluate.{number}"
+        for key, value in point.items():
+            if key not in plan.domains:
+                raise unknown(f"{path}.{key}", key, plan.domains)
+            if not plan.domains[key].gives(value):
+                domain = plan.domains[key]
+                raise InputError(
+                    f"{path}.{key}: {shown(value)} is not allowed (allowed: what sweep.space "
+                    f"draws, {domain.function} of {', '.join(map(shown, domain.args))})"
+                )
 
 
 def _nevergrad(name: Any) -> Any:

@@ -45,6 +45,9 @@ class HuggingFace(Source):
     part as it where parts are carved.
     """
 
+    group_key = "task_column"
+    owner_key = "client_column"
+
     path: str
     """A file (csv, tsv, json, jsonl, parquet; also compressed: .gz, .bz2, .xz), a pattern such as
     `data/*.csv` for several files that are one split, a folder (of such files, or of images) or a
@@ -153,6 +156,15 @@ class HuggingFace(Source):
     def modality(self) -> Modality:
         """As the column that is given."""
         return "image" if self.text_column is None else "text"
+
+    @property
+    def own_parts(self) -> Mapping[Part, str]:
+        """As `validation_split` and `test_split` say."""
+        named: dict[Part, str | None] = {
+            "validation": self.validation_split,
+            "test": self.test_split,
+        }
+        return {part: split for part, split in named.items() if split is not None}
 
     def load(self, seed: int) -> Table:
         """All rows, split by split, whatever the seed.
@@ -286,12 +298,7 @@ class HuggingFace(Source):
 
     def _chosen(self, found: DataSet) -> dict[Part, str]:
         """The split of each part that the job names one for."""
-        named: dict[Part, str | None] = {
-            "train": self.train_split,
-            "validation": self.validation_split,
-            "test": self.test_split,
-        }
-        chosen = {part: split for part, split in named.items() if split is not None}
+        chosen: dict[Part, str] = {"train": self.train_split, **self.own_parts}
         for part, split in chosen.items():
             if split not in found.splits:
                 raise unknown(f"stream.{part}_split", split, list(found.splits))
