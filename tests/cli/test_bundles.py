@@ -179,3 +179,29 @@ def test_learn_goes_on_where_the_old_rows_are_gone_and_says_so(shop, tmp_path):
     facts = json.loads((tmp_path / "new" / "bundle.json").read_text())
     assert facts["test"][-1][:2] == [None, None]
     assert facts["test"][-1][2] is not None
+
+
+def test_learn_takes_the_tasks_that_a_column_of_the_new_file_names(shop):
+    path = shop / "spring.csv"
+    write(path, {"returns": "refund", "legal": "contract"})
+    header, *lines = path.read_text().splitlines()
+    tasks = ["march" if line.endswith("returns") else "april" for line in lines]
+    rows = [f"{line},{task}" for line, task in zip(lines, tasks, strict=True)]
+    path.write_text("\n".join([f"{header},month", *rows]) + "\n")
+    given = (f"stream.path={path}", "stream.task_column=month")
+    done = lamina("learn", shop / "out", *given, "-o", shop / "spring")
+    assert done.exit_code == 0, done.output
+    assert "march" in done.output
+    assert "april" in done.output
+
+
+def test_a_joint_bundle_of_a_method_that_replays_has_no_next_task(shop):
+    words = ("strategy.name=er", "scenario.kind=joint", "scenario.num_tasks=null")
+    memory = "memory={policy: ring, size: 8}"
+    out = f"output_dir={shop / 'joint'}"
+    ran = lamina("run", shop / "job.yaml", *words, memory, "training.epochs=1", out)
+    assert ran.exit_code == 0, ran.output
+    assert "memory changes nothing: rows enter it when their task ends" in ran.output
+    done = lamina("learn", shop / "joint", f"stream.path={shop / 'december.csv'}")
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("BUNDLE: strategy 'er' replays, and a joint stream left it no")

@@ -168,7 +168,10 @@ def _changed(bundle: Bundle, changes: Sequence[str]) -> Job:
     others = [each for each in changes if each.partition(".")[0] not in _DATA]
     job = fork_trial(bundle.job.mapping, others).job if others else bundle.job
     mapping = {key: each for key, each in job.mapping.items() if key != LEARNED_FROM}
-    return parse_job(laid_over(mapping, data, stays))
+    laid = laid_over(mapping, data, stays)
+    # Classes are dealt into no number of tasks here, so that a column of tasks is asked for.
+    laid["scenario"] = {**laid["scenario"], "num_tasks": None}
+    return parse_job(laid)
 
 
 def _check_scenario(bundle: Bundle) -> None:
@@ -176,6 +179,11 @@ def _check_scenario(bundle: Bundle) -> None:
     if scenario == "task_free" or bundle.job.strategy.data == "all":
         what = f"strategy {name!r}" if scenario != "task_free" else "a task-free stream"
         raise InputError(f"BUNDLE: {what} has no next task (allowed: streams of tasks)")
+    if bundle.job.strategy.needs_memory and bundle.job.memory is None and scenario == "joint":
+        raise InputError(
+            f"BUNDLE: strategy {name!r} replays, and a joint stream left it no exemplars (allowed: "
+            "a bundle of a stream of tasks)"
+        )
 
 
 def _cut(job: Job) -> ScenarioSettings:
