@@ -11,8 +11,8 @@ from lamina.federation.timetable import Stop
 from lamina.federation.update import ClientUpdate
 
 Flags = dict[str, Tensor]
-"""By part (validation, test), bool [n]: which rows of a task are answered rightly, in the order of
-their ids."""
+"""By part of the data (validation, test), bool [n]: which rows of a task are answered rightly, in
+the order of their ids."""
 
 
 @dataclass(frozen=True)

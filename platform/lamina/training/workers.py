@@ -54,10 +54,10 @@ class ProcessGroup:
             return []
         flat = torch.cat([each.detach().to(torch.float64).flatten() for each in tensors])
         torch.distributed.all_reduce(flat)
-        parts = flat.split([each.numel() for each in tensors])
+        pieces = flat.split([each.numel() for each in tensors])
         return [
-            part.reshape(each.shape).to(each.dtype)
-            for part, each in zip(parts, tensors, strict=True)
+            piece.reshape(each.shape).to(each.dtype)
+            for piece, each in zip(pieces, tensors, strict=True)
         ]
 
     def gather(self, tensor: Tensor) -> Tensor:

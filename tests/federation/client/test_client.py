@@ -19,6 +19,7 @@ from lamina.federation.client.client_state import ClientState
 from lamina.federation.client.correction import Corrected, DriftSettings
 from lamina.federation.client.setup import ClientSetup
 from lamina.federation.fitness import misfit, previews, reviews
+from lamina.federation.optimisers.fedavgm import FedAvgM
 from lamina.federation.privacy.accounting import Accountant, Release
 from lamina.federation.privacy.released import ReleaseRule
 from lamina.federation.privacy.settings import PrivacySettings
@@ -68,6 +69,7 @@ class Small:
         review=False,
         aggregator=None,
         scenario=None,
+        optimiser=None,
         **settings,
     ):
         cls = strategy_class(name)
@@ -97,7 +99,7 @@ class Small:
                 manifest=self.manifest,
                 timetable=stops,
                 aggregator=self.setup.aggregator,
-                optimiser=None,
+                optimiser=optimiser,
                 participants=Participants(3),
                 clock=ClockSettings(),
                 local=LocalWork(epochs=2),
@@ -346,13 +348,15 @@ def test_a_strong_fedprox_keeps_clients_where_they_began(tiny_bert):
     assert moved(DriftSettings("fedprox", mu=50.0)) < moved(DriftSettings())
 
 
-def test_scaffold_keeps_control_variates_at_both_ends(tiny_bert):
-    small = Small("finetune", tiny_bert, drift=DriftSettings("scaffold"))
+@pytest.mark.parametrize("optimiser", [None, FedAvgM(momentum=0.5)])
+def test_scaffold_keeps_control_variates_at_both_ends(tiny_bert, optimiser):
+    drift = DriftSettings("scaffold")
+    small = Small("finetune", tiny_bert, drift=drift, optimiser=optimiser)
     small.setup.training = replace(TRAINING, optimizer="sgd", momentum=0.0)
     small.go()
-    shared = {n: each for n, each in small.run.server.global_state.memory.items()}
+    shared = small.run.server.global_state.controls
     for name, each in shared.items():
-        own = [each.control[name.removeprefix("control:")] for each in small.client_states.values()]
+        own = [each.control[name] for each in small.client_states.values()]
         torch.testing.assert_close(each, torch.stack(own).mean(dim=0), atol=1e-5, rtol=1e-4)
     assert shared
     assert not small.run.server.traffic.refused

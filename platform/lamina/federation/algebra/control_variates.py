@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from lamina.federation.algebra.rows import added, common, extended
-from lamina.federation.state import GlobalState
 from lamina.federation.update import ClientUpdate, Tensors
 
 CONTROL = "control:"
@@ -66,15 +65,6 @@ def shared_control(
                 name, step = key.removeprefix(CONTROL), change.double() / num_clients
                 shared[name] = added(shared[name], step) if name in shared else step
     return {name: c.float() for name, c in shared.items()}
-
-
-def controls_of(state: GlobalState) -> dict[str, Tensor]:
-    """The server's control variates, by the names of tensors."""
-    return {
-        name.removeprefix(CONTROL): each
-        for name, each in state.memory.items()
-        if name.startswith(CONTROL)
-    }
 
 
 def _like(controls: Mapping[str, Tensor], name: str, tensor: Tensor) -> Tensor:

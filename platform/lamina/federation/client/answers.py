@@ -12,7 +12,7 @@ from lamina.federation.client.setup import ClientSetup
 from lamina.federation.fitness import answers_midway
 from lamina.federation.update import ClientUpdate
 from lamina.federation.work import Download, Flags, Item
-from lamina.training.evaluate import answered_rightly, told
+from lamina.training.evaluate import answered_rightly, known_task
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Answers:
             if client is not None:
                 own = setup.manifest.rows(client, part, task)
                 order = order[torch.searchsorted(data.ids[order], own)]
-            known = told(setup.stream, experience.task)
+            known = known_task(setup.stream, experience.task)
             size = setup.training.evaluation_batch_size
             flags[part] = answered_rightly(strategy, model, data[order], known, size)
         return flags

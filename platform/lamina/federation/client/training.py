@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
 from lamina.core import Batch, seed_of
-from lamina.federation.algebra.control_variates import control_change, controls_of, own_control
+from lamina.federation.algebra.control_variates import control_change, own_control
 from lamina.federation.checking import expected_of, leaving
 from lamina.federation.client.client_state import ClientState
 from lamina.federation.client.correction import Corrected
@@ -79,7 +79,7 @@ class LocalTraining:
         for name, tensor in model.parameters().items():
             tensor.requires_grad_(setup.aggregator.trains(round, name))
         start = {name: each.detach().clone() for name, each in model.parameters().items()}
-        shared, before = controls_of(state), client_state.control
+        shared, before = state.controls, client_state.control
         held = strategy
         if setup.drift.name == "fedprox":
             held = Corrected(strategy, start, mu=setup.drift.mu)

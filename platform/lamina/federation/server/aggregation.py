@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lamina.federation.algebra.control_variates import CONTROL, controls_of, shared_control
+from lamina.federation.algebra.control_variates import shared_control
 from lamina.federation.privacy.accounting import Accountant
 from lamina.federation.privacy.combine import Summed
 from lamina.federation.server.run_settings import RunSettings
@@ -34,9 +34,8 @@ def aggregated(
     else:
         after, summed = settings.private.combine(state, updates, lost, version, accountant)
     if settings.controls and updates:
-        controls = shared_control(controls_of(state), updates, len(settings.manifest))
-        named = {CONTROL + name: each for name, each in controls.items()}
-        after = replace(after, memory={**after.memory, **named})
+        controls = shared_control(state.controls, updates, len(settings.manifest))
+        after = replace(after, controls=controls)
     if settings.optimiser is not None and after is not state:
         after = settings.optimiser.apply(state, after)
     return after, summed

@@ -20,7 +20,7 @@ class Bound:
     """Accuracies of a learner that is trained beside the federation."""
 
     rows: Mapping[str, list[list[float | None]]]
-    """By part, R."""
+    """By part of the data (validation, test), R."""
     tasks: tuple[str, ...]
     """The names of its tasks."""
     error: str | None = None
@@ -28,8 +28,8 @@ class Bound:
 
 
 def client_matrix(scores: Sequence[Scores], manifest: StreamManifest, part: Part) -> ClientMatrix:
-    """R[c, t, j] of what each client would serve, on its own rows of a part, after each step of the
-    stream."""
+    """R[c, t, j]: after each step of the stream, the accuracy of what each client would serve, on
+    its own validation or test rows."""
     asked = manifest.counts[:, :, 1 + EVALUATED.index(part)]
     matrix = ClientMatrix(asked.tolist())
     for client in range(len(manifest)):
@@ -91,9 +91,9 @@ def summaries_of(run: FederatedRun) -> dict[str, float]:
         found["privacy/epsilon"] = epsilon
     found["bytes/up"] = float(traffic.up.sum())
     found["bytes/down"] = float(traffic.down.sum())
-    for place in range(len(manifest.tasks)):
-        found[f"bytes/up/task_{place}"] = float(traffic.up_of_task[place])
-        found[f"bytes/down/task_{place}"] = float(traffic.down_of_task[place])
+    for task in range(len(manifest.tasks)):
+        found[f"bytes/up/task_{task}"] = float(traffic.up_of_task[task])
+        found[f"bytes/down/task_{task}"] = float(traffic.down_of_task[task])
     found["virtual_seconds"] = run.server.clock.time
     return found
 
@@ -131,7 +131,7 @@ def _rows_of_clients(run: FederatedRun, alone: Mapping[int, Bound]) -> list[dict
     manifest = run.settings.manifest
     counts = manifest.counts
     each = client_matrix(run.server.scores, manifest, "test").of_each()
-    place = {name: number for number, name in enumerate(manifest.tasks)}
+    number_of = {name: number for number, name in enumerate(manifest.tasks)}
     spent = run.server.budgets.of_rows.by_client() if run.server.budgets.of_rows is not None else {}
     clients = []
     for number, client in enumerate(manifest.clients):
@@ -148,7 +148,7 @@ def _rows_of_clients(run: FederatedRun, alone: Mapping[int, Bound]) -> list[dict
             row["epsilon"] = spent[number]
         if number in alone:
             bound = alone[number]
-            sizes = [int(counts[number, place.get(task, 0), 2]) for task in bound.tasks]
+            sizes = [int(counts[number, number_of.get(task, 0), 2]) for task in bound.tasks]
             reached = bound_matrix(bound.rows, sizes).summaries() if bound.tasks else {}
             row |= {
                 "alone_accuracy": reached.get("average_accuracy"),

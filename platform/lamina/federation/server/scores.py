@@ -17,8 +17,11 @@ EVALUATED: tuple[Part, ...] = ("validation", "test")
 
 @dataclass(frozen=True)
 class Scores:
-    """What was right after a step of the stream; by part, counts [clients + 1, tasks]. The last
-    row is the global state's, on every row of a task."""
+    """How many rows were answered rightly after a step of the stream.
+
+    By part of the data (validation, test), counts [clients + 1, tasks]. The last row is the global
+    state's, on every row of a task.
+    """
 
     step: int
     right: Mapping[str, Tensor]
@@ -43,8 +46,8 @@ class Scores:
         return list(zip(self.alone[part][:, 2].tolist(), served.tolist(), strict=True))
 
     def metrics(self) -> dict[str, float]:
-        """What is worth recording: by part the accuracy on the rows of all, that of clients in
-        quantiles, and what they lose to aggregation."""
+        """What is worth recording, by part of the data: the accuracy on the rows of all, quantiles
+        of the clients' accuracies, and what they lose to aggregation."""
         found = {}
         for part in EVALUATED:
             share = self.right[part].sum(dim=1) / self.asked[part].sum(dim=1)

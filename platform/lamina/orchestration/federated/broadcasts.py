@@ -5,7 +5,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from lamina.federation.algebra.control_variates import CONTROL
 from lamina.federation.server.server_state import ServerState
 from lamina.federation.state import GlobalState
 from lamina.federation.work import DownloadSizes, Work
@@ -95,7 +94,5 @@ def _client_state(server: ServerState, store: ClientStore, client: int | None) -
 
 
 def broadcast(state: GlobalState) -> bytes:
-    """A global state as clients are sent it: of what the server keeps beside the tensors, the
-    shared control variates only."""
-    controls = {name: each for name, each in state.memory.items() if name.startswith(CONTROL)}
-    return pack(replace(state, memory=controls, discarded={}, included=()).plain())
+    """A global state as clients are sent it, without what only the server needs."""
+    return pack(replace(state, optimiser_state={}, discarded={}, included=()).plain())

@@ -29,7 +29,6 @@ from lamina.streams.manifest import StreamManifest
 from lamina.streams.manifest_file import write_manifest
 
 MANIFEST = "manifest.json"
-Event = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Federated:
 def run_federated(
     job: Job,
     raw: Stream[Samples],
-    on_event: Callable[[Event], None],
+    on_event: Callable[[Mapping[str, Any]], None],
     *,
     in_process: bool = False,
 ) -> Federated:
@@ -115,7 +114,7 @@ def advance(
 
 
 def drive(
-    run: FederatedRun, pool: Pool, store: ClientStore, on_event: Callable[[Event], None]
+    run: FederatedRun, pool: Pool, store: ClientStore, on_event: Callable[[Mapping[str, Any]], None]
 ) -> None:
     """`advance`, told as events."""
     for work, metrics in advance(run, pool, store):
@@ -143,7 +142,7 @@ def _run(
     pool: Pool,
     store: RoundStore,
     manifest: StreamManifest,
-    on_event: Callable[[Event], None],
+    on_event: Callable[[Mapping[str, Any]], None],
 ) -> Federated:
     assert job.federation is not None
     drive(run, pool, store, on_event)
@@ -160,7 +159,7 @@ def _bounds(
     pool: Pool,
     store: RoundStore,
     manifest: StreamManifest,
-    on_event: Callable[[Event], None],
+    on_event: Callable[[Mapping[str, Any]], None],
 ) -> tuple[Bound, dict[int, Bound]]:
     """What one learner reaches on all rows, and each client alone: as kept, or trained now."""
     kept = store.bounds()
