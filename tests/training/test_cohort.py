@@ -10,19 +10,9 @@ from lamina.adapters import kind_class
 from lamina.strategies import strategy_names
 from lamina.training.cohort import Cohort, Progress, shared, together
 from lamina.training.settings import TrainingSettings
-from nouns import make_learner, nouns_stream, shapes_stream
+from nouns import make_learner
 
 TRAINING = TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-2)
-
-
-@pytest.fixture(scope="module")
-def nouns(tiny_bert):
-    return nouns_stream(tiny_bert)
-
-
-@pytest.fixture(scope="module")
-def shapes(tiny_vit):
-    return shapes_stream(tiny_vit)
 
 
 def learn_together(learners, most_rows=64):

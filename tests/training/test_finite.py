@@ -14,15 +14,10 @@ from lamina.training.cohort import Cohort, shared
 from lamina.training.evaluate import accuracy, answered_rightly
 from lamina.training.finite import NotFiniteError, check_tensors
 from lamina.training.settings import TrainingSettings
-from nouns import make_learner, nouns_stream
+from nouns import make_learner
 
 BAD = (float("nan"), float("inf"), float("-inf"))
 HUGE = TrainingSettings(epochs=2, batch_size=4, optimizer="sgd", learning_rate=1e38)
-
-
-@pytest.fixture(scope="module")
-def nouns(tiny_bert):
-    return nouns_stream(tiny_bert)
 
 
 def fails(learner, message):

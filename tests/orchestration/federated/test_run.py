@@ -1,14 +1,10 @@
 """Federated runs on real Ray, with a host and the driver killed on the way: the same bytes."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from threading import Timer
 
 import pytest
-import ray
 from safetensors.torch import load_file
 
 from lamina.config import parse_job
@@ -19,7 +15,7 @@ from lamina.orchestration.federated.run import run_federated
 from lamina.registry import InputError
 from lamina.streams import build_stream
 from lamina.training.checkpoint import pack
-from watched import RAY, Watched
+from watched import RAY, Watched, killed_driver
 
 MODES = {
     "synchronous": {"participation": 0.7},
@@ -109,18 +105,9 @@ def test_one_host_and_kill_9_of_the_driver_give_the_same_bytes(
     alone, ray_cluster, federated_job, tmp_path, mode
 ):
     job = {**federated_job(tmp_path, mode), "hosts": {"count": 1}}
-    environment = {
-        **os.environ,
-        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
-        "RAY_AUTH_MODE": "token",
-        "PYTHONPATH": "platform",
-    }
-    command = [sys.executable, "-c", DRIVER, json.dumps(job)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as driver:
-        events = (json.loads(line) for line in driver.stdout if line.startswith("{"))
+    with killed_driver(job, DRIVER) as events:
         rounds = (event for event in events if event.get("kind") == "train")
         done = [next(rounds) for _ in range(4)][-1]
-        driver.send_signal(signal.SIGKILL)
     again = []
     found = federate(job, again.append)
     redone = [event["num_done"] for event in again if event["event"] == "work_done"]

@@ -22,6 +22,7 @@ from lamina.federation.work import Download, Item
 from lamina.memory.memory import Memory
 from lamina.strategies.base import Strategy
 from lamina.streams.manifest import Event
+from lamina.training.notes import notes_of
 
 
 @dataclass(frozen=True)
@@ -146,14 +147,9 @@ class LocalTraining:
         """Let the memory keep what it wants of the events before this one; they are over."""
         setup = self.setup
         past = [each for each in setup.manifest.events(event.client) if each.time < event.time]
-
-        def note(rows: Batch) -> Mapping[str, Tensor]:
-            chunks = rows.chunks(setup.training.evaluation_batch_size)
-            notes = [strategy.annotate(model, each.to(setup.backbone.device)) for each in chunks]
-            return {name: torch.cat([each[name] for each in notes]) for name in notes[0]}
-
+        notes = notes_of(strategy, model, setup.training.evaluation_batch_size)
         for each in past[client_state.offered :]:
-            memory.offer(setup.rows_of(each.client, each.time), note)
+            memory.offer(setup.rows_of(each.client, each.time), notes)
         if past:
             client_state.offered = len(past)
 
