@@ -98,8 +98,8 @@ def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSe
     check_step(job, manifest)
     scale = job.adapter.alpha / job.adapter.rank if isinstance(job.adapter, LoRA) else 1.0
     ids: dict[tuple[Part, int], Tensor] = {
-        (part, place): each.part(part).ids.sort().values
-        for place, each in enumerate(raw.experiences)
+        (part, task): each.part(part).ids.sort().values
+        for task, each in enumerate(raw.experiences)
         for part in EVALUATED
     }
     return RunSettings(

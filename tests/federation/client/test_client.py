@@ -138,7 +138,7 @@ class Small:
             summary = self.run.server.summary
             return Reply(boundary=work.boundaries.cross(download, item.task, summary, end=end))
         if stop.kind == "evaluate":
-            return Reply(flags=work.answers.of(download, item, ClientState()))
+            return Reply(flags=work.evaluation.served(download, item, ClientState()))
         if item.client is None:
             return Reply(declared=work.boundaries.declared(download, item.task, end=end))
         alone = {}
@@ -147,7 +147,7 @@ class Small:
             update, after = work.training.train(download, item, before)
             self.client_states[item.client] = after
             if stop.is_last:
-                alone = work.answers.alone(download, item, update, after)
+                alone = work.evaluation.alone(download, item, update, after)
         else:
             update = work.boundaries.summarise(download, item, end=end)
         self.updates.append(update)

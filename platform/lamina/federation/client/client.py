@@ -3,8 +3,8 @@ are given: nothing here remembers anything from call to call but what was looked
 
 from dataclasses import dataclass
 
-from lamina.federation.client.answers import Answers
 from lamina.federation.client.boundaries import Boundaries
+from lamina.federation.client.evaluation import LocalEvaluation
 from lamina.federation.client.setup import ClientSetup
 from lamina.federation.client.training import LocalTraining
 
@@ -17,10 +17,10 @@ class ClientWork:
     """At task boundaries, and the sums over rows that they need."""
     training: LocalTraining
     """Rounds."""
-    answers: Answers
+    evaluation: LocalEvaluation
     """Evaluations."""
 
     @staticmethod
     def of(setup: ClientSetup) -> "ClientWork":
         """The work of a job's clients."""
-        return ClientWork(Boundaries(setup), LocalTraining(setup), Answers(setup))
+        return ClientWork(Boundaries(setup), LocalTraining(setup), LocalEvaluation(setup))

@@ -128,11 +128,11 @@ class ChunkWorker:
             return ItemResult(update_to_bytes(update), client_state)
         before = ClientState() if client_state is None else ClientState.of(unpack(client_state))
         if stop.kind == "evaluate":
-            return ItemResult(flags=work.answers.of(download, item, before))
+            return ItemResult(flags=work.evaluation.served(download, item, before))
         update, after = work.training.train(download, item, before)
         alone: Flags = {}
         if stop.is_last:
-            alone = work.answers.alone(download, item, update, after)
+            alone = work.evaluation.alone(download, item, update, after)
         plain = after.plain()
         return ItemResult(update_to_bytes(update), pack(plain) if plain else None, flags=alone)
 

@@ -16,12 +16,12 @@ from lamina.training.evaluate import answered_rightly, known_task
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Answers to the validation and test rows of a task."""
+class LocalEvaluation:
+    """Which validation and test rows of a task are answered rightly."""
 
     setup: ClientSetup
 
-    def of(self, download: Download, item: Item, client_state: ClientState) -> Flags:
+    def served(self, download: Download, item: Item, client_state: ClientState) -> Flags:
         """Of the item's client, on its own rows of the item's task, in the order of
         `manifest.rows`; where the item is no client's, of the global state on all rows."""
         tensors = self.setup.starting_tensors(download.state, item.client, client_state, item.task)
