@@ -23,6 +23,7 @@ from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
 from lamina.core import Batch, Stream
 from lamina.streams import ScenarioSettings, build_stream, source_class
+from nouns import nouns_stream, shapes_stream
 
 torch.set_num_threads(1)
 
@@ -111,3 +112,21 @@ def small_assistant(
 def commands(minilm) -> Stream[Batch]:
     """A small class-incremental stream for MiniLM: about 200 training sentences in six tasks."""
     return small_assistant(minilm)
+
+
+@pytest.fixture(scope="session")
+def nouns(tiny_bert):
+    """The small stream for the tiny BERT."""
+    return nouns_stream(tiny_bert)
+
+
+@pytest.fixture(scope="session")
+def minilm_nouns(minilm):
+    """The small stream for MiniLM."""
+    return nouns_stream(minilm)
+
+
+@pytest.fixture(scope="session")
+def shapes(tiny_vit):
+    """The small stream of pictures for the tiny vision transformer."""
+    return shapes_stream(tiny_vit)

@@ -210,9 +210,18 @@ class Batch:
     """
     lazy: Mapping[str, LazyInput] = field(default_factory=dict)
     """Inputs that are made when the rows go to a device (`to`), by name; empty from then on."""
+    shared_classes: tuple[int, ...] | None = None
+    """Where these rows are a data-parallel worker's share of a batch: the classes of the batch."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def classes(self) -> tuple[int, ...]:
+        """The classes that occur in the batch, ascending, over all workers that share it. Labels
+        are class numbers."""
+        if self.shared_classes is not None:
+            return self.shared_classes
+        return tuple(self.labels.unique().tolist())
 
     def __getitem__(self, rows: Tensor | slice) -> "Batch":
         """The given rows, in the given order."""

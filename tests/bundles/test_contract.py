@@ -14,7 +14,7 @@ from lamina.bundles.learning import continuation
 from lamina.strategies import strategy_class, strategy_names
 from lamina.strategies.ranpac import RanPAC
 from lamina.strategies.safe import SAFE
-from lamina.training.evaluate import logits_by_length, told
+from lamina.training.evaluate import known_task, logits_by_length
 from lamina.training.learner import Learner
 from two_workers import digest
 
@@ -69,7 +69,7 @@ def test_a_bundle_answers_bit_equal_to_its_trial(name, left_by, tiny_bert):
     left = left_by(name)
     learner, predictor = left.learner, Predictor(left.bundle, tiny_bert)
     for each in learner.stream.experiences:
-        known = told(learner.stream, each.task)
+        known = known_task(learner.stream, each.task)
         asked = (learner.strategy, learner.model, each.test, known, 256)
         own = torch.cat([logits for _, logits in logits_by_length(*asked)])
         order = each.test.lengths().argsort(stable=True)

@@ -193,9 +193,9 @@ def outcome_of(tmp_path_factory, tiny_bert, tiny_bert_folder):
             run = FederatedRun(settings_of_run(job, stream, manifest))
             pool = LocalPool(LearningWorker(job, tiny_bert, stream, manifest))
             metrics = [found for _, found in advance(run, pool, Kept())]
-            counts = run.traffic.state_dict()
-            digests = run.state.digest(), listed(run.shared_model.plain())
-            known[name] = digests, metrics, run.epsilon, counts
+            counts = run.server.traffic.state_dict()
+            digests = run.server.global_state.digest(), listed(run.server.shared_model.plain())
+            known[name] = digests, metrics, run.server.budgets.epsilon, counts
         return known[name]
 
     outcome.job_of = job_of

@@ -8,6 +8,7 @@ import torch
 
 from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
+from lamina.federation.update import LORA_A, LORA_B
 from lamina.strategies import strategy_class
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.settings import TrainingSettings
@@ -44,6 +45,19 @@ def tensors_of(learner) -> dict:
         for group, adapter in learner.model.adapters.items()
         for name, tensor in adapter.tensors.items()
     }
+
+
+def with_products(tensors) -> dict:
+    """Tensors with the product B A of each LoRA in place of its factors: a rounding may turn the
+    signs of both (InfLoRA takes singular vectors), and the update is the same."""
+    found = {}
+    for name, tensor in tensors.items():
+        if name.endswith(LORA_A):
+            module = name.removesuffix(LORA_A)
+            found[module + "B A"] = tensors[module + LORA_B] @ tensor
+        elif not name.endswith(LORA_B):
+            found[name] = tensor
+    return found
 
 
 def _learner(name, stream, backbone, workers=None):

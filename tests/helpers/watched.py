@@ -1,6 +1,14 @@
-"""Sweeps that are watched, and what their trials give alone."""
+"""Sweeps that are watched, drivers that are killed, and what trials give alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import pytest
+import ray
 import torch
 
 from lamina.config import HostSettings, parse_job
@@ -22,6 +30,22 @@ from lamina.orchestration.sweep.run import run_sweep
 run_sweep(parse_job(json.loads(sys.argv[1])), lambda event: print(json.dumps(event), flush=True))
 """
 """A program that runs the sweep of the job it is given and prints its events."""
+
+
+@contextmanager
+def killed_driver(mapping, program=DRIVER):
+    """The events of a driver in a process of its own, on the cluster of the tests; `kill -9` at the
+    end of the block."""
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+        "RAY_AUTH_MODE": "token",
+        "PYTHONPATH": "platform",
+    }
+    command = [sys.executable, "-c", program, json.dumps(mapping)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as driver:
+        yield (json.loads(line) for line in driver.stdout if line.startswith("{"))
+        driver.send_signal(signal.SIGKILL)
 
 
 def report_of(task, num_tasks=3):

@@ -11,20 +11,10 @@ from lamina.strategies.gem import nonnegative_minimum
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.learner import Learner
 from lamina.training.settings import TrainingSettings
-from nouns import as_scenario, make_learner, nouns_stream, shapes_stream
+from nouns import as_scenario, make_learner
 from pretended_device import CUDA, OnDevice, PretendedDevice, moved, tensors_of
 
 SHORT = TrainingSettings(epochs=1, batch_size=5, learning_rate=1e-2)
-
-
-@pytest.fixture(scope="module")
-def nouns(tiny_bert):
-    return nouns_stream(tiny_bert)
-
-
-@pytest.fixture(scope="module")
-def shapes(tiny_vit):
-    return shapes_stream(tiny_vit)
 
 
 @pytest.fixture(autouse=True)

@@ -323,7 +323,7 @@ def test_a_stream_is_encoded_without_decoding_and_gives_what_decoding_first_give
 
 
 def test_a_blank_row_has_nothing_of_an_image_that_is_not_decoded_yet(tiny_vit, tmp_path):
-    from lamina.federation.client.client import blank
+    from lamina.federation.client.boundaries import blank
 
     raw = build_stream(source_of(folder_of(tmp_path)), TWO_TASKS, seed=0)
     experience = tiny_vit.encode_stream(raw).experiences[0]

@@ -8,21 +8,11 @@ import torch
 
 from lamina.adapters import kind_class
 from lamina.strategies import strategy_names
-from lamina.training.cohort import Boundary, Cohort, shared, together
+from lamina.training.cohort import Cohort, Progress, shared, together
 from lamina.training.settings import TrainingSettings
-from nouns import make_learner, nouns_stream, shapes_stream
+from nouns import make_learner
 
 TRAINING = TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-2)
-
-
-@pytest.fixture(scope="module")
-def nouns(tiny_bert):
-    return nouns_stream(tiny_bert)
-
-
-@pytest.fixture(scope="module")
-def shapes(tiny_vit):
-    return shapes_stream(tiny_vit)
 
 
 def learn_together(learners, most_rows=64):
@@ -32,14 +22,14 @@ def learn_together(learners, most_rows=64):
     for name, learner in learners.items():
         cohort.add(name, learner)
     while cohort.can_advance:
-        for boundary in cohort.advance():
-            if boundary.error:
-                raise boundary.error
-            if boundary.report is None:
-                cohort.remove(boundary.name)
+        for progress in cohort.advance():
+            if progress.error:
+                raise progress.error
+            if progress.report is None:
+                cohort.remove(progress.name)
             else:
-                reports[boundary.name].append(boundary.report)
-                cohort.go_on(boundary.name)
+                reports[progress.name].append(progress.report)
+                cohort.go_on(progress.name)
     return reports
 
 
@@ -170,12 +160,12 @@ def test_a_trial_that_fails_takes_nobody_with_it(nouns, tiny_bert):
         cohort.add(name, learner)
     failed, finished = [], []
     while cohort.can_advance:
-        for boundary in cohort.advance():
-            if boundary.report is not None:
-                cohort.go_on(boundary.name)
+        for progress in cohort.advance():
+            if progress.report is not None:
+                cohort.go_on(progress.name)
             else:
-                (failed if boundary.error else finished).append(boundary.name)
-                cohort.remove(boundary.name)
+                (failed if progress.error else finished).append(progress.name)
+                cohort.remove(progress.name)
     assert failed == ["broken"]
     assert finished == ["sound", "sound too"]
     assert len(cohort) == 0
@@ -185,7 +175,7 @@ def test_a_learner_stands_at_its_boundary_until_it_may_go_on(nouns, tiny_bert):
     cohort = Cohort(64)
     cohort.add("a", make_learner("finetune", nouns, shared(tiny_bert), training=TRAINING))
     (first,) = cohort.advance()
-    assert isinstance(first, Boundary)
+    assert isinstance(first, Progress)
     assert first.report.task == 0
     assert not cohort.can_advance
     assert cohort.advance() == []

@@ -14,15 +14,10 @@ from lamina.training.cohort import Cohort, shared
 from lamina.training.evaluate import accuracy, answered_rightly
 from lamina.training.finite import NotFiniteError, check_tensors
 from lamina.training.settings import TrainingSettings
-from nouns import make_learner, nouns_stream
+from nouns import make_learner
 
 BAD = (float("nan"), float("inf"), float("-inf"))
 HUGE = TrainingSettings(epochs=2, batch_size=4, optimizer="sgd", learning_rate=1e38)
-
-
-@pytest.fixture(scope="module")
-def nouns(tiny_bert):
-    return nouns_stream(tiny_bert)
 
 
 def fails(learner, message):
@@ -165,13 +160,13 @@ def test_only_the_trial_that_fails_leaves_a_cohort(nouns, tiny_bert):
     for name in ("a", "bad", "b"):
         cohort.add(name, make(name, shared(tiny_bert)))
     while cohort.can_advance:
-        for boundary in cohort.advance():
-            if boundary.report is None:
-                errors[boundary.name] = boundary.error
-                cohort.remove(boundary.name)
+        for progress in cohort.advance():
+            if progress.report is None:
+                errors[progress.name] = progress.error
+                cohort.remove(progress.name)
             else:
-                found[boundary.name] = boundary.report.test
-                cohort.go_on(boundary.name)
+                found[progress.name] = progress.report.test
+                cohort.go_on(progress.name)
     assert isinstance(errors.pop("bad"), NotFiniteError)
     assert errors == {"a": None, "b": None}
     assert found == alone

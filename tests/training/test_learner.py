@@ -12,11 +12,6 @@ from lamina.training.settings import TrainingSettings, make_optimizer, make_sche
 from nouns import make_learner, nouns_stream
 
 
-@pytest.fixture(scope="module")
-def nouns(tiny_bert):
-    return nouns_stream(tiny_bert)
-
-
 def test_a_report_after_each_task_tells_what_is_known_so_far(nouns, tiny_bert):
     learner = make_learner("finetune", nouns, tiny_bert)
     reports = list(learner.learn())

@@ -8,14 +8,9 @@ from lamina.core import StepOutput
 from lamina.losses import cross_entropy
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.settings import TrainingSettings
-from nouns import as_scenario, make_learner, nouns_stream
+from nouns import as_scenario, make_learner
 
 OPTIMIZERS = ["adamw", "adam", "sgd"]
-
-
-@pytest.fixture(scope="module")
-def nouns(tiny_bert):
-    return nouns_stream(tiny_bert)
 
 
 def decaying(optimizer, **more):

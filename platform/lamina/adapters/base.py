@@ -97,7 +97,7 @@ def uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) ->
     return (torch.rand(shape, generator=generator) * 2 - 1) * bound
 
 
-def kept(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+def dropped_out(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Inverted dropout of x with masks from `generator`."""
     mask = torch.rand(x.shape, generator=generator) >= probability
     return x * mask.to(x.device) / (1 - probability)

@@ -78,7 +78,7 @@ class Predictor:
         if not len(values):
             return []
         data = self.encode(values)
-        return self.named(self.logits(data, self.told(task)), top_k)
+        return self.named(self.logits(data, self.task_named(task)), top_k)
 
     def encode(self, values: Sequence[Any]) -> Batch:
         """Values as the backbone takes them. Raises InputError for something else."""
@@ -95,7 +95,7 @@ class Predictor:
         samples = Samples(values, torch.zeros(number, dtype=torch.int64), torch.arange(number))
         return self.model.backbone.encode(samples)
 
-    def told(self, name: str | None) -> Task | None:
+    def task_named(self, name: str | None) -> Task | None:
         """The task of this name, where predictions are told theirs. Raises InputError where that
         does not fit."""
         facts = self.bundle.facts

@@ -67,9 +67,9 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
     result = {**result_of(found.run, found.sha, found.central, found.local), "notes": notes}
     folder = job.output_dir
     write_result(folder / RESULT_OF_FEDERATION, result)
-    save_global(found.run, folder / ADAPTER)
+    save_global(found.run.server.global_state, folder / ADAPTER)
     kept = {folder / ADAPTER: "adapters", folder / MANIFEST: "", folder / RESULT_OF_FEDERATION: ""}
-    missing = recorder.finish("finished", result["metrics"], found.run.version, kept)
+    missing = recorder.finish("finished", result["metrics"], found.run.server.version, kept)
     if missing:
         click.echo(f"tracking: {missing}", err=True)
     _show(console, result)

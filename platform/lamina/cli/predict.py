@@ -55,7 +55,7 @@ def predict_file(
     if file == STDIN and words:
         raise InputError(f"{words[0]}: lines of standard input are texts (allowed: nothing)")
     predictor = load_predictor(bundle, "cuda" if torch.cuda.is_available() else "cpu")
-    predictor.told(task)
+    predictor.task_named(task)
     console = Console(stderr=True, highlight=False)
     found: list[str] = []
     with _writer(output, form or _form_of(output), top_k, predictor) as write:

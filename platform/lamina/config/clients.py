@@ -7,9 +7,9 @@ from lamina.adapters.kinds.lora import LoRA
 from lamina.backbones.backbone import Backbone
 from lamina.config.job import Job
 from lamina.core import Batch, D, Part, Stream
-from lamina.federation.client.client import ClientWork
+from lamina.federation.client.setup import ClientSetup
 from lamina.federation.fitness import previews, reviews
-from lamina.federation.server.rounds import RunSettings
+from lamina.federation.server.run_settings import RunSettings
 from lamina.federation.server.scores import EVALUATED
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import Stop, is_in_step, timetable
@@ -98,8 +98,8 @@ def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSe
     check_step(job, manifest)
     scale = job.adapter.alpha / job.adapter.rank if isinstance(job.adapter, LoRA) else 1.0
     ids: dict[tuple[Part, int], Tensor] = {
-        (part, place): each.part(part).ids.sort().values
-        for place, each in enumerate(raw.experiences)
+        (part, task): each.part(part).ids.sort().values
+        for task, each in enumerate(raw.experiences)
         for part in EVALUATED
     }
     return RunSettings(
@@ -149,13 +149,13 @@ def passes_of(job: Job, manifest: StreamManifest) -> float:
     return settings.rounds * min(wanted / number, 1.0) * passes
 
 
-def client_work(
+def client_setup(
     job: Job, backbone: Backbone, stream: Stream[Batch], manifest: StreamManifest
-) -> ClientWork:
-    """The work of a job's clients on an encoded stream."""
+) -> ClientSetup:
+    """What the work of a job's clients on an encoded stream depends on."""
     assert job.federation is not None, "only a job with a federation has clients"
     federation = job.federation
-    return ClientWork(
+    return ClientSetup(
         strategy=job.strategy,
         adapter=job.adapter,
         memory=job.memory,

@@ -2,7 +2,7 @@
 refused; the round goes on either way.
 
 The agreement is an allow-list: of each tensor and each sum the name, the shape and the type, none
-of which grows with a client's rows. So rows of data have no place in an update. A client holds what
+of which grows with a client's rows. So an update cannot hold rows of data. A client holds what
 it sends to the list before it leaves (`leaving`), the server once more (`admit`). What was lost or
 spoilt on the way, or by a step that diverged, only the server can refuse.
 """
@@ -47,7 +47,7 @@ _LARGEST = 2**53
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one tensor."""
+    """What one tensor of an update must be like."""
 
     shape: tuple[int, ...]
     """This shape."""
@@ -59,7 +59,7 @@ Slots = Mapping[str, Slot]
 
 
 def slots_of(tensors: Tensors) -> dict[str, Slot]:
-    """The places that such tensors take."""
+    """The slots that such tensors fill."""
     return {name: Slot(tuple(each.shape), each.dtype) for name, each in tensors.items()}
 
 
@@ -182,8 +182,8 @@ def leaving(update: ClientUpdate, expected: Expected) -> ClientUpdate:
 def update_digest(update: ClientUpdate) -> str:
     """A sha256 of all that an update says, but for its metrics."""
     about = f"{update.client}/{update.round}/{update.num_rows}/{update.phase}/{update.base}"
-    parts = (about, digest_of(update.tensors), digest_of(update.summaries))
-    return sha256("\n".join(parts).encode()).hexdigest()
+    lines = (about, digest_of(update.tensors), digest_of(update.summaries))
+    return sha256("\n".join(lines).encode()).hexdigest()
 
 
 Problem = tuple[Reason, str] | None

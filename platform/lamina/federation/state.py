@@ -1,4 +1,4 @@
-"""What the server holds between rounds: the global tensors, and what belongs beside them."""
+"""The global state: the tensors that clients train together, and what belongs beside them."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -29,7 +29,7 @@ class Scaling:
 
 @dataclass(frozen=True)
 class GlobalState:
-    """All that the server must remember; a checkpoint of a round holds exactly this."""
+    """What a round starts from, and what it makes anew."""
 
     tensors: Tensors
     """By the names of `AdaptedModel.parameters()`; frozen LoRA factors that clients share too."""
@@ -42,8 +42,10 @@ class GlobalState:
     `tensors` (see `lamina.federation.algebra.residual_ledger`)."""
     discarded: Mapping[str, float] = field(default_factory=dict)
     """Per module, the squared Frobenius norm that the ledger's rank cap has cost so far."""
-    memory: Tensors = field(default_factory=dict)
-    """What a server optimiser remembers, by its own names."""
+    optimiser_state: Tensors = field(default_factory=dict)
+    """The moments of the server optimiser, as `<moment>:<tensor>`."""
+    controls: Tensors = field(default_factory=dict)
+    """The server's control variates (SCAFFOLD), by the names of `tensors`."""
     included: tuple[str, ...] = ()
     """The clients whose updates the last aggregation used, in order."""
 
@@ -54,7 +56,10 @@ class GlobalState:
     def plain(self) -> dict[str, Any]:
         """As a checkpoint packs it."""
         return {
-            **{name: dict(getattr(self, name)) for name in ("tensors", "ledger", "memory")},
+            "tensors": dict(self.tensors),
+            "ledger": dict(self.ledger),
+            "optimiser_state": dict(self.optimiser_state),
+            "controls": dict(self.controls),
             "discarded": dict(self.discarded),
             "included": list(self.included),
             "scaling": asdict(self.scaling),

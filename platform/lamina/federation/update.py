@@ -18,7 +18,7 @@ LORA_B = ".lora_B.weight"
 
 @dataclass(frozen=True)
 class ClientUpdate:
-    """What one client found in one round. Rows of its data have no place in it."""
+    """What one client found in one round. It holds no rows of its data."""
 
     client: str
     """Which client."""

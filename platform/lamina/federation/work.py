@@ -6,12 +6,13 @@ from torch import Tensor
 
 from lamina.federation.checking import Slots
 from lamina.federation.shared_model import SharedModel
+from lamina.federation.state import GlobalState
 from lamina.federation.timetable import Stop
 from lamina.federation.update import ClientUpdate
 
 Flags = dict[str, Tensor]
-"""By part (validation, test), bool [n]: which rows of a task are answered rightly, in the order of
-their ids."""
+"""By part of the data (validation, test), bool [n]: which rows of a task are answered rightly, in
+the order of their ids."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,18 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Download:
+    """What whoever does an item is sent besides the item itself."""
+
+    state: GlobalState
+    """The global state of the item's version."""
+    base: str
+    """Its digest, which an update names as what it started from."""
+    shared_model: SharedModel | None
+    """None before the first task boundary."""
+
+
+@dataclass(frozen=True)
 class Reply:
     """What an item came to."""
 
@@ -59,8 +72,8 @@ class Reply:
     """Of a client's round, or of its summary of its rows."""
     up: int = 0
     """Bytes in which it was sent."""
-    own: str | None = None
-    """The digest of what the client keeps from now on; None where it keeps nothing."""
+    client_state: str | None = None
+    """The digest of the client's state from now on; None where it keeps nothing."""
     boundary: tuple[SharedModel, dict[str, Tensor]] | None = None
     """Of a task boundary: the new shared model, and the tensors that are trained from now on."""
     flags: Flags = field(default_factory=dict)
@@ -73,9 +86,9 @@ class Reply:
 
 @dataclass(frozen=True)
 class DownloadSizes:
-    """Bytes that a client is sent."""
+    """The bytes of a `Download`."""
 
     state: int
-    """The global state: each time."""
+    """Sent each time."""
     shared_model: int
-    """What is common besides: once after each boundary."""
+    """Sent once after each task boundary."""

@@ -43,7 +43,8 @@ class ACL(Strategy):
     year = 2023
     adapters = tuple(kind_names())
     needs_memory = True
-    routes = grows = True
+    routes = True
+    grows = True
 
     def __post_init__(self) -> None:
         check_fields("strategy", self, positive=["replay_size", "fine_tuning"])

@@ -104,7 +104,8 @@ class ADA(Strategy):
     def double_distillation(self, model: AdaptedModel, batch: Batch, task: Task) -> Tensor:
         """Mean square of student - (centred logits of the old classes' teacher, centred logits of
         the new classes' teacher)."""
-        slot, new = self.state["slot"], list(task.classes)
+        slot = self.state["slot"]
+        new = list(task.classes)
         old = [each for each in self.state["classes"][slot] if each not in new]
         with torch.no_grad():
             logits = [

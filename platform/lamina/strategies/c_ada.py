@@ -47,7 +47,8 @@ class CADA(Strategy):
 
     def setup(self, model: AdaptedModel) -> None:
         """gamma = 1 and beta = 0 at every layer: at first nothing is moved."""
-        dim, layers = model.backbone.dim, range(model.backbone.architecture.num_layers)
+        dim = model.backbone.dim
+        layers = range(model.backbone.architecture.num_layers)
         scale = {f"{layer}.scale": torch.ones(dim) for layer in layers}
         shift = {f"{layer}.shift": torch.zeros(dim) for layer in layers}
         model.add_tensors(SHIFT, {**scale, **shift})

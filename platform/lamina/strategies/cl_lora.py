@@ -31,7 +31,9 @@ from lamina.memory.memory import Replay
 from lamina.registry import InputError, only_where
 from lamina.strategies.base import Strategy
 
-SHARED, TEACHER, SCALE = "shared", "teacher", "scale"
+SHARED = "shared"
+TEACHER = "teacher"
+SCALE = "scale"
 
 
 @dataclass
@@ -91,7 +93,8 @@ class CLLoRA(Strategy):
         """L = CE(task's classes) + orthogonality * mean_i |cos(mu_i, mu_t)|; its reference is
         distillation * KL(teacher || student) of the softened outputs at the exit."""
         assert batch.task is not None
-        classes, name = list(batch.task.classes), model.active[-1]
+        classes = list(batch.task.classes)
+        name = model.active[-1]
         features, at_exit = self.features(model, batch.inputs, model.active)
         loss = cross_entropy(self.logits(model, features), batch.labels, classes)
         if TEACHER not in model.adapters:
@@ -111,14 +114,16 @@ class CLLoRA(Strategy):
         """Features [N, dim] of the last layer and at the exit; specific updates count mu times."""
         weighted: dict[str, Tensor] = {}
         for name in set(adapters) - {SHARED, TEACHER}:
-            tensors, mu = model.adapters[name].tensors, model.adapters[f"mu_{name}"].tensors["mu"]
+            tensors = model.adapters[name].tensors
+            mu = model.adapters[f"mu_{name}"].tensors["mu"]
             weighted |= scaled(tensors, dict(zip(downs(tensors), mu, strict=True)), f"{name}.")
         overlay = model.overlay(adapters, weighted)
         return with_early_exit(model.backbone, inputs, overlay, self.state["specific"][0])
 
     def logits(self, model: AdaptedModel, features: Tensor) -> Tensor:
         """sigma cos(f, w_c), [N, classes]."""
-        head, scale = model.adapters[HEAD].tensors, model.adapters[SCALE].tensors
+        head = model.adapters[HEAD].tensors
+        scale = model.adapters[SCALE].tensors
         return scale["sigma"] * (F.normalize(features) @ F.normalize(head["weight"]).T)
 
     def adjust(
@@ -174,7 +179,8 @@ def with_early_exit(
 
     reading = Overlay(patches={Site(query, query): [read]})
     features = backbone(inputs, reading | overlay).features
-    tokens, mask = seen[0].float(), inputs.get("attention_mask")
+    tokens = seen[0].float()
+    mask = inputs.get("attention_mask")
     if backbone.pooling == "first":
         return features, tokens[:, 0]
     if mask is None:

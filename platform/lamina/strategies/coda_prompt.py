@@ -78,7 +78,8 @@ class CodaPrompt(Strategy):
             model.add_tensors(PAST, self.all_components(model))
             model.freeze(PAST)
         generator = generator_of(model.seed, "adapter", CURRENT, task.index)
-        depth, dim = len(self.layers_of(model)), model.backbone.dim
+        depth = len(self.layers_of(model))
+        dim = model.backbone.dim
         fresh = {}
         for name, width in (("P", self.length * dim), ("K", dim), ("A", dim)):
             past = torch.zeros(depth, 0, width)

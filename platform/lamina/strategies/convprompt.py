@@ -29,7 +29,9 @@ from lamina.memory.memory import Replay
 from lamina.registry import InputError
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
-SHARED, BEFORE, TASK = "shared", "shared_before", "task_{}"
+SHARED = "shared"
+BEFORE = "shared_before"
+TASK = "task_{}"
 
 
 @dataclass
@@ -64,10 +66,12 @@ class ConvPrompt(Strategy):
     def setup(self, model: AdaptedModel) -> None:
         """Embeddings from U(-1, 1), [layers * 2 * heads, length + k - 1, dim / heads + k - 1], and
         the projection dim -> dim / 2 -> dim / 4."""
-        dim, heads = model.backbone.dim, model.backbone.num_heads
+        dim = model.backbone.dim
+        heads = model.backbone.num_heads
         if self.max_kernels > dim // 4:
             raise InputError(f"strategy.max_kernels: {self.max_kernels} is more than {dim // 4}")
-        rows, columns = self.length + self.kernel - 1, dim // heads + self.kernel - 1
+        rows = self.length + self.kernel - 1
+        columns = dim // heads + self.kernel - 1
         shape = (len(self.layers_of(model)) * 2 * heads, rows, columns)
         generator = generator_of(model.seed, "adapter", SHARED)
         shared = {"embeddings": uniform(shape, 1.0, generator)}
@@ -89,9 +93,12 @@ class ConvPrompt(Strategy):
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Add J_t = ceil((1 - likeness) J_max) kernels, with keys orthonormal to the old."""
         assert preview is not None
-        index, number = self.state["num_tasks"], self.max_kernels
-        dim, channels = model.backbone.dim, len(model.adapters[SHARED].tensors["embeddings"])
-        earlier, past = torch.empty(0, dim // 4), self.state.get("sums", {})
+        index = self.state["num_tasks"]
+        number = self.max_kernels
+        dim = model.backbone.dim
+        channels = len(model.adapters[SHARED].tensors["embeddings"])
+        earlier = torch.empty(0, dim // 4)
+        past = self.state.get("sums", {})
         if past:
             known = class_means(past)[past["count"] > 0]
             own = F.normalize(class_means(preview.sums)[list(task.classes)])
@@ -101,7 +108,8 @@ class ConvPrompt(Strategy):
             model.copy(SHARED, BEFORE)
             model.freeze(TASK.format(index - 1))
         generator = generator_of(model.seed, "adapter", TASK.format(index))
-        shape, bound = (number, channels, self.kernel, self.kernel), 1 / self.kernel
+        shape = (number, channels, self.kernel, self.kernel)
+        bound = 1 / self.kernel
         tensors = {
             "keys": orthonormal(torch.randn(shape[0], dim // 4, generator=generator), earlier),
             "kernels": uniform(shape, bound, generator),
@@ -118,7 +126,8 @@ class ConvPrompt(Strategy):
     def overlay(self, model: AdaptedModel) -> Overlay:
         """In each layer sum_j cos(projected first token, key_j) * (kernel_j convolved with the
         layer's embeddings), for keys and for values."""
-        shared, keys = model.adapters[SHARED].tensors, F.normalize(self.of_all(model, "keys"))
+        shared = model.adapters[SHARED].tensors
+        keys = F.normalize(self.of_all(model, "keys"))
         kernels, bias = (self.of_all(model, name) for name in ("kernels", "bias"))
         layers = self.layers_of(model)
         made = convolved(shared["embeddings"], kernels, bias, len(layers))
@@ -143,7 +152,8 @@ class ConvPrompt(Strategy):
         loss = cross_entropy(logits, batch.labels, classes=batch.task.classes)
         if BEFORE not in model.adapters:
             return StepOutput(loss)
-        now, before = model.adapters[SHARED].tensors, model.adapters[BEFORE].tensors
+        now = model.adapters[SHARED].tensors
+        before = model.adapters[BEFORE].tensors
         moved = torch.stack([(now[name] - before[name]).abs().sum() for name in now]).sum()
         return StepOutput(loss + self.anchoring * moved, {"moved": moved.detach()})
 

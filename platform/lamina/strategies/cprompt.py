@@ -28,7 +28,8 @@ from lamina.memory.memory import Replay
 from lamina.registry import only_where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
-TASK, CLASSIFIER = "task_{}", "classifier_{}"
+TASK = "task_{}"
+CLASSIFIER = "classifier_{}"
 
 
 @dataclass
@@ -50,7 +51,8 @@ class CPrompt(Strategy):
     year = 2024
     matters_when = only_where(smoothing="consistency", margin="consistency")
     adapters = (NO_ADAPTER,)
-    routes = grows = True
+    routes = True
+    grows = True
 
     def __post_init__(self) -> None:
         check_fields(
@@ -64,11 +66,13 @@ class CPrompt(Strategy):
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Freeze what there is; add prompts where the last ones ended, a classifier, and keys
         orthonormal to the earlier ones."""
-        last, dim = len(self.state["classes"]), model.backbone.dim
+        last = len(self.state["classes"])
+        dim = model.backbone.dim
         generator = generator_of(model.seed, "adapter", TASK.format(last))
         drawn = torch.randn(len(task.classes), dim, generator=generator)
         if last == 0:
-            tokens, past = uniform((3, self.length, dim), dim**-0.5, generator), drawn[:0]
+            tokens = uniform((3, self.length, dim), dim**-0.5, generator)
+            past = drawn[:0]
         else:
             model.freeze(TASK.format(last - 1), CLASSIFIER.format(last - 1))
             tokens = model.adapters[TASK.format(last - 1)].tensors["tokens"].clone()
@@ -89,7 +93,8 @@ class CPrompt(Strategy):
         """L = CE(auxiliary, own prompts) + alpha / (t - 1) sum_k CCL_k + CE(cosines with all keys)
         + CE(classifier, prompts of a task drawn for each row)."""
         assert batch.task is not None
-        current, classes = len(self.state["classes"]) - 1, self.state["classes"][-1]
+        current = len(self.state["classes"]) - 1
+        classes = self.state["classes"][-1]
         own = torch.full_like(batch.labels, current)
         columns = places(batch.labels, classes)
         features = self.features(model, batch.inputs, own)
@@ -136,7 +141,8 @@ class CPrompt(Strategy):
             chosen = torch.full((len(next(iter(inputs.values()))),), task.index)
         else:
             chosen = self.route(model, inputs)
-        features, width = self.features(model, inputs, chosen), model.num_classes()
+        features = self.features(model, inputs, chosen)
+        width = model.num_classes()
         answers = [
             among(model.logits(features, CLASSIFIER.format(i)), self.state["classes"][i], width)
             for i in known

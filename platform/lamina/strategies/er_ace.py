@@ -43,6 +43,6 @@ class ERACE(Strategy):
         exemplars = replay.draw(self.replay_size)
         if exemplars is None:
             return StepOutput(cross_entropy(logits, batch.labels))
-        incoming = cross_entropy(logits, batch.labels, classes=batch.labels.unique().tolist())
+        incoming = cross_entropy(logits, batch.labels, classes=batch.classes())
         replayed = cross_entropy(model(exemplars.inputs).logits, exemplars.labels)
         return StepOutput(incoming + replayed, {"replayed": replayed.detach()})

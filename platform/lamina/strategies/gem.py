@@ -8,7 +8,8 @@ Differs from the paper: exemplars are drawn for each step where the memory is la
 `replay_size`, and are of the job's policy instead of each task's last rows. The margin is added to
 the solution, as the paper has it; the authors' code bounds the solution by it from below. On
 streams whose tasks share their classes it is 0 by default: 0.5 of every past task's gradient is
-then replay of a few rows (0.544 with it and 0.674 without on the topics of `tweets`).
+then replay of a few rows (0.544 with it and 0.674 without on the topics of `tweets`). Of several
+data-parallel workers, a past task's gradient is the mean of theirs, each on its own exemplars.
 """
 
 from collections.abc import Mapping, Sequence

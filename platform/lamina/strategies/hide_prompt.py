@@ -26,8 +26,11 @@ from lamina.memory.memory import Replay
 from lamina.registry import only_where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 
-PAST, PROMPT, TII_HEAD = "past_prompts", "prompt", "tii_head"
-MOMENTS, TEMPERATURE = ("count", "total", "outer"), 0.8
+PAST = "past_prompts"
+PROMPT = "prompt"
+TII_HEAD = "tii_head"
+MOMENTS = ("count", "total", "outer")
+TEMPERATURE = 0.8
 
 
 @dataclass

@@ -54,7 +54,8 @@ class MOS(Strategy):
     matters_when = only_where(samples="epochs", refit_rate="epochs")
     scenarios = ("class_incremental", "task_incremental", "joint")
     adapters = ("bottleneck", "lora")
-    routes = grows = True
+    routes = True
+    grows = True
 
     def __post_init__(self) -> None:
         check_fields(
@@ -73,7 +74,8 @@ class MOS(Strategy):
         """Freeze the earlier adapters, take their mean, and go on from a copy of the last."""
         if task.index == 0:
             return
-        last, current = f"task_{task.index - 1}", f"task_{task.index}"
+        last = f"task_{task.index - 1}"
+        current = f"task_{task.index}"
         model.freeze(last)
         tensors = [model.adapters[f"task_{index}"].tensors for index in range(task.index)]
         self.state["past"] = {

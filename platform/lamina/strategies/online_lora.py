@@ -59,13 +59,15 @@ class OnlineLoRA(Strategy):
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(batch) + CE(hard rows) + lambda / 2 sum Omega phi^2, phi the current LoRA."""
-        hard, number = self._hard_rows(), len(batch)
+        hard = self._hard_rows()
+        number = len(batch)
         joined = batch if hard is None else Batch.cat([batch, hard])
         losses = cross_entropy(model(joined.inputs).logits, joined.labels, reduction="none")
         loss = losses[:number].mean()
         if hard is not None:
             loss = loss + losses[number:].mean()
-        tensors, importance = model.adapters[MAIN].tensors, self.state["importance"]
+        tensors = model.adapters[MAIN].tensors
+        importance = self.state["importance"]
         paid = torch.stack(
             [(importance[name] * tensors[name] ** 2).sum() for name in tensors]
         ).sum()
@@ -77,7 +79,8 @@ class OnlineLoRA(Strategy):
         assert seen is not None
         hard_losses = seen["hard"] / seen["workers"]
         highest = torch.cat([seen["loss"], hard_losses]).argsort(descending=True, stable=True)
-        past, kept = self.state.get("hard", {}), highest[: self.hard_size]
+        past = self.state.get("hard", {})
+        kept = highest[: self.hard_size]
         self.state["hard"] = {
             name: torch.cat([value, past.get(name, value[:0])])[kept]
             for name, value in seen.rows.items()
@@ -86,7 +89,8 @@ class OnlineLoRA(Strategy):
         loss = seen["total"] / seen["number"] + hard_losses.sum() / max(len(hard_losses), 1)
         losses = torch.tensor([*self.state["losses"], float(loss)][-self.window :])
         self.state["losses"] = losses.tolist()
-        mean, variance = float(losses.mean()), float(losses.var(correction=0))
+        mean = float(losses.mean())
+        variance = float(losses.var(correction=0))
         if mean > self.state["peak"]:
             self.state["peak"] = 0.0
         low = mean < self.mean_threshold and variance < self.variance_threshold
@@ -96,7 +100,8 @@ class OnlineLoRA(Strategy):
 
     def _renew(self, model: AdaptedModel) -> None:
         """W_0 <- W_0 + B A; a new A, B = 0; Omega averages the hard rows' squared gradients."""
-        hard, main = self._hard_rows(), model.adapters[MAIN]
+        hard = self._hard_rows()
+        main = model.adapters[MAIN]
         assert hard is not None
         assert main.kind is not None
         self.state["num_merges"] += 1
@@ -130,7 +135,8 @@ class OnlineLoRA(Strategy):
     def _seen(self, model: AdaptedModel, batch: Batch, losses: Tensor) -> Summary:
         """Losses of the batch and of the hard rows after it; the batch's rows of highest loss, all
         texts of one width, so that those of any step and worker go together."""
-        number, width = len(batch), model.backbone.max_length
+        number = len(batch)
+        width = model.backbone.max_length
         top = losses[:number].topk(min(self.hard_size, number)).indices
         inputs = {INPUT + key: each[top] for key, each in batch.inputs.items() if key != KEYS}
         if width is not None:

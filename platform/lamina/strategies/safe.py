@@ -5,7 +5,8 @@ Trained: on the first task the job's adapter (slow), later a copy of it (fast), 
 Remembered: RanPAC's sums of randomly projected features, for either learner. Unlike the public
 code, where both learners add to one Gram matrix, the better of slow and merged prediction is taken
 by test accuracy, the alignment is a sum over 48 rows (here 50 times a mean), the head learns its
-scale (here 10, its start). Transfer, of unit rows, is weighted as there for ImageNet-A, not CIFAR.
+scale (here 10, its start). Transfer, of unit rows, is weighted as there for ImageNet-A, not CIFAR;
+of several data-parallel workers each correlates the features of its own rows.
 """
 
 from collections.abc import Mapping

@@ -82,7 +82,8 @@ class SEMA(Strategy):
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Expand the layers where even the nearest descriptor is surprised."""
         experts = self.state["experts"]
-        new, layers = list(experts), adapted_layers(model)
+        new = list(experts)
+        layers = adapted_layers(model)
         if preview is not None:
             limit = self.threshold * float(preview["count"])
             new = [layer for layer in experts if float(preview[layer].min()) > limit]
@@ -100,7 +101,8 @@ class SEMA(Strategy):
     def begin_phase(self, model: AdaptedModel, task: Task, phase: int) -> None:
         """Only what is new is trained, and the head beside the adapters."""
         self.state["phase"] = phase
-        new, index = self.state["new"], task.index
+        new = self.state["new"]
+        index = task.index
         functional = (f"adapter_{index}", f"router_{index}") if new else ()
         descriptors = [descriptor_of(layer, index) for layer in new]
         (model.freeze if phase == 1 else model.unfreeze)(HEAD, *functional)
@@ -113,7 +115,8 @@ class SEMA(Strategy):
         if self.state["phase"] == 0:
             logits = model.logits(features)
             return StepOutput(cross_entropy(logits, batch.labels, classes=batch.task.classes))
-        index, new = batch.task.index, self.state["new"]
+        index = batch.task.index
+        new = self.state["new"]
         errors = [descriptor_error(model, layer, index, means[layer]).mean() for layer in new]
         return StepOutput(torch.stack(errors).sum())
 
@@ -134,7 +137,8 @@ class SEMA(Strategy):
         for layer in self.state["new"]:
             assert review is not None
             model.freeze(descriptor_of(layer, task.index))
-            count, (total, squares) = float(review["count"]), review[layer]
+            count = float(review["count"])
+            total, squares = review[layer]
             variance = (squares - total.square() / count) / (count - 1)
             usual = torch.stack([total / count, variance.clamp_min(1e-12).sqrt()]).float()
             self.state["errors"][f"{layer}.{task.index}"] = usual

@@ -75,13 +75,15 @@ class SI(Strategy):
         """The gradient of the penalty: 2 c Omega (phi - phi*), zero in rows that have no anchor."""
         if "importance" not in self.state:
             return torch.zeros_like(value)
-        anchor, importance = self.state["anchor"][name], self.state["importance"][name]
+        anchor = self.state["anchor"][name]
+        importance = self.state["importance"][name]
         pull = 2 * self.strength * importance * (value[: len(anchor)] - anchor)
         return _with_rows(pull, len(value))
 
     def after_step(self, model: AdaptedModel, seen: Summary | None) -> None:
         """omega_j <- omega_j - g_j (phi_j after - phi_j before) (eq. 3)."""
-        before, gradients = self.state.pop("before"), self.state.pop("gradient")
+        before = self.state.pop("before")
+        gradients = self.state.pop("gradient")
         values = _values(model)
         for name, gradient in gradients.items():
             self.state["path"][name] -= gradient * (values[name] - before[name])
@@ -89,7 +91,9 @@ class SI(Strategy):
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
         """Omega_j <- max(0, Omega_j + omega_j / ((phi_j - phi_j at the start)^2 + xi)), phi* <- phi
         (eq. 5)."""
-        values, start, path = _values(model), self.state.pop("start"), self.state.pop("path")
+        values = _values(model)
+        start = self.state.pop("start")
+        path = self.state.pop("path")
         past = self.state.get("importance", {})
         importance = {}
         for name, value in values.items():
@@ -97,7 +101,8 @@ class SI(Strategy):
             if name in past:
                 gained += _with_rows(past[name], len(value))
             importance[name] = gained.clamp_min(0)
-        self.state["importance"], self.state["anchor"] = importance, values
+        self.state["importance"] = importance
+        self.state["anchor"] = values
 
 
 def _values(model: AdaptedModel) -> dict[str, Tensor]:

@@ -62,7 +62,8 @@ class SLDA(Strategy):
 
     def covariance(self) -> Tensor:
         """Sigma = (X^T X - sum_c n_c mu_c mu_c^T) / n, float64 [dim, dim]."""
-        means, count = class_means(self.state), self.state["count"]
+        means = class_means(self.state)
+        count = self.state["count"]
         between = (means * count[:, None]).T @ means
         covariance: Tensor = (self.state["outer"] - between) / count.sum()
         return covariance
@@ -83,5 +84,6 @@ class SLDA(Strategy):
         """W f(x) + b, solved once for as long as nothing new is seen."""
         if "classifier" not in self.state:
             self.state["classifier"] = self.classifier()
-        weight, bias = self.state["classifier"]["weight"], self.state["classifier"]["bias"]
+        weight = self.state["classifier"]["weight"]
+        bias = self.state["classifier"]["bias"]
         return (model.frozen_features(inputs).double() @ weight + bias).float()

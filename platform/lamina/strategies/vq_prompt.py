@@ -131,7 +131,8 @@ class VQPrompt(Strategy):
         self.state["gaussians"] = dict(vars(gaussians))
         if task.index > 0:
             generator = generator_of(model.seed, "vq_prompt", task.index)
-            epochs, rate = self.alignment_epochs, self.alignment_rate
+            epochs = self.alignment_epochs
+            rate = self.alignment_rate
             refit_head(model, HEAD, gaussians, generator, epochs, rate)
 
     def predict(

@@ -1,7 +1,7 @@
 """A cohort: learners on one backbone whose steps are taken together.
 
 Each learner runs as if it were alone, in a greenlet of its own. Where it calls the backbone or
-wants gradients it is suspended, until every learner of the cohort has come to such a place. Then
+wants gradients it is suspended, until every learner of the cohort has come to such a call. Then
 calls that meet are one forward, and the losses are summed and gone back through once: no loss
 depends on another learner's tensors, so each gets its own gradient. So strategies are ordinary
 code, and packing changes a result by no more than the rounding of float sums.
@@ -26,8 +26,9 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Boundary:
-    """A learner has come to the end of a task, or of its stream, or has failed."""
+class Progress:
+    """How far a learner of a cohort has come: to the end of a task, to the end of its stream, or to
+    an error."""
 
     name: str
     report: TaskReport | None = None
@@ -61,8 +62,8 @@ class _Member:
 
     def __init__(self, name: str, learner: Learns) -> None:
         self.name = name
-        self.asks: _Forward | _Backward | Boundary | None = None
-        """What it waits for; None: to be told to go on."""
+        self.asks: _Forward | _Backward | Progress | None = None
+        """What it waits for; None: for leave to go on."""
         self._greenlet = greenlet(self._learn)
         self._learner = learner
         self._spent = 0.0
@@ -96,13 +97,13 @@ class _Member:
         """Let go of everything, wherever it is."""
         self._greenlet.throw()
 
-    def _learn(self, _: Any) -> Boundary:
+    def _learn(self, _: Any) -> Progress:
         try:
             for report in self._learner.learn():
-                _ask(Boundary(self.name, report))
+                _ask(Progress(self.name, report))
         except Exception as error:
-            return Boundary(self.name, error=error)
-        return Boundary(self.name)
+            return Progress(self.name, error=error)
+        return Progress(self.name)
 
 
 class _Meeting(Gate):
@@ -150,7 +151,7 @@ class Cohort:
     @property
     def can_advance(self) -> bool:
         """Whether some learner does not stand at a boundary."""
-        return any(not isinstance(each.asks, Boundary) for each in self._members.values())
+        return any(not isinstance(each.asks, Progress) for each in self._members.values())
 
     def add(self, name: str, learner: Learns) -> None:
         """Let a learner take part; one whose backbone is `shared` is packed with others."""
@@ -169,7 +170,7 @@ class Cohort:
         for name in list(self._members):
             self.remove(name)
 
-    def advance(self) -> list[Boundary]:
+    def advance(self) -> list[Progress]:
         """Run until some learners come to a boundary, and return these; each stands there until it
         may go on or is removed. Nothing where nobody can advance."""
         grad = torch.is_grad_enabled()
@@ -178,7 +179,7 @@ class Cohort:
                 for member in self._members.values():
                     if member.asks is None:
                         member.resume()
-                        if isinstance(member.asks, Boundary):
+                        if isinstance(member.asks, Progress):
                             return [member.asks]
                 if calls := self._waiting(_Forward):
                     arrived = self._run(self._largest_group(calls))
@@ -215,7 +216,7 @@ class Cohort:
                 chosen.append(member)
         return chosen
 
-    def _run(self, members: list[_Member]) -> list[Boundary]:
+    def _run(self, members: list[_Member]) -> list[Progress]:
         asked = [member.asks for member in members]
         calls = [each.call for each in asked if isinstance(each, _Forward)]
         backbone = asked[0].backbone  # type: ignore[union-attr]
@@ -226,7 +227,7 @@ class Cohort:
 
         return _answer(members, together, lambda at: backbone.run(calls[at]))
 
-    def _go_back(self, members: list[_Member]) -> list[Boundary]:
+    def _go_back(self, members: list[_Member]) -> list[Progress]:
         asked = [member.asks for member in members if isinstance(member.asks, _Backward)]
         keep = any(each.keep for each in asked)
 
@@ -270,10 +271,10 @@ def together(calls: Sequence[Callable[[], Result]], most: int, most_rows: int) -
         for at, errand in islice(waiting, most):
             cohort.add(str(at), errand)
         while len(cohort):
-            for boundary in cohort.advance():
-                if boundary.error is not None:
-                    raise boundary.error
-                cohort.remove(boundary.name)
+            for progress in cohort.advance():
+                if progress.error is not None:
+                    raise progress.error
+                cohort.remove(progress.name)
                 for at, errand in islice(waiting, 1):
                     cohort.add(str(at), errand)
     finally:
@@ -283,8 +284,8 @@ def together(calls: Sequence[Callable[[], Result]], most: int, most_rows: int) -
 
 def _answer(
     members: Sequence[_Member], together: Callable[[], Sequence[Any]], alone: Callable[[int], Any]
-) -> list[Boundary]:
-    """Give each member its part of what is done together. Where that fails, each is served by
+) -> list[Progress]:
+    """Give each member its share of what is done together. Where that fails, each is served by
     itself, so that an error, or a lack of memory, is only whose it is."""
     answers: list[Any] = []
     errors: list[Exception | None] = []
@@ -307,7 +308,7 @@ def _answer(
     for member, answer, error in zip(members, answers, errors, strict=True):
         member.share(share)
         member.resume(answer, error)
-    return [member.asks for member in members if isinstance(member.asks, Boundary)]
+    return [member.asks for member in members if isinstance(member.asks, Progress)]
 
 
 def _keeps(member: _Member) -> bool:

@@ -1,4 +1,4 @@
-"""Accuracy on the parts of a stream."""
+"""Accuracy on the validation and test data of a stream."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -81,21 +81,21 @@ def answers_by_task(
     """
     known = model.num_classes()
     asked = {
-        place: each.part(part)
-        for place, each in enumerate(stream.experiences)
+        index: each.part(part)
+        for index, each in enumerate(stream.experiences)
         if max(each.task.classes, default=-1) < known and len(each.part(part))
     }
     found: list[Answers | None] = [None] * len(stream)
     if stream.scenario == "task_incremental" or stream.modality != "text":
-        for place, data in asked.items():
-            task = told(stream, stream.experiences[place].task)
-            found[place] = answers(strategy, model, data, task, batch_size).checked()
+        for index, data in asked.items():
+            task = known_task(stream, stream.experiences[index].task)
+            found[index] = answers(strategy, model, data, task, batch_size).checked()
     elif asked:
         together = Batch.cat(list(asked.values()))
         whole = answers(strategy, model, together, None, batch_size).checked()
         sizes = [len(data) for data in asked.values()]
-        for place, own in zip(asked, whole.split(sizes), strict=True):
-            found[place] = own
+        for index, own in zip(asked, whole.split(sizes), strict=True):
+            found[index] = own
     return found
 
 
@@ -104,8 +104,8 @@ def accuracy_row(found: Sequence[Answers | None]) -> Row:
     return [None if each is None else int(each.right.sum()) / len(each) for each in found]
 
 
-def told(stream: Stream[Batch], task: Task) -> Task | None:
-    """What a prediction may know of the task that a row comes from."""
+def known_task(stream: Stream[Batch], task: Task) -> Task | None:
+    """The task that a row comes from, where a prediction may know it (task-incremental)."""
     return task if stream.scenario == "task_incremental" else None
 
 

@@ -17,6 +17,7 @@ from lamina.memory.base import Policy
 from lamina.memory.memory import Memory, Replay
 from lamina.strategies.base import Strategy
 from lamina.training.finite import check_losses, check_tensors, naming
+from lamina.training.notes import notes_of
 from lamina.training.report import TaskReport
 from lamina.training.rows_by_id import RowsById
 from lamina.training.scorecard import Scorecard
@@ -218,15 +219,9 @@ class Learner:
         """Let the memory keep what its policy wants of these rows, with the strategy's notes."""
         if self.memory is None:
             return
-
-        def note(rows: Batch) -> Mapping[str, Tensor]:
-            chunks = rows.chunks(self.training.evaluation_batch_size)
-            device = self.model.backbone.device
-            notes = [self.strategy.annotate(self.model, each.to(device)) for each in chunks]
-            return {name: torch.cat([each[name] for each in notes]) for name in notes[0]}
-
+        notes = notes_of(self.strategy, self.model, self.training.evaluation_batch_size)
         with self.model.dropping(None):
-            self.memory.offer(data, note)
+            self.memory.offer(data, notes)
 
     def _takes_steps(self, task: Task) -> bool:
         strategy = self.strategy

@@ -10,11 +10,11 @@ class RowsById:
     """Looks rows up in the experiences that hold them; nothing is copied until it is asked for."""
 
     def __init__(self, stream: Stream[Batch]) -> None:
-        self._parts = [experience.train for experience in stream.experiences]
-        ids = torch.cat([part.ids for part in self._parts])
+        self._pieces = [experience.train for experience in stream.experiences]
+        ids = torch.cat([piece.ids for piece in self._pieces])
         self._order = torch.argsort(ids)
         self._ids = ids[self._order]
-        self._starts = torch.tensor([0, *(len(part) for part in self._parts)]).cumsum(0)
+        self._starts = torch.tensor([0, *(len(piece) for piece in self._pieces)]).cumsum(0)
 
     def __call__(self, ids: Tensor) -> Batch:
         """The rows with these ids, in this order, trimmed. Raises KeyError for an id that is not in
@@ -23,8 +23,8 @@ class RowsById:
         if not torch.equal(self._ids[found], ids):
             raise KeyError(f"no training row with id {ids[self._ids[found] != ids][0].item()}")
         positions = self._order[found]
-        parts = torch.searchsorted(self._starts, positions, right=True) - 1
-        used = parts.unique()
-        batch = Batch.cat([self._parts[p][positions[parts == p] - self._starts[p]] for p in used])
-        back = torch.cat([(parts == p).nonzero()[:, 0] for p in used]).argsort()
+        pieces = torch.searchsorted(self._starts, positions, right=True) - 1
+        used = pieces.unique()
+        batch = Batch.cat([self._pieces[p][positions[pieces == p] - self._starts[p]] for p in used])
+        back = torch.cat([(pieces == p).nonzero()[:, 0] for p in used]).argsort()
         return batch[back].trimmed()

@@ -20,8 +20,8 @@ from lamina.training.evaluate import (
     accuracy,
     accuracy_row,
     answers_by_task,
+    known_task,
     routing_accuracy,
-    told,
 )
 from lamina.training.probes import Probes
 from lamina.training.settings import TrainingSettings
@@ -90,7 +90,7 @@ class Scorecard:
     def accuracy_now(self, part: Part, task: int) -> float:
         """On a part of a task, in the middle of training."""
         experience = self._stream.experiences[task]
-        known = told(self._stream, experience.task)
+        known = known_task(self._stream, experience.task)
         with self._model.dropping(None):
             data = experience.part(part)
             return accuracy(self._strategy, self._model, data, known, self._batch_size)
@@ -167,7 +167,7 @@ class Scorecard:
         """Forwards of the backbone that a row costs, and their operations if that has changed."""
         experience = self._stream.experiences[task]
         rows = experience.test if len(experience.test) else experience.train
-        few, known = self._few(rows), told(self._stream, experience.task)
+        few, known = self._few(rows), known_task(self._stream, experience.task)
         predict = partial(self._strategy.predict, self._model, few.inputs, known)
         backbone = self._model.backbone
         with backbone.by_itself(), backbone.counting_rows() as count:

@@ -1,6 +1,13 @@
-"""Who trains a trial together: one process, or several that each take a share of every batch."""
+"""Who trains a trial together: one process, or several that each take a share of every batch.
+
+Losses and gradients are averaged over workers, by how many rows of the batch each had. So several
+workers learn what one does, up to rounding, where a loss is a mean over the rows of a batch, and
+where the rows that are drawn from a memory divide as the batch does. A loss that looks at a batch
+as a whole (a correlation of features) sees each worker's share.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -54,10 +61,10 @@ class ProcessGroup:
             return []
         flat = torch.cat([each.detach().to(torch.float64).flatten() for each in tensors])
         torch.distributed.all_reduce(flat)
-        parts = flat.split([each.numel() for each in tensors])
+        pieces = flat.split([each.numel() for each in tensors])
         return [
-            part.reshape(each.shape).to(each.dtype)
-            for part, each in zip(parts, tensors, strict=True)
+            piece.reshape(each.shape).to(each.dtype)
+            for piece, each in zip(pieces, tensors, strict=True)
         ]
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -73,10 +80,14 @@ class ProcessGroup:
 
 
 def share_of(batch: Batch, workers: Workers) -> Batch:
-    """Every size-th row, from the worker's rank on; all rows where there are fewer than workers."""
+    """Every size-th row, from the worker's rank on; all rows where there are fewer than workers.
+
+    A share knows the classes of the whole batch, for losses that depend on them.
+    """
     if workers.size == 1 or len(batch) < workers.size:
         return batch
-    return batch[slice(workers.rank, None, workers.size)]
+    share = batch[slice(workers.rank, None, workers.size)]
+    return replace(share, shared_classes=batch.classes()) if batch.labels.dim() == 1 else share
 
 
 def weight_of(share: Batch, whole: Batch, workers: Workers) -> float:

@@ -10,6 +10,7 @@ after each round (brought to it with fsync), and a line for each round in `event
 
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
@@ -23,15 +24,16 @@ from torch import Tensor
 from client_work import Found, Plan, initial, mean_of, work_of
 from lamina.core import Experience, Samples, Stream, Summary, Task
 from lamina.federation.aggregators.fedit import FedIT
-from lamina.federation.checking import Slots
+from lamina.federation.client.client import ClientWork
 from lamina.federation.client.client_state import ClientState
 from lamina.federation.server.clock import ClockSettings, Participants
-from lamina.federation.server.rounds import FederatedRun, RunSettings
+from lamina.federation.server.rounds import FederatedRun
+from lamina.federation.server.run_settings import RunSettings
 from lamina.federation.shared_model import SharedModel
-from lamina.federation.state import GlobalState, Scaling
+from lamina.federation.state import Scaling
 from lamina.federation.timetable import Stop
 from lamina.federation.update import ClientUpdate, Tensors
-from lamina.federation.work import Flags, LocalWork
+from lamina.federation.work import Download, Item, LocalWork
 from lamina.garbage import collect_seldom
 from lamina.orchestration.cluster import Device, cluster
 from lamina.orchestration.federated.pool import RayPool
@@ -50,59 +52,42 @@ ROWS_EACH = 10
 RUN = "rounds"
 
 
-class PlannedClients:
-    """Clients whose work is the plan's, where a job's clients would train its adapters."""
+@dataclass(frozen=True)
+class PlannedBoundaries:
+    """The task begins at the server, with the plan's first state."""
 
-    def __init__(self, work: str, manifest: StreamManifest) -> None:
-        self._work = work
-        self._manifest = manifest
+    work: str
 
-    def task_boundary(
-        self,
-        shared_model: SharedModel | None,
-        state: GlobalState,
-        task: int,
-        end: bool,
-        summary: Summary | None,
+    def cross(
+        self, download: Download, task: int, summary: Summary | None, *, end: bool
     ) -> tuple[SharedModel, dict[str, Tensor]]:
-        """The task begins: there is a first state."""
-        tensors = {name: torch.from_numpy(each) for name, each in initial(self._work).items()}
+        """The first state."""
+        tensors = {name: torch.from_numpy(each) for name, each in initial(self.work).items()}
         return SharedModel({"adapters": {}}, {}, tuple(tensors)), tensors
 
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """Clients whose work is the plan's, where a job's clients would train its adapters."""
+
+    work: str
+    manifest: StreamManifest
+
     def train(
-        self,
-        shared_model: SharedModel,
-        state: GlobalState,
-        base: str,
-        client: int,
-        round: int,
-        time: float,
-        own: ClientState,
+        self, download: Download, item: Item, client_state: ClientState
     ) -> tuple[ClientUpdate, ClientState]:
         """A client's round."""
-        found = work_of(self._work, client, _arrays(state.tensors))
+        found = work_of(self.work, item.client, _arrays(download.state.tensors))
         update = ClientUpdate(
-            client=self._manifest.clients[client].name,
-            round=round,
+            client=self.manifest.clients[item.client].name,
+            round=item.version,
             tensors={name: torch.from_numpy(each) for name, each in found.arrays.items()},
             num_rows=found.num_rows,
             phase="both",
-            base=base,
+            base=download.base,
             metrics={"loss": found.loss},
         )
         return update, ClientState()
-
-    def summarise(self, *_: Any) -> ClientUpdate:
-        raise AssertionError("nothing in the timetable asks for summaries")
-
-    def declared(self, *_: Any) -> Slots:
-        raise AssertionError("nothing in the timetable asks for summaries")
-
-    def answer_alone(self, *_: Any) -> Flags:
-        raise AssertionError("no round of the timetable is a task's last")
-
-    def answer(self, *_: Any) -> Flags:
-        raise AssertionError("nothing in the timetable asks for answers")
 
 
 class Watch:
@@ -164,13 +149,14 @@ def main(folder: Path) -> None:
         finally:
             pool.close()
     tracker.close()
-    last = mean_of(_arrays(run.state.tensors))
+    last = mean_of(_arrays(run.server.global_state.tensors))
     Found(watch.ends, watch.updates, watch.losses, last, watch.cpu).write(folder)
 
 
 def make_worker(work: str, is_gpu: bool, manifest: StreamManifest) -> ChunkWorker:
     """What a host does its chunks at."""
-    return ChunkWorker(PlannedClients(work, manifest))
+    # Nothing in the timetable asks for answers.
+    return ChunkWorker(ClientWork(PlannedBoundaries(work), PlannedTraining(work, manifest), None))
 
 
 def stream_of(plan: Plan) -> Stream[Samples]:

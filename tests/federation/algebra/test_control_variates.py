@@ -1,4 +1,4 @@
-"""FedProx and SCAFFOLD against their papers, and on clients that pull apart."""
+"""SCAFFOLD against its paper, and on clients that pull apart."""
 
 import torch
 
@@ -8,7 +8,6 @@ from lamina.federation.algebra.control_variates import (
     control_change,
     corrected,
     own_control,
-    proximal_term,
     shared_control,
 )
 
@@ -39,20 +38,6 @@ def federate(rounds, steps, rate, *, scaffold):
         x = torch.stack(ends).mean(dim=0)
         shared = shared_control(shared, updates, num_clients=3)
     return x
-
-
-def test_fedprox_pulls_by_mu_times_the_distance():
-    now = {"x": torch.tensor([1.0, 2.0], requires_grad=True)}
-    term = proximal_term(now, {"x": torch.tensor([0.0, 5.0])}, mu=0.5)
-    term.backward()
-    assert term == 0.25 * (1 + 9)
-    torch.testing.assert_close(now["x"].grad, 0.5 * torch.tensor([1.0, -3.0]))
-
-
-def test_fedprox_leaves_new_rows_of_a_head_alone():
-    now = {"head.bias": torch.ones(4, requires_grad=True), "new": torch.ones(1)}
-    proximal_term(now, {"head.bias": torch.zeros(3)}, mu=1.0).backward()
-    assert now["head.bias"].grad.tolist() == [1, 1, 1, 0]
 
 
 def test_after_one_step_a_control_variate_is_the_clients_gradient():

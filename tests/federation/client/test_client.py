@@ -17,16 +17,19 @@ from lamina.federation.aggregators.prompt_pool import PromptPool
 from lamina.federation.client.client import ClientWork
 from lamina.federation.client.client_state import ClientState
 from lamina.federation.client.correction import Corrected, DriftSettings
+from lamina.federation.client.setup import ClientSetup
 from lamina.federation.fitness import misfit, previews, reviews
+from lamina.federation.optimisers.fedavgm import FedAvgM
 from lamina.federation.privacy.accounting import Accountant, Release
 from lamina.federation.privacy.released import ReleaseRule
 from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.server.clock import ClockSettings, Participants
 from lamina.federation.server.outcome import summaries_of
-from lamina.federation.server.rounds import FederatedRun, RunSettings
+from lamina.federation.server.rounds import FederatedRun
+from lamina.federation.server.run_settings import RunSettings
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import timetable
-from lamina.federation.work import DownloadSizes, LocalWork, Reply
+from lamina.federation.work import Download, DownloadSizes, Item, LocalWork, Reply
 from lamina.memory import policy_class
 from lamina.registry import InputError
 from lamina.strategies import strategy_class, strategy_names
@@ -66,6 +69,7 @@ class Small:
         review=False,
         aggregator=None,
         scenario=None,
+        optimiser=None,
         **settings,
     ):
         cls = strategy_class(name)
@@ -74,7 +78,7 @@ class Small:
         self.manifest = make_manifest(self.stream, 3, Iid(), arrival or InStep(), seed=0)
         looks = Leaky if review else cls
         stops = timetable(self.manifest, looks, kind is not None, rounds=2)
-        self.work = ClientWork(
+        self.setup = ClientSetup(
             strategy=cls(**settings),
             adapter=kind,
             memory=memory,
@@ -89,12 +93,13 @@ class Small:
             drift=drift or DriftSettings(),
             privacy=privacy,
         )
+        self.work = ClientWork.of(self.setup)
         self.run = FederatedRun(
             RunSettings(
                 manifest=self.manifest,
                 timetable=stops,
-                aggregator=self.work.aggregator,
-                optimiser=None,
+                aggregator=self.setup.aggregator,
+                optimiser=optimiser,
                 participants=Participants(3),
                 clock=ClockSettings(),
                 local=LocalWork(epochs=2),
@@ -108,11 +113,11 @@ class Small:
                     for place, each in enumerate(self.stream.experiences)
                     for part in ("validation", "test")
                 },
-                controls=self.work.drift.name == "scaffold",
+                controls=self.setup.drift.name == "scaffold",
                 row_privacy=privacy,
             )
         )
-        self.owns = {}
+        self.client_states = {}
         self.updates = []
 
     def go(self, at_a_time=1):
@@ -123,39 +128,29 @@ class Small:
             self.run.apply(work, replies, DownloadSizes(0, 0))
         return self
 
+    def download(self, item):
+        state = self.run.server.state_of(item.version)
+        return Download(state, state.digest(), self.run.server.shared_model)
+
     def reply(self, stop, item):
-        run, work, state = self.run, self.work, self.run.state_of(item.version)
+        work, download, end = self.work, self.download(item), stop.kind in ("end", "review")
         if stop.kind in ("begin", "end"):
-            boundary = work.task_boundary(
-                run.shared_model, state, item.task, stop.kind == "end", run.summary
-            )
-            return Reply(boundary=boundary)
+            summary = self.run.server.summary
+            return Reply(boundary=work.boundaries.cross(download, item.task, summary, end=end))
         if stop.kind == "evaluate":
-            return Reply(flags=work.answer(run.shared_model, state, item.task, None, ClientState()))
-        if stop.kind != "train" and item.client is None:
-            after = stop.kind == "review"
-            return Reply(declared=work.declared(run.shared_model, state, item.task, after))
-        base = state.digest()
-        if stop.kind == "train":
-            own = self.owns.get(item.client, ClientState())
-            update, self.owns[item.client] = work.train(
-                run.shared_model, state, base, item.client, item.version, item.time, own
-            )
-        else:
-            update = work.summarise(
-                run.shared_model,
-                state,
-                base,
-                item.client,
-                int(item.time),
-                item.task,
-                stop.kind == "review",
-            )
-        self.updates.append(update)
+            return Reply(flags=work.evaluation.served(download, item, ClientState()))
+        if item.client is None:
+            return Reply(declared=work.boundaries.declared(download, item.task, end=end))
         alone = {}
-        if stop.is_last:
-            own = self.owns[item.client]
-            alone = work.answer_alone(run.shared_model, state, update, item.client, item.time, own)
+        if stop.kind == "train":
+            before = self.client_states.get(item.client, ClientState())
+            update, after = work.training.train(download, item, before)
+            self.client_states[item.client] = after
+            if stop.is_last:
+                alone = work.evaluation.alone(download, item, update, after)
+        else:
+            update = work.boundaries.summarise(download, item, end=end)
+        self.updates.append(update)
         return Reply(update, 1, flags=alone)
 
 
@@ -167,7 +162,9 @@ def test_statistics_of_three_clients_are_those_of_all_rows(tiny_bert, name, sett
     learner = make_learner(name, small.stream, tiny_bert, adapter=None, **settings)
     list(learner.learn())
     inputs = small.stream.experiences[0].test.inputs
-    model, strategy = small.work._resumed(small.run.shared_model, small.run.state.tensors, {})
+    server = small.run.server
+    tensors = server.global_state.tensors
+    model, strategy = small.setup.loaded_model(server.shared_model, tensors, {})
     federated = strategy.predict(model, inputs, None)
     central = learner.strategy.predict(learner.model, inputs, None)
     torch.testing.assert_close(federated, central, atol=1e-4, rtol=1e-4)
@@ -175,13 +172,14 @@ def test_statistics_of_three_clients_are_those_of_all_rows(tiny_bert, name, sett
 
 def test_a_round_of_one_client_is_the_learner_itself_to_the_last_bit(tiny_bert):
     small = Small("finetune", tiny_bert)
-    run, work = small.run, small.work
+    run, work = small.run, small.work.training
     run.apply(run.work(), [small.reply(run.work().stop, run.work().items[0])], DownloadSizes(0, 0))
-    state = run.state
+    state = run.server.global_state
     before = {name: each.clone() for name, each in state.tensors.items()}
-    first, _ = work.train(run.shared_model, state, "x", 0, 0, 0.0, ClientState())
-    second, _ = work.train(run.shared_model, state, "x", 0, 0, 0.0, ClientState())
-    other, _ = work.train(run.shared_model, state, "x", 0, 1, 0.0, ClientState())
+    download = Download(state, "x", run.server.shared_model)
+    first, _ = work.train(download, Item(0, 0, 0, 0.0), ClientState())
+    second, _ = work.train(download, Item(0, 0, 0, 0.0), ClientState())
+    other, _ = work.train(download, Item(0, 0, 1, 0.0), ClientState())
     for name, each in first.tensors.items():
         assert torch.equal(each, second.tensors[name])
         assert torch.equal(state.tensors[name], before[name])
@@ -201,13 +199,13 @@ OWN = Periodic(order="own", spread=0.4)
 def test_strategies_go_through_a_stream_and_their_updates_hold_no_rows(tiny_bert, name, arrival):
     memory = policy_class("reservoir")(8) if name == "er" else None
     small = Small(name, tiny_bert, arrival=arrival, memory=memory).go()
-    assert not small.run.traffic.refused
+    assert not small.run.server.traffic.refused
     shapes = Counter(len(each.tensors) for each in small.updates if each.phase == "both")
     assert shapes
-    sent = small.run.traffic.up_of_task
-    assert sent.sum() == small.run.traffic.up.sum() == len(small.updates)
+    sent = small.run.server.traffic.up_of_task
+    assert sent.sum() == small.run.server.traffic.up.sum() == len(small.updates)
     assert (sent > 0).all()
-    allowed = set(small.run.shared_model.trained)
+    allowed = set(small.run.server.shared_model.trained)
     tokens = max(part.inputs["input_ids"].shape[1] for part in _parts(small.stream))
     for update in small.updates:
         if update.phase == "both":
@@ -230,33 +228,37 @@ def test_a_pool_by_task_keeps_each_task_as_its_own_clients_left_it(tiny_bert, na
         aggregator=PromptPool(),
         scenario="task_incremental",
     )
-    run, states = small.run, []
+    run, server, states = small.run, small.run.server, []
     while (work := run.work()) is not None:
-        before = run.state
+        before = server.global_state
         small.updates.clear()
         run.apply(work, [small.reply(work.stop, item) for item in work.items], DownloadSizes(0, 0))
         if work.stop.kind == "train":
             trained = {each.phase for each in small.updates}
             states.append(trained)
-            copies = {n for n in run.state.tensors if "/" in n and "lora_B" in n}
+            copies = {n for n in server.global_state.tensors if "/" in n and "lora_B" in n}
             moved = {
                 n.partition("/")[0]
                 for n in copies
-                if not torch.equal(run.state.tensors[n], before.tensors.get(n, torch.zeros(())))
+                if not torch.equal(
+                    server.global_state.tensors[n], before.tensors.get(n, torch.zeros(()))
+                )
             }
             assert moved == trained
-    assert not run.traffic.refused
+    assert not server.traffic.refused
     keys = {f"task {each}" for each in range(3)}
     assert set().union(*states) == keys
-    assert {n.partition("/")[0] for n in run.state.tensors if "/" in n} == keys
+    assert {n.partition("/")[0] for n in server.global_state.tensors if "/" in n} == keys
     if not isinstance(arrival, InStep):
         assert any(len(trained) > 1 for trained in states)
     for task in range(3):
-        tensors = run.settings.aggregator.starting_tensors(run.state, task_key=f"task {task}")
-        model, strategy = small.work._resumed(run.shared_model, tensors, {})
+        tensors = run.settings.aggregator.starting_tensors(
+            server.global_state, task_key=f"task {task}"
+        )
+        model, strategy = small.setup.loaded_model(server.shared_model, tensors, {})
         experience = small.stream.experiences[task]
         right = answered_rightly(strategy, model, experience.test, experience.task, 16)
-        assert int(run.scores[-1].right["test"][-1, task]) == int(right.sum())
+        assert int(server.scores[-1].right["test"][-1, task]) == int(right.sum())
 
 
 @pytest.mark.parametrize("name", ["finetune", "er", "ewc", "l2p", "ease"])
@@ -270,9 +272,9 @@ def test_clients_that_train_together_learn_what_they_learn_alone(
     def gone(backbone, at_a_time):
         memory = policy_class("reservoir")(8) if name == "er" else None
         settings = SMALL.get(name, {})
-        run = Small(name, backbone, memory=memory, **settings).go(at_a_time).run
-        assert not run.traffic.refused
-        return run
+        server = Small(name, backbone, memory=memory, **settings).go(at_a_time).run.server
+        assert not server.traffic.refused
+        return server
 
     rows = []
     counting = tiny_bert.model.register_forward_hook(lambda _, __, out: rows.append(len(out[0])))
@@ -283,7 +285,7 @@ def test_clients_that_train_together_learn_what_they_learn_alone(
     counting.remove()
     assert sum(rows) == all_rows
     assert len(rows) < forwards_alone
-    torch.testing.assert_close(dict(packed.state.tensors), dict(alone.state.tensors))
+    torch.testing.assert_close(dict(packed.global_state.tensors), dict(alone.global_state.tensors))
     for mine, theirs in zip(packed.scores, alone.scores, strict=True):
         assert all(torch.equal(mine.right[part], theirs.right[part]) for part in mine.right)
 
@@ -299,9 +301,9 @@ FEDERATED = [
 def test_every_strategy_that_can_be_federated_goes_through_a_stream(tiny_bert, name):
     memory = policy_class("reservoir")(8) if strategy_class(name).needs_memory else None
     small = Small(name, tiny_bert, memory=memory, **SMALL.get(name, {})).go()
-    assert not small.run.traffic.refused
-    assert [each.step for each in small.run.scores] == [0, 1, 2]
-    assert all(each.isfinite().all() for each in small.run.state.tensors.values())
+    assert not small.run.server.traffic.refused
+    assert [each.step for each in small.run.server.scores] == [0, 1, 2]
+    assert all(each.isfinite().all() for each in small.run.server.global_state.tensors.values())
 
 
 def _parts(stream):
@@ -315,10 +317,10 @@ def test_clients_at_own_tasks_are_refused_an_adapter_that_the_server_does_not_kn
 
 def test_replay_at_a_client_sees_its_own_rows_only(tiny_bert):
     small = Small("er", tiny_bert, memory=policy_class("reservoir")(8)).go()
-    for client, own in small.owns.items():
+    for client, state in small.client_states.items():
         mine = small.manifest.rows(client, "train")
-        assert len(own.memory["ids"]) > 0
-        assert torch.isin(own.memory["ids"], mine).all()
+        assert len(state.memory["ids"]) > 0
+        assert torch.isin(state.memory["ids"], mine).all()
 
 
 def test_fedprox_adds_the_gradient_of_its_term(tiny_bert):
@@ -335,23 +337,29 @@ def test_fedprox_adds_the_gradient_of_its_term(tiny_bert):
 def test_a_strong_fedprox_keeps_clients_where_they_began(tiny_bert):
     def moved(drift):
         small = Small("finetune", tiny_bert, drift=drift)
-        small.work.training = replace(TRAINING, optimizer="sgd", momentum=0.0)
+        small.setup.training = replace(TRAINING, optimizer="sgd", momentum=0.0)
         small.go()
-        return sum(float(each.norm()) for n, each in small.run.state.tensors.items() if "B" in n)
+        return sum(
+            float(each.norm())
+            for n, each in small.run.server.global_state.tensors.items()
+            if "B" in n
+        )
 
     assert moved(DriftSettings("fedprox", mu=50.0)) < moved(DriftSettings())
 
 
-def test_scaffold_keeps_control_variates_at_both_ends(tiny_bert):
-    small = Small("finetune", tiny_bert, drift=DriftSettings("scaffold"))
-    small.work.training = replace(TRAINING, optimizer="sgd", momentum=0.0)
+@pytest.mark.parametrize("optimiser", [None, FedAvgM(momentum=0.5)])
+def test_scaffold_keeps_control_variates_at_both_ends(tiny_bert, optimiser):
+    drift = DriftSettings("scaffold")
+    small = Small("finetune", tiny_bert, drift=drift, optimiser=optimiser)
+    small.setup.training = replace(TRAINING, optimizer="sgd", momentum=0.0)
     small.go()
-    shared = {n: each for n, each in small.run.state.memory.items()}
+    shared = small.run.server.global_state.controls
     for name, each in shared.items():
-        own = [owned.control[name.removeprefix("control:")] for owned in small.owns.values()]
+        own = [each.control[name] for each in small.client_states.values()]
         torch.testing.assert_close(each, torch.stack(own).mean(dim=0), atol=1e-5, rtol=1e-4)
     assert shared
-    assert not small.run.traffic.refused
+    assert not small.run.server.traffic.refused
 
 
 HIDDEN = PrivacySettings(unit="example", clip=0.5, noise_multiplier=1.0)
@@ -359,32 +367,33 @@ HIDDEN = PrivacySettings(unit="example", clip=0.5, noise_multiplier=1.0)
 
 def test_rows_are_hidden_in_what_their_client_sends(tiny_bert):
     pytest.importorskip("opacus")
-    open_, hidden, again = (
-        Small("finetune", tiny_bert, privacy=privacy).go() for privacy in (None, HIDDEN, HIDDEN)
-    )
-    assert hidden.run.state.digest() == again.run.state.digest() != open_.run.state.digest()
-    assert all("loss" in each.metrics for each in open_.updates)
-    assert not any(each.metrics for each in hidden.updates)
-    assert hidden.run.epsilon == max(hidden.run.row_accounts.by_client().values()) > 0
+    small = [Small("finetune", tiny_bert, privacy=each).go() for each in (None, HIDDEN, HIDDEN)]
+    open_, hidden, again = (each.run.server for each in small)
+    assert hidden.global_state.digest() == again.global_state.digest()
+    assert hidden.global_state.digest() != open_.global_state.digest()
+    assert all("loss" in each.metrics for each in small[0].updates)
+    assert not any(each.metrics for each in small[1].updates)
+    epsilon = hidden.budgets.epsilon
+    assert epsilon == max(hidden.budgets.of_rows.by_client().values()) > 0
     # A row is in one task, so three tasks cost what the dearest costs.
-    assert hidden.run.epsilon < 1.5 * first_task_epsilon(tiny_bert)
+    assert epsilon < 1.5 * first_task_epsilon(tiny_bert)
 
 
 def first_task_epsilon(backbone):
     small = Small("finetune", backbone, privacy=HIDDEN)
-    while small.run.version < 2:
+    while small.run.server.version < 2:
         work = small.run.work()
         replies = [small.reply(work.stop, item) for item in work.items]
         small.run.apply(work, replies, DownloadSizes(0, 0))
-    return small.run.epsilon
+    return small.run.server.budgets.epsilon
 
 
 @pytest.mark.parametrize("drift", ["fedprox", "scaffold"])
 def test_what_holds_clients_together_goes_with_hidden_rows(tiny_bert, drift):
     pytest.importorskip("opacus")
     small = Small("finetune", tiny_bert, drift=DriftSettings(drift), privacy=HIDDEN).go()
-    assert not small.run.traffic.refused
-    assert small.run.epsilon > 0
+    assert not small.run.server.traffic.refused
+    assert small.run.server.budgets.epsilon > 0
 
 
 def test_rare_classes_of_a_client_are_not_in_what_it_says(tiny_bert):
@@ -411,14 +420,14 @@ def test_sums_behind_noise_are_accounted_for_with_the_steps(tiny_bert, name):
     pytest.importorskip("opacus")
     noisy = replace(HIDDEN, summaries=ReleaseRule(noise_multiplier=2.0, clip=1.0))
     small = Small(name, tiny_bert, privacy=noisy, **SMALL.get(name, {})).go()
-    assert not small.run.traffic.refused
+    assert not small.run.server.traffic.refused
     times = previews(strategy_class(name)) + reviews(strategy_class(name))
     spent = Accountant(1e-5)
     spent.spend(Release(2.0), times)
     if name == "ewc":
-        assert small.run.epsilon > spent.epsilon()
+        assert small.run.server.budgets.epsilon > spent.epsilon()
     else:
-        assert small.run.epsilon == spent.epsilon()
+        assert small.run.server.budgets.epsilon == spent.epsilon()
 
 
 def test_who_has_no_budget_left_for_its_sums_says_nothing(tiny_bert):
@@ -456,7 +465,7 @@ class Leaky(Strategy):
 @pytest.mark.parametrize("what", ["features", "padded", "tokens", "rows"])
 def test_a_strategy_that_would_send_rows_is_stopped_at_the_client(tiny_bert, what):
     small = Small("finetune", tiny_bert, review=True)
-    small.work.strategy = Leaky(what)
+    small.setup.strategy = Leaky(what)
     with pytest.raises(InputError, match="may not leave"):
         small.go()
     assert all(each.phase == "both" for each in small.updates)
@@ -475,23 +484,23 @@ def test_who_says_something_else_than_the_server_declared_is_refused(tiny_bert):
 
     small.reply = reply
     small.go()
-    assert run.traffic.refused == {"shape": len(run.scores)}
+    assert run.server.traffic.refused == {"shape": len(run.server.scores)}
 
 
 def test_clients_that_diverge_are_counted_and_the_round_goes_on(tiny_bert):
     small = Small("finetune", tiny_bert)
-    honest = small.work.training
+    honest = small.setup.training
     wild = replace(honest, optimizer="sgd", learning_rate=1e30)
 
     def train_as(client):
-        small.work.training = wild if client == 1 else honest
+        small.setup.training = wild if client == 1 else honest
 
     reply = small.reply
     small.reply = lambda stop, item: (train_as(item.client), reply(stop, item))[1]
     small.go()
-    assert small.run.traffic.refused == {"not finite": 6}
-    assert small.run.traffic.included.tolist() == [6, 0, 6]
-    assert all(each.isfinite().all() for each in small.run.state.tensors.values())
+    assert small.run.server.traffic.refused == {"not finite": 6}
+    assert small.run.server.traffic.included.tolist() == [6, 0, 6]
+    assert all(each.isfinite().all() for each in small.run.server.global_state.tensors.values())
 
 
 def test_what_a_client_knows_before_the_others_are_averaged_in_is_asked_in_the_last_round(
@@ -513,11 +522,11 @@ def test_what_a_client_knows_before_the_others_are_averaged_in_is_asked_in_the_l
     metrics = summaries_of(small.run)
     drops = [
         accuracy - float(scores.right["test"][client, step] / scores.asked["test"][client, step])
-        for step, scores in enumerate(small.run.scores)
+        for step, scores in enumerate(small.run.server.scores)
         for client, task, accuracy in _told(scores, "test")
         if task == step
     ]
-    assert len(drops) == sum(len(_told(scores, "test")) for scores in small.run.scores) > 3
+    assert len(drops) == sum(len(_told(scores, "test")) for scores in small.run.server.scores) > 3
     assert metrics["test/clients/spatial_forgetting"] == pytest.approx(sum(drops) / len(drops))
 
 
@@ -527,9 +536,9 @@ def _told(scores, part):
 
 def test_a_single_clients_model_loses_nothing_in_the_average(tiny_bert):
     small = Small("finetune", tiny_bert)
-    small.run.settings = replace(small.run.settings, participants=Participants(1))
+    small.run = FederatedRun(replace(small.run.settings, participants=Participants(1)))
     small.go()
-    for scores in small.run.scores:
+    for scores in small.run.server.scores:
         for local, served in scores.spatial_forgetting("test"):
             assert local == served
 

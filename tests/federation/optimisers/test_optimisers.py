@@ -51,7 +51,7 @@ def test_the_adaptive_ones_correct_no_bias(name):
         x = x + 0.1 * m / (v.sqrt() + 1e-2)
     found = run(optimiser)
     torch.testing.assert_close(found.tensors["x"], x)
-    torch.testing.assert_close(found.memory["v:x"].float(), v)
+    torch.testing.assert_close(found.optimiser_state["v:x"].float(), v)
 
 
 @pytest.mark.parametrize("name", server_optimiser_names())
@@ -79,7 +79,9 @@ def test_an_empty_round_moves_nothing(name):
     state = optimiser.apply(GlobalState({"x": X}), GlobalState({"x": X + 1}))
     again = optimiser.apply(state, aggregator_class("fedit")().aggregate(state, []))
     assert torch.equal(again.tensors["x"], state.tensors["x"])
-    assert all(torch.equal(again.memory[key], m) for key, m in state.memory.items())
+    assert all(
+        torch.equal(again.optimiser_state[key], m) for key, m in state.optimiser_state.items()
+    )
 
 
 @pytest.mark.parametrize("name", server_optimiser_names())

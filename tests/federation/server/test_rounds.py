@@ -13,7 +13,8 @@ from lamina.federation.privacy.accounting import Accountant, BudgetError, Releas
 from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.server.clock import ClockSettings, Participants
 from lamina.federation.server.private_sum import PrivateSum
-from lamina.federation.server.rounds import FederatedRun, RunSettings
+from lamina.federation.server.rounds import FederatedRun
+from lamina.federation.server.run_settings import RunSettings
 from lamina.federation.shared_model import SharedModel
 from lamina.federation.state import Scaling
 from lamina.federation.timetable import Stop, is_in_step, timetable
@@ -76,7 +77,7 @@ def begin(run):
 
 def found(run, item):
     """What an honest client sends: every tensor it may, one more than its start, by its number."""
-    aggregator, state = run.settings.aggregator, run.state_of(item.version)
+    aggregator, state = run.settings.aggregator, run.server.state_of(item.version)
     return ClientUpdate(
         client=run.settings.manifest.clients[item.client].name,
         round=item.version,
@@ -121,11 +122,11 @@ SPOILT = {
 def test_a_bad_update_is_counted_and_refused_and_the_round_goes_on(manifest, why):
     run = make_run(manifest)
     metrics = do_round(run, SPOILT[why])
-    assert run.traffic.refused == {why: 1}
+    assert run.server.traffic.refused == {why: 1}
     assert (metrics["refused"], metrics["clients"]) == (1, 3)
-    assert torch.equal(run.state.tensors[A], torch.full((2, 3), 1 + (2 + 3 + 4) / 3))
-    assert run.traffic.included.tolist() == [0, 1, 1, 1]
-    assert run.version == 1
+    assert torch.equal(run.server.global_state.tensors[A], torch.full((2, 3), 1 + (2 + 3 + 4) / 3))
+    assert run.server.traffic.included.tolist() == [0, 1, 1, 1]
+    assert run.server.version == 1
 
 
 def test_an_update_that_came_twice_counts_once(manifest):
@@ -134,48 +135,56 @@ def test_an_update_that_came_twice_counts_once(manifest):
     replies = [Reply(found(run, item), 100) for item in work.items]
     replies[1] = replies[0]
     run.apply(work, replies, DOWN)
-    assert run.traffic.refused == {"duplicate": 1}
-    assert torch.equal(run.state.tensors[A], torch.full((2, 3), 1 + (1 + 3 + 4) / 3))
+    assert run.server.traffic.refused == {"duplicate": 1}
+    assert torch.equal(run.server.global_state.tensors[A], torch.full((2, 3), 1 + (1 + 3 + 4) / 3))
 
 
 def test_bytes_that_are_no_update_are_counted_and_the_client_keeps_what_it_had(manifest):
     run = make_run(manifest)
     work = run.work()
-    run.own[0] = "before"
-    replies = [Reply(found(run, item), 100, own="new") for item in work.items]
-    replies[0] = Reply(None, 9, own="new", damage="unreadable")
+    run.server.client_states[0] = "before"
+    replies = [Reply(found(run, item), 100, client_state="new") for item in work.items]
+    replies[0] = Reply(None, 9, client_state="new", damage="unreadable")
     run.apply(work, replies, DOWN)
-    assert run.traffic.refused == {"unreadable": 1}
-    assert run.own == {0: "before", 1: "new", 2: "new", 3: "new"}
-    assert run.traffic.up.tolist() == [9, 100, 100, 100]
+    assert run.server.traffic.refused == {"unreadable": 1}
+    assert run.server.client_states == {0: "before", 1: "new", 2: "new", 3: "new"}
+    assert run.server.traffic.up.tolist() == [9, 100, 100, 100]
 
 
 def test_what_is_common_is_sent_once_after_each_boundary(manifest):
     run = make_run(manifest)
     do_round(run)
     do_round(run)
-    assert run.traffic.down.tolist() == [2 * 1000 + 50] * 4
-    assert run.traffic.up_of_task.tolist() == [2 * 4 * 100, 0, 0]
-    assert run.traffic.down_of_task.tolist() == [4 * (2 * 1000 + 50), 0, 0]
+    assert run.server.traffic.down.tolist() == [2 * 1000 + 50] * 4
+    assert run.server.traffic.up_of_task.tolist() == [2 * 4 * 100, 0, 0]
+    assert run.server.traffic.down_of_task.tolist() == [4 * (2 * 1000 + 50), 0, 0]
 
 
 def test_the_network_takes_time_for_the_ledger_on_the_way_down_and_not_on_the_way_up(manifest):
     run = make_run(manifest, clock=ClockSettings(seconds_per_step=0, bytes_per_second=1))
     ledger = {A: torch.ones(4, 3), B: torch.ones(3, 4)}
-    run.state = replace(run.state, ledger=ledger)
+    run.server.global_state = replace(run.server.global_state, ledger=ledger)
     sent, beside = (sum(4 * each.numel() for each in t.values()) for t in (tensors(), ledger))
     assert do_round(run)["virtual_seconds"] == sent + beside + sent
 
 
 def test_a_round_without_updates_changes_nothing(manifest):
     run = make_run(manifest, clock=ClockSettings(dropout=0.999999))
-    before = run.state
+    before = run.server.global_state
     metrics = do_round_of_nobody(run)
-    assert run.state is before
+    assert run.server.global_state is before
     assert metrics["missing"] == 4
-    assert run.traffic.up.tolist() == [0] * 4
-    assert run.traffic.down.tolist() == [1000] * 4
-    assert run.version == 1
+    assert run.server.traffic.up.tolist() == [0] * 4
+    assert run.server.traffic.down.tolist() == [1000] * 4
+    assert run.server.version == 1
+
+
+def test_an_optimiser_with_nothing_to_take_counts_nobody_as_included(manifest):
+    run = make_run(manifest, optimiser=FedAvgM())
+    do_round(run)
+    run.server.clock.settings = ClockSettings(dropout=0.999999)
+    do_round_of_nobody(run)
+    assert run.server.traffic.included.tolist() == [1] * 4
 
 
 def do_round_of_nobody(run):
@@ -187,39 +196,40 @@ def do_round_of_nobody(run):
 def test_the_server_optimiser_takes_the_step(manifest):
     run = make_run(manifest, optimiser=FedAvgM(learning_rate=0.5, momentum=0.0))
     do_round(run)
-    assert torch.equal(run.state.tensors[A], torch.full((2, 3), 1 + 0.5 * 2.5))
+    assert torch.equal(run.server.global_state.tensors[A], torch.full((2, 3), 1 + 0.5 * 2.5))
 
 
 def test_alternating_rounds_send_one_factor_and_leave_the_other(manifest):
     run = make_run(manifest, aggregator=RoLoRA(weighting="equal"))
     do_round(run)
-    assert torch.equal(run.state.tensors[A], torch.ones(2, 3))
-    assert torch.equal(run.state.tensors[B], torch.full((3, 2), 2.5))
+    assert torch.equal(run.server.global_state.tensors[A], torch.ones(2, 3))
+    assert torch.equal(run.server.global_state.tensors[B], torch.full((3, 2), 2.5))
     do_round(run)
-    assert torch.equal(run.state.tensors[A], torch.full((2, 3), 3.5))
+    assert torch.equal(run.server.global_state.tensors[A], torch.full((2, 3), 3.5))
 
 
 def test_a_buffered_round_joins_late_updates_by_their_age(manifest):
     run = make_run(manifest, rounds=8, participants=NOBODY_WAITS, clock=UNEVEN)
     for _ in range(8):
         work = run.work()
-        expected = run.state.tensors[A] + sum(
-            (1 + item.client) * (1 + run.version - item.version) ** -0.5 for item in work.items
+        expected = run.server.global_state.tensors[A] + sum(
+            (1 + item.client) * (1 + run.server.version - item.version) ** -0.5
+            for item in work.items
         ) / len(work.items)
         do_round(run)
-        torch.testing.assert_close(run.state.tensors[A], expected)
-    assert max(run.traffic.staleness) > 0
-    assert not run.traffic.refused
+        torch.testing.assert_close(run.server.global_state.tensors[A], expected)
+    assert max(run.server.traffic.staleness) > 0
+    assert not run.server.traffic.refused
 
 
 def test_a_boundary_calls_back_who_is_still_training(manifest):
     run = make_run(manifest, rounds=3, participants=NOBODY_WAITS, clock=UNEVEN)
     for _ in range(3):
         do_round(run)
-    assert run.clock.in_flight
+    assert run.server.clock.in_flight
     begin(run)
-    assert run.clock.in_flight == []
-    assert run.past == {}
+    assert run.server.clock.in_flight == []
+    assert run.server.history.states == {}
     assert run.done
 
 
@@ -233,17 +243,17 @@ def test_a_run_goes_on_from_its_state_as_if_nothing_had_happened(manifest, parti
     for _ in range(4):
         do_round(first)
     second = make_run(manifest, 8, participants, clock, optimiser=FedAvgM())
-    second.load_state_dict(unpack(pack(first.state_dict())))
+    second.load_state_dict(unpack(pack(first.server.state_dict())))
     for _ in range(4):
         do_round(second)
-    assert pack(second.state_dict()) == pack(whole.state_dict())
+    assert pack(second.server.state_dict()) == pack(whole.server.state_dict())
 
 
 def test_ffa_sends_no_a(manifest):
     run = make_run(manifest, aggregator=FFALoRA(weighting="equal"))
     assert A not in found(run, run.work().items[0]).tensors
     do_round(run)
-    assert torch.equal(run.state.tensors[A], torch.ones(2, 3))
+    assert torch.equal(run.server.global_state.tensors[A], torch.ones(2, 3))
 
 
 def test_a_timetable_in_step_begins_and_ends_each_task_at_the_server(manifest):
@@ -273,9 +283,9 @@ def private(**settings):
 
 
 def run_privately(manifest, sum_, clock=None):
-    run = make_run(manifest, clock=clock)
-    run.settings = replace(run.settings, private=sum_)
-    run.accountant = Accountant(sum_.settings.delta, sum_.settings.max_epsilon)
+    settings = make_run(manifest, clock=clock).settings
+    run = FederatedRun(replace(settings, private=sum_))
+    begin(run)
     return run
 
 
@@ -284,8 +294,10 @@ def test_a_secure_sum_gives_the_mean_and_no_update(manifest):
     real = run_privately(manifest, private(secure_sum="real", limit=8.0, bits=24))
     for run in (ideal, real):
         do_round(run)
-    torch.testing.assert_close(ideal.state.tensors[A], torch.full((2, 3), 3.5), atol=1e-4, rtol=0)
-    assert torch.equal(ideal.state.tensors[A], real.state.tensors[A])
+    torch.testing.assert_close(
+        ideal.server.global_state.tensors[A], torch.full((2, 3), 3.5), atol=1e-4, rtol=0
+    )
+    assert torch.equal(ideal.server.global_state.tensors[A], real.server.global_state.tensors[A])
 
 
 def test_a_secure_sum_that_too_many_leave_is_no_round(manifest):
@@ -294,23 +306,24 @@ def test_a_secure_sum_that_too_many_leave_is_no_round(manifest):
         private(secure_sum="ideal", threshold=1.0),
         ClockSettings(lost_uploads=0.5),
     )
-    before = run.state
-    while run.traffic.fates["is lost"] == 0:
-        before = run.state
+    before = run.server.global_state
+    while run.server.traffic.fates["is lost"] == 0:
+        before = run.server.global_state
         do_round(run)
-    assert run.state is before
-    assert run.traffic.refused["sum aborted"] > 0
+    assert run.server.global_state is before
+    assert run.server.traffic.refused["sum aborted"] > 0
 
 
 def test_noise_is_paid_for_before_it_is_released(manifest):
     pytest.importorskip("dp_accounting")
-    run = run_privately(manifest, private(clip=1.0, noise_multiplier=1.0, max_epsilon=6.0))
+    run = run_privately(manifest, private(clip=1.0, noise_multiplier=1.0))
+    run.server.budgets.of_clients = Accountant(1e-5, max_epsilon=6.0)
     do_round(run)
-    assert 0 < run.accountant.epsilon() < 6.0
-    released = run.state
+    assert 0 < run.server.budgets.of_clients.epsilon() < 6.0
+    released = run.server.global_state
     with pytest.raises(BudgetError):
         do_round(run)
-    assert run.state is released
+    assert run.server.global_state is released
 
 
 def test_a_budget_that_does_not_hold_all_rounds_is_refused_before_the_first(manifest):
@@ -340,11 +353,11 @@ def test_the_rows_of_each_client_are_accounted_for_and_the_dearest_is_told(manif
     run = run_with_hidden_rows(manifest)
     metrics = [do_round(run) for _ in range(2)]
     assert [each["epsilon"] for each in metrics] == [dearest(manifest, 1), dearest(manifest, 2)]
-    assert run.epsilon == max(run.row_accounts.by_client().values())
-    assert sorted(run.row_accounts.by_client()) == [0, 1, 2, 3]
+    assert run.server.budgets.epsilon == max(run.server.budgets.of_rows.by_client().values())
+    assert sorted(run.server.budgets.of_rows.by_client()) == [0, 1, 2, 3]
     again = run_with_hidden_rows(manifest)
-    again.load_state_dict(unpack(pack(run.state_dict())))
-    assert again.epsilon == run.epsilon
+    again.load_state_dict(unpack(pack(run.server.state_dict())))
+    assert again.server.budgets.epsilon == run.server.budgets.epsilon
 
 
 def test_a_client_whose_rows_have_no_budget_left_is_not_asked(manifest):
@@ -358,7 +371,7 @@ def test_a_client_whose_rows_have_no_budget_left_is_not_asked(manifest):
     sizes = [len(manifest.latest(client, 0.0).rows) for client in range(4)]
     assert asked[:2] == [4, 4]
     assert asked[2] == 4 - sizes.count(min(sizes))
-    assert few <= run.epsilon <= (few + many) / 2
+    assert few <= run.server.budgets.epsilon <= (few + many) / 2
 
 
 def test_an_update_that_came_too_late_is_paid_for_and_one_that_never_came_is_not(manifest):
@@ -369,12 +382,12 @@ def test_an_update_that_came_too_late_is_paid_for_and_one_that_never_came_is_not
     )
     metrics = do_round(late)
     assert metrics["missing"] == 2
-    assert sorted(late.row_accounts.by_client()) == [0, 1, 2, 3]
+    assert sorted(late.server.budgets.of_rows.by_client()) == [0, 1, 2, 3]
     lost = run_with_hidden_rows(manifest)
-    lost.clock.settings = ClockSettings(lost_uploads=0.999999)
+    lost.server.clock.settings = ClockSettings(lost_uploads=0.999999)
     do_round_of_nobody(lost)
-    assert lost.row_accounts.by_client() == {}
-    assert lost.epsilon == 0
+    assert lost.server.budgets.of_rows.by_client() == {}
+    assert lost.server.budgets.epsilon == 0
 
 
 def test_a_budget_that_holds_no_round_of_anybody_is_refused_before_the_first(manifest):

@@ -9,7 +9,7 @@ from lamina.federation.checking import Slot
 from lamina.orchestration.federated.chunks import ItemResult
 
 ANSWERS = [
-    ItemResult(update=b"u" * 70_000, own=b"o" * 80_000),
+    ItemResult(update=b"u" * 70_000, client_state=b"o" * 80_000),
     ItemResult(boundary=b"t" * 90_000),
     ItemResult(flags={"test": torch.tensor([True, False])}),
     ItemResult(declared={"count": Slot((2,), torch.float32)}),
@@ -22,7 +22,7 @@ def test_an_answer_arrives_as_it_left_whether_its_bytes_travel_beside_it_or_not(
         buffers = []
         sent = pickle.dumps(answer, 5, buffer_callback=buffers.append if beside else None)
         arrived = pickle.loads(sent, buffers=[each.raw() for each in buffers])
-        for name in ("update", "own", "boundary"):
+        for name in ("update", "client_state", "boundary"):
             assert getattr(arrived, name) == getattr(answer, name)
             assert isinstance(getattr(arrived, name), bytes | None)
         assert arrived.flags.keys() == answer.flags.keys()

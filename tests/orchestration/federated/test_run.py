@@ -1,25 +1,21 @@
 """Federated runs on real Ray, with a host and the driver killed on the way: the same bytes."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 from threading import Timer
 
 import pytest
-import ray
 from safetensors.torch import load_file
 
 from lamina.config import parse_job
-from lamina.federation.server.rounds import FORMAT
+from lamina.federation.server.server_state import FORMAT
 from lamina.federation.update import digest_of
 from lamina.orchestration.federated.round_store import RoundStore
 from lamina.orchestration.federated.run import run_federated
 from lamina.registry import InputError
 from lamina.streams import build_stream
 from lamina.training.checkpoint import pack
-from watched import RAY, Watched
+from watched import RAY, Watched, killed_driver
 
 MODES = {
     "synchronous": {"participation": 0.7},
@@ -96,7 +92,10 @@ def test_two_hosts_of_which_one_is_killed_give_the_same_bytes(
     found = federate(federated_job(tmp_path, mode), killer)
     assert len(killer.processes) == 2
     assert found.sha == alone[mode].sha
-    assert found.run.traffic.state_dict().keys() == alone[mode].run.traffic.state_dict().keys()
+    assert (
+        found.run.server.traffic.state_dict().keys()
+        == alone[mode].run.server.traffic.state_dict().keys()
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -106,22 +105,13 @@ def test_one_host_and_kill_9_of_the_driver_give_the_same_bytes(
     alone, ray_cluster, federated_job, tmp_path, mode
 ):
     job = {**federated_job(tmp_path, mode), "hosts": {"count": 1}}
-    environment = {
-        **os.environ,
-        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
-        "RAY_AUTH_MODE": "token",
-        "PYTHONPATH": "platform",
-    }
-    command = [sys.executable, "-c", DRIVER, json.dumps(job)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as driver:
-        events = (json.loads(line) for line in driver.stdout if line.startswith("{"))
+    with killed_driver(job, DRIVER) as events:
         rounds = (event for event in events if event.get("kind") == "train")
         done = [next(rounds) for _ in range(4)][-1]
-        driver.send_signal(signal.SIGKILL)
     again = []
     found = federate(job, again.append)
-    redone = [event["place"] for event in again if event["event"] == "work_done"]
-    assert min(redone) > done["place"]
+    redone = [event["num_done"] for event in again if event["event"] == "work_done"]
+    assert min(redone) > done["num_done"]
     assert found.sha == alone[mode].sha
 
 
@@ -154,14 +144,14 @@ def test_a_folder_of_another_job_is_refused(federated_job, tmp_path):
 def test_what_clients_keep_is_on_disk_and_no_more_than_that(alone, federated_job, tmp_path):
     found = federate(federated_job(tmp_path, "synchronous"), in_process=True)
     kept = {path.stem for path in (tmp_path / "clients").iterdir()}
-    assert kept == set(found.run.own.values())
+    assert kept == set(found.run.server.client_states.values())
     assert len(list((tmp_path / "rounds").iterdir())) == 1
     assert (tmp_path / "manifest.json").stat().st_size > 0
 
 
 def test_a_saved_state_of_another_format_is_refused_in_one_line(tmp_path):
     store = RoundStore(tmp_path, "config")
-    older = {"config": "config", "state": {"place": 3, "own": {}}}
+    older = {"config": "config", "state": {"num_done": 3, "client_states": {}}}
     (tmp_path / "rounds" / "000003.safetensors").write_bytes(pack(older))
     with pytest.raises(InputError, match=rf"output_dir: .*in format 1, .* reads format {FORMAT} "):
         store.latest()
@@ -187,10 +177,10 @@ def test_clients_that_hide_their_rows_go_on_from_a_killed_run_with_what_they_hav
     found = federate(job("killed"), rounds.append, in_process=True)
     whole = federate(job("whole"), in_process=True)
     assert found.sha == whole.sha
-    assert found.run.epsilon == whole.run.epsilon > 0
+    assert found.run.server.budgets.epsilon == whole.run.server.budgets.epsilon > 0
     told = [each["metrics"]["epsilon"] for each in rounds if each.get("kind") == "train"]
     assert told == sorted(told)
-    assert told[-1] == whole.run.epsilon
+    assert told[-1] == whole.run.server.budgets.epsilon
 
 
 def test_sums_that_are_asked_for_before_and_after_a_task_are_admitted(federated_job, tmp_path):
@@ -203,7 +193,7 @@ def test_sums_that_are_asked_for_before_and_after_a_task_are_admitted(federated_
 
     found = federate({**job, "strategy": {"name": "inflora"}, "memory": None}, note, True)
     assert {"preview", "review"} & set(looked)
-    assert not found.run.traffic.refused
+    assert not found.run.server.traffic.refused
     assert found.run.done
 
 

@@ -1,13 +1,8 @@
 """Halving at task boundaries on real Ray."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 
 import pytest
-import ray
 
 from lamina.config import expand, parse_job
 from lamina.evaluation.halving import standing_of, survivors
@@ -15,7 +10,7 @@ from lamina.orchestration.sweep.schedulers import make_scheduler
 from lamina.orchestration.sweep.task_halving import TaskHalving
 from lamina.orchestration.sweep.terminal import read_ledger
 from lamina.registry import InputError
-from watched import DRIVER, RAY, Watched, matrix, matrix_alone
+from watched import RAY, Watched, killed_driver, matrix, matrix_alone
 
 RATES = [1e-9, 1e-2, 1e-3, 1e-7]
 BROKEN = {"adapter.layers": [9]}
@@ -143,21 +138,12 @@ def test_a_sweep_whose_driver_was_killed_goes_on_halving_with_the_same_decisions
     ray_cluster, make_job, tmp_path
 ):
     job = halved(make_job, tmp_path / "out")
-    environment = {
-        **os.environ,
-        "RAY_ADDRESS": ray.get_runtime_context().gcs_address,
-        "RAY_AUTH_MODE": "token",
-        "PYTHONPATH": "platform",
-    }
-    command = [sys.executable, "-c", DRIVER, json.dumps(job)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as driver:
-        events = (json.loads(line) for line in driver.stdout if line.startswith("{"))
+    with killed_driver(job) as events:
         seen = []
         for event in events:
             seen.append(event)
             if event["event"] == "reported" and event["report"]["task"] == 1:
                 break
-        driver.send_signal(signal.SIGKILL)
     stopped = {event["trial"] for event in seen if event["event"] == "stopped"}
     before = {row["trial"]: row["reports"] for row in read_ledger(tmp_path / "out")}
     sweep = Watched(job)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lamina.adapters.base import AdapterKind, Tensors, grouped_linear, kept, uniform
+from lamina.adapters.base import AdapterKind, Tensors, dropped_out, grouped_linear, uniform
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.overlay import Overlay, Site
 from lamina.backbones.packing import stacked_fields
@@ -121,5 +121,5 @@ class BottleneckPatch:
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         inner = torch.relu(grouped_linear(x.to(self.down.dtype), self.down, self.down_bias))
         if self.generator is not None:
-            inner = kept(inner, self.dropout, self.generator)
+            inner = dropped_out(inner, self.dropout, self.generator)
         return y + (self.scale * grouped_linear(inner, self.up, self.up_bias)).to(y.dtype)

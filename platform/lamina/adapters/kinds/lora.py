@@ -13,8 +13,8 @@ from lamina.adapters.base import (
     AdapterKind,
     Tensors,
     are_transposed,
+    dropped_out,
     grouped_linear,
-    kept,
     uniform,
 )
 from lamina.backbones.backbone import Backbone
@@ -131,7 +131,7 @@ class LoRAPatch:
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         x = x.to(self.a.dtype)
         if self.generator is not None:
-            x = kept(x, self.dropout, self.generator)
+            x = dropped_out(x, self.dropout, self.generator)
         # Scaled where it is small: between A and B.
         update = grouped_linear(self.scale * grouped_linear(x, self.a), self.b)
         return y + update.to(y.dtype)

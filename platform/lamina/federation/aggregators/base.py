@@ -221,16 +221,16 @@ def mean_of(sums: Sums, before: Tensors) -> dict[str, Tensor]:
 
 
 def averaged(
-    parts: Sequence[Tensors],
+    sent: Sequence[Tensors],
     weights: Sequence[float],
     before: Tensors,
     without: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """The weighted mean of every tensor of `parts` over those that hold it, but for those named in
+    """The weighted mean of every tensor of `sent` over those that hold it, but for those named in
     `without` (see `mean_of`)."""
     shares = (
-        mean_share({name: part[name] for name in part if name not in without}, weight)
-        for part, weight in zip(parts, weights, strict=True)
+        mean_share({name: each[name] for name in each if name not in without}, weight)
+        for each, weight in zip(sent, weights, strict=True)
     )
     return mean_of(total(shares), before)
 

@@ -49,7 +49,7 @@ class FlexLoRA(Aggregator):
         weights = [self.weight(update) for update in updates]
         products = [update.tensors for update in updates]
         modules = modules_of({name for each in products for name in each})
-        factors = {module + part for module in modules for part in (LORA_A, LORA_B)}
+        factors = {module + factor for module in modules for factor in (LORA_A, LORA_B)}
         tensors = {**state.tensors, **averaged(products, weights, state.tensors, without=factors)}
         for module in modules:
             whole = stack_of(products, weights, module, state.scaling, by_slice=self.by_slice)

@@ -61,7 +61,7 @@ class FLoRA(Aggregator):
         residuals = {
             module: stack_of(products, weights, module, state.scaling) for module in modules
         }
-        factors = {module + part for module in modules for part in (LORA_A, LORA_B)}
+        factors = {module + factor for module in modules for factor in (LORA_A, LORA_B)}
         tensors = {**state.tensors, **averaged(products, weights, state.tensors, without=factors)}
         for module in modules:
             a = tensors[module + LORA_A]

@@ -55,17 +55,17 @@ class Krum(Aggregator):
         """Score, select, and where several are selected average their products."""
         if len(updates) < self.fewest:
             return replace(state, included=())
-        parts = [update.tensors for update in updates]
-        scores = krum_scores(update_distances(state, parts), self.byzantine)
+        sent = [update.tensors for update in updates]
+        scores = krum_scores(update_distances(state, sent), self.byzantine)
         best = sorted(torch.argsort(scores, stable=True)[: self.selected].tolist())
         included = tuple(updates[index].client for index in best)
-        return replace(self._taken(state, [parts[index] for index in best]), included=included)
+        return replace(self._taken(state, [sent[index] for index in best]), included=included)
 
-    def _taken(self, state: GlobalState, parts: Sequence[Tensors]) -> GlobalState:
-        weights = [1.0] * len(parts)
-        tensors = {**state.tensors, **averaged(parts, weights, state.tensors)}
-        if len(parts) > 1:
-            for module in modules_of({name for part in parts for name in part}):
-                whole = stack_of(parts, weights, module, state.scaling)
+    def _taken(self, state: GlobalState, sent: Sequence[Tensors]) -> GlobalState:
+        weights = [1.0] * len(sent)
+        tensors = {**state.tensors, **averaged(sent, weights, state.tensors)}
+        if len(sent) > 1:
+            for module in modules_of({name for each in sent for name in each}):
+                whole = stack_of(sent, weights, module, state.scaling)
                 tensors.update(refactored(tensors, module, whole, state.scaling))
         return replace(state, tensors=tensors)

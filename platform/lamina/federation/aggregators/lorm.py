@@ -57,7 +57,9 @@ class LoRM(LinearAggregator):
 def _factors(state: GlobalState, tensors: Tensors) -> dict[str, str]:
     """Of the names of tensors those of LoRA factors, with their module."""
     names = (
-        (module + part, module) for module in modules_of(state.tensors) for part in (LORA_A, LORA_B)
+        (module + factor, module)
+        for module in modules_of(state.tensors)
+        for factor in (LORA_A, LORA_B)
     )
     return {name: module for name, module in names if name in tensors}
 

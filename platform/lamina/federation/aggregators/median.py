@@ -30,6 +30,6 @@ class Median(Aggregator):
 
     def combine(self, state: GlobalState, updates: Sequence[ClientUpdate]) -> GlobalState:
         """All but the one or two in the middle are cut."""
-        parts = [update.tensors for update in updates]
-        means = robust_mean(parts, state.tensors, lambda count: (count - 1) // 2)
+        sent = [update.tensors for update in updates]
+        means = robust_mean(sent, state.tensors, lambda count: (count - 1) // 2)
         return replace(state, tensors={**state.tensors, **means})

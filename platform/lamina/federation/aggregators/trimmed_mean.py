@@ -35,8 +35,8 @@ class TrimmedMean(Aggregator):
 
     def combine(self, state: GlobalState, updates: Sequence[ClientUpdate]) -> GlobalState:
         """Sort, cut, average."""
-        parts = [update.tensors for update in updates]
+        sent = [update.tensors for update in updates]
         means = robust_mean(
-            parts, state.tensors, lambda count: (self.trim * count).floor().to(count.dtype)
+            sent, state.tensors, lambda count: (self.trim * count).floor().to(count.dtype)
         )
         return replace(state, tensors={**state.tensors, **means})

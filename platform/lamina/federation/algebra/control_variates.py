@@ -1,27 +1,16 @@
-"""What keeps a client from drifting away from the others: FedProx's term, SCAFFOLD's control
-variates. Pure functions of named tensors."""
+"""SCAFFOLD's control variates, which keep a client from drifting away from the others. Pure
+functions of named tensors."""
 
 from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
 
-from lamina.federation.algebra.rows import added, common, extended
-from lamina.federation.state import GlobalState
+from lamina.federation.algebra.rows import added, extended
 from lamina.federation.update import ClientUpdate, Tensors
 
 CONTROL = "control:"
 """Before a tensor's name: the change of a client's control variate, among its summaries."""
-
-
-def proximal_term(now: Tensors, start: Tensors, mu: float) -> Tensor:
-    """mu / 2 ||x - x_t||^2 over the trained tensors (FedProx, Li et al., 2020), a scalar to add to
-    the loss. Rows of a head that are new to the client pull nowhere."""
-    terms = [
-        (found - origin.detach()).square().sum()
-        for found, origin in (common(x, start[name]) for name, x in now.items() if name in start)
-    ]
-    return 0.5 * mu * torch.stack(terms).sum()
 
 
 def corrected(gradients: Tensors, own: Tensors, shared: Tensors) -> dict[str, Tensor]:
@@ -66,15 +55,6 @@ def shared_control(
                 name, step = key.removeprefix(CONTROL), change.double() / num_clients
                 shared[name] = added(shared[name], step) if name in shared else step
     return {name: c.float() for name, c in shared.items()}
-
-
-def controls_of(state: GlobalState) -> dict[str, Tensor]:
-    """The server's control variates, by the names of tensors."""
-    return {
-        name.removeprefix(CONTROL): each
-        for name, each in state.memory.items()
-        if name.startswith(CONTROL)
-    }
 
 
 def _like(controls: Mapping[str, Tensor], name: str, tensor: Tensor) -> Tensor:

@@ -23,10 +23,10 @@ def factors_of(
     return b * (scaling(a.shape[0]) * weight), a
 
 
-def stacked(parts: Sequence[Factors]) -> Factors:
+def stacked(terms: Sequence[Factors]) -> Factors:
     """[B_1 B_2 ...] and [A_1; A_2; ...], whose product is the sum of the products (FLoRA, Wang et
     al., 2024). Weights are on one factor only, or they would count twice."""
-    return torch.cat([b for b, _ in parts], dim=1), torch.cat([a for _, a in parts])
+    return torch.cat([b for b, _ in terms], dim=1), torch.cat([a for _, a in terms])
 
 
 def product_svd(factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
@@ -56,25 +56,25 @@ def folded(factors: Factors) -> Factors:
     return (whole, identity) if len(b) >= a.shape[1] else (identity, whole)
 
 
-def inner_products(parts: Sequence[Factors]) -> Tensor:
+def inner_products(terms: Sequence[Factors]) -> Tensor:
     """<B_i A_i, B_j A_j> of n updates, [n, n], through Grams of their columns and rows: sum of
     (B_i^T B_j) * (A_i A_j^T)."""
-    b, a = stacked(parts)
-    owners = torch.cat([torch.full((len(a),), i) for i, (_, a) in enumerate(parts)])
-    member = torch.nn.functional.one_hot(owners, len(parts)).double()
+    b, a = stacked(terms)
+    owners = torch.cat([torch.full((len(a),), i) for i, (_, a) in enumerate(terms)])
+    member = torch.nn.functional.one_hot(owners, len(terms)).double()
     return member.T @ ((b.T @ b) * (a @ a.T)) @ member
 
 
 def sliced(tensors: Tensors, rank: int, scaling: Scaling) -> dict[str, Tensor]:
     """The first `rank` rows of every A and columns of every B, B rescaled such that s B A is the
     sum of the first `rank` terms of what it was."""
-    parts = {}
+    found = {}
     for name, tensor in tensors.items():
         if name.endswith(LORA_A):
-            parts[name] = tensor[:rank]
+            found[name] = tensor[:rank]
         elif name.endswith(LORA_B):
             whole = tensor.shape[1]
-            parts[name] = tensor[:, :rank] * (scaling(whole) / scaling(min(rank, whole)))
+            found[name] = tensor[:, :rank] * (scaling(whole) / scaling(min(rank, whole)))
         else:
-            parts[name] = tensor
-    return parts
+            found[name] = tensor
+    return found

@@ -11,28 +11,28 @@ from lamina.federation.update import LORA_A, LORA_B, Tensors
 
 
 def stack_of(
-    parts: Sequence[Tensors],
+    sent: Sequence[Tensors],
     weights: Sequence[float],
     module: str,
     scaling: Scaling,
     *,
     by_slice: bool = False,
 ) -> Factors:
-    """Factors of sum_i w_i s_i B_i A_i / sum_i w_i of a module, over the parts that hold it, each
-    read with the scale of its own rank.
+    """Factors of sum_i w_i s_i B_i A_i / sum_i w_i of a module, over the clients whose tensors
+    (`sent`) hold it, each read with the scale of its own rank.
 
-    With `by_slice`, term c of every part counts w_i / (sum of the weights of those whose rank is
+    With `by_slice`, term c of every client counts w_i / (sum of the weights of those whose rank is
     more than c): at equal ranks the same.
     """
-    held = [(part, w) for part, w in zip(parts, weights, strict=True) if module + LORA_A in part]
-    ranks = [len(part[module + LORA_A]) for part, _ in held]
+    held = [(each, w) for each, w in zip(sent, weights, strict=True) if module + LORA_A in each]
+    ranks = [len(each[module + LORA_A]) for each, _ in held]
     reach = torch.zeros(max(ranks), dtype=torch.float64)
     for rank, (_, weight) in zip(ranks, held, strict=True):
         reach[: rank if by_slice else None] += weight
     return stacked(
         [
-            factors_of(part, module, scaling, weight / reach[:rank])
-            for rank, (part, weight) in zip(ranks, held, strict=True)
+            factors_of(each, module, scaling, weight / reach[:rank])
+            for rank, (each, weight) in zip(ranks, held, strict=True)
         ]
     )
 

@@ -36,10 +36,10 @@ def entered(
     """
     ledger, discarded = dict(state.ledger), dict(state.discarded)
     for module, residual in residuals.items():
-        parts = [residual]
+        terms = [residual]
         if module + LORA_A in ledger:
-            parts.insert(0, (ledger[module + LORA_B].double(), ledger[module + LORA_A].double()))
-        b, a = stacked(parts)
+            terms.insert(0, (ledger[module + LORA_B].double(), ledger[module + LORA_A].double()))
+        b, a = stacked(terms)
         full = min(len(b), a.shape[1])
         if rank is not None and rank < full and len(a) > rank:
             (b, a), lost = truncated((b, a), rank)
@@ -56,7 +56,7 @@ def ledger_rank(ledger: Tensors) -> int:
 
 
 def as_lora(ledger: Tensors, kind: LoRA) -> dict[str, dict[str, Tensor]]:
-    """Per adapter, the tensors that lay its part of the ledger over the backbone under `kind`, for
+    """Per adapter, the tensors that lay its share of the ledger over the backbone under `kind`, for
     `AdaptedModel.keep(name, kind, tensors)`.
 
     The kind's scale alpha / rank is divided out of B, so that the job's own kind can be used, and

@@ -17,13 +17,13 @@ from lamina.registry import InputError
 
 @dataclass(frozen=True)
 class ServerOptimiser(ABC):
-    """Settings of a rule; what it remembers is in the state's `memory`, as `<moment>:<tensor>`."""
+    """Settings of a rule; its moments are in the state's `optimiser_state`."""
 
     learning_rate: float = 1.0
     """eta, the server's."""
 
     moments: ClassVar[tuple[str, ...]]
-    """The names of what it remembers of every tensor."""
+    """The names of the moments that it keeps of every tensor."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -36,19 +36,20 @@ class ServerOptimiser(ABC):
         in the round must not be carried on by its momentum. Rows that are new are taken as they
         are.
         """
-        tensors, memory = dict(after.tensors), dict(before.memory)
+        tensors, moments = dict(after.tensors), dict(before.optimiser_state)
         for name, x in before.tensors.items():
             if after.tensors[name] is x:
                 continue
             towards, start = common(after.tensors[name].double(), x.double())
             zeros = torch.zeros_like(towards)
             past = tuple(
-                added(zeros, memory.get(f"{moment}:{name}", zeros)) for moment in self.moments
+                added(zeros, moments.get(f"{moment}:{name}", zeros)) for moment in self.moments
             )
             change, kept = self.step(towards - start, past)
             tensors[name] = extended((start + change).to(x.dtype), after.tensors[name])
-            memory.update({f"{m}:{name}": each for m, each in zip(self.moments, kept, strict=True)})
-        return replace(after, tensors=tensors, memory=memory)
+            for moment, each in zip(self.moments, kept, strict=True):
+                moments[f"{moment}:{name}"] = each
+        return replace(after, tensors=tensors, optimiser_state=moments)
 
     @abstractmethod
     def step(

@@ -2,32 +2,15 @@
 correction, as in the paper (algorithm 2)."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
-from lamina.federation.optimisers._adaptive import check_adaptive
-from lamina.federation.optimisers.base import ServerOptimiser
+from lamina.federation.optimisers._adaptive import AdaptiveOptimiser
 
 
 @dataclass(frozen=True)
-class FedYogi(ServerOptimiser):
+class FedYogi(AdaptiveOptimiser):
     """m = b1 m + (1 - b1) D; v -= (1 - b2) D^2 sign(v - D^2); x += eta m / (sqrt(v) + tau)."""
-
-    learning_rate: float = 1e-2
-    """eta, the server's."""
-    beta_1: float = 0.9
-    """b1."""
-    beta_2: float = 0.99
-    """b2."""
-    tau: float = 1e-3
-    """tau, how adaptive it is: the less, the more."""
-
-    moments: ClassVar[tuple[str, ...]] = ("m", "v")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_adaptive(self.beta_1, self.beta_2, self.tau)
 
     def step(
         self, difference: Tensor, past: tuple[Tensor, ...]

@@ -156,8 +156,8 @@ def _key_of(releases: Counter[Release]) -> _Key:
 
 @lru_cache(maxsize=4096)
 def _pld_epsilon(key: _Key, delta: float) -> float:
-    parts = [_loss_distribution(release).self_compose(times) for release, times in key]
-    composed = reduce(lambda first, second: first.compose(second), parts)
+    losses = [_loss_distribution(release).self_compose(times) for release, times in key]
+    composed = reduce(lambda first, second: first.compose(second), losses)
     return float(composed.get_epsilon_for_delta(delta))
 
 

@@ -109,13 +109,13 @@ class PrivateSteps:
         stepper = self._stepper
         trained = stepper.parameters
         groups = list(rows.chunks(_AT_ONCE)) or [rows]
-        for place, group in enumerate(groups):
+        for index, group in enumerate(groups):
             found = [self._gradient(row) for row in group.chunks(1)]
             for at, tensor in enumerate(trained.values()):
                 each = [gradients[at] for gradients in found]
                 empty = tensor.new_zeros(0, *tensor.shape)
                 tensor.grad_sample = torch.stack(each) if each else empty  # type: ignore[attr-defined]
-            is_last = place == len(groups) - 1
+            is_last = index == len(groups) - 1
             self._optimizer.signal_skip_step(do_skip=not is_last)
             self._optimizer.pre_step()
             if not is_last:

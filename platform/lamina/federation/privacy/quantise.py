@@ -70,8 +70,8 @@ class Quantiser:
         """The sum of so many clients' words as tensors of the shapes of `like`, float64."""
         flat = torch.from_numpy(total.astype(np.float64)) * self.step - num_clients * self.limit
         names = sorted(like)
-        parts = flat.split([like[name].numel() for name in names])
-        return {name: part.view(like[name].shape) for name, part in zip(names, parts, strict=True)}
+        pieces = flat.split([like[name].numel() for name in names])
+        return {name: each.view(like[name].shape) for name, each in zip(names, pieces, strict=True)}
 
     def sensitivity(self, clip: float, num_values: int) -> float:
         """The largest L2 norm of d quantised values whose norm was at most `clip`: each is rounded

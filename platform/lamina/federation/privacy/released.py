@@ -117,8 +117,8 @@ def _added(
     review: Callable[[Batch], Summary | None], batch: Batch, chunk: int
 ) -> dict[str, Tensor]:
     total: Mapping[str, Tensor] = {}
-    for part in batch.chunks(chunk):
-        summary = review(part)
+    for rows in batch.chunks(chunk):
+        summary = review(rows)
         if summary is None:
             return {}
         sums = declared_sums(summary)

@@ -39,7 +39,7 @@ def shares_of(secret: bytes, coefficients: Sequence[bytes], num_shares: int) -> 
             product ^= high << tap
         values = product ^ ones * int.from_bytes(coefficient, "big")
     return [
-        ((values >> place * width) & _ONES).to_bytes(SECRET, "big") for place in range(num_shares)
+        ((values >> index * width) & _ONES).to_bytes(SECRET, "big") for index in range(num_shares)
     ]
 
 
@@ -73,7 +73,7 @@ def _points(num_shares: int) -> tuple[tuple[int, ...], int, int]:
 
 def _spread(value: int, width: int, number: int) -> int:
     """A value in each of so many lanes."""
-    return sum(value << place * width for place in range(number))
+    return sum(value << index * width for index in range(number))
 
 
 @lru_cache(maxsize=8)

@@ -6,7 +6,7 @@ of virtual arrival, and who drops out or comes too late is never computed at all
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil, inf
 from typing import Any, Literal
 
@@ -78,7 +78,7 @@ class Start:
 
     client: int
     """Its number."""
-    place: int
+    number: int
     """The number of this start in the run, from 0: its random draws are named by it."""
     version: int
     """The global state it was given: the number of rounds that were over by then."""
@@ -228,7 +228,7 @@ class VirtualClock:
         return [int(each) for each in there]
 
     def _start(self, client: int, version: int, load: Load) -> Start:
-        settings, place = self.settings, self.num_starts
+        settings, number = self.settings, self.num_starts
         self.num_starts += 1
         speed, bandwidth = self._device(client)
         working = load.steps * settings.seconds_per_step / speed
@@ -239,13 +239,13 @@ class VirtualClock:
         fate: Fate = "arrives"
         lasts = receiving + working + sending
         if settings.dropout or settings.lost_uploads:
-            random = np.random.default_rng(seed_of(self.seed, "dropout", place, client))
+            random = np.random.default_rng(seed_of(self.seed, "dropout", number, client))
             before, after = random.random(2)
             if before < settings.dropout:
                 fate, lasts = "drops", receiving
             elif after < settings.lost_uploads:
                 fate = "is lost"
-        return Start(client, place, version, self.time, self.time + lasts, fate)
+        return Start(client, number, version, self.time, self.time + lasts, fate)
 
     def _device(self, client: int) -> tuple[float, float]:
         """Speed and bandwidth of a client, as factors of the median's."""
@@ -258,7 +258,7 @@ class VirtualClock:
 
 
 def _arrival(start: Start) -> tuple[float, int]:
-    return start.end, start.place
+    return start.end, start.number
 
 
 def _latest(starts: Sequence[Start]) -> float:
@@ -266,4 +266,4 @@ def _latest(starts: Sequence[Start]) -> float:
 
 
 def _with_fate(start: Start, fate: Fate) -> Start:
-    return Start(start.client, start.place, start.version, start.begin, start.end, fate)
+    return replace(start, fate=fate)

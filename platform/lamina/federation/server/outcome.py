@@ -20,7 +20,7 @@ class Bound:
     """Accuracies of a learner that is trained beside the federation."""
 
     rows: Mapping[str, list[list[float | None]]]
-    """By part, R."""
+    """By part of the data (validation, test), R."""
     tasks: tuple[str, ...]
     """The names of its tasks."""
     error: str | None = None
@@ -28,8 +28,8 @@ class Bound:
 
 
 def client_matrix(scores: Sequence[Scores], manifest: StreamManifest, part: Part) -> ClientMatrix:
-    """R[c, t, j] of what each client would serve, on its own rows of a part, after each step of the
-    stream."""
+    """R[c, t, j]: after each step of the stream, the accuracy of what each client would serve, on
+    its own validation or test rows."""
     asked = manifest.counts[:, :, 1 + EVALUATED.index(part)]
     matrix = ClientMatrix(asked.tolist())
     for client in range(len(manifest)):
@@ -72,29 +72,29 @@ def _first_times(manifest: StreamManifest) -> list[float]:
 
 def summaries_of(run: FederatedRun) -> dict[str, float]:
     """Every number of a run that is defined, by name."""
-    manifest, traffic = run.settings.manifest, run.traffic
+    manifest, traffic = run.settings.manifest, run.server.traffic
     found: dict[str, float] = {}
     for part in EVALUATED:
-        of_all = global_matrix(run.scores, manifest, part).summaries()
+        of_all = global_matrix(run.server.scores, manifest, part).summaries()
         found |= {f"{part}/{name}": value for name, value in of_all.items()}
-        of_clients = client_matrix(run.scores, manifest, part).summaries()
+        of_clients = client_matrix(run.server.scores, manifest, part).summaries()
         found |= {f"{part}/clients/{name}": value for name, value in of_clients.items()}
-        pairs = [pair for each in run.scores for pair in each.spatial_forgetting(part)]
+        pairs = [pair for each in run.server.scores for pair in each.spatial_forgetting(part)]
         drop = spatial_forgetting([local for local, _ in pairs], [served for _, served in pairs])
         found |= {} if drop is None else {f"{part}/clients/spatial_forgetting": drop}
     included = {client: int(n) for client, n in enumerate(traffic.included)}
-    took_part = participation(included, len(manifest), run.version)
+    took_part = participation(included, len(manifest), run.server.version)
     found |= {f"participation/{name}": value for name, value in took_part.items()}
     found |= {f"staleness/{name}": value for name, value in staleness(traffic.staleness).items()}
     found |= {f"refused/{why}": float(number) for why, number in traffic.refused.items()}
-    if (epsilon := run.epsilon) is not None:
+    if (epsilon := run.server.budgets.epsilon) is not None:
         found["privacy/epsilon"] = epsilon
     found["bytes/up"] = float(traffic.up.sum())
     found["bytes/down"] = float(traffic.down.sum())
-    for place in range(len(manifest.tasks)):
-        found[f"bytes/up/task_{place}"] = float(traffic.up_of_task[place])
-        found[f"bytes/down/task_{place}"] = float(traffic.down_of_task[place])
-    found["virtual_seconds"] = run.clock.time
+    for task in range(len(manifest.tasks)):
+        found[f"bytes/up/task_{task}"] = float(traffic.up_of_task[task])
+        found[f"bytes/down/task_{task}"] = float(traffic.down_of_task[task])
+    found["virtual_seconds"] = run.server.clock.time
     return found
 
 
@@ -115,9 +115,9 @@ def result_of(
             mean = mean_over_clients([row.get(f"alone_{key}") for row in clients])
             if mean is not None:
                 metrics[f"bound/alone/{name}"] = mean
-    private = run.settings.row_privacy
-    if private is None and run.settings.private is not None and run.epsilon is not None:
-        private = run.settings.private.settings
+    private, by_client = run.settings.row_privacy, run.settings.private
+    if private is None and by_client is not None and run.server.budgets.epsilon is not None:
+        private = by_client.settings
     return {
         "sha": sha,
         "manifest": manifest.hash,
@@ -130,9 +130,9 @@ def result_of(
 def _rows_of_clients(run: FederatedRun, alone: Mapping[int, Bound]) -> list[dict[str, Any]]:
     manifest = run.settings.manifest
     counts = manifest.counts
-    each = client_matrix(run.scores, manifest, "test").of_each()
-    place = {name: number for number, name in enumerate(manifest.tasks)}
-    spent = run.row_accounts.by_client() if run.row_accounts is not None else {}
+    each = client_matrix(run.server.scores, manifest, "test").of_each()
+    number_of = {name: number for number, name in enumerate(manifest.tasks)}
+    spent = run.server.budgets.of_rows.by_client() if run.server.budgets.of_rows is not None else {}
     clients = []
     for number, client in enumerate(manifest.clients):
         row: dict[str, Any] = {
@@ -140,15 +140,15 @@ def _rows_of_clients(run: FederatedRun, alone: Mapping[int, Bound]) -> list[dict
             "rows": int(counts[number, :, 0].sum()),
             "accuracy": each[number].get("average_accuracy"),
             "forgetting": each[number].get("forgetting"),
-            "bytes_up": int(run.traffic.up[number]),
-            "bytes_down": int(run.traffic.down[number]),
-            "included": int(run.traffic.included[number]),
+            "bytes_up": int(run.server.traffic.up[number]),
+            "bytes_down": int(run.server.traffic.down[number]),
+            "included": int(run.server.traffic.included[number]),
         }
         if number in spent:
             row["epsilon"] = spent[number]
         if number in alone:
             bound = alone[number]
-            sizes = [int(counts[number, place.get(task, 0), 2]) for task in bound.tasks]
+            sizes = [int(counts[number, number_of.get(task, 0), 2]) for task in bound.tasks]
             reached = bound_matrix(bound.rows, sizes).summaries() if bound.tasks else {}
             row |= {
                 "alone_accuracy": reached.get("average_accuracy"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +17,11 @@ EVALUATED: tuple[Part, ...] = ("validation", "test")
 
 @dataclass(frozen=True)
 class Scores:
-    """What was right after a step of the stream; by part, counts [clients + 1, tasks]. The last
-    row is the global state's, on every row of a task."""
+    """How many rows were answered rightly after a step of the stream.
+
+    By part of the data (validation, test), counts [clients + 1, tasks]. The last row is the global
+    state's, on every row of a task.
+    """
 
     step: int
     right: Mapping[str, Tensor]
@@ -26,6 +30,11 @@ class Scores:
     """float64 [n, 3]: a client, the task that it was at, and the accuracy of its own model on it,
     after its steps of the task's last round and before the others' were averaged in. Without the
     parts that nobody was asked for."""
+
+    def plain(self) -> dict[str, Any]:
+        """As a checkpoint packs it."""
+        counts = {key: dict(getattr(self, key)) for key in ("right", "asked", "alone")}
+        return {"step": self.step, **counts}
 
     def spatial_forgetting(self, part: Part) -> list[tuple[float, float]]:
         """L and G of each client that was asked for L: its accuracy on its task before and after
@@ -37,8 +46,8 @@ class Scores:
         return list(zip(self.alone[part][:, 2].tolist(), served.tolist(), strict=True))
 
     def metrics(self) -> dict[str, float]:
-        """What is worth recording: by part the accuracy on the rows of all, that of clients in
-        quantiles, and what they lose to aggregation."""
+        """What is worth recording, by part of the data: the accuracy on the rows of all, quantiles
+        of the clients' accuracies, and what they lose to aggregation."""
         found = {}
         for part in EVALUATED:
             share = self.right[part].sum(dim=1) / self.asked[part].sum(dim=1)
@@ -87,6 +96,27 @@ def scores_of(
             right[part][-1] = right[part][:-1].sum(dim=0)
             asked[part][-1] = asked[part][:-1].sum(dim=0)
     return Scores(step, right, asked, alone)
+
+
+def with_accuracies_alone(
+    before: Mapping[str, Tensor],
+    clients: Sequence[int],
+    tasks: Sequence[int],
+    answers: Sequence[Flags],
+) -> dict[str, Tensor]:
+    """`Scores.alone` with rows for clients that were evaluated before the others' updates were
+    averaged in. `answers` are each client's own, at its task; empty where it was not evaluated."""
+    found = dict(before)
+    for part in EVALUATED:
+        rows = [
+            (client, task, float(flags[part].double().mean()))
+            for client, task, flags in zip(clients, tasks, answers, strict=True)
+            if part in flags and len(flags[part]) > 0
+        ]
+        if rows:
+            earlier = before.get(part, torch.empty(0, 3, dtype=torch.float64))
+            found[part] = torch.cat([earlier, torch.tensor(rows, dtype=torch.float64)])
+    return found
 
 
 def over_clients(name: str, values: Sequence[float]) -> dict[str, float]:

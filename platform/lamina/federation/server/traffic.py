@@ -7,10 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lamina.federation.server.clock import Load, LoadOf, Plan, Start
+from lamina.federation.server.run_settings import RunSettings
+from lamina.federation.state import GlobalState
+from lamina.federation.work import DownloadSizes
+
 
 class Traffic:
-    """Totals over a run. Each tensor is int64 [clients], by their numbers, or [tasks], by their
-    places in the stream."""
+    """Totals over a run. Each tensor is int64 [clients] or [tasks], by their numbers."""
 
     def __init__(self, num_clients: int, num_tasks: int) -> None:
         self.up = torch.zeros(num_clients, dtype=torch.int64)
@@ -34,14 +38,49 @@ class Traffic:
         self.staleness: Counter[int] = Counter()
         """Of updates, how many rounds ended between their start and their arrival."""
 
-    def travelled(
+    def count_bytes(
         self, clients: Sequence[int], tasks: Sequence[int], up: Sequence[int], down: Sequence[int]
     ) -> None:
-        """So many bytes went from and to each of these clients, which are at these tasks."""
+        """So many bytes went from (`up`) and to (`down`) each of these clients, which are at these
+        tasks."""
         add(self.up, clients, up)
         add(self.down, clients, down)
         add(self.up_of_task, tasks, up)
         add(self.down_of_task, tasks, down)
+
+    def count_exchange(
+        self,
+        clients: Sequence[int],
+        tasks: Sequence[int],
+        up: Sequence[int],
+        sizes: DownloadSizes,
+        shared_model: int,
+    ) -> None:
+        """Each of these clients was sent the global state, and sent `up` bytes. Those that do not
+        have the shared model of this number were sent it too."""
+        known = zip(clients, self.shared_models[list(clients)].tolist(), strict=True)
+        behind = {client for client, number in known if number != shared_model}
+        down = [sizes.state] * len(clients)
+        for client in behind:
+            down[clients.index(client)] += sizes.shared_model
+        self.count_bytes(clients, tasks, up, down)
+        self.shared_models[list(behind)] = shared_model
+
+    def count_round(
+        self, plan: Plan, others_at: Sequence[int], ages: Iterable[int], sizes: DownloadSizes
+    ) -> None:
+        """A round is over. Clients whose update did not arrive in time, at the tasks `others_at`,
+        were sent the global state in vain. `ages` are the staleness of the accepted updates."""
+        others = [each.client for each in plan.others]
+        self.count_bytes(others, others_at, [0] * len(others), [sizes.state] * len(others))
+        asked = (*plan.arrivals, *plan.others)
+        self.count_fates(asked)
+        count(self.asked, (each.client for each in asked))
+        self.staleness.update(ages)
+
+    def count_fates(self, starts: Iterable[Start]) -> None:
+        """What became of clients that were given work."""
+        self.fates.update(each.fate for each in starts)
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors and plain values."""
@@ -65,7 +104,22 @@ def count(tally: Tensor, clients: Iterable[int]) -> None:
     add(tally, which, [1] * len(which))
 
 
-def add(tally: Tensor, places: Sequence[int], numbers: Sequence[int]) -> None:
-    """A number at each of these places; one may be there several times."""
-    where = torch.tensor(places, dtype=torch.int64)
+def add(tally: Tensor, indices: Sequence[int], numbers: Sequence[int]) -> None:
+    """Add a number at each of these indices; an index may be there several times."""
+    where = torch.tensor(indices, dtype=torch.int64)
     tally.index_add_(0, where, torch.tensor(numbers, dtype=torch.int64))
+
+
+def load_of(settings: RunSettings, state: GlobalState, version: int, time: float) -> LoadOf:
+    """What each client has to do, receive and send if it is given work at a time. It starts from
+    `state`, the global state of this version."""
+    aggregator, manifest = settings.aggregator, settings.manifest
+    down = sum(each.nbytes for each in (*state.tensors.values(), *state.ledger.values()))
+    up = sum(each.nbytes for n, each in state.tensors.items() if aggregator.sends(version, n))
+
+    def load(client: int) -> Load:
+        event = manifest.latest(client, time)
+        assert event is not None, "a client without rows is not asked"
+        return Load(settings.num_steps(len(event.rows)), down, up)
+
+    return load

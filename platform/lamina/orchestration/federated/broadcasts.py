@@ -5,8 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
-from lamina.federation.algebra.control_variates import CONTROL
-from lamina.federation.server.rounds import FederatedRun
+from lamina.federation.server.server_state import ServerState
 from lamina.federation.state import GlobalState
 from lamina.federation.work import DownloadSizes, Work
 from lamina.orchestration.federated.chunks import CHUNKS, Chunk, chunks_of
@@ -29,8 +28,8 @@ class ClientStore(Protocol):
         """It is of no use once the next state is kept."""
         ...
 
-    def keep(self, run: FederatedRun) -> None:
-        """Make the state of a run the last one."""
+    def keep(self, server: ServerState) -> None:
+        """Make this state of a run the last one."""
         ...
 
 
@@ -43,31 +42,44 @@ class Broadcasts:
         self._sizes: dict[str, int] = {}
 
     def chunks(
-        self, run: FederatedRun, work: Work, store: ClientStore
+        self, server: ServerState, work: Work, store: ClientStore
     ) -> tuple[list[Chunk], DownloadSizes]:
         """A work cut into chunks, and what each of its clients is sent."""
-        versions = {run.version, *run.past, *(item.version for item in work.items)}
-        states = {version: f"state {run.num_boundaries}.{version}" for version in sorted(versions)}
+        versions = {
+            server.version,
+            *server.history.states,
+            *(item.version for item in work.items),
+        }
+        states = {
+            version: f"state {server.num_boundaries}.{version}" for version in sorted(versions)
+        }
         for version, key in states.items():
-            self._put(key, partial(broadcast, run.state_of(version)))
+            self._put(key, partial(broadcast, server.state_of(version)))
         shared_model = summary = None
-        if run.shared_model is not None:
-            shared_model = f"shared_model {run.num_boundaries}"
-            self._put(shared_model, partial(pack, run.shared_model.plain()))
-        if run.summary is not None:
-            summary = f"summary {run.place}"
-            self._put(summary, partial(pack, dict(run.summary.sums)))
+        if server.shared_model is not None:
+            shared_model = f"shared_model {server.num_boundaries}"
+            self._put(shared_model, partial(pack, server.shared_model.plain()))
+        if server.summary is not None:
+            summary = f"summary {server.num_done}"
+            self._put(summary, partial(pack, dict(server.summary.sums)))
         stale = sorted(self._sizes.keys() - {shared_model, summary, *states.values()})
         self._pool.forget(stale)
         for key in stale:
             del self._sizes[key]
-        owns = [_own(run, store, item.client) for item in work.items]
+        client_states = [_client_state(server, store, item.client) for item in work.items]
         chunks = [
-            Chunk(work.stop, work.items[each], tuple(owns[each]), shared_model, states, summary)
+            Chunk(
+                work.stop,
+                work.items[each],
+                tuple(client_states[each]),
+                shared_model,
+                states,
+                summary,
+            )
             for each in chunks_of(work.items, CHUNKS)
         ]
         shared_model_size = 0 if shared_model is None else self._sizes[shared_model]
-        return chunks, DownloadSizes(self._sizes[states[run.version]], shared_model_size)
+        return chunks, DownloadSizes(self._sizes[states[server.version]], shared_model_size)
 
     def _put(self, key: str, make: Callable[[], bytes]) -> None:
         if key not in self._sizes:
@@ -76,13 +88,11 @@ class Broadcasts:
             self._pool.publish(key, content)
 
 
-def _own(run: FederatedRun, store: ClientStore, client: int | None) -> bytes | None:
-    digest = None if client is None else run.own.get(client)
+def _client_state(server: ServerState, store: ClientStore, client: int | None) -> bytes | None:
+    digest = None if client is None else server.client_states.get(client)
     return None if digest is None else store.get(digest)
 
 
 def broadcast(state: GlobalState) -> bytes:
-    """A global state as clients are sent it: of what the server keeps beside the tensors, the
-    shared control variates only."""
-    controls = {name: each for name, each in state.memory.items() if name.startswith(CONTROL)}
-    return pack(replace(state, memory=controls, discarded={}, included=()).plain())
+    """A global state as clients are sent it, without what only the server needs."""
+    return pack(replace(state, optimiser_state={}, discarded={}, included=()).plain())

@@ -27,8 +27,8 @@ class Chunk:
 
     stop: Stop
     items: tuple[Item, ...]
-    owns: tuple[bytes | None, ...]
-    """What each item's client keeps."""
+    client_states: tuple[bytes | None, ...]
+    """The state of each item's client."""
     shared_model: str | None
     """The key of the shared model."""
     states: Mapping[int, str]
@@ -42,30 +42,32 @@ class ItemResult:
     """What an item came to, as bytes."""
 
     update: bytes | None = None
-    own: bytes | None = None
+    client_state: bytes | None = None
     boundary: bytes | None = None
     flags: Flags = field(default_factory=dict)
     declared: Slots = field(default_factory=dict)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # Beside the pickle its bytes are not copied into it: half the time of their journey.
-        parts = (self.update, self.own, self.boundary)
-        beside = (None if part is None else PickleBuffer(part) for part in parts)
+        contents = (self.update, self.client_state, self.boundary)
+        beside = (None if each is None else PickleBuffer(each) for each in contents)
         return _arrived, (*beside, self.flags, self.declared)
 
 
-def _arrived(update: Any, own: Any, boundary: Any, flags: Flags, declared: Slots) -> ItemResult:
-    said, kept, shared_model = (
-        None if part is None else bytes(part) for part in (update, own, boundary)
+def _arrived(
+    update: Any, client_state: Any, boundary: Any, flags: Flags, declared: Slots
+) -> ItemResult:
+    said, kept, crossed = (
+        None if each is None else bytes(each) for each in (update, client_state, boundary)
     )
-    return ItemResult(said, kept, shared_model, flags, declared)
+    return ItemResult(said, kept, crossed, flags, declared)
 
 
 def chunks_of(items: Sequence[Item], most: int) -> list[slice]:
     """Consecutive runs of items, of lengths that differ by one at most: the same however many hosts
     there are."""
     number = min(len(items), most)
-    bounds = [len(items) * place // number for place in range(number + 1)] if number else [0]
+    bounds = [len(items) * index // number for index in range(number + 1)] if number else [0]
     return [slice(start, end) for start, end in pairwise(bounds)]
 
 

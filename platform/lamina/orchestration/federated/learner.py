@@ -20,6 +20,8 @@ from lamina.evaluation.accuracy_matrix import Row
 from lamina.federation.server.outcome import summaries_of
 from lamina.federation.server.rounds import FederatedRun
 from lamina.federation.server.scores import EVALUATED
+from lamina.federation.server.server_state import ServerState
+from lamina.federation.state import GlobalState
 from lamina.orchestration.federated.pool import LocalPool
 from lamina.orchestration.federated.run import advance
 from lamina.orchestration.federated.worker import LearningWorker
@@ -54,7 +56,7 @@ class FederatedLearner:
             digest: torch.from_numpy(np.frombuffer(content, dtype=np.uint8).copy())
             for digest, content in self._clients.contents.items()
         }
-        return {"run": self._run.state_dict(), "clients": kept, "seconds": self._seconds}
+        return {"run": self._run.server.state_dict(), "clients": kept, "seconds": self._seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
@@ -67,10 +69,11 @@ class FederatedLearner:
     def save_adapters(self, folder: Path) -> None:
         """The global tensors, and the ledger beside them."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_global(self._run, folder / "global.safetensors")
+        save_global(self._run.server.global_state, folder / "global.safetensors")
 
     def _report(self, num_steps: int) -> TaskReport:
-        scores = self._run.scores[-1]
+        server = self._run.server
+        scores = server.scores[-1]
         rows: dict[str, Row] = {}
         for part in EVALUATED:
             right, asked = scores.right[part][-1], scores.asked[part][-1]
@@ -79,8 +82,8 @@ class FederatedLearner:
             ]
             # A stream may have more steps than tasks, or fewer, where clients have own paces.
             rows[part] = (row + [None] * num_steps)[:num_steps]
-        done = len(self._run.scores)
-        state, metrics = self._run.state, summaries_of(self._run)
+        done = len(server.scores)
+        state, metrics = server.global_state, summaries_of(self._run)
         trained = sum(each.numel() for each in state.tensors.values())
         metrics["cost/trainable_parameters"] = float(trained)
         metrics["cost/train_seconds"] = self._seconds
@@ -117,15 +120,15 @@ class Kept:
         if digest is not None:
             self._stale.add(digest)
 
-    def keep(self, run: FederatedRun) -> None:
+    def keep(self, server: ServerState) -> None:
         """Forget what no client names any more."""
-        for digest in self._stale - set(run.own.values()):
+        for digest in self._stale - set(server.client_states.values()):
             self.contents.pop(digest, None)
         self._stale = set()
 
 
-def save_global(run: FederatedRun, path: Path) -> None:
-    """The global tensors of a run, and its ledger under `ledger:`."""
-    ledger = {f"ledger:{name}": tensor for name, tensor in run.state.ledger.items()}
-    tensors = {**run.state.tensors, **ledger}
+def save_global(state: GlobalState, path: Path) -> None:
+    """The tensors of a global state, and its ledger under `ledger:`."""
+    ledger = {f"ledger:{name}": tensor for name, tensor in state.ledger.items()}
+    tensors = {**state.tensors, **ledger}
     save_file({name: each.contiguous() for name, each in tensors.items()}, path)

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lamina.federation.server.rounds import FederatedRun, check_format
+from lamina.federation.server.server_state import ServerState, check_format
 from lamina.orchestration.payloads import Payloads, sync
 from lamina.registry import InputError
 from lamina.training.checkpoint import pack, unpack
@@ -53,7 +53,7 @@ class RoundStore:
         digest = state["shared_model"]
         state["shared_model"] = None if digest is None else unpack(self._shared_models.get(digest))
         self._shared_model = (state["num_boundaries"], digest)
-        self._clients.keep_only(set(state["own"].values()))
+        self._clients.keep_only(set(state["client_states"].values()))
         return state
 
     def put(self, content: bytes) -> str:
@@ -64,15 +64,15 @@ class RoundStore:
         """What a client keeps."""
         return self._clients.get(digest)
 
-    def keep(self, run: FederatedRun) -> None:
-        """Make the state of `run` the last one; what only earlier ones name is deleted."""
-        state = run.state_dict()
+    def keep(self, server: ServerState) -> None:
+        """Make this state the last one; what only earlier ones name is deleted."""
+        state = server.state_dict()
         number = state["num_boundaries"]
         is_new = number != self._shared_model[0] and state["shared_model"] is not None
         if is_new:
             self._shared_model = (number, self._shared_models.put(pack(state["shared_model"])))
         plain = {"config": self._config, "state": {**state, "shared_model": self._shared_model[1]}}
-        path = self._rounds / f"{state['place']:06d}.safetensors"
+        path = self._rounds / f"{state['num_done']:06d}.safetensors"
         _write(path, pack(plain))
         for older in self._rounds.glob("*.safetensors"):
             if older != path:
@@ -80,7 +80,7 @@ class RoundStore:
         if is_new and self._shared_model[1] is not None:
             self._shared_models.keep_only({self._shared_model[1]})
         if self._stale:
-            self._clients.delete(self._stale - set(state["own"].values()))
+            self._clients.delete(self._stale - set(state["client_states"].values()))
             self._stale = set()
 
     def bounds(self) -> Any | None:

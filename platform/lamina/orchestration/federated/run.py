@@ -29,7 +29,6 @@ from lamina.streams.manifest import StreamManifest
 from lamina.streams.manifest_file import write_manifest
 
 MANIFEST = "manifest.json"
-Event = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -49,15 +48,15 @@ class Federated:
 def run_federated(
     job: Job,
     raw: Stream[Samples],
-    on_event: Callable[[Event], None],
+    on_event: Callable[[Mapping[str, Any]], None],
     *,
     in_process: bool = False,
 ) -> Federated:
     """Run a job's federation in its output folder, from where an earlier run was killed.
 
     `on_event` is told `federation_started` (`rounds`, `clients`, `manifest`, `config`, `done`),
-    `host_ready` (`host`, `process`), `work_done` (`kind`, `round`, `task`, `metrics`, `place`) and
-    `bounds_started`. With `in_process` there is no Ray.
+    `host_ready` (`host`, `process`), `work_done` (`kind`, `round`, `task`, `metrics`, `num_done`)
+    and `bounds_started`. With `in_process` there is no Ray.
 
     Raises InputError where the job has no federation or its clients cannot be had.
     """
@@ -75,11 +74,11 @@ def run_federated(
     on_event(
         {
             "event": "federation_started",
-            "rounds": run.num_rounds,
+            "rounds": run.settings.num_rounds,
             "clients": len(manifest),
             "manifest": manifest.hash,
             "config": config_of(job, manifest),
-            "done": run.version,
+            "done": run.server.version,
         }
     )
     if in_process:
@@ -104,18 +103,18 @@ def advance(
     """Do all that is left of a run, work by work, and keep its state after each."""
     broadcasts = Broadcasts(pool)
     while (work := run.work()) is not None:
-        chunks, down = broadcasts.chunks(run, work, store)
+        chunks, down = broadcasts.chunks(run.server, work, store)
         replies = [_reply(each, store) for answers in pool.do(chunks) for each in answers]
-        before = {client: run.own.get(client) for client in _clients_of(work)}
+        before = {client: run.server.client_states.get(client) for client in _clients_of(work)}
         metrics = run.apply(work, replies, down)
         if work.stop.kind == "train":
             _discard(run, work, replies, before, store)
-        store.keep(run)
+        store.keep(run.server)
         yield work, metrics
 
 
 def drive(
-    run: FederatedRun, pool: Pool, store: ClientStore, on_event: Callable[[Event], None]
+    run: FederatedRun, pool: Pool, store: ClientStore, on_event: Callable[[Mapping[str, Any]], None]
 ) -> None:
     """`advance`, told as events."""
     for work, metrics in advance(run, pool, store):
@@ -125,7 +124,7 @@ def drive(
                 "kind": work.stop.kind,
                 "round": work.stop.round,
                 "task": work.stop.task,
-                "place": run.place,
+                "num_done": run.server.num_done,
                 "metrics": metrics,
             }
         )
@@ -143,7 +142,7 @@ def _run(
     pool: Pool,
     store: RoundStore,
     manifest: StreamManifest,
-    on_event: Callable[[Event], None],
+    on_event: Callable[[Mapping[str, Any]], None],
 ) -> Federated:
     assert job.federation is not None
     drive(run, pool, store, on_event)
@@ -151,7 +150,7 @@ def _run(
     central = None
     if job.federation.settings.bounds:
         central, local = _bounds(job, pool, store, manifest, on_event)
-    sha = run.state.digest()
+    sha = run.server.global_state.digest()
     return Federated(run, sha, manifest, local, central)
 
 
@@ -160,7 +159,7 @@ def _bounds(
     pool: Pool,
     store: RoundStore,
     manifest: StreamManifest,
-    on_event: Callable[[Event], None],
+    on_event: Callable[[Mapping[str, Any]], None],
 ) -> tuple[Bound, dict[int, Bound]]:
     """What one learner reaches on all rows, and each client alone: as kept, or trained now."""
     kept = store.bounds()
@@ -192,8 +191,8 @@ def _discard(
     """What clients kept until now, and what a refused one wanted to keep, is of no use any more."""
     for item, reply in zip(work.items, replies, strict=True):
         if item.client is not None:
-            for digest in (before.get(item.client), reply.own):
-                if digest != run.own.get(item.client):
+            for digest in (before.get(item.client), reply.client_state):
+                if digest != run.server.client_states.get(item.client):
                     store.replaced(digest)
 
 
@@ -206,11 +205,9 @@ def _reply(answer: ItemResult, store: ClientStore) -> Reply:
     if answer.update is None:
         boundary = None if answer.boundary is None else boundary_of(answer.boundary)
         return Reply(boundary=boundary, flags=answer.flags, declared=answer.declared)
-    own = None
-    if answer.own is not None:
-        own = store.put(answer.own)
+    digest = None if answer.client_state is None else store.put(answer.client_state)
     try:
         update = update_from_bytes(answer.update)
-        return Reply(update, len(answer.update), own, flags=answer.flags)
+        return Reply(update, len(answer.update), digest, flags=answer.flags)
     except InputError:
-        return Reply(None, len(answer.update), own, damage="unreadable")
+        return Reply(None, len(answer.update), digest, damage="unreadable")

@@ -11,7 +11,7 @@ import torch
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.config import Job, build_learner, keep_features, parse_job
-from lamina.config.clients import client_work
+from lamina.config.clients import client_setup
 from lamina.core import Batch, Samples, Stream, Summary
 from lamina.federation.client.client import ClientWork
 from lamina.federation.client.client_state import ClientState
@@ -20,7 +20,7 @@ from lamina.federation.server.outcome import Bound
 from lamina.federation.shared_model import SharedModel
 from lamina.federation.state import GlobalState
 from lamina.federation.timetable import BOUNDARIES
-from lamina.federation.work import Flags, Item
+from lamina.federation.work import Download, Flags, Item
 from lamina.orchestration.federated.chunks import Chunk, Fetch, ItemResult
 from lamina.streams.client_streams import ClientStreams
 from lamina.streams.manifest import StreamManifest
@@ -53,12 +53,12 @@ class LearningWorker:
     def __init__(
         self, job: Job, backbone: Backbone, stream: Stream[Batch], manifest: StreamManifest
     ) -> None:
-        """Desks of several jobs may share the backbone and the stream that it has encoded."""
+        """Workers of several jobs may share the backbone and the stream that it has encoded."""
         self.job = job
-        self.work = client_work(job, shared(backbone), stream, manifest)
+        self.setup = client_setup(job, shared(backbone), stream, manifest)
         # Not found by trying, as for trials: hosts that pack alike give the same bytes.
         most_rows = ROWS_PACKED.get(backbone.device.type, MOST_ROWS_PACKED)
-        self._worker = ChunkWorker(self.work, CLIENTS_PACKED, most_rows)
+        self._worker = ChunkWorker(ClientWork.of(self.setup), CLIENTS_PACKED, most_rows)
 
     def do(self, chunk: Chunk, fetch: Fetch) -> list[ItemResult]:
         """The answers to its items, in order."""
@@ -68,16 +68,15 @@ class LearningWorker:
         """What a client reaches alone, or (None) one learner on the rows of all, with so many
         passes over the rows of each task. One that becomes not finite says so and has no rows, as
         what the federation reached is of use without it."""
-        work = self.work
-        stream = work.stream
+        stream = self.setup.stream
         if client is not None:
-            stream = ClientStreams(work.stream, work.manifest)[client]
+            stream = ClientStreams(self.setup.stream, self.setup.manifest)[client]
             tested = tuple(each for each in stream.experiences if len(each.test) > 0)
             if not tested:
                 return Bound({}, ())
             stream = replace(stream, experiences=tested)
         training = replace(self.job.training, epochs=max(1, round(passes)))
-        learner = build_learner(replace(self.job, training=training), stream, work.backbone)
+        learner = build_learner(replace(self.job, training=training), stream, self.setup.backbone)
         try:
             reports = list(learner.learn())
         except NotFiniteError as error:
@@ -105,46 +104,42 @@ class ChunkWorker:
     def do(self, chunk: Chunk, fetch: Fetch) -> list[ItemResult]:
         """The answers to its items, in order."""
         calls = [
-            partial(self._done, chunk, item, own, fetch)
-            for item, own in zip(chunk.items, chunk.owns, strict=True)
+            partial(self._done, chunk, item, client_state, fetch)
+            for item, client_state in zip(chunk.items, chunk.client_states, strict=True)
         ]
         if chunk.stop.kind == "train" and self._most > 1:
             return together(calls, self._most, self._most_rows)
         return [call() for call in calls]
 
-    def _done(self, chunk: Chunk, item: Item, own: bytes | None, fetch: Fetch) -> ItemResult:
+    def _done(
+        self, chunk: Chunk, item: Item, client_state: bytes | None, fetch: Fetch
+    ) -> ItemResult:
         stop, work = chunk.stop, self._work
-        state, base = self._state(chunk.states[item.version], fetch)
-        shared_model = (
-            None if chunk.shared_model is None else self._shared_model(chunk.shared_model, fetch)
-        )
-        kept = ClientState() if own is None else ClientState.of(unpack(own))
+        download = self._download(chunk, item, fetch)
+        end = stop.kind in ("end", "review")
         if stop.kind in BOUNDARIES:
-            said = None if chunk.summary is None else Summary(unpack(fetch(chunk.summary)))
-            boundary, tensors = work.task_boundary(
-                shared_model, state, item.task, stop.kind == "end", said
-            )
+            summary = None if chunk.summary is None else Summary(unpack(fetch(chunk.summary)))
+            boundary, tensors = work.boundaries.cross(download, item.task, summary, end=end)
             return ItemResult(boundary=pack({"shared_model": boundary.plain(), "tensors": tensors}))
         if stop.kind in ("preview", "review"):
-            after = stop.kind == "review"
             if item.client is None:
-                return ItemResult(declared=work.declared(shared_model, state, item.task, after))
-            update = work.summarise(
-                shared_model, state, base, item.client, int(item.time), item.task, after
-            )
-            return ItemResult(update_to_bytes(update), own)
-        assert shared_model is not None, "nobody is trained or asked before the first boundary"
+                return ItemResult(declared=work.boundaries.declared(download, item.task, end=end))
+            update = work.boundaries.summarise(download, item, end=end)
+            return ItemResult(update_to_bytes(update), client_state)
+        before = ClientState() if client_state is None else ClientState.of(unpack(client_state))
         if stop.kind == "evaluate":
-            return ItemResult(flags=work.answer(shared_model, state, item.task, item.client, kept))
-        assert item.client is not None
-        update, kept = work.train(
-            shared_model, state, base, item.client, item.version, item.time, kept
-        )
+            return ItemResult(flags=work.evaluation.served(download, item, before))
+        update, after = work.training.train(download, item, before)
         alone: Flags = {}
         if stop.is_last:
-            alone = work.answer_alone(shared_model, state, update, item.client, item.time, kept)
-        plain = kept.plain()
+            alone = work.evaluation.alone(download, item, update, after)
+        plain = after.plain()
         return ItemResult(update_to_bytes(update), pack(plain) if plain else None, flags=alone)
+
+    def _download(self, chunk: Chunk, item: Item, fetch: Fetch) -> Download:
+        state, base = self._state(chunk.states[item.version], fetch)
+        key = chunk.shared_model
+        return Download(state, base, None if key is None else self._shared_model(key, fetch))
 
     def _state(self, key: str, fetch: Fetch) -> tuple[GlobalState, str]:
         if key not in self._known:

@@ -20,7 +20,7 @@ from lamina.orchestration.hosts.spec import HostSpec
 from lamina.orchestration.store.records import Claim
 from lamina.registry import InputError
 from lamina.training.checkpoint import pack, unpack
-from lamina.training.cohort import Boundary, Cohort
+from lamina.training.cohort import Cohort, Progress
 from lamina.training.learner import Learner
 
 
@@ -44,8 +44,8 @@ class ClaimedTrials:
     def train(self) -> None:
         """Claim and train until the sweep is over."""
         while self._claim():
-            for boundary in self._cohort.advance():
-                self._send(boundary)
+            for progress in self._cohort.advance():
+                self._send(progress)
             self._follow_decisions()
 
     def _claim(self) -> bool:
@@ -80,13 +80,13 @@ class ClaimedTrials:
         self._learners[claim.trial] = learner
         self._cohort.add(claim.trial, learner)
 
-    def _send(self, boundary: Boundary) -> None:
+    def _send(self, progress: Progress) -> None:
         """Send the store what a trial has learned, without waiting for its decision."""
-        trial = boundary.name
-        if boundary.error is not None:
+        trial = progress.name
+        if progress.error is not None:
             self._leave(trial)
-            self._fail(trial, boundary.error)
-        elif boundary.report is None:
+            self._fail(trial, progress.error)
+        elif progress.report is None:
             claim = self._claims[trial]
             folder, files = left_behind(self._learners[trial], claim.mapping, trial, claim.name)
             self._leave(trial)
@@ -94,7 +94,7 @@ class ClaimedTrials:
         else:
             state = self._learners[trial].state_dict()
             parts = {name: pack(part) for name, part in split(state).items()}
-            report = asdict(boundary.report)
+            report = asdict(progress.report)
             decision = self._store.report(trial, self._host, report, parts)
             self._decisions[decision] = trial
 

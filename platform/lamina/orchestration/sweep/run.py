@@ -35,7 +35,6 @@ from lamina.registry import InputError
 from lamina.tracking.base import Status
 from lamina.tracking.trackers import make_tracker
 
-Event = Mapping[str, Any]
 """What happened: `event`, `trial`, and what goes with it (see `run_sweep`)."""
 
 _END_SECONDS = 10.0
@@ -47,7 +46,7 @@ every core."""
 
 def run_sweep(
     job: Job,
-    on_event: Callable[[Event], None],
+    on_event: Callable[[Mapping[str, Any]], None],
     checked: list[Stream[Samples]] | None = None,
 ) -> list[dict[str, Any]]:
     """Train every trial of a job's sweep on Ray, and return what is known of each.
@@ -113,7 +112,7 @@ class _Sweep:
         scheduler: TrialScheduler | None,
         streams: DriverStreams,
         scratch: Path,
-        on_event: Callable[[Event], None],
+        on_event: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self._plan = plan
         self._settings = plan.job.sweep or SweepSettings()
@@ -188,7 +187,7 @@ class _Sweep:
             self._on_event({"event": "tracking_incomplete", "trial": None, "error": missing})
         return callback.rows(results)
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, event: Mapping[str, Any]) -> None:
         with self._telling:
             self._listener(event)
 

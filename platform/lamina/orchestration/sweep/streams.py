@@ -86,13 +86,13 @@ def first_streams(
     started. `checked` is emptied."""
     streams = {}
     seen = []
-    for place, point in enumerate(plan.points):
+    for number, point in enumerate(plan.points):
         job = point.trial.job
         # `check_parts` built the first of those that differ in their seed only.
         made_of = (job.stream, job.scenario)
         if made_of not in seen:
             seen.append(made_of)
-            streams[stream_digest(job.mapping)] = checked[place] if checked else stream_of(job)
+            streams[stream_digest(job.mapping)] = checked[number] if checked else stream_of(job)
     if checked is not None:
         checked.clear()
     return streams
