@@ -21,6 +21,7 @@ from nouns import make_learner
         ("sema", {"threshold": 0.0}, "strategy.threshold"),
         ("sema", {"descriptor_width": 0}, "strategy.descriptor_width"),
         ("sema", {"growing": 0}, "strategy.growing"),
+        ("sema", {"slow": -0.1}, "strategy.slow"),
     ],
 )
 def test_a_setting_out_of_range_is_refused_by_its_key(name, settings, key, nouns, tiny_bert):

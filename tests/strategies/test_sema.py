@@ -122,9 +122,26 @@ def test_sema_without_a_surprise_trains_the_head_alone_and_with_one_in_two_phase
     assert begun(1e-3) == [{HEAD, "adapter_1", "router_1"}, {"descriptor_1_1"}]
 
 
+def test_sema_trains_all_but_the_head_slowly(nouns, tiny_bert):
+    learner, _ = after(1, "sema", nouns, tiny_bert, adapter="bottleneck", slow=0.25, threshold=1e-3)
+    strategy, model, task = learner.strategy, learner.model, nouns.experiences[1].task
+    for phase, _ in enumerate(strategy.phases(task)):
+        strategy.begin_phase(model, task, phase)
+        stepper = learner.new_stepper(10)
+        rates = {
+            id(tensor): group["lr"]
+            for group in stepper.optimizer.param_groups
+            for tensor in group["params"]
+        }
+        for name, tensor in stepper.parameters.items():
+            factor = 1.0 if name.startswith(f"{HEAD}.") else 0.25
+            assert rates[id(tensor)] == factor * learner.training.learning_rate
+
+
 def test_sema_descriptor_learns_to_reconstruct_in_its_phase(nouns, tiny_bert):
     def error(share):
-        learner = make_learner("sema", nouns, tiny_bert, adapter="bottleneck", description=share)
+        settings = {"description": share, "slow": 1.0}
+        learner = make_learner("sema", nouns, tiny_bert, adapter="bottleneck", **settings)
         next(learner.learn())
         return learner.strategy.state["errors"]["1.0"][0]
 

@@ -34,7 +34,7 @@ TINY = 1e-30
 class CLoRA(Strategy):
     """Cross-entropy over the task's classes, and the self-regularisation of the update."""
 
-    strength: float = 1.0
+    strength: float = 10.0
     """lambda, the weight of the penalty (1e8 in the paper, with `scale: paper`)."""
     scale: Literal["loss", "paper"] = "loss"
     """What a strength of 1 means: changing the same weights once more as far as before costs as
