@@ -37,7 +37,7 @@ def test_a_tuner_of_the_readme_runs_from_the_command_line(folder):
     case = peft_table.Case("VERA", {"r": 64})
     done = CliRunner().invoke(main, ["run", str(peft_table.job_file(case, folder))])
     assert done.exit_code == 0, done.output
-    (saved,) = (folder / "out").glob("run/*/adapters/main/adapter_config.json")
+    (saved,) = (folder / "out").glob("run/*/bundle/adapters/main/adapter_config.json")
     assert json.loads(saved.read_text())["peft_type"] == "VERA"
 
 

@@ -9,7 +9,7 @@ from lamina.orchestration.hosts.spec import HostSpec
 from lamina.orchestration.store.records import Boundary, Claim
 from lamina.registry import InputError
 
-CLAIM = Claim("a", {}, Boundary("a", 0))
+CLAIM = Claim("a", "a", {}, Boundary("a", 0))
 
 
 class Store:
