@@ -28,7 +28,9 @@ def load_backbone(
     """Load the frozen model, with accelerate where it is larger than the device.
 
     `resident` is a backbone of the same weights, tower and type, maybe with another pooling or
-    length of texts: its model is shared, and nothing is loaded. Raises InputError when its files are not there, transformers cannot build it, or some of its
+    length of texts: its model is shared, and nothing is loaded.
+
+    Raises InputError when its files are not there, transformers cannot build it, or some of its
     weights are missing.
     """
     from transformers.utils.logging import disable_progress_bar

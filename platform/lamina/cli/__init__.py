@@ -199,7 +199,9 @@ def export(bundle: Path, out: Path, **options: Any) -> None:
 @click.option("--trial", "trials", metavar="NAME", multiple=True, help="Of each RUN; or 'all'.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Others need a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
-@click.option("--token-file", type=click.Path(path_type=Path), help="Its line is what clients send.")
+@click.option(
+    "--token-file", type=click.Path(path_type=Path), help="Its line is what clients send."
+)
 @click.option("--replicas", type=click.IntRange(1), help="Processes that answer. By default 1.")
 @click.option("--threads", type=click.IntRange(1), help="CPU cores of each.")
 @click.option("--max-rows", type=click.IntRange(1), help="Inputs of a request.")

@@ -183,9 +183,10 @@ def decode(
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             with PIL.Image.open(io.BytesIO(content)) as opened:
-                if max_pixels is not None and opened.width * opened.height > max_pixels:
+                width, height = opened.size
+                if max_pixels is not None and width * height > max_pixels:
                     raise ValueError(
-                        f"it has {opened.width} x {opened.height} pixels; allowed are {max_pixels:,}"
+                        f"it has {width} x {height} pixels; allowed are {max_pixels:,}"
                     )
                 opened.load()
                 picture: Picture = ImageOps.exif_transpose(opened)

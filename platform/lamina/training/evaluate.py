@@ -170,9 +170,7 @@ def logits_by_length(
 
 
 @torch.no_grad()
-def logits_of(
-    strategy: Strategy, model: AdaptedModel, batch: Batch, task: Task | None
-) -> Tensor:
+def logits_of(strategy: Strategy, model: AdaptedModel, batch: Batch, task: Task | None) -> Tensor:
     """Logits [N, classes] of a batch that is on the model's device, as it is padded. With a task
     that has classes, all but these are minus infinity."""
     logits = strategy.predict(model, batch.inputs, task)

@@ -93,4 +93,3 @@ def test_a_bundle_on_another_backbone_than_it_was_trained_on_is_refused(bundles,
     monkeypatch.setattr("lamina.bundles.bundle.backbone_digest", lambda name: "another digest")
     with pytest.raises(InputError, match="is another model here"):
         ResidentBundles(bundles, ServingSettings(), "cpu")
-

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
-from lamina.orchestration.serving.question import Question, Refusal
+from lamina.orchestration.serving.question import Question, RefusedError
 from lamina.orchestration.serving.resident_bundles import Answer
 
 Send = Callable[[Sequence[Question]], Awaitable[list[Answer]]]
@@ -39,10 +39,10 @@ class Batcher:
         return sum(len(question.values) for question, _ in self._waiting)
 
     async def ask(self, question: Question) -> Answer:
-        """What a replica says. Raises Refusal where too many wait already."""
+        """What a replica says. Raises RefusedError where too many wait already."""
         waiting = self.waiting_rows
         if waiting and waiting + len(question.values) > self._max_waiting_rows:
-            raise Refusal(
+            raise RefusedError(
                 503,
                 "inputs",
                 f"inputs: {waiting:,} wait already, and these {len(question.values)} are too many "

@@ -69,9 +69,7 @@ def replicas(bundles: Mapping[str, Bundle], settings: ServingSettings) -> Iterat
     """
     serve = load_serve()
     name = f"lamina-{uuid4().hex[:8]}"
-    given = {
-        key: (str(each.folder.resolve()), each.digest) for key, each in bundles.items()
-    }
+    given = {key: (str(each.folder.resolve()), each.digest) for key, each in bundles.items()}
     gpus = int(ray.cluster_resources().get("GPU", 0) >= settings.replicas)
     application = serve.deployment(Replica).options(
         name="replica",

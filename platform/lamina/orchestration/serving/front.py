@@ -17,7 +17,7 @@ from lamina.bundles import Prediction
 from lamina.bundles.facts import Facts
 from lamina.orchestration.serving.batching import Batcher, Send
 from lamina.orchestration.serving.metrics import CONTENT_TYPE, NO_BUNDLE, Metrics
-from lamina.orchestration.serving.question import Question, Refusal, read_question
+from lamina.orchestration.serving.question import Question, RefusedError, read_question
 from lamina.orchestration.serving.resident_bundles import Answer
 from lamina.orchestration.serving.settings import ServingSettings
 from lamina.registry import InputError
@@ -72,7 +72,7 @@ class Front:
         try:
             self._let_in(request)
             return await handler(request)
-        except Refusal as error:
+        except RefusedError as error:
             status, key, message = error.status, error.key, error.message
         except web.HTTPRequestEntityTooLarge:
             most = self._settings.max_body_bytes
@@ -90,18 +90,18 @@ class Front:
         )
 
     def _let_in(self, request: web.Request) -> None:
-        """Raises Refusal for whoever may not ask."""
+        """Raises RefusedError for whoever may not ask."""
         if self._token is None:
             # A page in a browser can point a name of its own at this machine.
             if _host_of(request) not in (*_LOCAL_NAMES, self._settings.host):
                 given = request.host[:80]
-                raise Refusal(
+                raise RefusedError(
                     403, "Host", f"Host: {given!r} is not this machine (allowed: localhost)"
                 )
         elif request.path != HEALTH:
             given = _digest(request.headers.get("Authorization", ""))
             if not hmac.compare_digest(given, self._token):
-                raise Refusal(
+                raise RefusedError(
                     401, "Authorization", "Authorization: no valid token (allowed: Bearer TOKEN)"
                 )
 
@@ -133,7 +133,7 @@ class Front:
                 },
                 dumps=_dumps,
             )
-        except Refusal as error:
+        except RefusedError as error:
             status = error.status
             raise
         except web.HTTPException as error:
@@ -144,10 +144,10 @@ class Front:
             self._metrics.answered(name, status, rows, time.perf_counter() - start)
 
     async def _body(self, request: web.Request) -> bytes:
-        """Raises Refusal where it is no JSON by its header, or too large by it."""
+        """Raises RefusedError where it is no JSON by its header, or too large by it."""
         # A page of another site can post anything but this without being asked first.
         if request.content_type != "application/json":
-            raise Refusal(
+            raise RefusedError(
                 415,
                 "Content-Type",
                 f"Content-Type: {request.content_type[:80]!r} (allowed: application/json)",
@@ -157,18 +157,22 @@ class Front:
         return await request.read()
 
     async def _answer(self, question: Question) -> list[Prediction]:
-        """Raises Refusal where there is none."""
+        """Raises RefusedError where there is none."""
         seconds = self._settings.seconds
         try:
             answer = await asyncio.wait_for(self._batcher.ask(question), seconds)
         except TimeoutError:
-            raise Refusal(504, "inputs", f"inputs: no answer within {seconds:g} seconds") from None
+            raise RefusedError(
+                504, "inputs", f"inputs: no answer within {seconds:g} seconds"
+            ) from None
         if isinstance(answer, InputError):
             message = str(answer).removeprefix("stream.image_column: ")
-            raise Refusal(400, "inputs", message)
+            raise RefusedError(400, "inputs", message)
         if isinstance(answer, Exception):
             print(f"{question.bundle}: {answer}", file=sys.stderr, flush=True)
-            raise Refusal(500, "bundle", f"bundle: {question.bundle!r} failed; its log says why")
+            raise RefusedError(
+                500, "bundle", f"bundle: {question.bundle!r} failed; its log says why"
+            )
         return answer
 
     async def _sent(self, questions: Sequence[Question]) -> list[Answer]:

@@ -15,7 +15,7 @@ from lamina.registry import InputError, unknown
 _KEYS = ("inputs", "bundle", "task", "top_k")
 
 
-class Refusal(Exception):
+class RefusedError(Exception):
     """A request that gets no answer."""
 
     def __init__(self, status: int, key: str, message: str) -> None:
@@ -40,14 +40,12 @@ class Question:
     """How many classes are wanted for each."""
 
 
-def read_question(
-    body: bytes, bundles: Mapping[str, Facts], settings: ServingSettings
-) -> Question:
-    """Raises Refusal where the body is no question that one of the bundles can be asked."""
+def read_question(body: bytes, bundles: Mapping[str, Facts], settings: ServingSettings) -> Question:
+    """Raises RefusedError where the body is no question that one of the bundles can be asked."""
     given = _mapping(body)
     for key in given:
         if key not in _KEYS:
-            raise Refusal(400, key, unknown_key(key, _KEYS))
+            raise RefusedError(400, key, unknown_key(key, _KEYS))
     name = _bundle(given, bundles)
     facts = bundles[name]
     return Question(
@@ -60,11 +58,13 @@ def _mapping(body: bytes) -> dict[str, Any]:
         given = json.loads(body)
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
-        raise Refusal(
+        raise RefusedError(
             400, "body", f"body: is no JSON: {reason} (allowed: an object with inputs)"
         ) from None
     if not isinstance(given, dict):
-        raise Refusal(400, "body", f"body: {shown(given)} is no object (allowed: one with inputs)")
+        raise RefusedError(
+            400, "body", f"body: {shown(given)} is no object (allowed: one with inputs)"
+        )
     return given
 
 
@@ -72,17 +72,17 @@ def _bundle(given: Mapping[str, Any], bundles: Mapping[str, Facts]) -> str:
     name = given.get("bundle")
     if name is None:
         if len(bundles) > 1:
-            raise Refusal(
+            raise RefusedError(
                 400, "bundle", f"bundle: missing, and several are served ({_allowed(bundles)})"
             )
         return next(iter(bundles))
     if not isinstance(name, str):
-        raise Refusal(400, "bundle", f"bundle: {shown(name)} is no text ({_allowed(bundles)})")
+        raise RefusedError(400, "bundle", f"bundle: {shown(name)} is no text ({_allowed(bundles)})")
     if name in bundles:
         return name
     by_id = [each for each, facts in bundles.items() if facts.trial == name]
     if len(by_id) != 1:
-        raise Refusal(404, "bundle", str(unknown("bundle", name[:80], list(bundles))))
+        raise RefusedError(404, "bundle", str(unknown("bundle", name[:80], list(bundles))))
     return by_id[0]
 
 
@@ -93,11 +93,11 @@ def _allowed(bundles: Mapping[str, Facts]) -> str:
 def _task(given: Mapping[str, Any], facts: Facts) -> str | None:
     task = given.get("task")
     if task is not None and not isinstance(task, str):
-        raise Refusal(400, "task", f"task: {shown(task)} is no text (allowed: a task's name)")
+        raise RefusedError(400, "task", f"task: {shown(task)} is no text (allowed: a task's name)")
     try:
         facts.told(task and task[:200], "task")
     except InputError as error:
-        raise Refusal(400, "task", str(error)) from None
+        raise RefusedError(400, "task", str(error)) from None
     return task
 
 
@@ -105,7 +105,7 @@ def _top_k(given: Mapping[str, Any], facts: Facts) -> int:
     top_k = given.get("top_k", 1)
     most = len(facts.class_names)
     if type(top_k) is not int or not 1 <= top_k <= most:
-        raise Refusal(
+        raise RefusedError(
             400, "top_k", f"top_k: {shown(top_k)} is not allowed (allowed: 1 to {most})"
         )
     return top_k
@@ -116,11 +116,11 @@ def _inputs(given: Mapping[str, Any], facts: Facts, settings: ServingSettings) -
     what = "texts" if facts.modality == "text" else "images in base64"
     allowed = f"allowed: a list of 1 to {settings.max_rows} {what}"
     if "inputs" not in given:
-        raise Refusal(400, "inputs", f"inputs: missing ({allowed})")
+        raise RefusedError(400, "inputs", f"inputs: missing ({allowed})")
     if not isinstance(inputs, list) or not inputs:
-        raise Refusal(400, "inputs", f"inputs: {shown(inputs)} is not allowed ({allowed})")
+        raise RefusedError(400, "inputs", f"inputs: {shown(inputs)} is not allowed ({allowed})")
     if len(inputs) > settings.max_rows:
-        raise Refusal(413, "inputs", f"inputs: {len(inputs)} were given ({allowed})")
+        raise RefusedError(413, "inputs", f"inputs: {len(inputs)} were given ({allowed})")
     if facts.modality == "text":
         return [_text(each, f"inputs[{n}]", settings) for n, each in enumerate(inputs)]
     return [_image(each, f"inputs[{n}]") for n, each in enumerate(inputs)]
@@ -130,23 +130,23 @@ def _text(value: Any, key: str, settings: ServingSettings) -> str:
     most = settings.max_characters
     allowed = f"allowed: a text of 1 to {most:,} characters"
     if not isinstance(value, str):
-        raise Refusal(400, key, f"{key}: {shown(value)} is no text ({allowed})")
+        raise RefusedError(400, key, f"{key}: {shown(value)} is no text ({allowed})")
     if not value.strip():
-        raise Refusal(400, key, f"{key}: {shown(value)} is empty ({allowed})")
+        raise RefusedError(400, key, f"{key}: {shown(value)} is empty ({allowed})")
     if len(value) > most:
-        raise Refusal(413, key, f"{key}: has {len(value):,} characters ({allowed})")
+        raise RefusedError(413, key, f"{key}: has {len(value):,} characters ({allowed})")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise Refusal(400, key, f"{key}: holds half a character ({allowed})") from None
+        raise RefusedError(400, key, f"{key}: holds half a character ({allowed})") from None
     return value
 
 
 def _image(value: Any, key: str) -> bytes:
     allowed = "allowed: an image's file in base64"
     if not isinstance(value, str):
-        raise Refusal(400, key, f"{key}: {shown(value)} is no text ({allowed})")
+        raise RefusedError(400, key, f"{key}: {shown(value)} is no text ({allowed})")
     try:
         return binascii.a2b_base64(value, strict_mode=True)
     except ValueError as error:
-        raise Refusal(400, key, f"{key}: is no base64 ({error}; {allowed})") from None
+        raise RefusedError(400, key, f"{key}: is no base64 ({error}; {allowed})") from None

@@ -152,8 +152,7 @@ class ResidentBundles:
         calls = [partial(self._logits, group, batch[own]) for group, own in chosen.items()]
         found = together(calls, len(calls), self._settings.batch_rows)
         return [
-            (group, own, logits)
-            for (group, own), logits in zip(chosen.items(), found, strict=True)
+            (group, own, logits) for (group, own), logits in zip(chosen.items(), found, strict=True)
         ]
 
     def _logits(self, group: _Group, batch: Batch) -> Logits | Exception:

@@ -5,7 +5,6 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 from aiohttp import web
 
@@ -84,14 +83,9 @@ def _listening(settings: ServingSettings) -> Iterator[socket.socket]:
 def _terminating() -> Iterator[None]:
     """While starting and stopping, SIGTERM ends as Ctrl-C does."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with suppress(KeyboardInterrupt):
             yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
