@@ -99,7 +99,7 @@ def server(tiny_bert, tiny_bert_folder, tiny_vit, tiny_vit_folder, tmp_path_fact
     write_images(folder, tiny_vit, tiny_vit_folder)
     (folder / "token").write_text(TOKEN + "\n")
     bundles = [*(str(folder / name) for name in [*STRATEGIES, "told"]), f"pictures={folder}/images"]
-    limits = ("--max-rows", "8", "--max-characters", "200", "--max-body-bytes", "20000")
+    limits = ("--max-rows", "8", "--max-characters", "200", "--max-body-bytes", "60000")
     words = (*bundles, "--token-file", str(folder / "token"), *limits, "--max-pixels", "10000")
     with started(folder, *words) as running:
         yield running
@@ -174,9 +174,10 @@ def test_a_task_is_told_where_predictions_know_theirs(server, asked_file):
 def test_images_are_sent_as_base64(server):
     files = sorted((server.folder / "pictures").rglob("*.png"))
     inputs = [base64.b64encode(path.read_bytes()).decode() for path in files[::4]]
-    found = server.ask({"inputs": inputs, "bundle": "pictures", "top_k": 2}).json()
+    found = server.ask({"inputs": inputs, "bundle": "pictures", "top_k": 2})
+    assert found.status_code == 200, found.text
     expected = predicted(server.folder / "images", server.folder / "pictures")
-    assert_same(found["predictions"], expected[::4])
+    assert_same(found.json()["predictions"], expected[::4])
 
 
 def test_many_clients_of_many_bundles_each_get_their_own_answer(server):
@@ -219,7 +220,7 @@ WRONG = {
     "blank": ({"inputs": ["x", " "], "bundle": "er"}, 400, "inputs[1]", "is empty"),
     "long": ({"inputs": ["x" * 201], "bundle": "er"}, 413, "inputs[0]", "has 201 characters"),
     "half": ({"inputs": ["\ud83d"], "bundle": "er"}, 400, "inputs[0]", "half a character"),
-    "large": (b" " * 20_001, 413, "body", "20,000 bytes"),
+    "large": (b" " * 60_001, 413, "body", "60,000 bytes"),
     "no_bundle": ({"inputs": ["x"]}, 400, "bundle", "several are served"),
     "other_bundle": ({"inputs": ["x"], "bundle": "ranpack"}, 404, "bundle", "'ranpac'?"),
     "strange_bundle": ({"inputs": ["x"], "bundle": 3}, 400, "bundle", "3 is no text"),

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from lamina.bundles import Bundle
 from lamina.orchestration.cluster import cluster
-from lamina.orchestration.serving.deployment import load_serve, replicas
+from lamina.orchestration.serving.deployment import Replicas, load_serve, replicas
 from lamina.orchestration.serving.front import Front
 from lamina.orchestration.serving.settings import ServingSettings, check_access
 from lamina.registry import InputError
@@ -31,18 +31,20 @@ def serve_bundles(
     Raises InputError where the address is taken, needs a token, or the replicas do not start.
     """
     check_access(settings, token)
-    load_serve()
     facts = {name: each.facts for name, each in bundles.items()}
-    with (
-        _listening(settings) as listening,
-        cluster(),
-        _terminating(),
-        replicas(bundles, settings) as running,
-    ):
+    with _listening(settings) as listening, _replicas(bundles, settings) as running:
         front = Front(facts, settings, token, running.send, running.is_healthy)
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         asyncio.run(_answer(front, listening, lambda: started(address)))
+
+
+@contextmanager
+def _replicas(bundles: Mapping[str, Bundle], settings: ServingSettings) -> Iterator[Replicas]:
+    # What is missing is known before Ray has started, which takes seconds.
+    load_serve()
+    with cluster(), _terminating(), replicas(bundles, settings) as running:
+        yield running
 
 
 async def _answer(front: Front, listening: socket.socket, started: Callable[[], None]) -> None:
