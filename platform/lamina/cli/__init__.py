@@ -199,9 +199,7 @@ def export(bundle: Path, out: Path, **options: Any) -> None:
 @click.option("--trial", "trials", metavar="NAME", multiple=True, help="Of each RUN; or 'all'.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Others need a token.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
-@click.option(
-    "--token-file", type=click.Path(path_type=Path), help="Its line is what clients send."
-)
+@click.option("--token-file", type=click.Path(path_type=Path), help="What requests must know.")
 @click.option("--replicas", type=click.IntRange(1), help="Processes that answer. By default 1.")
 @click.option("--threads", type=click.IntRange(1), help="CPU cores of each.")
 @click.option("--max-rows", type=click.IntRange(1), help="Inputs of a request.")
@@ -218,7 +216,7 @@ def serve(bundles: tuple[str, ...], **options: Any) -> None:
     curl http://127.0.0.1:8000/v1/predict -H 'Content-Type: application/json' \\
         -d '{"inputs": ["my parcel is late"], "bundle": "er", "top_k": 3}'
 
-    Only this machine can ask, unless --host says otherwise; then clients send a token as
+    Only this machine can ask, unless --host says otherwise; then requests need a token, as
     Authorization: Bearer TOKEN. It is read from a file, or from LAMINA_TOKEN.
     """
     from lamina.cli.serve import serve_runs

@@ -32,11 +32,8 @@ class Batcher:
         self._waiting: deque[tuple[Question, asyncio.Future[Answer]]] = deque()
         self._under_way: set[asyncio.Task[None]] = set()
         self._is_called = False
-
-    @property
-    def waiting_rows(self) -> int:
+        self.waiting_rows = 0
         """Inputs that no replica has been sent yet."""
-        return sum(len(question.values) for question, _ in self._waiting)
 
     async def ask(self, question: Question) -> Answer:
         """What a replica says. Raises RefusedError where too many wait already."""
@@ -51,6 +48,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._waiting.append((question, future))
+        self.waiting_rows += len(question.values)
         if not self._is_called:
             # Later, so that what has come in at the same time goes together.
             self._is_called = True
@@ -76,14 +74,14 @@ class Batcher:
         rows = 0
         while self._waiting:
             question, future = self._waiting[0]
-            rows += len(question.values)
-            if batch and rows > self._batch_rows:
+            number = 0 if future.done() else len(question.values)
+            if batch and rows + number > self._batch_rows:
                 break
             self._waiting.popleft()
-            if future.done():
-                rows -= len(question.values)
-            else:
+            self.waiting_rows -= len(question.values)
+            if number:
                 batch.append((question, future))
+                rows += number
         return batch
 
     async def _answered(self, batch: list[tuple[Question, asyncio.Future[Answer]]]) -> None:

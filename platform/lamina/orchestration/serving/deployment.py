@@ -70,6 +70,7 @@ def replicas(bundles: Mapping[str, Bundle], settings: ServingSettings) -> Iterat
     serve = load_serve()
     name = f"lamina-{uuid4().hex[:8]}"
     given = {key: (str(each.folder.resolve()), each.digest) for key, each in bundles.items()}
+    _check_cores(settings)
     gpus = int(ray.cluster_resources().get("GPU", 0) >= settings.replicas)
     application = serve.deployment(Replica).options(
         name="replica",
@@ -92,6 +93,17 @@ def replicas(bundles: Mapping[str, Bundle], settings: ServingSettings) -> Iterat
         yield Replicas(_sender(handle), _watch(serve, name))
     finally:
         serve.delete(name)
+
+
+def _check_cores(settings: ServingSettings) -> None:
+    """Raises InputError where the replicas would wait for cores that never come. A cluster that was
+    there before may bring more machines."""
+    needed, there = settings.replicas * settings.cores, ray.cluster_resources().get("CPU", 0)
+    if needed > there and not os.environ.get("RAY_ADDRESS"):
+        raise InputError(
+            f"--replicas, --threads: {settings.replicas} x {settings.cores} need {needed} CPU "
+            f"cores (allowed: {there:g})"
+        )
 
 
 def load_serve() -> Any:

@@ -29,7 +29,7 @@ _UNDER_WAY = 2
 
 
 class Front:
-    """The application that a server runs."""
+    """The application that answers HTTP."""
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ def _digest(text: str) -> bytes:
 
 
 def _host_of(request: web.Request) -> str | None:
-    """The name that a client knows this machine by, without a port."""
+    """The name that whoever asks knows this machine by, without a port."""
     try:
         return urlsplit(f"//{request.host}").hostname
     except ValueError:

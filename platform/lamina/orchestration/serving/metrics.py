@@ -1,4 +1,4 @@
-"""What a server counts, in the text format of Prometheus."""
+"""What is counted while bundles are served, in the text format of Prometheus."""
 
 from collections.abc import Sequence
 

@@ -10,13 +10,13 @@ from aiohttp import web
 
 from lamina.bundles import Bundle
 from lamina.orchestration.cluster import cluster
-from lamina.orchestration.serving.deployment import Replicas, load_serve, replicas
+from lamina.orchestration.serving.deployment import load_serve, replicas
 from lamina.orchestration.serving.front import Front
 from lamina.orchestration.serving.settings import ServingSettings, check_access
 from lamina.registry import InputError
 
 _LAST_ANSWERS = 10.0
-"""Seconds that requests which are being answered get when the server is told to stop."""
+"""Seconds that requests which are being answered get when it is told to stop."""
 
 
 def serve_bundles(
@@ -32,19 +32,14 @@ def serve_bundles(
     """
     check_access(settings, token)
     facts = {name: each.facts for name, each in bundles.items()}
-    with _listening(settings) as listening, _replicas(bundles, settings) as running:
-        front = Front(facts, settings, token, running.send, running.is_healthy)
+    with _listening(settings) as listening:
         host, port = listening.getsockname()[:2]
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        asyncio.run(_answer(front, listening, lambda: started(address)))
-
-
-@contextmanager
-def _replicas(bundles: Mapping[str, Bundle], settings: ServingSettings) -> Iterator[Replicas]:
-    # What is missing is known before Ray has started, which takes seconds.
-    load_serve()
-    with cluster(), _terminating(), replicas(bundles, settings) as running:
-        yield running
+        # A package that is missing is said before Ray has started, which takes seconds.
+        load_serve()
+        with cluster(), _terminating(), replicas(bundles, settings) as running:
+            front = Front(facts, settings, token, running.send, running.is_healthy)
+            asyncio.run(_answer(front, listening, lambda: started(address)))
 
 
 async def _answer(front: Front, listening: socket.socket, started: Callable[[], None]) -> None:
