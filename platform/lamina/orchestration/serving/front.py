@@ -94,9 +94,10 @@ class Front:
         if self._token is None:
             # A page in a browser can point a name of its own at this machine.
             if _host_of(request) not in (*_LOCAL_NAMES, self._settings.host):
-                given = request.host[:80]
                 raise RefusedError(
-                    403, "Host", f"Host: {given!r} is not this machine (allowed: localhost)"
+                    403,
+                    "Host",
+                    f"Host: {request.host[:80]!r} is not this machine (allowed: localhost)",
                 )
         elif request.path != HEALTH:
             given = _digest(request.headers.get("Authorization", ""))

@@ -19,6 +19,7 @@ from lamina.orchestration.serving.question import Question
 from lamina.orchestration.serving.settings import ServingSettings
 from lamina.registry import InputError
 from lamina.streams.images import decode
+from lamina.streams.sources.huggingface import HuggingFace
 from lamina.training.cohort import shared, together
 
 Answer = list[Prediction] | Exception
@@ -112,7 +113,8 @@ class ResidentBundles:
         predictor = self._predictors[question.bundle]
         if predictor.model.backbone.modality == "text":
             return question.values
-        background = getattr(predictor.bundle.job.stream, "background", "white")
+        stream = predictor.bundle.job.stream
+        background = stream.background if isinstance(stream, HuggingFace) else "white"
         most = self._settings.max_pixels
         return [
             torch.from_numpy(decode(content, f"inputs[{place}]", background, most))
