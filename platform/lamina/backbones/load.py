@@ -20,8 +20,15 @@ _TRIED = ((64, 48), (48, 64))
 """Heights and widths of images on which a processor and its model are tried."""
 
 
-def load_backbone(settings: BackboneSettings, device: torch.device | str = "cpu") -> Backbone:
+def load_backbone(
+    settings: BackboneSettings,
+    device: torch.device | str = "cpu",
+    resident: Backbone | None = None,
+) -> Backbone:
     """Load the frozen model, with accelerate where it is larger than the device.
+
+    `resident` is a backbone of the same weights, tower and type, maybe with another pooling or
+    length of texts: its model is shared, and nothing is loaded.
 
     Raises InputError when its files are not there, transformers cannot build it, or some of its
     weights are missing.
@@ -31,6 +38,8 @@ def load_backbone(settings: BackboneSettings, device: torch.device | str = "cpu"
     location = locate(settings.name)
     config = config_of(location)
     encoder = load_encoder(location, settings.max_length, part_config(config, settings.tower))
+    if resident is not None:
+        return _backbone(resident.model, encoder, settings)
     arguments = _placement(config, settings, torch.device(device))
     dtype = getattr(torch, settings.dtype)
     disable_progress_bar()

@@ -57,6 +57,11 @@ class Bundle:
                 f"one of this bundle (allowed: {known.digest})"
             )
 
+    def check_files(self) -> None:
+        """Raises InputError where one of its files is missing, or not what was written."""
+        for name in self.facts.files:
+            read_file(self.folder, name, self.facts)
+
     def _tensors(self, name: str) -> Any:
         return unpack(read_file(self.folder, name, self.facts))
 
@@ -120,6 +125,15 @@ def find_bundle(path: Path, trial: str | None = None) -> Path:
             raise InputError(f"--trial: {trial!r} is several (allowed: one of {names})")
     known = dict.fromkeys(name for _, *names in found for name in names)
     raise unknown("--trial", trial, [BEST, *known])
+
+
+def find_bundles(path: Path) -> list[Path]:
+    """The folders of all bundles of a job's output folder, or the one that `path` is or holds.
+
+    Raises InputError where there is none.
+    """
+    first = find_bundle(path)
+    return [folder for folder, *_ in _trials(path)] or [first]
 
 
 def _trials(output_dir: Path) -> list[tuple[Path, str, str]]:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from lamina.core import Modality, Part, Scenario, Task
-from lamina.registry import InputError
+from lamina.registry import InputError, unknown
 
 FORMAT = 1
 """Of the files of a bundle. Another one is refused by its number."""
@@ -112,6 +112,29 @@ class Facts:
             if each.name == name:
                 return Task(index, name, each.classes, self.names_of(each))
         return None
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether every prediction must be told its task."""
+        return self.scenario == "task_incremental"
+
+    def told(self, name: str | None, key: str) -> Task | None:
+        """The task of this name, where predictions are told theirs. Raises InputError, naming
+        `key`, where it is missing, unknown or of no use."""
+        names = [each.name for each in self.tasks]
+        if not self.needs_task:
+            if name is not None:
+                raise InputError(
+                    f"{key}: {name!r} is of no use: a {self.scenario} stream's predictions know no "
+                    "task"
+                )
+            return None
+        if name is None:
+            raise InputError(f"{key}: missing, and predictions know it (allowed: {names})")
+        found = self.task(name)
+        if found is None:
+            raise unknown(key, name, names)
+        return found
 
     def names_of(self, task: TaskFacts) -> tuple[str, ...]:
         """What a task's classes are called."""

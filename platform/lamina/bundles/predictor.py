@@ -12,9 +12,9 @@ from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.bundles.bundle import Bundle
 from lamina.core import Batch, Samples, Task
-from lamina.registry import InputError, unknown
+from lamina.registry import InputError
 from lamina.strategies.base import Strategy
-from lamina.training.evaluate import logits_by_length
+from lamina.training.evaluate import logits_by_length, logits_of
 from lamina.training.learner import placed
 
 
@@ -65,7 +65,7 @@ class Predictor:
     @property
     def needs_task(self) -> bool:
         """Whether every prediction must be told its task."""
-        return self.bundle.facts.scenario == "task_incremental"
+        return self.bundle.facts.needs_task
 
     def predict(
         self, values: Sequence[Any], task: str | None = None, top_k: int = 1
@@ -98,21 +98,7 @@ class Predictor:
     def task_named(self, name: str | None) -> Task | None:
         """The task of this name, where predictions are told theirs. Raises InputError where that
         does not fit."""
-        facts = self.bundle.facts
-        names = [each.name for each in facts.tasks]
-        if not self.needs_task:
-            if name is not None:
-                raise InputError(
-                    f"--task: {name!r} is of no use: a {facts.scenario} stream's predictions know "
-                    "no task"
-                )
-            return None
-        if name is None:
-            raise InputError(f"--task: missing, and predictions know it (allowed: {names})")
-        found = facts.task(name)
-        if found is None:
-            raise unknown("--task", name, names)
-        return found
+        return self.bundle.facts.told(name, "--task")
 
     @torch.no_grad()
     def logits(self, data: Batch, task: Task | None = None) -> Logits:
@@ -128,6 +114,16 @@ class Predictor:
             routes = torch.cat(found).cpu()
             routes[order] = routes.clone()
         return Logits(logits, routes)
+
+    @torch.no_grad()
+    def logits_of(self, batch: Batch, task: Task | None = None) -> Logits:
+        """The same of rows that are run together, as they are padded: up to the rounding of float
+        sums what `logits` says."""
+        placed = batch.to(self.model.backbone.device)
+        logits = logits_of(self.strategy, self.model, placed, task).float().cpu()
+        if not self.strategy.routes or task is not None:
+            return Logits(logits, None)
+        return Logits(logits, self.strategy.route(self.model, placed.inputs).cpu())
 
     def named(self, found: Logits, top_k: int = 1) -> list[Prediction]:
         """Logits as names and scores."""

@@ -268,6 +268,36 @@ def export(bundle: Path, out: Path, **options: Any) -> None:
     export_to(bundle, out, **options)
 
 
+@main.command()
+@click.argument("bundles", nargs=-1, metavar="[NAME=]RUN...", required=True)
+@click.option("--trial", "trials", metavar="NAME", multiple=True, help="Of each RUN; or 'all'.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Others need a token.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--token-file", type=click.Path(path_type=Path), help="What requests must know.")
+@click.option("--replicas", type=click.IntRange(1), help="Processes that answer. By default 1.")
+@click.option("--threads", type=click.IntRange(1), help="CPU cores of each.")
+@click.option("--max-rows", type=click.IntRange(1), help="Inputs of a request.")
+@click.option("--max-characters", type=click.IntRange(1), help="Of a text.")
+@click.option("--max-pixels", type=click.IntRange(1), help="Of an image.")
+@click.option("--max-body-bytes", type=click.IntRange(1), help="Of a request.")
+def serve(bundles: tuple[str, ...], **options: Any) -> None:
+    """Answer over HTTP with the bundles of RUNs, all on one backbone, on Ray Serve.
+
+    RUN is the output_dir of a job (its best trial, unless --trial names others), a trial's folder,
+    or an exported bundle. Requests call a bundle by NAME, or else by its trial's name:
+
+    \b
+    curl http://127.0.0.1:8000/v1/predict -H 'Content-Type: application/json' \\
+        -d '{"inputs": ["my parcel is late"], "bundle": "er", "top_k": 3}'
+
+    Only this machine can ask, unless --host says otherwise; then requests need a token, as
+    Authorization: Bearer TOKEN. It is read from a file, or from LAMINA_TOKEN.
+    """
+    from lamina.cli.serve import serve_runs
+
+    serve_runs(bundles, **options)
+
+
 _run = click.argument("run", type=click.Path(path_type=Path))
 _trial = click.argument("trial")
 

@@ -180,11 +180,13 @@ class _Digests(dict[int, bytes]):
         return found
 
 
-def decode(content: bytes, name: str, background: Background = "white") -> NDArray[np.uint8]:
+def decode(
+    content: bytes, name: str, background: Background = "white", max_pixels: int | None = None
+) -> NDArray[np.uint8]:
     """An encoded image as 8-bit RGB [height, width, 3].
 
     Raises InputError, calling it `name`, where it is no image, is cut off or has more pixels than
-    Pillow takes for safe.
+    `max_pixels`, or than Pillow takes for safe; such an image is not decoded.
     """
     import PIL.Image
     from PIL import ImageOps
@@ -195,6 +197,11 @@ def decode(content: bytes, name: str, background: Background = "white") -> NDArr
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
             with PIL.Image.open(io.BytesIO(content)) as opened:
+                width, height = opened.size
+                if max_pixels is not None and width * height > max_pixels:
+                    raise ValueError(
+                        f"it has {width} x {height} pixels; allowed are {max_pixels:,}"
+                    )
                 opened.load()
                 picture: Picture = ImageOps.exif_transpose(opened)
                 return np.array(_rgb(picture, background))

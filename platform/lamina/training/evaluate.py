@@ -166,13 +166,20 @@ def logits_by_length(
     `data.lengths().argsort(stable=True)`. With a task, all but its classes are minus infinity."""
     for batch in data.by_length().chunks(batch_size):
         placed = batch.to(model.backbone.device)
-        logits = strategy.predict(model, placed.inputs, task)
-        if task is not None and task.classes:
-            classes = torch.tensor(task.classes, device=logits.device)
-            others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
-            others[classes] = False
-            logits = logits.masked_fill(others, -inf)
-        yield placed.labels, logits
+        yield placed.labels, logits_of(strategy, model, placed, task)
+
+
+@torch.no_grad()
+def logits_of(strategy: Strategy, model: AdaptedModel, batch: Batch, task: Task | None) -> Tensor:
+    """Logits [N, classes] of a batch that is on the model's device, as it is padded. With a task
+    that has classes, all but these are minus infinity."""
+    logits = strategy.predict(model, batch.inputs, task)
+    if task is None or not task.classes:
+        return logits
+    classes = torch.tensor(task.classes, device=logits.device)
+    others = torch.ones(logits.shape[1], dtype=torch.bool, device=logits.device)
+    others[classes] = False
+    return logits.masked_fill(others, -inf)
 
 
 @torch.no_grad()

@@ -1,0 +1,188 @@
+"""The bundles of a replica: resident on as few backbones as they need, and how they answer
+together."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.load import load_backbone
+from lamina.bundles import Bundle, Prediction, Predictor
+from lamina.bundles.predictor import Logits
+from lamina.core import Batch, Samples
+from lamina.orchestration.serving.question import Question
+from lamina.orchestration.serving.settings import ServingSettings
+from lamina.registry import InputError
+from lamina.streams.images import decode
+from lamina.streams.sources.huggingface import HuggingFace
+from lamina.training.cohort import shared, together
+
+Answer = list[Prediction] | Exception
+"""What is said of a question's inputs, in their order; or why there is no answer: an InputError
+where an input is to blame."""
+
+_BackboneKey = tuple[str, BackboneSettings]
+"""The digest of its files, and how it is held; its name says no more than the digest."""
+_Group = tuple[str, str | None]
+"""Rows of one bundle that are told one task."""
+
+
+class ResidentBundles:
+    """Predictors whose calls of the backbone meet: one forward for the rows of several bundles.
+
+    Weights are loaded once for a digest: bundles that pool or cut texts otherwise share them.
+    """
+
+    def __init__(
+        self, bundles: Mapping[str, Bundle], settings: ServingSettings, device: torch.device | str
+    ) -> None:
+        """Raises InputError where a file of a bundle, or its backbone, is not what was written."""
+        self._settings = settings
+        self._device = torch.device(device)
+        self._backbones: dict[_BackboneKey, Backbone] = {}
+        self._keys: dict[str, _BackboneKey] = {}
+        self._predictors: dict[str, Predictor] = {}
+        for name, bundle in bundles.items():
+            bundle.check_backbone()
+            key = self._keys[name] = _key(bundle)
+            if key not in self._backbones:
+                self._backbones[key] = self._loaded(key, bundle)
+            self._predictors[name] = Predictor(bundle, shared(self._backbones[key]))
+
+    @property
+    def num_loaded(self) -> int:
+        """How many models are in memory."""
+        return len({id(each.model) for each in self._backbones.values()})
+
+    def answer(self, questions: Sequence[Question]) -> list[Answer]:
+        """What is said of each question. An error is only that of the question whose it is."""
+        try:
+            return self._answer(questions)
+        except Exception as error:
+            if len(questions) > 1:
+                return [self.answer([each])[0] for each in questions]
+            return [_plain(error)]
+
+    def _loaded(self, key: _BackboneKey, bundle: Bundle) -> Backbone:
+        alike = [
+            each
+            for (digest, held), each in self._backbones.items()
+            if (digest, held.dtype, held.tower) == (key[0], key[1].dtype, key[1].tower)
+        ]
+        return load_backbone(bundle.job.backbone, self._device, alike[0] if alike else None)
+
+    def _answer(self, questions: Sequence[Question]) -> list[Answer]:
+        by_backbone: dict[_BackboneKey, list[int]] = defaultdict(list)
+        for place, each in enumerate(questions):
+            by_backbone[self._keys[each.bundle]].append(place)
+        answers: dict[int, Answer] = {}
+        for key, places in by_backbone.items():
+            asked = [questions[place] for place in places]
+            answers |= zip(places, self._answer_on(self._backbones[key], asked), strict=True)
+        return [answers[place] for place in range(len(questions))]
+
+    def _answer_on(self, backbone: Backbone, questions: Sequence[Question]) -> list[Answer]:
+        """Questions to bundles of one backbone."""
+        values: list[Any] = []
+        groups: list[_Group] = []
+        spans: list[slice | InputError] = []
+        for each in questions:
+            try:
+                read = self._read(each)
+            except InputError as error:
+                spans.append(error)
+                continue
+            spans.append(slice(len(values), len(values) + len(read)))
+            values += read
+            groups += [(each.bundle, each.task)] * len(read)
+        most = max(each.top_k for each in questions)
+        found = self._predictions(backbone, values, groups, most) if values else []
+        return [
+            span if isinstance(span, InputError) else _cut(found[span], each.top_k)
+            for span, each in zip(spans, questions, strict=True)
+        ]
+
+    def _read(self, question: Question) -> Sequence[Any]:
+        """Values as a predictor takes them. Raises InputError for what is no image, or too
+        large a one."""
+        predictor = self._predictors[question.bundle]
+        if predictor.model.backbone.modality == "text":
+            return question.values
+        stream = predictor.bundle.job.stream
+        background = stream.background if isinstance(stream, HuggingFace) else "white"
+        most = self._settings.max_pixels
+        return [
+            torch.from_numpy(decode(content, f"inputs[{place}]", background, most))
+            for place, content in enumerate(question.values)
+        ]
+
+    def _predictions(
+        self, backbone: Backbone, values: Sequence[Any], groups: Sequence[_Group], top_k: int
+    ) -> list[Prediction | Exception]:
+        """What is said of N values, each of its group: texts with others of about their length,
+        whatever the bundle."""
+        number = len(values)
+        samples = Samples(values, torch.zeros(number, dtype=torch.int64), torch.arange(number))
+        data = backbone.encode(samples)
+        found: dict[int, Prediction | Exception] = {}
+        for rows in data.lengths().argsort(stable=True).split(self._settings.batch_rows):
+            own = [groups[row] for row in rows.tolist()]
+            batch = data[rows].trimmed()
+            for group, places, logits in self._run(batch, own):
+                said: Sequence[Prediction | Exception]
+                if isinstance(logits, Exception):
+                    said = [logits] * len(places)
+                else:
+                    said = self._predictors[group[0]].named(logits, top_k)
+                found |= zip(rows[places].tolist(), said, strict=True)
+        return [found[row] for row in range(number)]
+
+    def _run(
+        self, batch: Batch, groups: Sequence[_Group]
+    ) -> list[tuple[_Group, Tensor, Logits | Exception]]:
+        """The logits of each group's rows of a batch, and their places in it. All are padded to one
+        length, so that their calls of the backbone meet."""
+        places: dict[_Group, list[int]] = defaultdict(list)
+        for place, group in enumerate(groups):
+            places[group].append(place)
+        chosen = {group: torch.tensor(own) for group, own in places.items()}
+        calls = [partial(self._logits, group, batch[own]) for group, own in chosen.items()]
+        found = together(calls, len(calls), self._settings.batch_rows)
+        return [
+            (group, own, logits) for (group, own), logits in zip(chosen.items(), found, strict=True)
+        ]
+
+    def _logits(self, group: _Group, batch: Batch) -> Logits | Exception:
+        name, task = group
+        predictor = self._predictors[name]
+        try:
+            return predictor.logits_of(batch, predictor.told(task))
+        except Exception as error:
+            # Raised, it would end the others' calls as well.
+            return _plain(error)
+
+
+def _key(bundle: Bundle) -> _BackboneKey:
+    return bundle.facts.backbone.digest, replace(bundle.job.backbone, name="")
+
+
+def _cut(found: Sequence[Prediction | Exception], top_k: int) -> Answer:
+    """Predictions with so many classes each; the first error if there is one."""
+    predictions: list[Prediction] = []
+    for each in found:
+        if isinstance(each, Exception):
+            return each
+        predictions.append(replace(each, top=each.top[:top_k]))
+    return predictions
+
+
+def _plain(error: Exception) -> Exception:
+    """An error that another process can read, whatever classes it has."""
+    if isinstance(error, InputError):
+        return InputError(str(error))
+    return RuntimeError(f"{type(error).__name__}: {error}"[:500])
