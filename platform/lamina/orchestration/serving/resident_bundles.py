@@ -161,7 +161,7 @@ class ResidentBundles:
         name, task = group
         predictor = self._predictors[name]
         try:
-            return predictor.logits_of(batch, predictor.known_task(task))
+            return predictor.logits_of(batch, predictor.task_named(task))
         except Exception as error:
             # Raised, it would end the others' calls as well.
             return _plain(error)
