@@ -195,6 +195,23 @@ def test_learn_takes_the_tasks_that_a_column_of_the_new_file_names(shop):
     assert "april" in done.output
 
 
+def test_learn_goes_on_with_a_stream_that_was_cut_into_periods(shop):
+    dated = {}
+    for month in ("01", "02"):
+        path = shop / f"dated{month}.csv"
+        write(path, NOUNS)
+        header, *lines = path.read_text().splitlines()
+        rows = [f"{line},2026-{month}-{at % 12 + 1:02}" for at, line in enumerate(lines)]
+        path.write_text("\n".join([f"{header},created", *rows]) + "\n")
+        dated[month] = f"stream.path={path}"
+    cut = "scenario={kind: domain_incremental, by: created, num_tasks: 2}"
+    ran = lamina("run", shop / "job.yaml", dated["01"], cut, f"output_dir={shop / 'dated'}")
+    assert ran.exit_code == 0, ran.output
+    done = lamina("learn", shop / "dated", dated["02"], "-o", shop / "dated_on")
+    assert done.exit_code == 0, done.output
+    assert "dated02" in done.output
+
+
 def test_a_joint_bundle_of_a_method_that_replays_has_no_next_task(shop):
     words = ("strategy.name=er", "scenario.kind=joint", "scenario.num_tasks=null")
     memory = "memory={policy: ring, size: 8}"

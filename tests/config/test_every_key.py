@@ -371,6 +371,8 @@ STREAM_CHANGES = [
     ("field", {"path": "document.json", "text_column": "text", "field": "rows"}, "others"),
     ("field", PATH, "rows"),
     ("text_column", PATH, "client"),
+    ("text_separator", PATH | {"text_column": ["text", "client"]}, " / "),
+    ("text_separator", PATH, " / "),
     ("image_column", PICTURES, "label"),
     ("background", PICTURES, "black"),
     ("background", PATH, "black"),
@@ -393,7 +395,7 @@ def test_every_key_of_a_stream_is_walked():
     assert FAMILIES["stream"].outline("huggingface").settings().keys() == walked
     for name in FAMILIES["stream"].names():
         settings = set(FAMILIES["stream"].outline(name).settings())
-        assert name == "huggingface" or settings <= {"language", "sentences_per_intent"}
+        assert name == "huggingface" or settings <= {"language", "sentences_per_intent", "tasks"}
 
 
 @pytest.mark.parametrize(("key", "given", "value"), STREAM_CHANGES)
@@ -402,7 +404,10 @@ def test_a_key_of_a_stream_changes_its_rows_or_is_refused_or_said(
 ):
     def outcome_of(stream):
         stream = {"name": "huggingface", **stream, "path": str(files / stream["path"])}
-        job = parse_job(base_of("er") | {"stream": stream, "scenario": scenario})
+        try:
+            job = parse_job(base_of("er") | {"stream": stream, "scenario": scenario})
+        except InputError as error:
+            return str(error), {}
         try:
             found = build_stream(job.stream, job.scenario, job.seed)
         except InputError as error:

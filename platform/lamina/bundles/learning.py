@@ -169,9 +169,11 @@ def _changed(bundle: Bundle, changes: Sequence[str]) -> Job:
     job = fork_trial(bundle.job.mapping, others).job if others else bundle.job
     mapping = {key: each for key, each in job.mapping.items() if key != LEARNED_FROM}
     laid = laid_over(mapping, data, stays)
-    # Classes are dealt into no number of tasks here, so that a column of tasks is asked for.
-    laid["scenario"] = {**laid["scenario"], "num_tasks": None}
-    return parse_job(laid)
+    # Rows are dealt into no number of tasks here, so that a column of tasks is asked for.
+    scenario = {**laid["scenario"], "num_tasks": None}
+    if scenario.get("every") is None:
+        scenario["by"] = None
+    return parse_job({**laid, "scenario": scenario})
 
 
 def _check_scenario(bundle: Bundle) -> None:

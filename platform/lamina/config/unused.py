@@ -173,12 +173,13 @@ def _columns(job: "Job") -> Iterator[tuple[str, str]]:
     source, scenario = job.stream, job.scenario
     partition = None if job.federation is None else job.federation.partition
     asked_for = getattr(partition, "by", None)
-    by_group = scenario.kind == "domain_incremental" or (
-        scenario.kind != "joint" and scenario.num_tasks is None
-    )
-    if source.group_key is not None and not by_group and asked_for != GROUP:
-        why = "scenario.num_tasks is given"
-        why = "scenario.kind is 'joint'" if scenario.kind == "joint" else why
+    if scenario.kind == "joint":
+        why = "scenario.kind is 'joint'"
+    elif scenario.time_column is not None:
+        why = "scenario.by is given"
+    else:
+        why = "" if scenario.num_tasks is None else "scenario.num_tasks is given"
+    if source.group_key is not None and why and asked_for != GROUP:
         yield f"stream.{source.group_key}", why
     if source.owner_key is not None and asked_for != getattr(source, source.owner_key):
         yield f"stream.{source.owner_key}", "no federation deals rows to clients by it"
