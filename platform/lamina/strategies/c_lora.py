@@ -34,8 +34,10 @@ TINY = 1e-30
 class CLoRA(Strategy):
     """Cross-entropy over the task's classes, and the self-regularisation of the update."""
 
-    strength: float = 10.0
-    """lambda, the weight of the penalty (1e8 in the paper, with `scale: paper`)."""
+    strength: float = 1.0
+    """lambda, the weight of the penalty (1e8 in the paper, with `scale: paper`). 10 was better
+    under AdamW. Under SGD both may diverge after tasks that changed little, where the penalty is
+    steep; `scale: paper` is not."""
     scale: Literal["loss", "paper"] = "loss"
     """What a strength of 1 means: changing the same weights once more as far as before costs as
     much as the loss (`loss`: a mean over modules), or the squared products are added as they are
