@@ -1,6 +1,8 @@
-"""Losses as pure functions of tensors."""
+"""Losses as functions of tensors; how much a class counts is said around them (`weighing`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -8,20 +10,77 @@ from torch import Tensor
 
 from lamina.core import IGNORED
 
+_CLASS_WEIGHTS: ContextVar[Tensor | None] = ContextVar("class_weights", default=None)
+"""A context is a greenlet's own, so learners of one cohort do not see each other's weights."""
+
+
+def balanced_weights(labels: Tensor, num_classes: int) -> Tensor:
+    """How much a row of each class counts so that all classes count the same: float32
+    [num_classes], N / (k N_c) for N rows of k classes, N_c of class c (scikit-learn's "balanced");
+    1 for classes that have no row. The mean over the N rows is 1.
+
+    `labels`: int64 [N].
+    """
+    counts = torch.bincount(labels, minlength=num_classes).float()
+    weights = len(labels) / ((counts > 0).sum() * counts)
+    return torch.where(counts > 0, weights, 1.0)
+
+
+@contextmanager
+def weighing(class_weights: Tensor | None) -> Iterator[None]:
+    """Let `cross_entropy` multiply a row's loss by the weight of its class, inside. None: by 1.
+
+    `class_weights`: float32 [classes of the stream], on the device of the labels.
+    """
+    token = _CLASS_WEIGHTS.set(class_weights)
+    try:
+        yield
+    finally:
+        _CLASS_WEIGHTS.reset(token)
+
 
 def cross_entropy(
     logits: Tensor,
     labels: Tensor,
     classes: Sequence[int] | None = None,
     reduction: str = "mean",
+    columns: Sequence[int] | None = None,
 ) -> Tensor:
     """Cross-entropy over the given classes only, others counting as minus infinity (default, and
     where a task has none because its answers are tokens: over all).
 
     `logits` [N, C] with `labels` [N], or [N, A, V] with [N, A] for the tokens of answers, where
-    IGNORED labels do not count: the mean is over tokens then, as in transformers. Returns a scalar,
-    or [N] (or [N, A]) with reduction "none".
+    IGNORED labels do not count: the mean is over tokens then, as in transformers. `columns`: the
+    class that each column of logits stands for, where a head knows some classes alone (default:
+    column c is class c). Labels are class numbers either way.
+
+    Returns a scalar, the mean over rows, or [N] (or [N, A]) with reduction "none". Inside
+    `weighing` each row's loss is first multiplied by its class's weight; that of a negative label,
+    which is no class, is not.
     """
+    weights = _CLASS_WEIGHTS.get()
+    if weights is not None:
+        own = torch.where(labels >= 0, weights[labels.clamp_min(0)], 1.0)
+        each = _unweighted(logits, labels, classes, "none", columns) * own
+        return each if reduction == "none" else each.mean()
+    return _unweighted(logits, labels, classes, reduction, columns)
+
+
+def places(labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """Labels int64 [N] as places in `classes`, as a head that knows these classes alone counts
+    them; 0 for a label that is not there."""
+    return (labels[:, None] == labels.new_tensor(classes)).int().argmax(dim=1)
+
+
+def _unweighted(
+    logits: Tensor,
+    labels: Tensor,
+    classes: Sequence[int] | None,
+    reduction: str,
+    columns: Sequence[int] | None,
+) -> Tensor:
+    if columns is not None:
+        labels = places(labels, columns)
     if classes:
         hidden = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
         hidden[list(classes)] = False

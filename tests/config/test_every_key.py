@@ -155,6 +155,7 @@ CHANGES = [
     ("training.evaluation_batch_size", 7),
     ("training.anytime_every", 4),
     ("training.learning_curve_batches", 1),
+    ("training.drift", True),
     ("scenario.kind", "domain_incremental"),
     ("scenario.num_tasks", 5),
     ("scenario.by", "created_at"),
@@ -179,9 +180,10 @@ CHANGES = [
     ("seed", 3),
     ("backbone.max_length", 5),
 ]
-MEASURES = ("accuracy", "forgetting", "learning_curve_area")
+MEASURES = ("accuracy", "forgetting", "learning_curve_area", "kl")
 NOT_HERE = {
     "scenario.kind": "digits have no groups",
+    "training.class_weights": "all classes have as many rows: tests/training/test_class_weights.py",
     "backbone.name": "another model",
     "backbone.dtype": "of the weights, that the test's backbone has loaded",
     "backbone.pooling": "as dtype",

@@ -9,6 +9,7 @@ from lamina.evaluation.classification import (
     class_accuracy,
     confusion_matrix,
     macro_f1,
+    macro_f1_of,
     top_k_accuracy,
 )
 
@@ -35,6 +36,7 @@ def test_macro_f1_is_that_of_scikit_learn(answers):
     labels, predicted, _ = answers
     expected = metrics.f1_score(labels, predicted, average="macro")
     assert macro_f1(confusion_matrix(labels, predicted, CLASSES)) == pytest.approx(expected)
+    assert macro_f1_of(labels, predicted, CLASSES) == pytest.approx(expected)
 
 
 def test_a_class_is_right_as_often_as_it_is_recalled(answers):

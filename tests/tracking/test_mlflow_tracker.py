@@ -1,11 +1,13 @@
 """Runs in a real MLflow store."""
 
+import json
 import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from threading import Thread
 
@@ -364,9 +366,37 @@ def test_an_experiment_comes_with_a_view_of_the_columns_that_matter(track, clien
 
     tags = client.get_experiment_by_name("tests").tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
-    view = tags["mlflow.sharedViewState.lamina-leaderboard"]
-    assert "validation/average_accuracy" in view
-    assert "strategy.name" in view
+    view = json.loads(tags["mlflow.sharedViewState.lamina-leaderboard"])
+    state = json.loads(view["state"])
+    assert state["columnOrder"][1:3] == [
+        "metrics.`validation/average_accuracy`",
+        "metrics.`test/average_accuracy`",
+    ]
+    assert "params.`strategy.name`" in state["selectedColumns"]
+
+
+def test_the_experiments_own_words_lead_to_its_leaderboard(track, client):
+    track().close()
+
+    found = client.get_experiment_by_name("tests")
+    link = f"(#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+    assert link in found.tags["mlflow.note.content"]
+
+
+def test_the_load_of_the_machine_is_recorded_with_the_sweep(track, runs, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    tracker = track(system_metrics=True)
+    tracker.start_sweep("sweep", {})
+    tracker.start_trial("t0", {}, "er-lora")
+    while "sweep" not in runs() or not runs()["sweep"].data.metrics:
+        time.sleep(0.2)
+    tracker.finish_trial("t0", "finished")
+    tracker.finish_sweep("finished")
+    tracker.close()
+
+    found = runs()
+    assert "system/cpu_utilization_percentage" in found["sweep"].data.metrics
+    assert not found["er-lora"].data.metrics
 
 
 def test_a_deleted_experiment_is_restored(track, client, runs):

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from sklearn.metrics import f1_score
 
+from lamina.evaluation.drift import drift
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.evaluate import accuracy
 from lamina.training.settings import TrainingSettings
@@ -103,3 +105,88 @@ def test_costs_are_what_a_prediction_and_a_task_take(stream, tiny_bert):
     assert two["cost/added_parameters"] > one["cost/stored_parameters"] / 2
     assert one["cost/peak_memory_bytes"] > 1e8
     assert 0 < one["test/continual_score"] < 1
+
+
+def test_macro_f1_and_top_5_are_of_the_tasks_so_far_together(stream, tiny_bert):
+    learner = make_learner("finetune", stream, tiny_bert, training=settings())
+    reports = list(learner.learn())
+    labels, predicted, place = (
+        torch.cat([getattr(each, name) for each in learner.scores.answers["test"]]).tolist()
+        for name in ("labels", "predicted", "place")
+    )
+    last = reports[-1].metrics
+    assert last["test/macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert last["test/top5_accuracy"] == sum(each < 5 for each in place) / len(place)
+    assert [("validation/top5_accuracy" in each.metrics) for each in reports] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_classes_that_are_not_seen_yet_are_no_part_of_macro_f1(stream, tiny_bert):
+    domains = as_scenario(stream, "domain_incremental")
+    learner = make_learner("finetune", domains, tiny_bert, training=settings())
+    first = next(learner.learn())
+    own = learner.scores.answers["test"][0]
+    expected = f1_score(own.labels.tolist(), own.predicted.tolist(), average="macro")
+    assert first.metrics["test/macro_f1"] == pytest.approx(expected)
+    assert learner.scores.answers["test"][1] is not None
+
+
+def test_what_is_told_its_task_has_no_top_5_among_its_two_classes(stream, tiny_bert):
+    told = as_scenario(stream, "task_incremental")
+    last = list(make_learner("finetune", told, tiny_bert, training=settings()).learn())[-1]
+    assert "test/macro_f1" in last.metrics
+    assert "test/top5_accuracy" not in last.metrics
+
+
+def test_no_number_of_classes_where_an_earlier_tasks_rows_are_gone(stream, tiny_bert):
+    learner = make_learner("finetune", stream, tiny_bert, training=settings())
+    list(learner.learn())
+    learner.scores.answers["test"][0] = None
+    assert "test/macro_f1" not in learner.scores.metrics()
+    assert "validation/macro_f1" in learner.scores.metrics()
+
+
+def _said(learner, data, num_classes):
+    with torch.no_grad():
+        return learner.strategy.predict(learner.model, data.inputs, None)[:, :num_classes]
+
+
+@pytest.mark.parametrize("kind", ["class_incremental", "domain_incremental"])
+def test_drift_is_between_the_answers_before_and_after_a_task(stream, tiny_bert, kind):
+    told = as_scenario(stream, kind)
+    learner = make_learner("finetune", told, tiny_bert, training=settings(drift=True))
+    reports = learner.learn()
+    first = next(reports)
+    data, known = told.experiences[1].validation, learner.model.num_classes()
+    before = _said(learner, data, known)
+    second = next(reports)
+    assert "drift/kl" not in first.metrics
+    expected = drift(before, _said(learner, data, known))
+    assert expected > 0
+    assert second.metrics["drift/kl"] == pytest.approx(expected, rel=1e-4)
+    third = next(reports)
+    mean = (second.metrics["drift/kl"] + third.metrics["drift/kl"]) / 2
+    assert third.metrics["drift/mean_kl"] == pytest.approx(mean)
+
+
+def test_to_ask_for_drift_changes_no_other_number(stream, tiny_bert):
+    def accuracies(**more):
+        learner = make_learner("er", stream, tiny_bert, training=settings(**more))
+        return [(each.validation, each.test) for each in learner.learn()]
+
+    assert accuracies() == accuracies(drift=True)
+
+
+def test_drift_goes_on_from_a_checkpoint(stream, tiny_bert):
+    made = [
+        make_learner("finetune", stream, tiny_bert, training=settings(drift=True)) for _ in range(2)
+    ]
+    whole, resumed = made
+    reports = whole.learn()
+    next(reports), next(reports)
+    resumed.load_state_dict(unpack(pack(whole.state_dict())))
+    (last,) = resumed.learn()
+    assert next(reports).metrics["drift/mean_kl"] == last.metrics["drift/mean_kl"]

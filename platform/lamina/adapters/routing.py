@@ -22,12 +22,6 @@ def answered_by(
     return torch.cat(answers)[torch.cat(rows).argsort()]
 
 
-def places(labels: Tensor, classes: Sequence[int]) -> Tensor:
-    """Labels int64 [N] as places in `classes`, as a head that knows these classes alone counts
-    them; 0 for a label that is not there."""
-    return (labels[:, None] == labels.new_tensor(classes)).int().argmax(dim=1)
-
-
 def among(logits: Tensor, classes: Sequence[int], num_classes: int) -> Tensor:
     """Logits [N, len(classes)] of a head that knows these classes alone as [N, num_classes]; others
     are impossible."""

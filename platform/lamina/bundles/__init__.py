@@ -7,6 +7,7 @@ A bundle is one folder. Read back, it answers bit-equal to the trial that wrote 
     model.safetensors      what answers: adapters, heads, and what the strategy remembers
     learner.safetensors    what it takes to learn on: exemplars, matrices, counters
     predictions.csv        what it said of every row of the test parts
+    classes.json           the classes and tasks by name, and how well each class is known
     adapters/NAME/         each trained adapter in PEFT's own format
     tokenizer/             the tokenizer of a text model, or the image processor
 

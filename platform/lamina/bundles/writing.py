@@ -12,17 +12,29 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lamina.adapters.peft_format import export_adapter
 from lamina.backbones.content import backbone_digest
 from lamina.backbones.encoding import Encoder, ImageEncoder, TextEncoder
 from lamina.backbones.locate import public_name
-from lamina.bundles.bundle import ADAPTERS, FACTS, JOB, LEARNER, MODEL, PREDICTIONS, TOKENIZER
+from lamina.bundles.bundle import (
+    ADAPTERS,
+    CLASSES,
+    FACTS,
+    JOB,
+    LEARNER,
+    MODEL,
+    PREDICTIONS,
+    TOKENIZER,
+)
 from lamina.bundles.facts import FORMAT, BackboneFacts, DataFacts, Facts, TaskFacts
 from lamina.config.identity import stream_content
 from lamina.config.job import Job
-from lamina.core import KEYS, PARTS, Batch, D, Stream
+from lamina.core import KEYS, PARTS, Batch, D, Part, Stream
 from lamina.training.checkpoint import pack
 from lamina.training.learner import Learner
+from lamina.training.scorecard import EVALUATED
 
 _PACKAGES = ("lamina", "torch", "transformers", "peft")
 
@@ -49,6 +61,7 @@ def write_bundle(
     _write_adapters(learner, part / ADAPTERS)
     save_encoder(learner.model.backbone.encoder, part / TOKENIZER)
     (part / PREDICTIONS).write_bytes(predictions_of(learner))
+    (part / CLASSES).write_text(json.dumps(classes_of(learner), indent=1) + "\n", encoding="utf-8")
     digests = {
         path.relative_to(part).as_posix(): sha256(path.read_bytes()).hexdigest()
         for path in sorted(part.rglob("*"))
@@ -78,6 +91,40 @@ def predictions_of(learner: Learner) -> bytes:
             for row, label, predicted, place in rows
         )
     return file.getvalue().encode()
+
+
+def classes_of(learner: Learner) -> dict[str, Any]:
+    """The tasks learned, with the names of their classes; and of each class, how many rows were
+    asked when the last task was evaluated, and the share that was right (null of none)."""
+    names = learner.stream.class_names
+    learned = [each.task for each in learner.stream.experiences[: learner.next_task]]
+    known = sorted({number for task in learned for number in task.classes})
+    parts = {part: _by_class(learner, part) for part in EVALUATED} if known else {}
+    return {
+        "tasks": [
+            {"name": each.name, "classes": [names[number] for number in each.classes]}
+            for each in learned
+        ],
+        "classes": [
+            {"name": names[number], **{part: found[number] for part, found in parts.items()}}
+            for number in known
+        ],
+    }
+
+
+def _by_class(learner: Learner, part: Part) -> list[dict[str, float | None]]:
+    """Rows and accuracy of each class of the stream."""
+    answered = learner.scores.answers.get(part, [])[: learner.next_task]
+    found = [each for each in answered if each is not None]
+    labels = torch.cat([each.labels for each in found] or [torch.zeros(0, dtype=torch.int64)])
+    right = torch.cat([each.right for each in found] or [torch.zeros(0, dtype=torch.bool)])
+    size = len(learner.stream.class_names)
+    rows = torch.bincount(labels, minlength=size).tolist()
+    hits = torch.bincount(labels[right], minlength=size).tolist()
+    return [
+        {"rows": number, "accuracy": hit / number if number else None}
+        for number, hit in zip(rows, hits, strict=True)
+    ]
 
 
 def end_of_ids(stream: Stream[D]) -> int:

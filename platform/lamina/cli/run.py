@@ -34,7 +34,7 @@ from lamina.config import (
     load_job,
     lone_trial,
 )
-from lamina.config.identity import identified, learned_from
+from lamina.config.identity import identified, learned_from, source_of
 from lamina.config.reading import read_overrides
 from lamina.config.unused import unused_by
 from lamina.config.words import JobSource
@@ -45,6 +45,7 @@ from lamina.orchestration.store.event_recorder import EventRecorder, TrialReport
 from lamina.registry import InputError
 from lamina.reporting.results import RESULT, RUNS
 from lamina.tracking.base import TrackingError
+from lamina.tracking.data import data_document
 from lamina.tracking.trackers import make_tracker
 from lamina.training.learner import Learner
 
@@ -150,7 +151,10 @@ def _train(learner: Learner, run: _Run, recorder: EventRecorder, console: Consol
         recorder.record({"event": event, "trial": run.identity, **more}, [this])
 
     scenario, num_tasks = run.trial.job.scenario.kind, len(learner.stream)
-    tell("submitted", name=run.trial.name, mapping=run.trial.job.mapping)
+    job = run.trial.job
+    digest = (job.learned_from or {})["stream"]
+    data = data_document(learner.stream, digest, source_of(job))
+    tell("submitted", name=run.trial.name, mapping=job.mapping, data=data)
     try:
         with display(console, num_tasks) as shown:
             shown.line(f"{run.trial.name}: {scenario} on {learner.stream.name}, {num_tasks} tasks")

@@ -215,6 +215,11 @@ def not_together(
             "scenario: an online stream's rows are seen once, and a federated round passes over a "
             "client's rows again (allowed: streams that are not online)"
         )
+    if training.class_weights is not None:
+        problems.append(
+            f"training.class_weights: {training.class_weights!r} does not go with a federation: a "
+            "client knows how often a class is among its own rows only (allowed: null)"
+        )
     asked = None if settings.clients is None else settings.participants(settings.clients).size
     combination = Combination(
         aggregator=federation.aggregator,

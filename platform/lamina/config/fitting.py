@@ -24,6 +24,12 @@ def misfits(sections: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[s
         if scenario is not None and scenario.one_pass:
             yield from _passes(strategy, name, training, adapter is not None)
         yield from _probes(training, strategy, name)
+        answers = "classes" if sections["stream"] is None else sections["stream"].answers
+        if training.class_weights is not None and answers == "tokens":
+            yield (
+                f"training.class_weights: {training.class_weights!r} does not go with a stream "
+                "whose answers are tokens: there are no classes (allowed: null)"
+            )
         if sections[SECTION] is not None:
             kind = None if adapter is None else adapter.name
             yield from not_together(sections[SECTION], name, strategy, kind, training, scenario)
@@ -97,6 +103,11 @@ def _passes(
     """What goes over the rows of an online stream more than once."""
     if not strategy.takes_gradient_steps(has_adapter):
         return
+    if training.class_weights is not None:
+        yield (
+            f"training.class_weights: {training.class_weights!r} does not go with an online "
+            "stream: how often a class comes is not known before it has come (allowed: null)"
+        )
     if training.epochs != 1:
         yield (
             f"training.epochs: {training.epochs} does not go with an online stream, "

@@ -34,6 +34,11 @@ def learned_from(job: Job, stream: Stream[D]) -> dict[str, str]:
     return found
 
 
+def source_of(job: Job) -> str:
+    """Where its rows are: a path, a hub id, or the name of the source that brings its own."""
+    return str(getattr(job.stream, "path", None) or job.mapping["stream"]["name"])
+
+
 def identified(job: Job, found: Mapping[str, str]) -> Job:
     """`job` with what it learns from. Raises InputError where it says otherwise itself."""
     check_learned_from(job, found)

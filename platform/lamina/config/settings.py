@@ -50,7 +50,7 @@ class SweepSettings:
         if not 0 <= self.verify <= 1:
             raise InputError(f"sweep.verify: {self.verify} is no share (allowed: 0 to 1)")
         _check_positive("sweep", num_samples=self.num_samples, max_concurrent=self.max_concurrent)
-        known = [f"validation/{name}" for name in _SUMMARIES]
+        known = [f"validation/{name}" for name in (*_SUMMARIES, "macro_f1")]
         if not self.metric.startswith(("test/", "train/", "cost/")) and self.metric not in known:
             raise unknown("sweep.metric", self.metric, known)
         if self.metric.startswith("test/"):
@@ -112,10 +112,18 @@ class TrackingSettings:
     """A tracking server or database; null: `mlflow.db` in the output folder."""
     experiment: str | None = None
     """MLflow's experiment; null: the job's name."""
+    register: bool = False
+    """Whether the best bundle of a sweep becomes a version of the registered model that has the
+    job's name."""
+    system_metrics: bool = True
+    """Whether the load of the machine that the sweep is started on (processor, memory, disk,
+    network, GPUs) is recorded with the sweep, every 10 seconds."""
 
     matters_when: ClassVar[dict[str, Where]] = {
         "mlflow_uri": Where("enabled"),
         "experiment": Where("enabled"),
+        "register": Where("enabled"),
+        "system_metrics": Where("enabled"),
     }
 
 

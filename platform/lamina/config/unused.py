@@ -16,7 +16,7 @@ from lamina.registry import Where
 from lamina.strategies.base import NO_ADAPTER, Strategy
 from lamina.streams import ScenarioSettings
 from lamina.streams.rows import GROUP
-from lamina.training.settings import TrainingSettings
+from lamina.training.settings import DRIFTS, TrainingSettings
 
 if TYPE_CHECKING:
     from lamina.config.job import Job
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Reasons = dict[str, str]
 """By dotted key, why it changes nothing."""
 
-_WITH_STEPS_ALONE = settings_of(TrainingSettings).keys() - {"evaluation_batch_size"}
+_WITH_STEPS_ALONE = settings_of(TrainingSettings).keys() - {"evaluation_batch_size", "drift"}
 _OF_ANY_BATCH = {"batch_size", "anytime_every", "learning_curve_batches"}
 """Keys of training that matter wherever rows come in batches, with a gradient step or without."""
 
@@ -143,6 +143,8 @@ def _by_strategy(job: "Job") -> Iterator[tuple[str, str]]:
         yield "adapter", f"strategy {name!r} takes none"
     if not draws_from_memory(job.strategy, job.scenario, job.memory):
         yield "memory", _why_no_memory(job)
+    if cls.data == "all":
+        yield "training.drift", f"strategy {name!r} learns all tasks at once"
     if not cls.takes_gradient_steps(job.adapter is not None and takes_adapter(cls)):
         in_batches = _OF_ANY_BATCH if job.scenario.kind == "task_free" else set()
         for key in sorted(_WITH_STEPS_ALONE - in_batches):
@@ -163,6 +165,10 @@ def _by_stream(job: "Job") -> Iterator[tuple[str, str]]:
     yield from _columns(job)
     for part, split in job.stream.own_parts.items():
         yield f"scenario.{part}", f"the rows of {part} are those of split {split!r}"
+    if (kind := job.scenario.kind) not in DRIFTS:
+        yield "training.drift", f"scenario.kind is {kind!r}: no task is asked before it"
+    elif job.stream.answers == "tokens":
+        yield "training.drift", "answers are tokens: there are no classes"
     if _ends_with_its_task(job.strategy, job.scenario, job.memory):
         for key in type(job.strategy).from_second_task:
             yield f"strategy.{key}", "it matters from the second task on, and the stream has one"

@@ -36,10 +36,16 @@ def macro_f1(confusion: Tensor) -> float:
 
     Every class counts the same, so unlike accuracy it falls when a rare class is never answered.
     """
-    right = confusion.diagonal().double()
-    total = (confusion.sum(dim=0) + confusion.sum(dim=1)).double()
-    occurs = total > 0
-    return float((2 * right[occurs] / total[occurs]).mean())
+    return _macro_f1(confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0))
+
+
+def macro_f1_of(labels: Tensor, predicted: Tensor, num_classes: int) -> float:
+    """`macro_f1` of labels and answers, int64 [N], without the C^2 cells of a confusion matrix."""
+    counts = (
+        torch.bincount(each, minlength=num_classes)
+        for each in (labels[labels == predicted], labels, predicted)
+    )
+    return _macro_f1(*counts)
 
 
 def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
@@ -56,3 +62,10 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
         raise ValueError(f"k: {k} (allowed: 1 to {scores.shape[1]}, the number of classes)")
     best = scores.topk(k, dim=1).indices
     return float((best == labels[:, None]).any(dim=1).double().mean())
+
+
+def _macro_f1(right: Tensor, labelled: Tensor, answered: Tensor) -> float:
+    """From counts by class, int64 [C]: rows that are right, of the class, answered with it."""
+    total = (labelled + answered).double()
+    occurs = total > 0
+    return float((2 * right.double()[occurs] / total[occurs]).mean())

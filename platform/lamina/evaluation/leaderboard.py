@@ -96,6 +96,8 @@ def _row(result: Result, metric: str, mode: str) -> Row:
         "backward_transfer": of("test/backward_transfer"),
         "forward_transfer": of("test/forward_transfer"),
         "learning_accuracy": of("test/learning_accuracy"),
+        "macro_f1": of("test/macro_f1"),
+        "drift": of("drift/mean_kl"),
         "metric": metric,
         "mode": mode,
         "score": of(metric),

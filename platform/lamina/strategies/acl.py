@@ -19,7 +19,7 @@ from torch import Tensor
 from lamina.adapters import kind_names
 from lamina.adapters.isolation import IsolatedModules
 from lamina.adapters.model import HEAD, AdaptedModel
-from lamina.adapters.routing import among, answered_by, places
+from lamina.adapters.routing import among, answered_by
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
@@ -27,6 +27,8 @@ from lamina.memory.memory import Replay
 from lamina.strategies.base import Strategy
 
 MODULES = IsolatedModules()
+OTHERS = -1
+"""The label, to a task's head, of a row of another task; its column is the last."""
 
 
 @dataclass
@@ -88,8 +90,9 @@ class ACL(Strategy):
         losses = []
         for index in range(0 if self.state["phase"] == 1 else last, last + 1):
             logits = MODULES.own_logits(model, batch.inputs, index)
-            labels = self.labels_of(index, batch.labels, tasks)
-            each = cross_entropy(logits, labels, reduction="none")
+            labels = torch.where(tasks == index, batch.labels, OTHERS)
+            columns = (*self.state["classes"][index], OTHERS)
+            each = cross_entropy(logits, labels, reduction="none", columns=columns)
             losses.append((each * weights.to(each)).sum())
         return StepOutput(torch.stack(losses).sum())
 
@@ -101,11 +104,6 @@ class ACL(Strategy):
         *old, new = [len(classes) for classes in self.state["classes"]]
         shares = torch.tensor([new / num_new] * num_new + [sum(old) / num_old] * num_old)
         return shares / shares.sum()
-
-    def labels_of(self, index: int, labels: Tensor, tasks: Tensor) -> Tensor:
-        """Labels as the head of a task counts them: places in its classes, "others" last."""
-        classes = self.state["classes"][index]
-        return torch.where(tasks == index, places(labels, classes), len(classes))
 
     def annotate(self, model: AdaptedModel, batch: Batch) -> Mapping[str, Tensor]:
         """An exemplar's task: with classes that recur, its label does not tell."""

@@ -18,10 +18,9 @@ from torch import Tensor
 
 from lamina.adapters import kind_names
 from lamina.adapters.model import HEAD, AdaptedModel
-from lamina.adapters.routing import places
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
-from lamina.losses import cross_entropy
+from lamina.losses import cross_entropy, places
 from lamina.memory.gaussian import moments
 from lamina.memory.memory import Replay
 from lamina.strategies.base import Strategy

@@ -18,7 +18,6 @@ from torch import Tensor
 from lamina.adapters import kind_names
 from lamina.adapters.isolation import IsolatedModules
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.routing import places
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
@@ -61,7 +60,7 @@ class AdapterCL(Strategy):
         """L = CE(f(x; A_t), y), classes counted within the task."""
         assert batch.task is not None
         logits = MODULES.own_logits(model, batch.inputs, batch.task.index)
-        return StepOutput(cross_entropy(logits, places(batch.labels, batch.task.classes)))
+        return StepOutput(cross_entropy(logits, batch.labels, columns=batch.task.classes))
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
         """Moments of the frozen features of the task's rows."""

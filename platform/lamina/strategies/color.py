@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lamina.adapters.isolation import IsolatedModules
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.routing import places
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
@@ -59,7 +58,7 @@ class CoLoR(Strategy):
         """L = CE(f_t(x), y) under the task's own LoRA and classifier."""
         assert batch.task is not None
         logits = MODULES.own_logits(model, batch.inputs, batch.task.index)
-        return StepOutput(cross_entropy(logits, places(batch.labels, batch.task.classes)))
+        return StepOutput(cross_entropy(logits, batch.labels, columns=batch.task.classes))
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
         """The frozen features of every row: k-means needs them all."""

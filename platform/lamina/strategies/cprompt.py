@@ -19,7 +19,7 @@ from torch import Tensor
 from lamina.adapters.base import uniform
 from lamina.adapters.model import AdaptedModel
 from lamina.adapters.prompting import layers_in, orthonormal, prefix_overlay
-from lamina.adapters.routing import among, places
+from lamina.adapters.routing import among
 from lamina.backbones.overlay import Overlay
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
@@ -96,7 +96,6 @@ class CPrompt(Strategy):
         current = len(self.state["classes"]) - 1
         classes = self.state["classes"][-1]
         own = torch.full_like(batch.labels, current)
-        columns = places(batch.labels, classes)
         features = self.features(model, batch.inputs, own)
         auxiliary = cross_entropy(model.logits(features), batch.labels, classes=classes)
         surest = model.logits(features, CLASSIFIER.format(current)).amax(dim=1)
@@ -106,11 +105,13 @@ class CPrompt(Strategy):
             unsure = surest <= earlier.amax(dim=1) + self.margin
             consistency = consistency + self_distillation(earlier, unsure, self.smoothing) / current
         num_earlier = sum(len(each) for each in self.state["classes"][:-1])
-        nearest = cross_entropy(self.cosines(model, batch.inputs), num_earlier + columns)
+        keys = [-1] * num_earlier + list(classes)  # A class may have come before: its last key.
+        nearest = cross_entropy(self.cosines(model, batch.inputs), batch.labels, columns=keys)
         generator = generator_of(model.seed, "cprompt", self.state["num_steps"])
         drawn = torch.randint(current + 1, (len(batch),), generator=generator).to(own.device)
         features = self.features(model, batch.inputs, drawn)
-        robust = cross_entropy(model.logits(features, CLASSIFIER.format(current)), columns)
+        by_classifier = model.logits(features, CLASSIFIER.format(current))
+        robust = cross_entropy(by_classifier, batch.labels, columns=classes)
         loss = auxiliary + self.consistency * consistency + nearest + robust
         return StepOutput(loss, {"consistency": consistency.detach()})
 

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from lamina.adapters.isolation import IsolatedModules
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.routing import places
 from lamina.core import Batch, StepOutput, Summary, Task
-from lamina.losses import cross_entropy
+from lamina.losses import cross_entropy, places
 from lamina.memory.gaussian import Gaussians, moments
 from lamina.memory.memory import Replay
 from lamina.strategies.base import Strategy

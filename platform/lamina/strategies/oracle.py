@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lamina.adapters.model import HEAD, AdaptedModel
-from lamina.adapters.routing import among, places
+from lamina.adapters.routing import among
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
@@ -43,7 +43,7 @@ class Oracle(Strategy):
         """L = CE over the task's classes."""
         assert batch.task is not None
         logits = self._of_task(model, batch.inputs, batch.task.index)
-        return StepOutput(cross_entropy(logits, places(batch.labels, batch.task.classes)))
+        return StepOutput(cross_entropy(logits, batch.labels, columns=batch.task.classes))
 
     def _of_task(self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: int) -> Tensor:
         """Logits [N, classes of the task] of the task's own module."""

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.adapters.prompting import layers_in, prefix_overlay
-from lamina.adapters.routing import places
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.descent import descend
-from lamina.losses import cross_entropy
+from lamina.losses import cross_entropy, places
 from lamina.memory.memory import Replay
 from lamina.registry import only_where
 from lamina.strategies.base import NO_ADAPTER, Strategy

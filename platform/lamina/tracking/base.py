@@ -5,6 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, Protocol
 
+from lamina.tracking.data import DataDocument
+from lamina.tracking.model import TrackedModel
+
 Status = Literal["finished", "failed", "stopped"]
 """How a run ended: by itself, by an error, or from outside (pruned, interrupted)."""
 
@@ -38,17 +41,26 @@ class Tracker(Protocol):
         """Whether a picture is worth drawing: it takes longer than a small task."""
         ...
 
-    def start_sweep(self, name: str, params: Mapping[str, object]) -> None:
-        """Open the run that the trials are children of; `params`, nested or not, are shared."""
+    def start_sweep(self, name: str, params: Mapping[str, object], about: str = "") -> None:
+        """Open the run that the trials are children of; `params`, nested or not, are shared.
+        `about` is what a person reads beside it, as Markdown."""
 
-    def start_trial(self, trial: str, params: Mapping[str, object], name: str) -> None:
-        """Open the run of `trial`, its lasting id; `name` is what a person reads."""
+    def start_trial(
+        self, trial: str, params: Mapping[str, object], name: str, about: str = ""
+    ) -> None:
+        """Open the run of `trial`, its lasting id; `name` is what a person calls it."""
+
+    def data(self, trial: str | None, data: DataDocument) -> None:
+        """What `trial`, or the sweep itself if it is None, learns from."""
 
     def log(self, trial: str | None, metrics: Mapping[str, float], step: int) -> None:
         """Metrics after task `step` (from 0) of `trial`, or of the sweep itself if it is None."""
 
     def artifact(self, trial: str | None, path: Path, folder: str = "") -> None:
         """Keep a file or folder under `folder`; `path` may change once the call has returned."""
+
+    def model(self, model: TrackedModel) -> None:
+        """Keep the sweep's best bundle as a model that answers. Its folder stays as it is."""
 
     def finish_trial(self, trial: str, status: Status) -> None:
         """Close the run of `trial`."""
@@ -70,13 +82,19 @@ class CompositeTracker:
     def shows_pictures(self) -> bool:
         return any(tracker.shows_pictures for tracker in self._trackers)
 
-    def start_sweep(self, name: str, params: Mapping[str, object]) -> None:
+    def start_sweep(self, name: str, params: Mapping[str, object], about: str = "") -> None:
         for tracker in self._trackers:
-            tracker.start_sweep(name, params)
+            tracker.start_sweep(name, params, about)
 
-    def start_trial(self, trial: str, params: Mapping[str, object], name: str) -> None:
+    def start_trial(
+        self, trial: str, params: Mapping[str, object], name: str, about: str = ""
+    ) -> None:
         for tracker in self._trackers:
-            tracker.start_trial(trial, params, name)
+            tracker.start_trial(trial, params, name, about)
+
+    def data(self, trial: str | None, data: DataDocument) -> None:
+        for tracker in self._trackers:
+            tracker.data(trial, data)
 
     def log(self, trial: str | None, metrics: Mapping[str, float], step: int) -> None:
         for tracker in self._trackers:
@@ -85,6 +103,10 @@ class CompositeTracker:
     def artifact(self, trial: str | None, path: Path, folder: str = "") -> None:
         for tracker in self._trackers:
             tracker.artifact(trial, path, folder)
+
+    def model(self, model: TrackedModel) -> None:
+        for tracker in self._trackers:
+            tracker.model(model)
 
     def finish_trial(self, trial: str, status: Status) -> None:
         for tracker in self._trackers:

@@ -8,6 +8,8 @@ from pathlib import Path
 from threading import Lock
 
 from lamina.tracking.base import Status
+from lamina.tracking.data import DataDocument
+from lamina.tracking.model import TrackedModel
 
 
 class JsonLinesTracker:
@@ -28,11 +30,17 @@ class JsonLinesTracker:
         self._lock = Lock()
         self._file = path.open("a", encoding="utf-8")
 
-    def start_sweep(self, name: str, params: Mapping[str, object]) -> None:
-        self._append("start_sweep", None, name=name, params=params)
+    def start_sweep(self, name: str, params: Mapping[str, object], about: str = "") -> None:
+        self._append("start_sweep", None, name=name, params=params, about=about)
 
-    def start_trial(self, trial: str, params: Mapping[str, object], name: str) -> None:
-        self._append("start_trial", trial, name=name, params=params)
+    def start_trial(
+        self, trial: str, params: Mapping[str, object], name: str, about: str = ""
+    ) -> None:
+        self._append("start_trial", trial, name=name, params=params, about=about)
+
+    def data(self, trial: str | None, data: DataDocument) -> None:
+        # The sweep's line has the tasks; a trial's says which of its streams it is.
+        self._append("data", trial, **(data if trial is None else {"digest": data["digest"]}))
 
     def log(self, trial: str | None, metrics: Mapping[str, float], step: int) -> None:
         # JSON has no word for a number that is not finite; pandas reads null as NaN.
@@ -41,6 +49,9 @@ class JsonLinesTracker:
 
     def artifact(self, trial: str | None, path: Path, folder: str = "") -> None:
         self._append("artifact", trial, path=str(path), folder=folder)
+
+    def model(self, model: TrackedModel) -> None:
+        self._append("model", model.trial, path=str(model.bundle))
 
     def finish_trial(self, trial: str, status: Status) -> None:
         self._append("finish_trial", trial, status=status)

@@ -10,7 +10,7 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 from lamina.registry import InputError
-from lamina.tracking.mlflow_views import LEADERBOARD
+from lamina.tracking.mlflow_views import leaderboard_link
 
 _SERVERS = ("http", "https")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -69,9 +69,8 @@ def ui_page(store: Path | str) -> str:
     """The page to open then: the trials ranked, or on a server the list of experiments."""
     if _is_server(store):
         return f"{str(store).rstrip('/')}/#/experiments?workflowType=machine_learning"
-    view = f"workflowType=machine_learning&viewStateShareKey={LEADERBOARD}"
     # 0 is MLflow's own experiment "Default"; an embedded store has one more.
-    return f"http://127.0.0.1:5000/#/experiments/1/runs?{view}"
+    return f"http://127.0.0.1:5000/{leaderboard_link('1')}"
 
 
 def _is_server(store: Path | str) -> bool:

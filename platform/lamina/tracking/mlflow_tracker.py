@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from getpass import getuser
@@ -24,11 +25,15 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from lamina.tracking.backlog import Backlog, Point, Points
 from lamina.tracking.base import Status, TrackingError
+from lamina.tracking.data import DataDocument
 from lamina.tracking.mlflow_store import embedded_uri, tidy_after_opening
-from lamina.tracking.mlflow_views import saved_views
+from lamina.tracking.mlflow_views import leaderboard_link, saved_views
+from lamina.tracking.model import LOADER, TrackedModel
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 _log = logging.getLogger(__name__)
 
@@ -42,13 +47,23 @@ TRIES = 3
 LONGEST_WAIT = 10.0
 """Seconds between two tries, at most."""
 
+MODEL = "model"
+"""What the best bundle of a sweep is called: `runs:/RUN/model`."""
+CANDIDATE = "candidate"
+"""The alias of the newest version of a registered model. Nothing promotes itself any further."""
+
 _STATUSES: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 _RUN_TAG = "lamina.run"
 _TRIAL_TAG = "lamina.trial"
 _SWEEP = ""
 """The label of the sweep's own run, which has no `lamina.trial` tag."""
 _EXPERIMENT_NOTE = (
-    "Sweeps by Lamina. The menu *Views* on the right has a leaderboard of their trials."
+    "Sweeps by Lamina: [leaderboard of their trials]({leaderboard}). The menu *Views* on the right "
+    "has it too."
+)
+_MODEL_NOTE = (
+    "Adapters on a frozen backbone, found by a sweep of Lamina. The alias `candidate` is the best "
+    "trial of the last sweep; who has looked at it may give it another one."
 )
 _METRICS_NOTE = (
     "A metric has one value per task of the stream: step 0 is what the first task left behind. "
@@ -79,6 +94,8 @@ class MlflowTracker:
         experiment: str,
         uri: str | None = None,
         source: str = "lamina",
+        register: str | None = None,
+        system_metrics: bool = False,
         patience: float = 60.0,
     ) -> None:
         """Start to connect.
@@ -88,6 +105,8 @@ class MlflowTracker:
             run: The lasting key of this sweep or lone trial: unique in the store, without quotes.
             experiment: The name of MLflow's experiment.
             source: What made the runs, as a person reads it: the job file.
+            register: The name under which the sweep's model is registered; None: it is not.
+            system_metrics: Whether the load of this machine is recorded with the sweep's run.
             patience: Seconds that `close` waits for a store that does not answer.
         """
         output_dir = output_dir.resolve()
@@ -97,6 +116,8 @@ class MlflowTracker:
         artifacts = None if uri else (output_dir / "mlartifacts").as_uri()
         self._connect = lambda: _Runs.connect(self._uri, artifacts, experiment, run, source)
         self._tidy = lambda: None if uri else tidy_after_opening(output_dir)
+        self._register = register
+        self._has_system_metrics = system_metrics
         self._patience = patience
         self._backlog: Backlog[_Action] = Backlog()
         self._give_up = Event()
@@ -109,17 +130,24 @@ class MlflowTracker:
         self._writer = Thread(target=self._write, name="mlflow-writer", daemon=True)
         self._writer.start()
 
-    def start_sweep(self, name: str, params: Mapping[str, object]) -> None:
+    def start_sweep(self, name: str, params: Mapping[str, object], about: str = "") -> None:
         now = _milliseconds()
         flat = dict(flatten(params))
-        note = f"Sweep **{name}**: its child runs are the trials. {_METRICS_NOTE}"
+        note = _note(about or f"Sweep **{name}**.")
         self._backlog.put_action(None, lambda runs: runs.start(None, name, flat, note, now))
+        if self._has_system_metrics:
+            self._backlog.put_action(None, lambda runs: runs.watch_machine(self._uri))
 
-    def start_trial(self, trial: str, params: Mapping[str, object], name: str) -> None:
+    def start_trial(
+        self, trial: str, params: Mapping[str, object], name: str, about: str = ""
+    ) -> None:
         now = _milliseconds()
         flat = dict(flatten(params))
-        note = f"Trial `{trial}`. {_METRICS_NOTE}"
+        note = _note(about or f"Trial `{trial}`.")
         self._backlog.put_action(trial, lambda runs: runs.start(trial, name, flat, note, now))
+
+    def data(self, trial: str | None, data: DataDocument) -> None:
+        self._backlog.put_action(trial, lambda runs: runs.data(trial, data))
 
     def log(self, trial: str | None, metrics: Mapping[str, float], step: int) -> None:
         now = _milliseconds()
@@ -134,6 +162,9 @@ class MlflowTracker:
         else:
             shutil.copyfile(path, copy)
         self._backlog.put_action(trial, lambda runs: runs.artifact(trial, copy, folder))
+
+    def model(self, model: TrackedModel) -> None:
+        self._backlog.put_action(None, lambda runs: runs.model(model, self._register))
 
     def finish_trial(self, trial: str, status: Status) -> None:
         now = _milliseconds()
@@ -217,6 +248,8 @@ class _Runs:
     """The steps at which a metric of a run has a value; asked for where the run was found."""
     changed: set[str] = field(default_factory=set)
     """The labels of those that have a point that is new."""
+    monitor: "SystemMetricsMonitor | None" = None
+    """What records the load of this machine."""
 
     @staticmethod
     def connect(uri: str, artifacts: str | None, experiment: str, run: str, source: str) -> "_Runs":
@@ -229,13 +262,15 @@ class _Runs:
 
         for name in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        client = MlflowClient(tracking_uri=uri)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         found = client.get_experiment_by_name(experiment)
         if found is None:
             # Without a kind, the UI asks everybody what the experiment is for.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            about = {"mlflow.note.content": _EXPERIMENT_NOTE, **saved_views(_milliseconds())}
-            experiment_id = client.create_experiment(experiment, artifacts, kind | about)
+            tags = {**kind, **saved_views(_milliseconds())}
+            experiment_id = client.create_experiment(experiment, artifacts, tags)
+            note = _EXPERIMENT_NOTE.format(leaderboard=leaderboard_link(experiment_id))
+            client.set_experiment_tag(experiment_id, "mlflow.note.content", note)
         else:
             experiment_id = found.experiment_id
             if found.lifecycle_stage == "deleted":
@@ -359,6 +394,95 @@ class _Runs:
             self.client.log_artifact(run_id, str(copy), folder or None)
         shutil.rmtree(copy.parent)
 
+    def data(self, trial: str | None, data: DataDocument) -> None:
+        """Name what a run learns from, as MLflow's data set: what it knows twice, it keeps once."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        known = Dataset(
+            name=_key(data["name"]),
+            digest=data["digest"],
+            source_type=_source_type(data["source"]),
+            source=dumps({"path": data["source"]}),
+            profile=dumps(_profile(data)),
+        )
+        context = InputTag("mlflow.data.context", "train, validation, test")
+        self.client.log_inputs(self.ids[trial or _SWEEP], [DatasetInput(known, [context])])
+
+    def watch_machine(self, uri: str) -> None:
+        """Record the load of this machine with the sweep's run, every 10 s until it has ended."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
+        if self.monitor is None:
+            self.monitor = SystemMetricsMonitor(
+                self.ids[_SWEEP], resume_logging=_SWEEP in self.found, tracking_uri=uri
+            )
+            self.monitor.start()
+
+    def model(self, model: TrackedModel, register: str | None) -> None:
+        """Keep a bundle as the sweep's model, in place of an earlier one, and register it."""
+        run_id = self.ids[_SWEEP]
+        wanted = f"name = '{MODEL}' AND source_run_id = '{run_id}'"
+        model_id = None
+        for each in self.client.search_logged_models([self.experiment_id], wanted):
+            if each.status == "READY" and each.tags.get(_TRIAL_TAG) == model.trial:
+                model_id = each.model_id
+            else:
+                self.client.delete_logged_model(each.model_id)
+        if model_id is None:
+            model_id = self._save_model(model, run_id)
+        if register is not None:
+            self._register(register, model, model_id, run_id)
+
+    def _save_model(self, model: TrackedModel, run_id: str) -> str:
+        # MLflow warns of the types of classes of its own when it is imported.
+        warnings.filterwarnings("ignore", "(?s).*Any type hint is inferred", UserWarning)
+        logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
+        from mlflow import pyfunc
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        tags = {f"lamina.{key}": value for key, value in model.tags.items()}
+        made = self.client.create_logged_model(
+            self.experiment_id, MODEL, run_id, tags, model_type=f"{model.modality} classifier"
+        )
+        about = Model(
+            made.artifact_location, run_id, model_uuid=made.model_id, model_id=made.model_id
+        )
+        with TemporaryDirectory(prefix="lamina-model-") as place:
+            folder = str(Path(place) / MODEL)
+            pyfunc.save_model(
+                folder,
+                loader_module=LOADER,
+                data_path=str(model.bundle),
+                mlflow_model=about,
+                signature=_signature(model),
+                input_example=["turn on the light"] if model.modality == "text" else None,
+                pip_requirements=list(model.requirements),
+            )
+            self.client.log_model_artifacts(made.model_id, folder)
+        self.client.finalize_logged_model(made.model_id, "READY")
+        self.client.log_outputs(run_id, [LoggedModelOutput(made.model_id, step=0)])
+        return str(made.model_id)
+
+    def _register(self, name: str, model: TrackedModel, model_id: str, run_id: str) -> None:
+        """A version of the registered model `name`, to which the alias CANDIDATE moves."""
+        name = re.sub(r"[/:]", "_", name)
+        wanted = f"name = '{name}'"
+        if not self.client.search_registered_models(wanted):
+            self.client.create_registered_model(name, description=_MODEL_NOTE)
+        known = self.client.search_model_versions(f"{wanted} and run_id = '{run_id}'")
+        own = [each.version for each in known if each.tags.get("trial") == model.trial]
+        version = own[0] if own else None
+        if version is None:
+            # A database's registry would look for `models:/...` in the process's own store.
+            kept = self.client.get_logged_model(model_id).artifact_location
+            source = f"models:/{model_id}" if self.client.tracking_uri.startswith("http") else kept
+            version = self.client.create_model_version(
+                name, source, run_id, dict(model.tags), model_id=model_id
+            ).version
+        self.client.set_registered_model_alias(name, CANDIDATE, version)
+
     def finish(self, trial: str | None, status: Status, when: int) -> None:
         label = trial or _SWEEP
         found = self.found.get(label)
@@ -369,6 +493,8 @@ class _Runs:
 
     def finish_sweep(self, status: Status, when: int) -> None:
         """Close the trials that are open as stopped, then the sweep as `status`."""
+        if self.monitor is not None:
+            self.monitor.finish()
         for label in sorted(self.open - {_SWEEP}):
             self.finish(label, "stopped", when)
         self.finish(None, status, when)
@@ -377,6 +503,48 @@ class _Runs:
         """Close as stopped what is open still."""
         for label in sorted(self.open, reverse=True):
             self.finish(label or None, "stopped", when)
+
+
+def _signature(model: TrackedModel) -> "ModelSignature":
+    """One column of any name, or a list, goes in; a label, its score and a task come out."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    column = ColSpec("string" if model.modality == "text" else "binary")
+    task = ParamSpec("task", "string", model.tasks[0]) if model.needs_task else None
+    return ModelSignature(
+        Schema([column]),
+        Schema(
+            [
+                ColSpec("string", "label"),
+                ColSpec("double", "score"),
+                ColSpec("string", "task", required=False),
+            ]
+        ),
+        ParamSchema([task]) if task else None,
+    )
+
+
+def _source_type(source: str) -> str:
+    """What kind of place it is, in MLflow's words."""
+    if Path(source).exists():
+        return "local"
+    return "hugging_face" if "/" in source else "code"
+
+
+def _profile(data: DataDocument) -> dict[str, object]:
+    """Counts that a person reads in MLflow's list of data sets; MLflow cuts none of it."""
+    tasks = data["tasks"]
+    rows = {part: sum(each["rows"][part] for each in tasks) for part in tasks[0]["rows"]}
+    return {
+        "scenario": data["scenario"],
+        "rows": rows,
+        "tasks": [{**each, "classes": len(each["classes"])} for each in tasks],
+    }
+
+
+def _note(about: str) -> str:
+    return f"{about}\n\n{_METRICS_NOTE}"
 
 
 _Action: TypeAlias = Callable[[_Runs], None]

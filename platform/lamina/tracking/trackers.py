@@ -15,6 +15,8 @@ def make_tracker(
     source: str,
     run: str,
     events: Path | None = None,
+    register: str | None = None,
+    system_metrics: bool = False,
 ) -> Tracker:
     """The tracker of a sweep or of a lone run: JSON lines always, MLflow unless it is switched off.
 
@@ -26,10 +28,20 @@ def make_tracker(
         source: What made the runs, as a person reads it.
         run: The lasting key of the sweep or the lone run.
         events: The folder of events.jsonl; None: `output_dir`. A lone run has its own.
+        register: The name under which MLflow registers the sweep's best model; None: it does not.
+        system_metrics: Whether the load of this machine is recorded with the sweep.
     """
     trackers: list[Tracker] = [JsonLinesTracker(events or output_dir)]
     if enabled:
         trackers.append(
-            MlflowTracker(output_dir, run=run, experiment=experiment, uri=uri, source=source)
+            MlflowTracker(
+                output_dir,
+                run=run,
+                experiment=experiment,
+                uri=uri,
+                source=source,
+                register=register,
+                system_metrics=system_metrics,
+            )
         )
     return CompositeTracker(trackers)

@@ -66,18 +66,42 @@ class Answers:
         return [Answers.unpacked(each) for each in self.packed().split(list(sizes), dim=1)]
 
 
+class KeptLogits:
+    """The logits of one task's rows, kept while a part is evaluated."""
+
+    def __init__(self, task: int, num_classes: int) -> None:
+        """Of the task of this index, and of the first so many classes."""
+        self.task = task
+        self._num_classes = num_classes
+        self._pieces: list[tuple[Tensor, Tensor]] = []
+
+    def see(self, rows: Tensor, logits: Tensor, own: range) -> None:
+        """Logits [n, classes] of rows of an evaluation, by their numbers, int64 [n]; the task has
+        those numbered `own`."""
+        is_own = (rows >= own.start) & (rows < own.stop)
+        kept = logits[is_own.to(logits.device), : self._num_classes].float().cpu()
+        self._pieces.append((rows[is_own] - own.start, kept))
+
+    def logits(self) -> Tensor:
+        """float32 [N, classes], in the order of the task's rows."""
+        rows = torch.cat([rows for rows, _ in self._pieces])
+        return torch.cat([kept for _, kept in self._pieces])[rows.argsort()]
+
+
 def answers_by_task(
     strategy: Strategy,
     model: AdaptedModel,
     stream: Stream[Batch],
     part: Part,
     batch_size: int,
+    keep: KeptLogits | None = None,
 ) -> list[Answers | None]:
     """What is predicted of every task's part; None where the head does not know all of the task's
     classes yet, and where the part has no rows (a client need not have some of every task).
 
     Texts are answered in one go, whatever their task, where predictions know none: of many texts
-    more have one length. Raises NotFiniteError for logits that are not finite.
+    more have one length. The logits of a task that are to be kept are put into `keep`. Raises
+    NotFiniteError for logits that are not finite.
     """
     known = model.num_classes()
     asked = {
@@ -89,10 +113,15 @@ def answers_by_task(
     if stream.scenario == "task_incremental" or stream.modality != "text":
         for index, data in asked.items():
             task = known_task(stream, stream.experiences[index].task)
-            found[index] = answers(strategy, model, data, task, batch_size).checked()
+            kept = (keep, range(len(data))) if keep is not None and keep.task == index else None
+            found[index] = answers(strategy, model, data, task, batch_size, kept).checked()
     elif asked:
         together = Batch.cat(list(asked.values()))
-        whole = answers(strategy, model, together, None, batch_size).checked()
+        kept = None
+        if keep is not None and keep.task in asked:
+            start = sum(len(data) for place, data in asked.items() if place < keep.task)
+            kept = keep, range(start, start + len(asked[keep.task]))
+        whole = answers(strategy, model, together, None, batch_size, kept).checked()
         sizes = [len(data) for data in asked.values()]
         for index, own in zip(asked, whole.split(sizes), strict=True):
             found[index] = own
@@ -119,14 +148,24 @@ def accuracy(
 
 
 def answers(
-    strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
+    strategy: Strategy,
+    model: AdaptedModel,
+    data: Batch,
+    task: Task | None,
+    batch_size: int,
+    keep: tuple[KeptLogits, range] | None = None,
 ) -> Answers:
-    """What is predicted of rows, in their order. With a task, only its classes compete."""
+    """What is predicted of rows, in their order. With a task, only its classes compete. `keep` is
+    shown the logits, with the numbers of the rows that it wants."""
     pieces = []
+    order, start = data.lengths().argsort(stable=True), 0
     for labels, logits in logits_by_length(strategy, model, data, task, batch_size):
+        rows = order[start : (start := start + len(labels))]
         if labels.dim() == 2:
             pieces.append(_of_tokens(labels, logits).cpu())
             continue
+        if keep is not None:
+            keep[0].see(rows, logits, keep[1])
         # The largest is NaN where any is.
         best, predicted = logits.max(dim=1)
         number = logits.shape[1]
@@ -136,7 +175,7 @@ def answers(
         finite = best.isfinite().long()
         pieces.append(torch.stack([labels, predicted, place, finite]).cpu())
     columns = torch.cat(pieces, dim=1) if pieces else torch.zeros(4, 0, dtype=torch.int64)
-    columns[:, data.lengths().argsort(stable=True)] = columns.clone()
+    columns[:, order] = columns.clone()
     return Answers.unpacked(columns)
 
 

@@ -13,6 +13,7 @@ from lamina.adapters.base import AdapterKind
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone
 from lamina.core import Batch, Experience, Stream, Summary, Task, generator_of
+from lamina.losses import balanced_weights
 from lamina.memory.base import Policy
 from lamina.memory.memory import Memory, Replay
 from lamina.strategies.base import Strategy
@@ -82,6 +83,7 @@ class Learner:
     def train_task(self) -> TaskReport:
         """Train the next task, and evaluate."""
         experience = self.stream.experiences[self.next_task]
+        self.scores.before_task(self.next_task)
         with self.scores.timed("train"):
             loss = self._train(experience)
             check_tensors({n: a.tensors for n, a in self.model.adapters.items()}, "the tensor")
@@ -141,13 +143,13 @@ class Learner:
         """The phases of a task. Returns the mean loss of the last epoch."""
         settings = self.training
         steps_per_epoch = -(-len(data) // settings.batch_size)
-        loss, epoch = 0.0, 0
+        loss, epoch, weights = 0.0, 0, self._class_weights(data)
         self.scores.probes.before_task(task.index, self.scores.accuracy_now)
         with self.model.dropping(generator_of(self.seed, "dropout", task.index)):
             for phase, share in enumerate(self.strategy.phases(task)):
                 self.strategy.begin_phase(self.model, task, phase)
                 epochs = max(1, round(share * settings.epochs))
-                stepper = self.new_stepper(epochs * steps_per_epoch)
+                stepper = self.new_stepper(epochs * steps_per_epoch, weights)
                 for epoch in range(epoch, epoch + epochs):  # noqa: B020
                     shuffle = generator_of(self.seed, "order", task.index, epoch)
                     order = torch.randperm(len(data), generator=shuffle)
@@ -173,8 +175,18 @@ class Learner:
         sizes = [len(each.train) for each in self.stream.experiences]
         return sum(-(-size // self.training.batch_size) for size in sizes)
 
-    def new_stepper(self, num_steps: int) -> Stepper:
-        stepper = Stepper(self.strategy, self.model, self.training, num_steps, self.workers)
+    def _class_weights(self, data: Batch) -> Tensor | None:
+        """What the job says that the classes of these rows count, on the model's device."""
+        if self.training.class_weights is None:
+            return None
+        assert self.stream.answers == "classes", "the job was refused"
+        weights = balanced_weights(data.labels, len(self.stream.class_names))
+        return weights.to(self.model.backbone.device)
+
+    def new_stepper(self, num_steps: int, class_weights: Tensor | None = None) -> Stepper:
+        stepper = Stepper(
+            self.strategy, self.model, self.training, num_steps, self.workers, class_weights
+        )
         costs = self.scores.costs
         trained = sum(each.numel() for each in stepper.parameters.values())
         costs.trained_parameters = max(costs.trained_parameters, trained)

@@ -20,7 +20,7 @@ class TaskReport:
     test: Row
     """The same on the test parts: only ever reported."""
     metrics: dict[str, float]
-    """Everything else, by `validation/...`, `test/...`, `train/...` and `cost/...`. What is not
-    defined is absent."""
+    """Everything else, by `validation/...`, `test/...`, `train/...`, `drift/...` and `cost/...`.
+    What is not defined is absent."""
     done: bool
     """Whether that was the last task."""

@@ -4,32 +4,40 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from statistics import fmean
 from typing import Any, Literal, TypeVar
 
 import torch
+from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.operations import counted
 from lamina.core import Batch, Part, Stream
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
+from lamina.evaluation.classification import macro_f1_of
 from lamina.evaluation.continual_score import continual_score, criteria
+from lamina.evaluation.drift import drift
 from lamina.strategies.base import Strategy
 from lamina.training.costs import Costs
 from lamina.training.evaluate import (
     Answers,
+    KeptLogits,
     accuracy,
     accuracy_row,
+    answers,
     answers_by_task,
     known_task,
     routing_accuracy,
 )
 from lamina.training.probes import Probes
-from lamina.training.settings import TrainingSettings
+from lamina.training.settings import DRIFTS, TrainingSettings
 
 Result = TypeVar("Result")
 
 FEW_ROWS = 4
 """How many rows are looked at to know what one costs."""
+TOP = 5
+"""The k of the top-k accuracy; a job may have many classes that look alike."""
 EVALUATED: tuple[Part, ...] = ("validation", "test")
 
 
@@ -59,6 +67,16 @@ class Scorecard:
         """Seconds that this learner has spent, from any beginning."""
         self.costs = Costs()
         self.probes = Probes(training)
+        self._asks_before = (
+            training.drift
+            and strategy.data == "current"
+            and stream.scenario in DRIFTS
+            and stream.answers == "classes"
+        )
+        self._before: Tensor | None = None
+        """What was said of the task that is being learned, before: logits [N, classes]."""
+        self.drifts: list[float | None] = []
+        """By task."""
 
     @contextmanager
     def timed(self, name: Literal["train", "evaluation"]) -> Iterator[None]:
@@ -81,6 +99,18 @@ class Scorecard:
             self.costs.flops_per_row[kind] = flops / num_rows
         self.costs.spend(kind, num_rows)
         return result
+
+    def before_task(self, task: int) -> None:
+        """Answer a task's validation rows before it is learned, where its drift is wanted."""
+        self._before = None
+        known, data = self._model.num_classes(), self._stream.experiences[task].validation
+        if not self._asks_before or task == 0 or len(data) == 0:
+            return
+        kept = KeptLogits(task, known)
+        with self.timed("evaluation"):
+            asked = (self._strategy, self._model, data, None, self._batch_size)
+            answers(*asked, (kept, range(len(data))))
+        self._before = kept.logits()
 
     def skip_task(self) -> None:
         """Leave a task's row of R undefined."""
@@ -111,13 +141,20 @@ class Scorecard:
 
     def evaluate(self, task: int) -> None:
         """Add a row to each matrix."""
+        before = self._before
+        keep = None if before is None else KeptLogits(task, before.shape[1])
         decides = self._strategy.routes and self._stream.scenario != "task_incremental"
         for part, matrix in self.matrices.items():
             asked = (self._strategy, self._model, self._stream, part)
-            self.answers[part] = answers_by_task(*asked, self._batch_size)
+            wanted = keep if part == "validation" else None
+            self.answers[part] = answers_by_task(*asked, self._batch_size, wanted)
             matrix.add(accuracy_row(self.answers[part]))
             if decides:
                 self.routing[part] = routing_accuracy(*asked, task + 1, self._batch_size)
+        moved = None
+        if before is not None and keep is not None:
+            moved = drift(before, keep.logits())
+        self.drifts.append(moved)
         self._price_a_prediction(task)
 
     def metrics(self) -> dict[str, float]:
@@ -130,6 +167,11 @@ class Scorecard:
             for name, value in matrix.summaries(chance).items()
         }
         found |= {f"{part}/routing_accuracy": share for part, share in self.routing.items()}
+        for part in EVALUATED:
+            found |= {f"{part}/{name}": value for name, value in self._of_classes(part).items()}
+        if self.drifts and self.drifts[-1] is not None:
+            known = [each for each in self.drifts if each is not None]
+            found |= {"drift/kl": known[-1], "drift/mean_kl": fmean(known)}
         return found | self.probes.metrics() | self._composite() | self.costs.metrics()
 
     def state_dict(self) -> dict[str, Any]:
@@ -140,6 +182,7 @@ class Scorecard:
             "train_bytes": self._train_bytes,
             "costs": self.costs.state_dict(),
             "probes": self.probes.state_dict(),
+            "drifts": self.drifts,
             "answers": {
                 part: [None if each is None else each.packed() for each in found]
                 for part, found in self.answers.items()
@@ -157,6 +200,7 @@ class Scorecard:
         self._train_bytes[: len(state["train_bytes"])] = state["train_bytes"]
         self.costs = Costs.from_state(state["costs"])
         self.probes.load_state_dict(state["probes"])
+        self.drifts = list(state["drifts"])
         self.answers = {
             part: [None if each is None else Answers.unpacked(each) for each in found]
             for part, found in state["answers"].items()
@@ -199,6 +243,31 @@ class Scorecard:
             found[f"{part}/continual_score"] = continual_score(each)
             found |= {f"{part}/criterion_{name}": value for name, value in each.items()}
         return found
+
+    def _of_classes(self, part: Part) -> dict[str, float]:
+        """What the answers to the tasks so far, all rows together, say beyond accuracy; nothing
+        where a task that has rows was not asked."""
+        matrix = self.matrices[part]
+        so_far = range(len(matrix.rows)) if part in self.answers else range(0)
+        found = [self.answers[part][task] for task in so_far if matrix.num_samples[task]]
+        known = [each for each in found if each is not None]
+        if not known or len(known) < len(found) or self._stream.answers == "tokens":
+            return {}
+        labels, predicted, place = (
+            torch.cat([getattr(each, name) for each in known])
+            for name in ("labels", "predicted", "place")
+        )
+        metrics = {"macro_f1": macro_f1_of(labels, predicted, len(self._stream.class_names))}
+        if self._num_competing(so_far) > TOP:
+            metrics[f"top{TOP}_accuracy"] = float((place < TOP).double().mean())
+        return metrics
+
+    def _num_competing(self, tasks: range) -> int:
+        """Among how many classes every row's answer was chosen, at least."""
+        classes = [self._stream.experiences[task].task.classes for task in tasks]
+        if self._stream.scenario == "task_incremental":
+            return min(map(len, classes))
+        return len({number for each in classes for number in each})
 
     def _few(self, data: Batch) -> Batch:
         return data[slice(0, FEW_ROWS)].trimmed().to(self._model.backbone.device)

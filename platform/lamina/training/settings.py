@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import torch
     from torch.optim.lr_scheduler import LambdaLR
 
+DRIFTS: tuple[str, ...] = ("class_incremental", "domain_incremental")
+"""Scenarios in which what is said of a new task's rows before it is learned can be asked."""
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -33,6 +36,10 @@ class TrainingSettings:
     """How the learning rate falls to zero over a task's steps."""
     max_grad_norm: float | None = None
     """Gradients are scaled down to this norm, over all trained tensors together. Default: never."""
+    class_weights: Literal["balanced"] | None = None
+    """What a row's cross-entropy is multiplied by: `balanced`, N / (k N_c) for a task with N
+    training rows of k classes, N_c of the row's own (scikit-learn's); 1 for a replayed row of a
+    class that the task does not have. Default: 1 for every row."""
     evaluation_batch_size: int = 256
     """Rows of a forward without gradient: in evaluation, previews and reviews. It changes no
     result."""
@@ -43,6 +50,9 @@ class TrainingSettings:
     learning_curve_batches: int = 0
     """b, batches at the start of a task after each of which the task is evaluated, for the learning
     curve area LCA_b."""
+    drift: bool = False
+    """Whether each task's validation rows are answered once more, before it is learned, for the
+    drift that learning it causes (`drift/kl`)."""
 
     matters_when: ClassVar[dict[str, Where]] = {"momentum": Where("optimizer", "sgd")}
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
 from lamina.core import Batch
+from lamina.losses import weighing
 from lamina.memory.memory import Replay
 from lamina.strategies.base import Strategy
 from lamina.training.settings import TrainingSettings, make_optimizer, make_schedule
@@ -30,11 +31,14 @@ class Stepper:
         settings: TrainingSettings,
         num_steps: int,
         workers: Workers,
+        class_weights: Tensor | None = None,
     ) -> None:
+        """`class_weights`: float32 [classes], see `lamina.losses.weighing`."""
         self.strategy = strategy
         self.model = model
         self.settings = settings
         self.workers = workers
+        self._class_weights = class_weights
         self.parameters = model.parameters()
         groups: dict[float, list[Tensor]] = {}
         for name, tensor in self.parameters.items():
@@ -65,9 +69,9 @@ class Stepper:
         loss over all workers' rows."""
         share = share_of(batch, self.workers)
         weight = weight_of(share, batch, self.workers)
-        output = self.strategy.step(
-            self.model, share.trimmed().to(self.model.backbone.device), replay
-        )
+        placed = share.trimmed().to(self.model.backbone.device)
+        with weighing(self._class_weights):
+            output = self.strategy.step(self.model, placed, replay)
         references = [self._gradients(each, weight, keep=True) for each in output.references]
         self.descend(self._gradients(output.loss, weight, keep=False), references)
         seen = None if output.seen is None else added(output.seen, self.workers)

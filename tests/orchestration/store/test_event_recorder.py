@@ -3,6 +3,7 @@
 import json
 
 from lamina.orchestration.store.event_recorder import (
+    DRAWN,
     EventRecorder,
     TrialReports,
     best_of,
@@ -44,12 +45,35 @@ TRIALS = [
 ]
 
 
+JOB = {
+    "strategy": {"name": "er"},
+    "adapter": {"kind": "lora"},
+    "memory": {"policy": "ring", "size": 20},
+    "stream": {"name": "assistant"},
+    "scenario": {"kind": "class_incremental"},
+    "backbone": {"name": "minilm"},
+    "seed": 3,
+    "learned_from": {"stream": "0123456789"},
+}
+DATA = {
+    "name": "assistant",
+    "digest": "0123456789",
+    "source": "assistant",
+    "modality": "text",
+    "scenario": "class_incremental",
+    "tasks": [
+        {"name": "lights", "classes": ["on", "off"], "rows": {"train": 8, "validation": 1}},
+        {"name": "doors", "classes": ["open"], "rows": {"train": 4, "validation": 1}},
+    ],
+}
+
+
 def started(recorder, *trials, **sweep):
     """A sweep has asked for these trials."""
     begin = {"event": "sweep_started", "trial": None, "name": "s", "params": {"sweep": sweep}}
     recorder.record(begin, [])
     for each in trials:
-        event = {"event": "submitted", "trial": each.trial, "name": each.name, "mapping": {}}
+        event = {"event": "submitted", "trial": each.trial, "name": each.name, "mapping": JOB}
         recorder.record(event, [])
 
 
@@ -69,9 +93,12 @@ def test_the_end_of_a_sweep_leaves_a_picture_of_all_trials_and_the_best_of_them(
     tracker.calls.clear()
     recorder.record({"event": "sweep_finished", "trial": None, "status": "finished"}, TRIALS)
     pictures = [tmp_path / f"average_accuracy_{part}.png" for part in ("validation", "test")]
-    assert all(each.stat().st_size > 10_000 for each in pictures)
+    parts = ("validation", "test")
+    matrices = [tmp_path / "trials" / "er-1" / f"accuracy_matrix_{part}.png" for part in parts]
+    assert all(each.stat().st_size > 10_000 for each in (*pictures, *matrices))
     assert tracker.calls == [
         *(("artifact", None, each) for each in pictures),
+        *(("artifact", "er-1", each) for each in matrices),
         ("log", None, best_of(TRIALS)),
         ("finish_sweep", "finished"),
     ]
@@ -152,7 +179,68 @@ def test_trials_of_an_earlier_sweep_are_no_part_of_this_one(tmp_path):
     assert logged == [best_of([new])]
 
 
-def test_a_trials_matrix_is_drawn_under_its_own_name(tmp_path):
+def test_only_the_best_trials_of_a_sweep_are_drawn(tmp_path):
+    tracker = Noted()
+    recorder = EventRecorder(tracker, tmp_path)
+    trials = [chosen(f"t{rank}", validation_acc=1 - rank / 10) for rank in range(DRAWN + 1)]
+    started(recorder, *trials)
+    for each in trials:
+        recorder.record({"event": "finished", "trial": each.trial, "artifacts": None}, [each])
+    assert not list(tmp_path.glob("*/*.png"))
+    recorder.record({"event": "sweep_finished", "trial": None, "status": "finished"}, trials)
+    drawn = {path.parent.name for path in tmp_path.glob("*/*.png")}
+    assert drawn == {each.trial for each in trials[:DRAWN]}
+    said = {call[1] for call in tracker.calls if call[0] == "artifact" and call[2].suffix == ".png"}
+    assert said - {None} == drawn
+
+
+def test_runs_say_what_they_are_and_what_their_tasks_are_called(tmp_path):
+    tracker = Noted()
+    recorder = EventRecorder(tracker, tmp_path / "trials")
+    begin = {"event": "sweep_started", "trial": None, "name": "voice", "params": {}, "data": [DATA]}
+    recorder.record(begin, [])
+    recorder.record({"event": "submitted", "trial": "er-1", "name": "er", "mapping": JOB}, [])
+    (sweep,) = [call[3] for call in tracker.calls if call[0] == "start_sweep"]
+    (trial,) = [call[4] for call in tracker.calls if call[0] == "start_trial"]
+    assert "assistant (class_incremental, 2 tasks, 14 rows)" in sweep
+    assert trial.splitlines()[0] == (
+        "Strategy **er**, adapter lora, memory of 20 (ring), on assistant (class_incremental), "
+        "backbone minilm, seed 3."
+    )
+    assert "00 lights, 01 doors" in trial
+    assert [call[1:] for call in tracker.calls if call[0] == "data"] == [
+        (None, DATA),
+        ("er-1", DATA),
+    ]
+    (named,) = json.loads((tmp_path / "classes.json").read_text())
+    assert named["tasks"][0] == {"name": "lights", "classes": ["on", "off"]}
+
+
+def test_the_bundle_of_the_best_trial_is_the_sweeps_model(tmp_path):
+    tracker = Noted()
+    recorder = EventRecorder(tracker, tmp_path)
+    trials = [chosen("a", validation_acc=0.8), chosen("b", validation_acc=0.9)]
+    facts = {
+        "trial": "b",
+        "name": "b",
+        "modality": "text",
+        "scenario": "class_incremental",
+        "tasks": [{"name": "lights"}],
+        "versions": {"torch": "2.13.0+cpu"},
+        "metrics": {"validation/average_accuracy": 0.9},
+    }
+    bundle = tmp_path / "b" / "bundle"
+    bundle.mkdir(parents=True)
+    (bundle / "bundle.json").write_text(json.dumps(facts))
+    (bundle / "job.json").write_text(json.dumps(JOB))
+    started(recorder, *trials)
+    recorder.record({"event": "sweep_finished", "trial": None, "status": "finished"}, trials)
+    (model,) = [call[1] for call in tracker.calls if call[0] == "model"]
+    assert (model.bundle, model.requirements) == (bundle, ("torch==2.13.0",))
+    assert model.tags["validation_average_accuracy"] == "0.9000"
+
+
+def test_a_lone_trials_matrix_is_drawn_under_its_own_name(tmp_path):
     tracker = Noted()
     recorder = EventRecorder(tracker, tmp_path)
     recorder.record({"event": "finished", "trial": "er-12", "artifacts": None}, TRIALS[:1])

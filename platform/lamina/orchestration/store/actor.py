@@ -32,6 +32,7 @@ from lamina.orchestration.store.shared_store import SharedStore
 from lamina.orchestration.store.sweep_record import change_sweep, read_sweep
 from lamina.registry import InputError
 from lamina.tracking.base import Status, Tracker
+from lamina.tracking.data import DataDocument
 
 T = TypeVar("T")
 MakeTracker = Callable[[str], Tracker]
@@ -271,10 +272,15 @@ class StoreActor:
             for _, event in self._store.events(0)
         )
 
-    async def start_sweep(self, name: str, params: Mapping[str, Any]) -> int:
-        """Open the sweep's run. Returns the number of the last event before this session."""
+    async def start_sweep(
+        self, name: str, params: Mapping[str, Any], data: Sequence[DataDocument]
+    ) -> int:
+        """Open the sweep's run; `data` are the streams of its trials. Returns the number of the
+        last event before this session."""
         control.take_up(self._store)
-        self._ledger.add_event("sweep_started", name=name, params=params, process=os.getpid())
+        self._ledger.add_event(
+            "sweep_started", name=name, params=params, data=list(data), process=os.getpid()
+        )
         return read_sweep(self._ledger).first_event
 
     async def events(self, after: int) -> list[tuple[int, dict[str, Any]]]:

@@ -9,6 +9,7 @@ import ray
 from lamina.orchestration.store.control import Action
 from lamina.orchestration.store.records import Boundary, Claim, Expected, Report
 from lamina.tracking.base import Status
+from lamina.tracking.data import DataDocument
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ class StoreClient:
     def refuse(self, config: str, error: str) -> None:
         self._call("refuse", config, error)
 
-    def start_sweep(self, name: str, params: Mapping[str, Any]) -> int:
-        return self._call("start_sweep", name, params)
+    def start_sweep(
+        self, name: str, params: Mapping[str, Any], data: Sequence[DataDocument] = ()
+    ) -> int:
+        return self._call("start_sweep", name, params, data)
 
     def count_unfinished(self, mappings: Sequence[Mapping[str, Any]]) -> int:
         return self._call("count_unfinished", mappings)

@@ -9,10 +9,20 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lamina.digests import LEARNED_FROM
 from lamina.evaluation.leaderboard import precedence, trainable_parameters
 from lamina.orchestration.store.records import Report
+from lamina.tracking import descriptions
 from lamina.tracking.base import Tracker
+from lamina.tracking.data import DataDocument
 from lamina.tracking.matrix import matrix_document
+from lamina.tracking.model import tracked_model
+
+DRAWN = 3
+"""Of so many trials of a sweep, the best, the matrix is drawn: two pictures take longer than a
+small task. `lamina report` shows that of any."""
+_BUNDLE = "bundle"
+"""`lamina.bundles.bundle.BUNDLE`; to import it takes torch."""
 
 
 class TrialReports(NamedTuple):
@@ -35,8 +45,11 @@ class EventRecorder:
         self._tracker = tracker
         self._folder = folder
         self._metric, self._mode = "validation/average_accuracy", "max"
+        self._is_sweep = False
         self._own: set[str] = set()
         """The trials that this sweep has asked for. A store has those of earlier sweeps as well."""
+        self._data: dict[str, DataDocument] = {}
+        """What they learn from, by digest."""
 
     def record(self, event: Mapping[str, Any], trials: Sequence[TrialReports]) -> None:
         """Record `event`; `trials` is its trial when that ends, and every trial of the store when
@@ -47,30 +60,63 @@ class EventRecorder:
                 sweep = event["params"].get("sweep") or {}
                 self._metric = sweep.get("metric", self._metric)
                 self._mode = sweep.get("mode", self._mode)
+                self._is_sweep = True
                 self._own.clear()
-                self._tracker.start_sweep(event["name"], event["params"])
+                self._start_sweep(event)
             case "known":
                 self._own.add(trial)
             case "submitted":
                 self._own.add(trial)
-                self._tracker.start_trial(trial, event["mapping"], event["name"])
+                self._start_trial(event)
             case "reported":
                 report = event["report"]
                 self._tracker.log(trial, metrics_of(report), step=report["task"])
             case "finished" | "failed" | "stopped" as status:
+                # Those of a sweep wait until it is known which are the best.
+                draws = self._tracker.shows_pictures and not self._is_sweep
                 for _, name, reports in trials:
-                    draws = self._tracker.shows_pictures
                     for path in write_matrix(self._folder / trial, reports, name, draws):
                         self._tracker.artifact(trial, path)
                 if left := event.get("artifacts"):
                     self._tracker.artifact(trial, Path(left), folder=Path(left).name)
                 self._tracker.finish_trial(trial, status)
             case "sweep_finished":
-                own = [each for each in trials if each.trial in self._own]
-                for path in write_curves(self._folder.parent, own):
-                    self._tracker.artifact(None, path)
-                self._tracker.log(None, best_of(own, self._metric, self._mode), step=0)
+                self._end_sweep([each for each in trials if each.trial in self._own])
                 self._tracker.finish_sweep(event["status"])
+
+    def _start_sweep(self, event: Mapping[str, Any]) -> None:
+        data: Sequence[DataDocument] = event.get("data") or ()
+        self._data = {each["digest"]: each for each in data}
+        self._tracker.start_sweep(
+            event["name"], event["params"], descriptions.of_sweep(event["name"], data)
+        )
+        for each in data:
+            self._tracker.data(None, each)
+        if data:
+            self._tracker.artifact(None, write_classes(self._folder.parent, data))
+
+    def _start_trial(self, event: Mapping[str, Any]) -> None:
+        trial, job = event["trial"], event["mapping"]
+        digest = (job.get(LEARNED_FROM) or {}).get("stream")
+        data: DataDocument | None = event.get("data") or self._data.get(digest)
+        about = descriptions.of_trial(job, data)
+        self._tracker.start_trial(trial, job, event["name"], about)
+        if data is not None:
+            self._tracker.data(trial, data)
+
+    def _end_sweep(self, trials: Sequence[TrialReports]) -> None:
+        """Pictures of the best trials and of all side by side, the best one's numbers and model."""
+        for path in write_curves(self._folder.parent, trials):
+            self._tracker.artifact(None, path)
+        ranked = ranking(trials, self._metric, self._mode)
+        for trial, name, reports in ranked[:DRAWN] if self._tracker.shows_pictures else ():
+            _, *pictures = write_matrix(self._folder / trial, reports, name, draws=True)
+            for path in pictures:
+                self._tracker.artifact(trial, path)
+        self._tracker.log(None, best_of(trials, self._metric, self._mode), step=0)
+        bundle = self._folder / ranked[0].trial / _BUNDLE if ranked else None
+        if bundle is not None and (bundle / "bundle.json").is_file():
+            self._tracker.model(tracked_model(bundle))
 
     def close(self) -> None:
         """Return when everything is written. Raises TrackingError."""
@@ -116,6 +162,22 @@ def write_matrix(folder: Path, reports: Sequence[Report], name: str, draws: bool
     return paths
 
 
+def write_classes(folder: Path, data: Sequence[DataDocument]) -> Path:
+    """The names of all tasks and classes as JSON in `folder`, by stream."""
+    path = folder / "classes.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    named = [
+        {
+            "stream": each["name"],
+            "digest": each["digest"],
+            "tasks": [{key: task[key] for key in ("name", "classes")} for task in each["tasks"]],
+        }
+        for each in data
+    ]
+    path.write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
 def write_curves(folder: Path, trials: Sequence[TrialReports]) -> list[Path]:
     """The average accuracy of every trial over its tasks as pictures in `folder`, if there are two
     trials at least that learned something."""
@@ -141,16 +203,22 @@ def write_curves(folder: Path, trials: Sequence[TrialReports]) -> list[Path]:
     return paths
 
 
+def ranking(trials: Sequence[TrialReports], metric: str, mode: str) -> list[TrialReports]:
+    """Those that learned every task, the best first, as on the leaderboard."""
+    ended = [each for each in trials if each.reports and each.reports[-1]["done"]]
+    return sorted(ended, key=lambda each: _precedence(each, metric, mode))
+
+
 def best_of(
     trials: Sequence[TrialReports], metric: str = "validation/average_accuracy", mode: str = "max"
 ) -> dict[str, float]:
     """The sweep's own metrics: how many of its trials learned every task, and the average accuracy
     of the one that ranks first among them. The test part chooses nothing: what is said of it is of
     the trial that `metric`, of the validation part, has chosen."""
-    ended = [each for each in trials if each.reports and each.reports[-1]["done"]]
+    ended = ranking(trials, metric, mode)
     found = {"sweep/finished_trials": float(len(ended))}
     if ended:
-        best = min(ended, key=lambda each: _precedence(each, metric, mode))
+        best = ended[0]
         for part in ("validation", "test"):
             value = best.reports[-1]["metrics"].get(f"{part}/average_accuracy")
             if value is not None:

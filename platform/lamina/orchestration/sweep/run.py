@@ -143,6 +143,8 @@ class _Sweep:
                 tracking.mlflow_uri,
                 tracking.experiment or job.name,
                 job.name,
+                register=job.name if tracking.register else None,
+                system_metrics=tracking.system_metrics,
             ),
         )
         with announced(job.output_dir, self._session):
@@ -154,7 +156,7 @@ class _Sweep:
         hosts: _Hosts | None = None
         try:
             earlier = store.results()
-            first = store.start_sweep(job.name, job.mapping)
+            first = store.start_sweep(job.name, job.mapping, self._streams.documents())
             feed = _start_thread("feed", partial(self._feed, store, first))
             self._find_outdated(earlier)
             self._expect(store)

@@ -86,7 +86,7 @@ def _defaults(name: str, made: Any, num_tasks: int, most_others: int) -> dict[st
 
 
 def _check_metric(name: str, metric: str) -> None:
-    first = AccuracyMatrix([1], [[1.0]]).summaries(chance=0.5)
+    first = {*AccuracyMatrix([1], [[1.0]]).summaries(chance=0.5), "macro_f1"}
     if name in _COMPARES_FIRST_TASKS and metric.removeprefix("validation/") not in first:
         raise InputError(
             f"sweep.metric: {metric!r} is undefined after the first task, when {name!r} compares "

@@ -8,9 +8,10 @@ from typing import Any
 import ray
 
 from lamina.config import Job, SweepPlan
-from lamina.config.identity import identified, learned_from
+from lamina.config.identity import identified, learned_from, source_of
 from lamina.core import Samples, Stream
 from lamina.orchestration.hosts.resident_backbones import stream_digest, stream_of
+from lamina.tracking.data import DataDocument, data_document
 
 Offer = Callable[[str, Any], None]
 """Given the digest of a raw stream's settings and Ray's reference to it, tells the hosts of it."""
@@ -31,6 +32,7 @@ class DriverStreams:
         self._offer: Offer | None = None
         self._references: dict[str, Any] = {}
         self._found: dict[str, dict[str, str]] = {}
+        self._documents: dict[str, DataDocument] = {}
 
     def offer_to(self, offer: Offer) -> None:
         """From now on tell hosts of each stream, and now of those that are there already."""
@@ -43,8 +45,15 @@ class DriverStreams:
         its stream cannot be had."""
         key = _reads(job)
         if key not in self._found:
-            self._found[key] = learned_from(job, self._stream(job))
+            stream = self._stream(job)
+            found = self._found[key] = learned_from(job, stream)
+            digest = found["stream"]
+            self._documents[digest] = data_document(stream, digest, source_of(job))
         return identified(job, self._found[key])
+
+    def documents(self) -> list[DataDocument]:
+        """What a tracker records of every stream so far."""
+        return list(self._documents.values())
 
     def plan(self, plan: SweepPlan) -> SweepPlan:
         """A plan whose every trial is `identified`."""

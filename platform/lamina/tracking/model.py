@@ -1,0 +1,57 @@
+"""A bundle as a model that a tracker keeps: what it reads, what it needs, where it comes from."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LOADER = "lamina.bundles.pyfunc"
+"""The module that makes a model of a bundle's folder."""
+_SHOWN = ("validation/average_accuracy", "test/average_accuracy", "test/forgetting")
+
+
+@dataclass(frozen=True)
+class TrackedModel:
+    """The bundle of one trial."""
+
+    bundle: Path
+    """Its folder."""
+    trial: str
+    """The trial's id."""
+    modality: str
+    """`text` or `image`."""
+    tasks: tuple[str, ...]
+    """What its tasks are called, in order."""
+    needs_task: bool
+    """Whether a prediction must be told which task it is of."""
+    requirements: tuple[str, ...]
+    """The packages that it answers with, as pip reads them."""
+    tags: Mapping[str, str]
+    """What tells it from others: trial, strategy, scenario, accuracies."""
+
+
+def tracked_model(bundle: Path) -> TrackedModel:
+    """The model in a bundle's folder, by its `bundle.json` and `job.json`."""
+    facts: Mapping[str, Any] = json.loads((bundle / "bundle.json").read_bytes())
+    job: Mapping[str, Any] = json.loads((bundle / "job.json").read_bytes())
+    accuracies = {key: facts["metrics"][key] for key in _SHOWN if key in facts["metrics"]}
+    return TrackedModel(
+        bundle=bundle,
+        trial=facts["trial"],
+        modality=facts["modality"],
+        tasks=tuple(each["name"] for each in facts["tasks"]),
+        needs_task=facts["scenario"] == "task_incremental",
+        # What follows a plus sign says how a package was built, which no index knows.
+        requirements=tuple(
+            f"{package}=={version.partition('+')[0]}"
+            for package, version in facts["versions"].items()
+        ),
+        tags={
+            "trial": facts["trial"],
+            "name": facts["name"],
+            "strategy": job["strategy"]["name"],
+            "scenario": facts["scenario"],
+            **{key.replace("/", "_"): f"{value:.4f}" for key, value in accuracies.items()},
+        },
+    )
