@@ -371,6 +371,8 @@ STREAM_CHANGES = [
     ("field", {"path": "document.json", "text_column": "text", "field": "rows"}, "others"),
     ("field", PATH, "rows"),
     ("text_column", PATH, "client"),
+    ("text_column", PATH, ["text", "client"]),
+    ("text_separator", PATH | {"text_column": ["text", "client"]}, " "),
     ("image_column", PICTURES, "label"),
     ("background", PICTURES, "black"),
     ("background", PATH, "black"),
