@@ -375,6 +375,7 @@ STREAM_CHANGES = [
     ("text_column", PATH, "client"),
     ("text_separator", PATH | {"text_column": ["text", "client"]}, " / "),
     ("text_separator", PATH, " / "),
+    ("text_column", PATH, ["text", "client"]),
     ("image_column", PICTURES, "label"),
     ("background", PICTURES, "black"),
     ("background", PATH, "black"),

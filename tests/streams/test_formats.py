@@ -73,6 +73,13 @@ def test_delimiters_in_quoted_texts_do_not_mislead(tmp_path):
     assert detect_format(path).form == Format()
 
 
+def test_a_first_line_of_excel_says_the_delimiter_itself(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("sep=;\ntext;label\n" + "a, b;x\n" * 9)
+    assert detect_format(path).form == Format()
+    assert read_table(path, ["text"], Format()).names == ("text", "label")
+
+
 def test_quotes_that_do_not_parse_mean_nothing(tmp_path):
     path = tmp_path / "t.tsv"
     path.write_text("text\tlabel\n" + '"half a quote\tx\nan inch is 2"5\ty\n' * 5)

@@ -58,3 +58,12 @@ def test_streams_are_described_without_importing_what_only_their_sources_need():
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=path)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_calls_come_in_the_tasks_that_are_named_in_their_order():
+    every = source_class("assistant_calls")()
+    chosen = every.tasks[:1:-1]
+    some = source_class("assistant_calls")(tasks=chosen)
+    assert tuple(dict.fromkeys(some.load(0).groups)) == chosen
+    with pytest.raises(InputError, match=r"stream\.tasks: 'nothing' is unknown"):
+        source_class("assistant_calls")(tasks=("nothing",))
