@@ -1,12 +1,12 @@
 """The command line, in the order of use: `lamina init | check | run | sweep | report | predict |
-learn | export | federate`; of a sweep that is running, `trials | stop | pause | resume | fork`; and
-what there is, `strategies | doctor`.
+learn | export | serve | federate`; of a sweep that is running, `trials | stop | pause | resume |
+fork`; and what there is, `strategies | doctor`.
 
 Each command imports what it needs when it is called, so that `lamina --help` is there at once and
-only what concerns a sweep or a federation knows Ray. Keys, names and types of a job are checked
-before torch is imported, which takes seconds. What is wrong with the input is said on stderr, a
-line each. Exit codes: 0, done; 1, it ran, and it or some of its trials failed; 2, the job or its
-input is refused, and nothing was trained.
+only what concerns a sweep, a federation or serving knows Ray. Keys, names and types of a job are
+checked before torch is imported, which takes seconds. What is wrong with the input is said on
+stderr, a line each. Exit codes: 0, done; 1, it ran, and it or some of its trials failed; 2, the job
+or its input is refused, and nothing was trained.
 """
 
 from pathlib import Path

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,6 +25,8 @@ from lamina.registry import InputError
 
 _TRIES = 3
 """A batch whose replica dies is answered by another, or by the one that follows it: so often."""
+_CONTROLLER = "SERVE_CONTROLLER_ACTOR"
+"""Ray Serve's own name of the actor that runs it."""
 _KNOWN_SECONDS = 1.0
 """How long it is believed that replicas are well."""
 
@@ -70,6 +72,8 @@ def replicas(bundles: Mapping[str, Bundle], settings: ServingSettings) -> Iterat
     serve = load_serve()
     name = f"lamina-{uuid4().hex[:8]}"
     given = {key: (str(each.folder.resolve()), each.digest) for key, each in bundles.items()}
+    # Counted here: another machine may have more.
+    settings = replace(settings, threads=settings.cores)
     _check_cores(settings)
     gpus = int(ray.cluster_resources().get("GPU", 0) >= settings.replicas)
     application = serve.deployment(Replica).options(
@@ -82,17 +86,35 @@ def replicas(bundles: Mapping[str, Bundle], settings: ServingSettings) -> Iterat
         graceful_shutdown_wait_loop_s=0.1,
         logging_config={"enable_access_log": False},
     )
-    serve.start(proxy_location="Disabled")
+    with _serve_running(serve):
+        try:
+            handle = _started(serve, application.bind(given, settings), name)
+            yield Replicas(_sender(handle), _watch(serve, name))
+        finally:
+            serve.delete(name)
+
+
+def _started(serve: Any, application: Any, name: str) -> Any:
+    """The handle of an application that runs. Raises InputError where it does not start."""
     try:
-        handle = serve.run(application.bind(given, settings), name=name, route_prefix=None)
+        return serve.run(application, name=name, route_prefix=None)
     except RuntimeError as error:
         reason = _reason(serve, name) or str(error)
-        serve.delete(name)
-        raise InputError(f"RUN: the replicas do not start: {reason}") from error
+        raise InputError(f"lamina serve: the replicas do not start: {reason}") from error
+
+
+@contextmanager
+def _serve_running(serve: Any) -> Iterator[None]:
+    """Ray Serve, as it is where this cluster has one that others use."""
+    actors = ray.util.list_named_actors(all_namespaces=True)
+    is_there = any(each["name"] == _CONTROLLER for each in actors)
+    serve.start(proxy_location="Disabled")
     try:
-        yield Replicas(_sender(handle), _watch(serve, name))
+        yield
     finally:
-        serve.delete(name)
+        # One on a Ray of our own ends with it.
+        if os.environ.get("RAY_ADDRESS") and not is_there:
+            serve.shutdown()
 
 
 def _check_cores(settings: ServingSettings) -> None:
@@ -160,4 +182,4 @@ def _reason(serve: Any, name: str) -> str | None:
     said = [each.message for each in app.deployments.values()] if app else []
     lines = [line.strip() for text in said for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line]
-    return errors[-1] if errors else None
+    return errors[-1].rpartition("InputError: ")[2] if errors else None

@@ -79,7 +79,6 @@ def _listening(settings: ServingSettings) -> Iterator[socket.socket]:
 @contextmanager
 def _terminating() -> Iterator[None]:
     """While starting and stopping, SIGTERM ends as Ctrl-C does."""
-
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with suppress(KeyboardInterrupt):
