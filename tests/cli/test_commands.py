@@ -111,7 +111,7 @@ def test_a_run_that_breaks_off_leaves_no_run_open(lamina, job, only_run, monkeyp
     monkeypatch.setattr(Scorecard, "evaluate", interrupted)
     assert lamina("run", job).exit_code == 1
     events = [json.loads(line) for line in (only_run() / "events.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in events] == ["start_trial", "finish_trial"]
+    assert [event["event"] for event in events] == ["start_trial", "data", "finish_trial"]
     assert events[-1]["status"] == "stopped"
 
 

@@ -37,7 +37,8 @@ class PyfuncModel:
 
         values = _values(model_input)
         if self.predictor.model.backbone.modality == "image":
-            background = getattr(self.predictor.bundle.job.stream, "background", "white")
+            stream = self.predictor.bundle.job.stream
+            background: Background = getattr(stream, "background", "white")
             values = [_image(each, place, background) for place, each in enumerate(values)]
         found = self.predictor.predict(values, (params or {}).get("task"))
         columns = {

@@ -511,7 +511,9 @@ def _signature(model: TrackedModel) -> "ModelSignature":
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     column = ColSpec("string" if model.modality == "text" else "binary")
-    task = ParamSpec("task", "string", model.tasks[0]) if model.needs_task else None
+    more = {}
+    if model.needs_task:
+        more["params"] = ParamSchema([ParamSpec("task", "string", model.tasks[0])])
     return ModelSignature(
         Schema([column]),
         Schema(
@@ -521,7 +523,7 @@ def _signature(model: TrackedModel) -> "ModelSignature":
                 ColSpec("string", "task", required=False),
             ]
         ),
-        ParamSchema([task]) if task else None,
+        **more,
     )
 
 

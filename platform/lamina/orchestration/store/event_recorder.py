@@ -97,7 +97,7 @@ class EventRecorder:
 
     def _start_trial(self, event: Mapping[str, Any]) -> None:
         trial, job = event["trial"], event["mapping"]
-        digest = (job.get(LEARNED_FROM) or {}).get("stream")
+        digest = (job.get(LEARNED_FROM) or {}).get("stream", "")
         data: DataDocument | None = event.get("data") or self._data.get(digest)
         about = descriptions.of_trial(job, data)
         self._tracker.start_trial(trial, job, event["name"], about)
