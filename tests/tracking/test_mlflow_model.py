@@ -89,7 +89,7 @@ def test_mlflows_own_command_predicts(sweep, output_dir, tmp_path):
         *("-o", tmp_path / "answers.json"),
     ]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": embedded_uri(output_dir)}
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=tmp_path)
     answers = json.loads((tmp_path / "answers.json").read_text())["predictions"]
     assert [set(each) for each in answers] == [{"label", "score", "task"}] * 3
 
@@ -140,3 +140,13 @@ def test_a_run_names_its_data_and_no_row_of_it(output_dir, client, learner, requ
     assert [each["classes"] for each in profile["tasks"]] == [2, 2]
     assert "turn on" not in given.dataset.profile
     assert run.data.tags["mlflow.note.content"].startswith("Strategy **color**")
+
+
+def test_a_bundle_says_how_well_each_class_is_known(bundles, learner):
+    said = json.loads((bundles / "color-0" / "classes.json").read_text())
+    assert [each["name"] for each in said["tasks"]] == ["task 0", "task 1"]
+    named = [name for each in said["tasks"] for name in each["classes"]]
+    assert [each["name"] for each in said["classes"]] == named
+    found = [each for each in learner[1].scores.answers["test"] if each is not None]
+    right = sum(each["test"]["rows"] * each["test"]["accuracy"] for each in said["classes"])
+    assert round(right) == sum(int(each.right.sum()) for each in found)
