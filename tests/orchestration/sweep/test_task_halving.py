@@ -71,9 +71,8 @@ def check(rows):
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(make_job, tmp_path, settings, said):
-    job = parse_job(halved(make_job, tmp_path, **settings))
     with pytest.raises(InputError) as raised:
-        make_scheduler(expand(job), 9)
+        make_scheduler(expand(parse_job(halved(make_job, tmp_path, **settings))), 9)
     assert said in str(raised.value)
 
 
