@@ -6,8 +6,9 @@ import shlex
 import signal
 import socket
 import subprocess
+import time
 import sys
-from contextlib import chdir
+from contextlib import chdir, suppress
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -46,10 +47,20 @@ def server(output_dir, tmp_path_factory):
                 break
         else:
             pytest.fail("".join(said))
+        _wait_until_it_listens(port)
         yield f"http://127.0.0.1:{port}"
         os.killpg(process.pid, signal.SIGTERM)
     finally:
         process.communicate()
+
+
+def _wait_until_it_listens(port: int) -> None:
+    """A server says that it has started before it listens."""
+    for _ in range(600):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"nothing listens at port {port}")
 
 
 def ask(server: str, path: str, question: dict) -> dict:
