@@ -6,8 +6,8 @@ import shlex
 import signal
 import socket
 import subprocess
-import time
 import sys
+import time
 from contextlib import chdir, suppress
 from pathlib import Path
 from urllib.request import Request, urlopen
