@@ -1,5 +1,8 @@
 """Lamina from Python."""
 
+import json
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -57,3 +60,17 @@ def test_a_mistake_in_a_job_is_an_input_error_that_names_the_key(tmp_path):
         lamina.results(tmp_path)
     with pytest.raises(AttributeError, match="no attribute 'sweeep'"):
         lamina.sweeep  # noqa: B018
+
+
+def test_the_notebook_of_first_steps_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch):
+    path = Path(__file__).parents[1] / "jobs" / "first_steps.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    first, second = names["answers"]
+    assert "Light" in first.label or "light" in first.label
+    assert "Timer" in second.label
+    assert names["results"].frame()["average_accuracy"][1] > 0.5
