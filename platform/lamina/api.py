@@ -4,8 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from lamina.bundles import BEST, Predictor, find_bundle, load_predictor, open_bundle
 from lamina.cli.run import run_job
 from lamina.cli.sweep import sweep_job
@@ -83,5 +81,4 @@ def load(bundle: Path | str, trial: str | None = None, device: str | None = None
     Raises InputError where there is none, it is damaged, or its backbone is not the one that is
     here.
     """
-    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return load_predictor(open_bundle(find_bundle(Path(bundle), trial)), where)
+    return load_predictor(open_bundle(find_bundle(Path(bundle), trial)), device)

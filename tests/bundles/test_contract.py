@@ -2,7 +2,7 @@
 would have."""
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from two_workers import digest
 
 EVERY = strategy_names()
 GOES_ON = [name for name in EVERY if strategy_class(name).data != "all"]
+ROUTES = [name for name in EVERY if strategy_class(name).routes]
 
 
 @dataclass
@@ -116,6 +117,20 @@ def test_learning_on_gives_what_the_task_would_have_from_the_start(
 
 def _is_domain(name: str) -> bool:
     return strategy_class(name).scenarios[0] == "domain_incremental"
+
+
+@pytest.mark.parametrize("name", ROUTES)
+def test_a_strategy_that_routes_learns_on_where_the_old_rows_are_gone(
+    name, left_by, data, tiny_bert
+):
+    bundle = left_by(name).bundle
+    gone = replace(bundle.facts.data[0], digest="of other rows")
+    moved = replace(bundle, facts=replace(bundle.facts, data=(gone,)))
+    going_on = continuation(moved, [f"stream.path={data('next', _is_domain(name))}"])
+    assert going_on.missing == 2
+    (report,) = going_on.learner(tiny_bert).learn()
+    assert report.test[:2] == [None, None]
+    assert report.test[2] is not None
 
 
 def _learned(learner: Learner) -> str:

@@ -222,3 +222,18 @@ def test_a_joint_bundle_of_a_method_that_replays_has_no_next_task(shop):
     done = lamina("learn", shop / "joint", f"stream.path={shop / 'december.csv'}")
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("BUNDLE: strategy 'er' replays, and a joint stream left it no")
+
+
+def test_a_leaderboard_that_is_damaged_is_one_line(tmp_path):
+    (tmp_path / "leaderboard.json").write_text("{broken")
+    done = lamina("predict", tmp_path, "-")
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert "leaderboard.json' is not JSON" in line
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_is_learned(shop, tmp_path):
+    path = f"stream.path={shop / 'december.csv'}"
+    done = lamina("learn", shop / "out", path, "hosts.device=cuda", "-o", tmp_path / "new")
+    assert done.exit_code == 2
+    assert not (tmp_path / "new").exists()

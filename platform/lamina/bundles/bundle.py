@@ -49,6 +49,11 @@ class Bundle:
         keys = ("next_task", "num_steps", "memory", "scores", "stepper", "exemplars")
         return _mapping(self._tensors(LEARNER), keys, self.folder / LEARNER)
 
+    def check_classes(self, key: str) -> None:
+        """Raises InputError, naming `key`, where its answers are texts."""
+        if not self.facts.class_names:
+            raise InputError(f"{key}: {str(self.folder)!r} answers with texts (allowed: classes)")
+
     def check_backbone(self) -> None:
         """Raises InputError where the backbone that is there is not the one that was trained on."""
         known = self.facts.backbone
@@ -141,7 +146,10 @@ def _trials(output_dir: Path) -> list[tuple[Path, str, str]]:
     """The bundles of a job's trials with their ids and names: those of its sweep as they rank, then
     those of lone runs as they ended."""
     ranked = output_dir / "leaderboard.json"
-    rows = json.loads(ranked.read_text(encoding="utf-8")) if ranked.is_file() else []
+    try:
+        rows = json.loads(ranked.read_text(encoding="utf-8")) if ranked.is_file() else []
+    except ValueError as error:
+        raise InputError(f"BUNDLE: {str(ranked)!r} is not JSON ({error})") from error
     folders = [output_dir / "trials" / row["trial"] / BUNDLE for row in rows]
     lone = output_dir.glob(f"run/*/{BUNDLE}")
     folders += sorted(lone, key=lambda each: each.stat().st_mtime_ns, reverse=True)

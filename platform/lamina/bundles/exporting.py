@@ -40,7 +40,8 @@ def export_bundle(bundle: Bundle, folder: Path) -> Exported:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(read_file(bundle.folder, name, bundle.facts))
     shutil.copy(bundle.folder / FACTS, part / FACTS)
-    predictor = load_predictor(bundle)
+    # Where the plain classifier, which it is compared with, is made.
+    predictor = load_predictor(bundle, "cpu")
     not_plain = why_not_plain(predictor)
     if not_plain is None:
         try:

@@ -237,7 +237,8 @@ def _renumbered(stage: Stage, number: Mapping[str, int], first_task: int) -> Str
     table = torch.tensor([number[name] for name in stream.class_names], dtype=torch.int64)
 
     def moved(rows: Samples) -> Samples:
-        return replace(rows, labels=table[rows.labels], ids=rows.ids + stage.facts.first_id)
+        labels = table[rows.labels] if rows.targets is None else rows.labels
+        return replace(rows, labels=labels, ids=rows.ids + stage.facts.first_id)
 
     experiences = tuple(
         Experience(

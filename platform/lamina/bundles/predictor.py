@@ -47,7 +47,9 @@ class Predictor:
     """A strategy as a trial left it, with its adapters on a backbone that others may share."""
 
     def __init__(self, bundle: Bundle, backbone: Backbone) -> None:
-        """Raises InputError where a file of the bundle is not what was written."""
+        """Raises InputError where a file of the bundle is not what was written, or its answers are
+        texts."""
+        bundle.check_classes("BUNDLE")
         self.bundle = bundle
         self.model = AdaptedModel(backbone, bundle.job.adapter, bundle.job.seed)
         self.strategy: Strategy = replace(bundle.job.strategy)
@@ -144,11 +146,14 @@ class Predictor:
             yield batch.to(self.model.backbone.device).inputs
 
 
-def load_predictor(bundle: Bundle, device: torch.device | str = "cpu") -> Predictor:
-    """A bundle on a backbone of its own. Raises InputError where the backbone is not there, or is
-    another one than the trial's."""
+def load_predictor(bundle: Bundle, device: torch.device | str | None = None) -> Predictor:
+    """A bundle on a backbone of its own, on a GPU where there is one unless `device` says
+    otherwise. Raises InputError where the backbone is not there, or is another one than the
+    trial's, and where the bundle's answers are texts."""
+    bundle.check_classes("BUNDLE")
     bundle.check_backbone()
-    return Predictor(bundle, load_backbone(bundle.job.backbone, device))
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return Predictor(bundle, load_backbone(bundle.job.backbone, where))
 
 
 def _is_text(value: Any) -> bool:

@@ -52,8 +52,7 @@ class PyfuncModel:
 
 def _load_pyfunc(path: str) -> PyfuncModel:
     """MLflow's entry: the model of a bundle's folder, on a GPU if there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return PyfuncModel(load_predictor(open_bundle(Path(path)), device))
+    return PyfuncModel(load_predictor(open_bundle(Path(path))))
 
 
 def _values(model_input: Any) -> Sequence[Any]:

@@ -60,7 +60,8 @@ def write_bundle(
     _write_tensors(job, learner, part)
     _write_adapters(learner, part / ADAPTERS)
     save_encoder(learner.model.backbone.encoder, part / TOKENIZER)
-    (part / PREDICTIONS).write_bytes(predictions_of(learner))
+    if learner.stream.answers == "classes":
+        (part / PREDICTIONS).write_bytes(predictions_of(learner))
     (part / CLASSES).write_text(json.dumps(classes_of(learner), indent=1) + "\n", encoding="utf-8")
     digests = {
         path.relative_to(part).as_posix(): sha256(path.read_bytes()).hexdigest()

@@ -1,17 +1,13 @@
 """`lamina learn`: one more task for a bundle."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
-from lamina.backbones.load import load_backbone
 from lamina.bundles import find_bundle, open_bundle, write_bundle
 from lamina.bundles.learning import Continuation, continuation
 from lamina.cli.progress import display, numbers
 from lamina.cli.report import show_notes, stdout
-from lamina.config import keep_features
+from lamina.cli.run import resident_backbone
 from lamina.digests import trial_id
 from lamina.registry import InputError
 from lamina.streams.names import counted
@@ -31,14 +27,10 @@ def learn_on(path: Path, changes: Sequence[str], *, trial: str | None, output: P
         raise InputError(f"--output: {str(folder)!r} is there already (allowed: a new folder)")
     _say_what_comes(ahead)
     bundle.check_backbone()
-    on_gpu = ahead.job.hosts.device != "cpu" and torch.cuda.is_available()
-    torch.set_num_threads(ahead.job.hosts.threads)
-    backbone = load_backbone(ahead.job.backbone, "cuda" if on_gpu else "cpu")
-    keep_features(backbone, ahead.job.hosts)
-    learner = ahead.learner(backbone)
+    learner = ahead.learner(resident_backbone(ahead.job))
     with display(console, ahead.new.facts.num_tasks) as shown:
         for done, report in enumerate(learner.learn(), start=1):
-            metrics = asdict(report)["metrics"]
+            metrics = report.metrics
             seconds = metrics["cost/train_seconds"] + metrics["cost/evaluation_seconds"]
             shown.line(
                 f"task {report.task + 1} {report.task_name}{numbers(metrics)} after {seconds:.1f} s"

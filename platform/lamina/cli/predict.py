@@ -54,7 +54,7 @@ def predict_file(
         raise InputError("--explain: the rows have no labels (stream.label_column says which)")
     if file == STDIN and words:
         raise InputError(f"{words[0]}: lines of standard input are texts (allowed: nothing)")
-    predictor = load_predictor(bundle, "cuda" if torch.cuda.is_available() else "cpu")
+    predictor = load_predictor(bundle)
     predictor.task_named(task)
     console = Console(stderr=True, highlight=False)
     found: list[str] = []

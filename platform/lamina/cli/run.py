@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.bundles import write_bundle
 from lamina.bundles.bundle import BUNDLE
@@ -126,11 +127,18 @@ def run_job(source: JobSource, overrides: Sequence[str]) -> tuple[Path, Row]:
     return job.output_dir, _show(run, reports, console)
 
 
-def _learner(job: Job, raw: Stream[Samples]) -> Learner:
+def resident_backbone(job: Job) -> Backbone:
+    """The backbone of a job in this process, as its `hosts` say. Raises InputError where the device
+    is not there."""
     device = _device(job.hosts)
     torch.set_num_threads(job.hosts.threads)
     backbone = load_backbone(job.backbone, device)
     keep_features(backbone, job.hosts)
+    return backbone
+
+
+def _learner(job: Job, raw: Stream[Samples]) -> Learner:
+    backbone = resident_backbone(job)
     return build_learner(job, backbone.encode_stream(raw), backbone)
 
 

@@ -230,8 +230,8 @@ def routing_accuracy(
     num_tasks: int,
     batch_size: int,
 ) -> float:
-    """Mean over the first `num_tasks` tasks of the share of rows that are sent to their own task's
-    module.
+    """Mean over those of the first `num_tasks` tasks that have rows of the share of rows that are
+    sent to their own task's module.
 
     Where a task comes back with the same classes, the modules of all its times are its own; domains
     share their classes, and each has its own.
@@ -240,6 +240,8 @@ def routing_accuracy(
     shares = []
     for each in stream.experiences[:num_tasks]:
         data = each.part(part)
+        if not len(data):
+            continue
         own = [
             other.index
             for other in tasks

@@ -25,8 +25,7 @@ def select_bundles(words: Sequence[str], trials: Sequence[str] = ()) -> dict[str
         given, run = _named(word)
         for folder in _folders(run, trials or (BEST,)):
             bundle = open_bundle(folder)
-            if not bundle.facts.class_names:
-                raise InputError(f"RUN: {str(folder)!r} answers with texts (allowed: classes)")
+            bundle.check_classes("RUN")
             bundle.check_files()
             bundle.check_backbone()
             found[given or bundle.facts.name].append(bundle)
