@@ -8,7 +8,7 @@ from pathlib import Path
 from lamina.bundles.bundle import ADAPTERS, FACTS, Bundle, read_file
 from lamina.bundles.card import card_of
 from lamina.bundles.classifier import why_not_plain, write_classifier
-from lamina.bundles.predictor import load_predictor
+from lamina.bundles.predictor import Predictor, load_predictor
 from lamina.registry import InputError
 
 CLASSIFIER = "classifier"
@@ -32,26 +32,35 @@ def export_bundle(bundle: Bundle, folder: Path) -> Exported:
     """
     if folder.exists():
         raise InputError(f"OUT: {str(folder)!r} is there already (allowed: a new folder)")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name in bundle.facts.files:
-        path = part / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(read_file(bundle.folder, name, bundle.facts))
-    shutil.copy(bundle.folder / FACTS, part / FACTS)
     # Where the plain classifier, which it is compared with, is made.
     predictor = load_predictor(bundle, "cpu")
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        not_plain = _write(predictor, part)
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return Exported(folder, not_plain)
+
+
+def _write(predictor: Predictor, folder: Path) -> str | None:
+    """Fill the folder. Returns why there is no plain classifier, or None where there is one."""
+    bundle = predictor.bundle
+    for name in bundle.facts.files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(read_file(bundle.folder, name, bundle.facts))
+    shutil.copy(bundle.folder / FACTS, folder / FACTS)
     not_plain = why_not_plain(predictor)
     if not_plain is None:
         try:
-            write_classifier(predictor, part / ADAPTERS, part / CLASSIFIER)
+            write_classifier(predictor, folder / ADAPTERS, folder / CLASSIFIER)
         except ValueError as error:
             not_plain = str(error)
-            shutil.rmtree(part / CLASSIFIER, ignore_errors=True)
-    (part / CARD).write_text(card_of(predictor, not_plain), encoding="utf-8")
-    os.replace(part, folder)
-    return Exported(folder, not_plain)
+            shutil.rmtree(folder / CLASSIFIER, ignore_errors=True)
+    (folder / CARD).write_text(card_of(predictor, not_plain), encoding="utf-8")
+    return not_plain
 
 
 def push(folder: Path, repository: str) -> str:
