@@ -35,7 +35,7 @@ def tracked_model(bundle: Path) -> TrackedModel | None:
     """The model in a bundle's folder, by its `bundle.json` and `job.json`; None where it answers
     with texts, which the loader does not give."""
     facts: Mapping[str, Any] = json.loads((bundle / "bundle.json").read_bytes())
-    if not facts["class_names"]:
+    if facts.get("class_names") == []:
         return None
     job: Mapping[str, Any] = json.loads((bundle / "job.json").read_bytes())
     accuracies = {key: facts["metrics"][key] for key in _SHOWN if key in facts["metrics"]}
