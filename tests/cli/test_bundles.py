@@ -119,7 +119,7 @@ def test_other_columns_delimiters_and_encodings_are_told_as_a_job_tells_them(sho
     words = ("stream.text_column=body", "stream.delimiter=;", "stream.encoding=latin-1")
     done = lamina("predict", shop / "out", path, *words, "-o", tmp_path / "said.csv")
     assert done.exit_code == 0, done.output
-    assert "1 of 3 row is empty and left out" in done.stderr
+    assert "1 of 3 rows is empty and left out" in done.stderr
     rows = rows_of((tmp_path / "said.csv").read_text())
     assert [(row["row"], row["label"]) for row in rows] == [("1", "network"), ("3", "shipping")]
     wrong = lamina("predict", shop / "out", path)

@@ -10,6 +10,7 @@ from typing import Any
 from lamina.backbones.content import backbone_digest
 from lamina.bundles.facts import Facts, read_facts
 from lamina.config.job import Job, parse_job
+from lamina.folders import BUNDLE, LEADERBOARD, RUNS, TRIALS
 from lamina.registry import InputError, unknown
 from lamina.training.checkpoint import unpack
 
@@ -17,12 +18,9 @@ FACTS = "bundle.json"
 JOB = "job.json"
 MODEL = "model.safetensors"
 LEARNER = "learner.safetensors"
-PREDICTIONS = "predictions.csv"
 CLASSES = "classes.json"
 ADAPTERS = "adapters"
 TOKENIZER = "tokenizer"
-BUNDLE = "bundle"
-"""The folder of a bundle within that of a trial."""
 BEST = "best"
 """The trial that ranks first."""
 
@@ -145,13 +143,13 @@ def find_bundles(path: Path) -> list[Path]:
 def _trials(output_dir: Path) -> list[tuple[Path, str, str]]:
     """The bundles of a job's trials with their ids and names: those of its sweep as they rank, then
     those of lone runs as they ended."""
-    ranked = output_dir / "leaderboard.json"
+    ranked = output_dir / LEADERBOARD
     try:
         rows = json.loads(ranked.read_text(encoding="utf-8")) if ranked.is_file() else []
     except ValueError as error:
         raise InputError(f"BUNDLE: {str(ranked)!r} is not JSON ({error})") from error
-    folders = [output_dir / "trials" / row["trial"] / BUNDLE for row in rows]
-    lone = output_dir.glob(f"run/*/{BUNDLE}")
+    folders = [output_dir / TRIALS / row["trial"] / BUNDLE for row in rows]
+    lone = output_dir.glob(f"{RUNS}/*/{BUNDLE}")
     folders += sorted(lone, key=lambda each: each.stat().st_mtime_ns, reverse=True)
     found = []
     for folder in folders:

@@ -9,6 +9,7 @@ import torch
 from lamina.backbones.backbone import Backbone
 from lamina.bundles.bundle import Bundle
 from lamina.bundles.facts import DataFacts
+from lamina.bundles.pixels import unpacked
 from lamina.bundles.writing import end_of_ids
 from lamina.config.build import build_learner
 from lamina.config.fields import ConfigError
@@ -121,7 +122,10 @@ class Continuation:
 
     def _exemplars(self) -> Batch | None:
         kept = self.bundle.learner["exemplars"]
-        return None if kept is None else Batch(kept["inputs"], kept["labels"], kept["ids"])
+        if kept is None:
+            return None
+        inputs = {name: unpacked(each) for name, each in kept["inputs"].items()}
+        return Batch(inputs, kept["labels"], kept["ids"])
 
     def _first_task(self, place: int) -> int:
         return sum(each.facts.num_tasks for each in self.stages[:place])

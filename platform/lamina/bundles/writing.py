@@ -25,13 +25,14 @@ from lamina.bundles.bundle import (
     JOB,
     LEARNER,
     MODEL,
-    PREDICTIONS,
     TOKENIZER,
 )
 from lamina.bundles.facts import FORMAT, BackboneFacts, DataFacts, Facts, TaskFacts
+from lamina.bundles.pixels import packed
 from lamina.config.identity import stream_content
 from lamina.config.job import Job
 from lamina.core import KEYS, PARTS, Batch, D, Part, Stream
+from lamina.folders import PREDICTIONS
 from lamina.training.checkpoint import pack
 from lamina.training.learner import Learner
 from lamina.training.scorecard import EVALUATED
@@ -159,7 +160,7 @@ def _exemplars(learner: Learner) -> dict[str, Any] | None:
     if learner.memory is None or len(learner.memory) == 0:
         return None
     rows: Batch = learner.rows(learner.memory.ids).to("cpu")
-    inputs = {name: each for name, each in rows.inputs.items() if name != KEYS}
+    inputs = {name: packed(each) for name, each in rows.inputs.items() if name != KEYS}
     return {"inputs": inputs, "labels": rows.labels, "ids": rows.ids}
 
 

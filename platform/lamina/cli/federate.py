@@ -12,8 +12,8 @@ from lamina.cli.progress import Display, display
 from lamina.cli.report import notes_in_record, show_mlflow, show_notes, stdout
 from lamina.config import check_parts, load_job
 from lamina.config.unused import unused_by
+from lamina.folders import RESULT
 from lamina.registry import InputError
-from lamina.reporting.results import RESULT
 
 if TYPE_CHECKING:
     from lamina.federation.server.outcome import Bound

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from lamina.bundles import find_bundle, open_bundle, write_bundle
 from lamina.bundles.learning import Continuation, continuation
-from lamina.cli.progress import display, numbers
+from lamina.cli.progress import display, learned
 from lamina.cli.report import show_notes, stdout
 from lamina.cli.run import resident_backbone
 from lamina.digests import trial_id
@@ -30,11 +30,7 @@ def learn_on(path: Path, changes: Sequence[str], *, trial: str | None, output: P
     learner = ahead.learner(resident_backbone(ahead.job))
     with display(console, ahead.new.facts.num_tasks) as shown:
         for done, report in enumerate(learner.learn(), start=1):
-            metrics = report.metrics
-            seconds = metrics["cost/train_seconds"] + metrics["cost/evaluation_seconds"]
-            shown.line(
-                f"task {report.task + 1} {report.task_name}{numbers(metrics)} after {seconds:.1f} s"
-            )
+            shown.line(learned(report))
             shown.count(done)
     write_bundle(
         ahead.job,

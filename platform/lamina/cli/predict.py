@@ -19,6 +19,7 @@ from lamina.bundles.asking import asked_rows
 from lamina.evaluation.classification import class_accuracy, confusion_matrix, macro_f1
 from lamina.registry import InputError
 from lamina.streams.base import Asked
+from lamina.streams.names import counted
 
 Form = Literal["csv", "jsonl"]
 
@@ -107,8 +108,9 @@ def _answer_lines(predictor: Predictor, write: _Write, task: str | None, top_k: 
 
 def _say_what_is_left_out(asked: Asked, console: Console) -> None:
     if missing := asked.total - len(asked.rows):
-        are = "row is" if missing == 1 else "rows are"
-        console.print(f"{missing:,} of {asked.total:,} {are} empty and left out")
+        are = "is" if missing == 1 else "are"
+        rows = counted(asked.total, "row")
+        console.print(f"{missing:,} of {rows} {are} empty and left out")
 
 
 def _form_of(output: Path | None) -> Form:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -14,6 +14,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+if TYPE_CHECKING:
+    from lamina.training.report import TaskReport
 
 _NAMED = 8
 """So many trials are named in one line."""
@@ -129,6 +132,14 @@ class SweepProgress:
         total = max(self._num_trials, len(self._trials))
         place = f"[{num_ended:>{len(str(total))}}/{total}]"
         self._display.line(f"{place} {known.name} {how}{numbers(known.metrics)}")
+
+
+def learned(report: "TaskReport") -> str:
+    """A task of the one trial that runs, in a line."""
+    metrics = report.metrics
+    seconds = metrics["cost/train_seconds"] + metrics["cost/evaluation_seconds"]
+    place = f"task {report.task + 1}/{report.num_tasks} {report.task_name}"
+    return f"{place}{numbers(metrics)} after {seconds:.1f} s"
 
 
 def numbers(metrics: Mapping[str, float]) -> str:

@@ -14,20 +14,11 @@ from rich.text import Text
 from lamina.core import Stream
 from lamina.evaluation.leaderboard import Row
 from lamina.evaluation.seeds import groups_over_seeds
+from lamina.folders import EVENTS, LEADERBOARD, PAGE, RUNS, TRIALS
 from lamina.registry import InputError
 from lamina.reporting import formatting
 from lamina.reporting.formats import as_csv, as_json, as_latex, as_markdown
-from lamina.reporting.results import (
-    EVENTS,
-    LEADERBOARD,
-    PAGE,
-    RUNS,
-    TRIALS,
-    Board,
-    output_dir_of,
-    read_boards,
-    title_of,
-)
+from lamina.reporting.results import Board, output_dir_of, read_boards, title_of
 from lamina.reporting.tables import Table, group_table, trial_table
 from lamina.tracking.mlflow_store import ui_command, ui_page
 

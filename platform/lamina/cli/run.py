@@ -16,8 +16,7 @@ from rich.table import Table
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.bundles import write_bundle
-from lamina.bundles.bundle import BUNDLE
-from lamina.cli.progress import Display, display, numbers
+from lamina.cli.progress import display, learned
 from lamina.cli.report import (
     notes_in_record,
     show_leaderboard,
@@ -42,9 +41,9 @@ from lamina.config.words import JobSource
 from lamina.core import Samples, Stream
 from lamina.digests import trial_id
 from lamina.evaluation.leaderboard import Row, leaderboard
+from lamina.folders import BUNDLE, RESULT, RUNS
 from lamina.orchestration.store.event_recorder import EventRecorder, TrialReports
 from lamina.registry import InputError
-from lamina.reporting.results import RESULT, RUNS
 from lamina.tracking.base import TrackingError
 from lamina.tracking.data import data_document
 from lamina.tracking.trackers import make_tracker
@@ -169,7 +168,8 @@ def _train(learner: Learner, run: _Run, recorder: EventRecorder, console: Consol
             for report in learner.learn():
                 reports.append(asdict(report))
                 tell("reported", report=reports[-1])
-                _show_task(shown, reports[-1])
+                shown.line(learned(report))
+                shown.count(report.task + 1)
         left = run.folder / BUNDLE
         write_bundle(run.trial.job, learner, left, name=run.trial.name, trial=run.identity)
     except BaseException as error:
@@ -179,13 +179,6 @@ def _train(learner: Learner, run: _Run, recorder: EventRecorder, console: Consol
         raise
     tell("finished", artifacts=str(left))
     return reports
-
-
-def _show_task(shown: Display, report: Report) -> None:
-    place = f"task {report['task'] + 1}/{report['num_tasks']} {report['task_name']}"
-    seconds = report["metrics"]["cost/train_seconds"] + report["metrics"]["cost/evaluation_seconds"]
-    shown.line(f"{place}{numbers(report['metrics'])} after {seconds:.1f} s")
-    shown.count(report["task"] + 1)
 
 
 def _show(run: _Run, reports: Sequence[Report], console: Console) -> Row:

@@ -12,22 +12,10 @@ from typing import Any
 from lamina.core import Part
 from lamina.evaluation.leaderboard import Row, ranked
 from lamina.evaluation.seeds import Group, groups_over_seeds
+from lamina.folders import BUNDLE, EVENTS, LEADERBOARD, MATRIX, PREDICTIONS, RESULT, RUNS, TRIALS
 from lamina.registry import InputError
 from lamina.reporting.formatting import name_of
 from lamina.tracking.matrix import Rows
-
-LEADERBOARD = "leaderboard.json"
-RESULT = "result.json"
-RUNS = "run"
-"""The folder of lone runs below a job's output folder."""
-TRIALS = "trials"
-"""The folder of a sweep's trials there."""
-EVENTS = "events.jsonl"
-MATRIX = "accuracy_matrix.json"
-BUNDLE = "bundle"
-"""The folder of what a trial learned, in the trial's."""
-PREDICTIONS = "predictions.csv"
-PAGE = "report.html"
 
 SHOWN_PARTS: tuple[Part, ...] = ("test", "validation")
 """The parts that a matrix is of, the one that people ask for first."""

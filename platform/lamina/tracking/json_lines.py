@@ -7,6 +7,7 @@ from math import isfinite
 from pathlib import Path
 from threading import Lock
 
+from lamina.folders import EVENTS
 from lamina.tracking.base import Status
 from lamina.tracking.data import DataDocument
 from lamina.tracking.model import TrackedModel
@@ -24,7 +25,7 @@ class JsonLinesTracker:
 
     def __init__(self, output_dir: Path) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)
-        path = output_dir / "events.jsonl"
+        path = output_dir / EVENTS
         if path.exists():
             _drop_torn_line(path)
         self._lock = Lock()

@@ -12,8 +12,9 @@ from uuid import uuid4
 import ray
 
 from lamina.bundles import write_bundle
-from lamina.bundles.bundle import ADAPTERS, BUNDLE
+from lamina.bundles.bundle import ADAPTERS
 from lamina.config import parse_job
+from lamina.folders import BUNDLE
 from lamina.orchestration.federated.learner import FederatedLearner
 from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
 from lamina.orchestration.hosts.spec import HostSpec

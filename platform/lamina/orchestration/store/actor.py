@@ -20,6 +20,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lamina.digests import trial_id
+from lamina.folders import TRIALS
 from lamina.orchestration.payloads import sync
 from lamina.orchestration.store import control
 from lamina.orchestration.store.client import StoreClient
@@ -107,7 +108,7 @@ class StoreActor:
         self._hosts = HostWatch(self._store)
         run = read_sweep(self._ledger).run or uuid4().hex
         change_sweep(self._ledger, run=run)
-        recorder = EventRecorder(make_tracker(run), output_dir / "trials")
+        recorder = EventRecorder(make_tracker(run), output_dir / TRIALS)
         self._narrator = Narrator(self._store, recorder)
         self._ledger.on_change = self._wake
 
@@ -205,7 +206,7 @@ class StoreActor:
     async def finish(self, trial: str, folder: str, files: Mapping[str, bytes]) -> None:
         """`trial` has learned its last task; `files` are what it leaves, by path below `folder`
         of its own folder."""
-        place = self._output_dir / "trials" / trial / folder
+        place = self._output_dir / TRIALS / trial / folder
         await asyncio.to_thread(_write_folder, place, files)
         self._store.finish(trial, str(place) if files else None)
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from lamina.digests import LEARNED_FROM
 from lamina.evaluation.leaderboard import precedence, trainable_parameters
+from lamina.folders import BUNDLE, MATRIX
 from lamina.orchestration.store.records import Report
 from lamina.tracking import descriptions
 from lamina.tracking.base import Tracker
@@ -21,8 +22,6 @@ from lamina.tracking.model import tracked_model
 DRAWN = 3
 """Of so many trials of a sweep, the best, the matrix is drawn: two pictures take longer than a
 small task. `lamina report` shows that of any."""
-_BUNDLE = "bundle"
-"""`lamina.bundles.bundle.BUNDLE`; to import it takes torch."""
 
 
 class TrialReports(NamedTuple):
@@ -114,7 +113,7 @@ class EventRecorder:
             for path in pictures:
                 self._tracker.artifact(trial, path)
         self._tracker.log(None, best_of(trials, self._metric, self._mode), step=0)
-        bundle = self._folder / ranked[0].trial / _BUNDLE if ranked else None
+        bundle = self._folder / ranked[0].trial / BUNDLE if ranked else None
         if bundle is not None and (bundle / "bundle.json").is_file():
             model = tracked_model(bundle)
             if model is not None:
@@ -151,7 +150,7 @@ def write_matrix(folder: Path, reports: Sequence[Report], name: str, draws: bool
         part: [at[t][part] if t in at else [] for t in range(max(at) + 1)]
         for part in ("validation", "test")
     }
-    paths = [folder / "accuracy_matrix.json"]
+    paths = [folder / MATRIX]
     document = matrix_document(tasks, rows["validation"], rows["test"])
     paths[0].write_text(json.dumps(document, indent=1), encoding="utf-8")
     if not draws:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from lamina.config import HostSettings
 from lamina.core import seed_of
+from lamina.folders import TRIALS
 from lamina.orchestration.cluster import Device
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _verdict(
     name, files = left
     difference = 0.0
     for file in _LEARNED & files.keys():
-        theirs = _trained(load_file(output_dir / "trials" / row["trial"] / name / file))
+        theirs = _trained(load_file(output_dir / TRIALS / row["trial"] / name / file))
         mine = _trained(load(files[file]))
         assert mine.keys() == theirs.keys()
         distances = [(mine[key] - theirs[key]).abs().max() for key in mine if mine[key].numel()]
