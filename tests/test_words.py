@@ -3,18 +3,37 @@ code."""
 
 import ast
 import re
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 PLATFORM = Path(__file__).parents[1] / "platform"
 
 
-def banned() -> dict[str, str]:
-    """The words of the table's last column, and the row that each is in."""
+@dataclass
+class Row:
+    """A row of the table."""
+
+    words: list[str]
+    rooms: list[str]
+    """The folders or files that alone may have names of these words; none: all may."""
+    banned: list[str]
+
+
+def table() -> list[Row]:
+    """The table of words in platform/README.md."""
     text = (PLATFORM / "README.md").read_text(encoding="utf-8")
-    table = text.split("## Words", 1)[1].split("\n## ", 1)[0]
-    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|")]
-    return {word: row[0].strip() for row in rows[2:] for word in re.findall(r"`(\w+)`", row[2])}
+    section = text.split("## Words", 1)[1].split("\n## ", 1)[0]
+    lines = [line.split("|")[1:-1] for line in section.splitlines() if line.startswith("|")]
+    return [
+        Row(
+            [word.strip() for word in words.split(",")],
+            re.findall(r"`([\w/.]+)`", rooms),
+            re.findall(r"`(\w+)`", banned),
+        )
+        for words, _, rooms, banned in lines[2:]
+    ]
 
 
 def names_in(path: Path) -> Iterator[str]:
@@ -35,16 +54,33 @@ def words_of(name: str) -> set[str]:
     return {part for part in parts if part}
 
 
+def names_by_word() -> dict[str, list[tuple[str, str]]]:
+    """The names of the code that have a word, each as the file that it is in, below
+    platform/lamina, and the name."""
+    found = defaultdict(list)
+    for path in sorted((PLATFORM / "lamina").rglob("*.py")):
+        for name in set(names_in(path)):
+            for word in words_of(name):
+                found[word].append((path.relative_to(PLATFORM / "lamina").as_posix(), name))
+    return found
+
+
 def test_no_name_uses_a_word_that_the_table_rules_out():
-    found = banned()
-    assert len(found) >= 6
-    wrong = [
-        f"{path.relative_to(PLATFORM)}: {name} (see {found[word]!r})"
-        for path in sorted(PLATFORM.rglob("*.py"))
-        for name in set(names_in(path))
-        for word in sorted(words_of(name) & found.keys())
-    ]
-    assert wrong == []
+    found = names_by_word()
+    banned = [word for row in table() for word in row.banned]
+    assert len(banned) >= 6
+    assert {word: found[word] for word in banned if word in found} == {}
+
+
+def test_a_word_is_a_name_only_in_the_rooms_that_the_table_lists():
+    found = names_by_word()
+    rows = [row for row in table() if row.rooms]
+    assert rows
+    for row in rows:
+        for word in row.words:
+            used = [*found[word], *found[f"{word}s"]]
+            assert used, f"nothing is called {word!r}"
+            assert [each for each in used if not each[0].startswith(tuple(row.rooms))] == []
 
 
 def test_names_are_taken_apart_into_words():

@@ -37,14 +37,14 @@ def streams():
     return ClientStreams(STREAM, manifest_of(order="own", blurry=0.3))
 
 
-def test_an_experience_is_an_event_in_the_clients_own_order(streams):
+def test_an_experience_is_a_delivery_in_the_clients_own_order(streams):
     for client, stream in enumerate(streams):
-        events = streams.manifest.events(client)
-        names = [STREAM.experiences[event.task].task.name for event in events]
+        deliveries = streams.manifest.deliveries(client)
+        names = [STREAM.experiences[delivery.task].task.name for delivery in deliveries]
         assert [each.task.name for each in stream.experiences] == names
         assert [each.task.index for each in stream.experiences] == [0, 1, 2]
-        for event, each in zip(events, stream.experiences, strict=True):
-            assert sorted(each.train.ids.tolist()) == event.rows.tolist()
+        for delivery, each in zip(deliveries, stream.experiences, strict=True):
+            assert sorted(each.train.ids.tolist()) == delivery.rows.tolist()
 
 
 def test_rows_keep_their_values_and_the_numbers_of_their_classes(streams):

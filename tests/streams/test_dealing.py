@@ -58,16 +58,22 @@ def test_the_same_settings_give_the_same_manifest_and_another_seed_another(setti
 def test_in_step_all_clients_are_at_the_same_task():
     manifest = manifest_of()
     for client in range(4):
-        events = manifest.events(client)
-        assert [(event.time, event.task) for event in events] == [(0, 0), (1, 1), (2, 2)]
-        assert [event.drift for event in events] == ["start", "sudden", "sudden"]
-        for event in events:
-            assert {TASK_OF[row] for row in event.rows.tolist()} == {event.task}
+        deliveries = manifest.deliveries(client)
+        assert [(delivery.time, delivery.task) for delivery in deliveries] == [
+            (0, 0),
+            (1, 1),
+            (2, 2),
+        ]
+        assert [delivery.drift for delivery in deliveries] == ["start", "sudden", "sudden"]
+        for delivery in deliveries:
+            assert {TASK_OF[row] for row in delivery.rows.tolist()} == {delivery.task}
 
 
 def test_own_orders_differ_between_clients_and_go_through_all_tasks():
     manifest = manifest_of(clients=10, order="own")
-    orders = {tuple(event.task for event in manifest.events(client)) for client in range(10)}
+    orders = {
+        tuple(delivery.task for delivery in manifest.deliveries(client)) for client in range(10)
+    }
     assert len(orders) > 2
     assert all(sorted(order) == [0, 1, 2] for order in orders)
 
@@ -77,10 +83,10 @@ def test_asynchronous_clients_are_at_different_tasks_at_one_time():
     assert len({manifest.latest(c, 2.0).task for c in manifest.present(2.0)}) > 1
 
 
-def test_a_client_without_rows_of_a_task_has_no_event_for_it_and_keeps_step():
+def test_a_client_without_rows_of_a_task_has_no_delivery_for_it_and_keeps_step():
     by_group = partitioner_class("natural")(by="group")
     manifest = manifest_of(clients=3, partition=by_group)
-    assert [[(e.time, e.task) for e in manifest.events(c)] for c in range(3)] == [
+    assert [[(e.time, e.task) for e in manifest.deliveries(c)] for c in range(3)] == [
         [(0.0, 0)],
         [(1.0, 1)],
         [(2.0, 2)],
@@ -88,30 +94,30 @@ def test_a_client_without_rows_of_a_task_has_no_event_for_it_and_keeps_step():
 
 
 def test_recurring_tasks_come_again_with_rows_of_their_own():
-    events = manifest_of(recurrences=2).events(0)
-    assert [event.task for event in events] == [0, 1, 2, 0, 1, 2]
-    assert [event.drift for event in events][2:] == ["sudden", *["recurring"] * 3]
-    rows = torch.cat([event.rows for event in events])
+    deliveries = manifest_of(recurrences=2).deliveries(0)
+    assert [delivery.task for delivery in deliveries] == [0, 1, 2, 0, 1, 2]
+    assert [delivery.drift for delivery in deliveries][2:] == ["sudden", *["recurring"] * 3]
+    rows = torch.cat([delivery.rows for delivery in deliveries])
     assert len(rows.unique()) == len(rows)
-    assert abs(len(events[0].rows) - len(events[3].rows)) <= 1
+    assert abs(len(deliveries[0].rows) - len(deliveries[3].rows)) <= 1
 
 
 def test_pieces_of_a_task_are_no_drift():
-    events = manifest_of(pieces=3).events(0)
-    assert [event.task for event in events] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert [event.drift for event in events][:4] == ["start", "none", "none", "sudden"]
-    sizes = [len(event.rows) for event in events[:3]]
+    deliveries = manifest_of(pieces=3).deliveries(0)
+    assert [delivery.task for delivery in deliveries] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert [delivery.drift for delivery in deliveries][:4] == ["start", "none", "none", "sudden"]
+    sizes = [len(delivery.rows) for delivery in deliveries[:3]]
     assert max(sizes) - min(sizes) <= 1
 
 
 def test_blurred_borders_move_the_share_to_neighbours_only():
     share = 0.4
-    events = manifest_of(clients=1, blurry=share).events(0)
-    assert [event.drift for event in events] == ["start", "gradual", "gradual"]
+    deliveries = manifest_of(clients=1, blurry=share).deliveries(0)
+    assert [delivery.drift for delivery in deliveries] == ["start", "gradual", "gradual"]
     mix = torch.zeros(3, 3)
-    for event in events:
-        for row in event.rows.tolist():
-            mix[TASK_OF[row], event.task] += 1
+    for delivery in deliveries:
+        for row in delivery.rows.tolist():
+            mix[TASK_OF[row], delivery.task] += 1
     moved = mix.sum(dim=1) - mix.diagonal()
     assert torch.equal(moved, (share * mix.sum(dim=1)).floor())
     assert mix[0, 2] == mix[2, 0] == 0
@@ -132,9 +138,9 @@ def test_late_clients_miss_what_came_before_and_still_have_something(kind):
     late = [client for client in manifest.clients if client.joined > 0]
     assert len(late) == 10
     for number, client in enumerate(manifest.clients):
-        events = manifest.events(number)
-        assert events
-        assert events[0].time >= client.joined
+        deliveries = manifest.deliveries(number)
+        assert deliveries
+        assert deliveries[0].time >= client.joined
     missed = [each for each in manifest.entries if each.part == "train" and isnan(each.time)]
     assert bool(missed) == (kind == "in_step")
     assert {each.client for each in missed} <= {
@@ -148,10 +154,10 @@ def test_clients_that_leave_get_nothing_afterwards():
     assert len(gone) == 10
     for number in gone:
         left = manifest.clients[number].left
-        events = manifest.events(number)
-        assert events
-        assert events[-1].time < left
-        assert number in manifest.present(events[-1].time)
+        deliveries = manifest.deliveries(number)
+        assert deliveries
+        assert deliveries[-1].time < left
+        assert number in manifest.present(deliveries[-1].time)
         assert number not in manifest.present(left)
 
 
@@ -163,21 +169,23 @@ def test_joining_moves_no_times_of_clients_that_were_there_before():
     early = [number for number, client in enumerate(after.clients) if client.joined == 0]
     assert len(early) == 7
     for number in early:
-        times = [[event.time for event in each.events(number)] for each in (before, after)]
+        times = [
+            [delivery.time for delivery in each.deliveries(number)] for each in (before, after)
+        ]
         assert times[0] == times[1]
 
 
-def test_what_a_client_is_at_is_its_last_event_so_far():
+def test_what_a_client_is_at_is_its_last_delivery_so_far():
     manifest = manifest_of("poisson")
-    events = manifest.events(0)
-    assert manifest.latest(0, events[0].time - 1e-9) is None
-    assert manifest.latest(0, events[1].time).rows.tolist() == events[1].rows.tolist()
-    assert manifest.latest(0, 1e9).task == events[-1].task
+    deliveries = manifest.deliveries(0)
+    assert manifest.latest(0, deliveries[0].time - 1e-9) is None
+    assert manifest.latest(0, deliveries[1].time).rows.tolist() == deliveries[1].rows.tolist()
+    assert manifest.latest(0, 1e9).task == deliveries[-1].task
 
 
 def test_changes_are_arrivals_and_departures_in_order():
     manifest = manifest_of("poisson", leaving=1.0)
-    expected = {event.time for client in range(4) for event in manifest.events(client)}
+    expected = {delivery.time for client in range(4) for delivery in manifest.deliveries(client)}
     expected |= {client.left for client in manifest.clients}
     found, time = [], manifest.next_change(-1.0)
     while time is not None:
@@ -189,7 +197,7 @@ def test_changes_are_arrivals_and_departures_in_order():
 def test_clients_without_rows_have_no_stream():
     partitioner = partitioner_class("dirichlet")(alpha=1e-4, min_rows=0)
     manifest = manifest_of(clients=20, partition=partitioner, joining=1.0, leaving=1.0)
-    idle = [client for client in range(20) if not manifest.events(client)]
+    idle = [client for client in range(20) if not manifest.deliveries(client)]
     assert idle
     assert not set(idle) & set(manifest.present(1e9))
     assert len(manifest.rows(idle[0], "train")) == 0

@@ -22,7 +22,7 @@ def streams(tiny_bert):
 @pytest.mark.parametrize("strategy", ["finetune", "er"])
 def test_a_client_learns_its_own_stream_by_itself(strategy, streams, tiny_bert):
     stream = streams[0]
-    tasks = [event.task for event in streams.manifest.events(0)]
+    tasks = [delivery.task for delivery in streams.manifest.deliveries(0)]
     assert tasks != sorted(tasks)
     reports = list(make_learner(strategy, stream, tiny_bert).learn())
     assert [report.task_name for report in reports] == [

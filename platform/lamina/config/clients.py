@@ -144,7 +144,7 @@ def passes_of(job: Job, manifest: StreamManifest) -> float:
     wanted = asked.buffer if settings.mode == "buffered" else asked.size
     passes = float(settings.local_epochs)
     if settings.local_steps is not None:
-        sizes = [len(each.rows) for client in range(number) for each in manifest.events(client)]
+        sizes = [len(each.rows) for client in range(number) for each in manifest.deliveries(client)]
         passes = settings.local_steps * job.training.batch_size * len(sizes) / sum(sizes)
     return settings.rounds * min(wanted / number, 1.0) * passes
 

@@ -65,8 +65,8 @@ _add_word("merge", r"^<<$", "<")
 class _Refused(yaml.MarkedYAMLError):
     """YAML that no job needs."""
 
-    def __init__(self, problem: str, event: Any) -> None:
-        super().__init__(problem=problem, problem_mark=event.start_mark)
+    def __init__(self, problem: str, parsed: Any) -> None:
+        super().__init__(problem=problem, problem_mark=parsed.start_mark)
 
 
 @dataclass
@@ -87,46 +87,46 @@ def _check_shape(text: str) -> None:
     """
     opened: list[_Open] = []
     sizes: dict[str, int] = {}
-    for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionEndEvent):
+    for parsed in yaml.parse(text, Loader=_Loader):
+        if isinstance(parsed, yaml.CollectionEndEvent):
             ended = opened.pop()
             if ended.anchor is not None:
                 sizes[ended.anchor] = ended.size
             if opened:
                 opened[-1].size += ended.size
-        if not isinstance(event, yaml.NodeEvent):
+        if not isinstance(parsed, yaml.NodeEvent):
             continue
         is_scalar, is_alias = (
-            isinstance(event, yaml.ScalarEvent),
-            isinstance(event, yaml.AliasEvent),
+            isinstance(parsed, yaml.ScalarEvent),
+            isinstance(parsed, yaml.AliasEvent),
         )
-        tag = getattr(event, "tag", None)
+        tag = getattr(parsed, "tag", None)
         if tag not in _TAGS:
             said = tag.replace("tag:yaml.org,2002:", "!!")
-            raise _Refused(f"the tag {said} is not allowed (allowed: values without a tag)", event)
+            raise _Refused(f"the tag {said} is not allowed (allowed: values without a tag)", parsed)
         above = opened[-1] if opened else None
         if above is not None:
             if above.is_mapping and above.num_nodes % 2 == 0 and not is_scalar:
-                what = "a mapping" if isinstance(event, yaml.MappingStartEvent) else "a list"
-                what = f"the alias *{event.anchor}" if is_alias else what
-                raise _Refused(f"{what} is not a key (allowed: names)", event)
+                what = "a mapping" if isinstance(parsed, yaml.MappingStartEvent) else "a list"
+                what = f"the alias *{parsed.anchor}" if is_alias else what
+                raise _Refused(f"{what} is not a key (allowed: names)", parsed)
             above.num_nodes += 1
         if not is_scalar and not is_alias:
-            opened.append(_Open(isinstance(event, yaml.MappingStartEvent), event.anchor))
+            opened.append(_Open(isinstance(parsed, yaml.MappingStartEvent), parsed.anchor))
             if len(opened) > DEEPEST:
-                raise _Refused(f"nested too deep (allowed: {DEEPEST} levels)", event)
+                raise _Refused(f"nested too deep (allowed: {DEEPEST} levels)", parsed)
             continue
         size = 1
-        if is_alias and any(each.anchor == event.anchor for each in opened):
-            raise _Refused(f"the alias *{event.anchor} stands for what it is in itself", event)
+        if is_alias and any(each.anchor == parsed.anchor for each in opened):
+            raise _Refused(f"the alias *{parsed.anchor} stands for what it is in itself", parsed)
         if is_alias:
-            size = sizes.get(str(event.anchor), 1)
-        elif event.anchor is not None:
-            sizes[event.anchor] = 1
+            size = sizes.get(str(parsed.anchor), 1)
+        elif parsed.anchor is not None:
+            sizes[parsed.anchor] = 1
         if above is not None:
             above.size += size
         if sum(each.size for each in opened) > LARGEST:
-            raise _Refused(f"too large (allowed: {LARGEST:,} values, aliases written out)", event)
+            raise _Refused(f"too large (allowed: {LARGEST:,} values, aliases written out)", parsed)
 
 
 def read_yaml(text: str, where: str) -> Any:

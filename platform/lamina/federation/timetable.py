@@ -6,7 +6,7 @@ from typing import Literal
 
 from lamina.federation.fitness import previews, reviews, trains
 from lamina.strategies.base import Strategy
-from lamina.streams.manifest import Event, StreamManifest
+from lamina.streams.manifest import Delivery, StreamManifest
 
 Kind = Literal["preview", "begin", "train", "review", "end", "evaluate"]
 BOUNDARIES: tuple[Kind, ...] = ("begin", "end")
@@ -30,7 +30,7 @@ class Stop:
 
 def is_in_step(manifest: StreamManifest) -> bool:
     """Whether all clients get their k-th task in the k-th step of the stream."""
-    return all(floor(each.time) == each.task for each in _events(manifest))
+    return all(floor(each.time) == each.task for each in _deliveries(manifest))
 
 
 def timetable(
@@ -77,17 +77,17 @@ def arrivals(manifest: StreamManifest) -> dict[int, dict[int, list[int]]]:
     """For each step of the stream, who gets rows of which task in it: step -> task -> clients in
     order."""
     found: dict[int, dict[int, list[int]]] = {}
-    for event in _events(manifest):
-        clients = found.setdefault(floor(event.time), {}).setdefault(event.task, [])
-        if event.client not in clients:
-            clients.append(event.client)
+    for delivery in _deliveries(manifest):
+        clients = found.setdefault(floor(delivery.time), {}).setdefault(delivery.task, [])
+        if delivery.client not in clients:
+            clients.append(delivery.client)
     return found
 
 
-def arrived(manifest: StreamManifest, client: int, step: int) -> list[Event]:
+def arrived(manifest: StreamManifest, client: int, step: int) -> list[Delivery]:
     """What came to a client in the stream step from `step` on, in order."""
-    return [each for each in manifest.events(client) if step <= each.time < step + 1]
+    return [each for each in manifest.deliveries(client) if step <= each.time < step + 1]
 
 
-def _events(manifest: StreamManifest) -> list[Event]:
-    return [each for client in range(len(manifest)) for each in manifest.events(client)]
+def _deliveries(manifest: StreamManifest) -> list[Delivery]:
+    return [each for client in range(len(manifest)) for each in manifest.deliveries(client)]

@@ -20,7 +20,7 @@ from lamina.core import (
     joined_values,
     values_at,
 )
-from lamina.streams.manifest import Event, StreamManifest
+from lamina.streams.manifest import Delivery, StreamManifest
 from lamina.streams.manifest_file import check_fits
 
 
@@ -51,17 +51,17 @@ class ClientStreams(Generic[D]):
         return map(self.__getitem__, range(len(self)))
 
     def __getitem__(self, client: int) -> Stream[D]:
-        """What a client sees by itself: an experience for each event, in the order of arrival.
+        """What a client sees by itself: an experience for each delivery, in the order of arrival.
 
         Classes keep their numbers in the whole stream; tasks are numbered by their index here and
         keep their names, a number behind them where they come again. A task that comes in several
-        events is evaluated on the same rows in each.
+        deliveries is evaluated on the same rows in each.
         """
         who, seen = self.manifest.clients[client], Counter[int]()
         experiences = []
-        for index, event in enumerate(self.manifest.events(client)):
-            experiences.append(self.experience(event, index, seen[event.task]))
-            seen[event.task] += 1
+        for index, delivery in enumerate(self.manifest.deliveries(client)):
+            experiences.append(self.experience(delivery, index, seen[delivery.task]))
+            seen[delivery.task] += 1
         return replace(
             self.stream,
             name=f"{self.stream.name}/{who.name}",
@@ -69,14 +69,14 @@ class ClientStreams(Generic[D]):
             record={**self.stream.record, "client": who.name, "manifest": self.manifest.hash},
         )
 
-    def experience(self, event: Event, index: int, before: int = 0) -> Experience[D]:
-        """An event as the `index`-th experience of its client, `before` of them of the same task:
+    def experience(self, delivery: Delivery, index: int, before: int = 0) -> Experience[D]:
+        """A delivery as the `index`-th experience of its client, `before` of them of the same task:
         its rows to train on, and all the rows that the client has of the task to select by and to
         be tested on (maybe none)."""
-        parts: list[D] = [self.rows(event.rows)]
-        parts += [self.part(event.client, name, event.task) for name in PARTS[1:]]
+        parts: list[D] = [self.rows(delivery.rows)]
+        parts += [self.part(delivery.client, name, delivery.task) for name in PARTS[1:]]
         task = _own_task(
-            self.stream.experiences[event.task].task,
+            self.stream.experiences[delivery.task].task,
             self.stream.class_names,
             index,
             before,

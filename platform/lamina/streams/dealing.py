@@ -105,7 +105,7 @@ def _arriving(
     arrives = times >= joined
     left = None
     if leaves_early:
-        # A client with one event leaves within a step after it.
+        # A client with one delivery leaves within a step after it.
         first, end = times[arrives][0], times[-1] + 1
         left = float(end - draw("leave").random() * (end - first))
         arrives &= times < left
@@ -156,7 +156,7 @@ def _blurred(slot: Ints, pieces: int, share: float, draw: Draw) -> Ints:
 
 
 def _drifts(tasks: Sequence[int], blurry: float) -> list[Drift]:
-    """How each event of a client differs from the one before."""
+    """How each delivery of a client differs from the one before."""
     found: list[Drift] = []
     for index, task in enumerate(tasks):
         if index == 0:

@@ -20,7 +20,7 @@ from lamina.core import PARTS, Part
 
 Drift = Literal["start", "sudden", "gradual", "recurring", "none"]
 DRIFTS: tuple[Drift, ...] = ("start", "sudden", "gradual", "recurring", "none")
-"""How an event differs from the client's one before (River's words): its first event, another
+"""How a delivery differs from the client's one before (River's words): its first delivery, another
 task, another task with blurred borders, a task that it had before, the same task still."""
 
 NEVER = float("nan")
@@ -45,7 +45,7 @@ class Client:
 
 
 @dataclass(frozen=True, eq=False)
-class Event:
+class Delivery:
     """New training rows at one client."""
 
     time: float
@@ -58,7 +58,7 @@ class Event:
     rows: Tensor
     """int64 [n], the ids of the rows."""
     drift: Drift
-    """How it differs from the client's event before."""
+    """How it differs from the client's delivery before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +83,7 @@ class RowSet:
 class Entries:
     """E sets of rows, sorted by client, then part, then time (what never arrives last), then task.
 
-    A set of training rows is an event, or what never arrives. A set of validation or test rows is
+    A set of training rows is a delivery, or what never arrives. A set of validation or test rows is
     all that the client has of a task.
     """
 
@@ -183,17 +183,17 @@ class StreamManifest:
         digest.update(time.astype("<f8").tobytes())
         return digest.hexdigest()
 
-    def events(self, client: int) -> tuple[Event, ...]:
+    def deliveries(self, client: int) -> tuple[Delivery, ...]:
         """What arrives at a client, in order: its stream."""
-        return tuple(map(self._event, self._entries(client, "train", arriving=True)))
+        return tuple(map(self._delivery, self._entries(client, "train", arriving=True)))
 
-    def latest(self, client: int, time: float) -> Event | None:
-        """What the client is at: the last event that has arrived at `time`; None before the
+    def latest(self, client: int, time: float) -> Delivery | None:
+        """What the client is at: the last delivery that has arrived at `time`; None before the
         first."""
         first, end = self._span(client, "train")
         # What never arrives comes after what does.
         arrived = int(np.searchsorted(self.entries.time[first:end], time, side="right"))
-        return self._event(first + arrived - 1) if arrived else None
+        return self._delivery(first + arrived - 1) if arrived else None
 
     def present(self, time: float) -> list[int]:
         """The clients that can take part at `time`: available, and with rows to train on."""
@@ -229,9 +229,9 @@ class StreamManifest:
         np.add.at(counts, (entries.client, entries.task, entries.part), np.diff(entries.start))
         return torch.from_numpy(counts)
 
-    def _event(self, entry: int) -> Event:
+    def _delivery(self, entry: int) -> Delivery:
         entries = self.entries
-        return Event(
+        return Delivery(
             time=float(entries.time[entry]),
             client=int(entries.client[entry]),
             task=int(entries.task[entry]),

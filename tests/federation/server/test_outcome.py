@@ -39,7 +39,7 @@ def test_clients_in_step_have_the_matrix_of_one_learner(tiny_bert):
 def test_clients_at_their_own_pace_have_more_steps_than_tasks_and_every_summary(tiny_bert):
     arrival = Periodic(order="own", spread=0.5, period=2.0)
     manifest = make_manifest(nouns_stream(tiny_bert), CLIENTS, Iid(), arrival, seed=0)
-    times = [event.time for client in range(CLIENTS) for event in manifest.events(client)]
+    times = [delivery.time for client in range(CLIENTS) for delivery in manifest.deliveries(client)]
     scores = scores_of(manifest, int(max(times)) + 1)
     assert len(scores) > len(manifest.tasks)
     for part in PARTS[1:]:

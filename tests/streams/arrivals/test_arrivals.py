@@ -1,4 +1,4 @@
-"""When events of one client happen, by each process."""
+"""When deliveries of one client happen, by each process."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_a_client_that_joins_late_starts_its_process_then():
     assert (times_of("poisson", joined=7.0) - times_of("poisson")) == pytest.approx(7.0)
 
 
-def test_periodic_events_are_a_period_apart_and_start_within_the_first():
+def test_periodic_deliveries_are_a_period_apart_and_start_within_the_first():
     times = times_of("periodic", period=2.0)
     assert np.diff(times) == pytest.approx(2.0)
     assert 0 <= times[0] < 2.0
@@ -73,7 +73,7 @@ def test_a_trace_gives_a_clients_first_times_in_order(tmp_path):
         ("client,time\na,soon\n", r"line 2: time 'soon' is not allowed"),
         ("client,time\na,nan\n", r"line 2: time 'nan' is not allowed"),
         ("client,time\na\n", r"line 2: time None is not allowed"),
-        ("client,time\na,1\n", r"has 1 times of client 'a', which has 2 events"),
+        ("client,time\na,1\n", r"has 1 times of client 'a', which has 2 deliveries"),
     ],
 )
 def test_a_trace_that_does_not_fit_is_refused(tmp_path, text, message):

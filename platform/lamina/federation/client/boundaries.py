@@ -46,8 +46,8 @@ class Boundaries:
         setup, step = self.setup, int(item.time)
         assert item.client is not None
         model, strategy = self._model(download, item.task, end)
-        events = arrived(setup.manifest, item.client, step)
-        ids = [each.rows for each in events if each.task == item.task]
+        deliveries = arrived(setup.manifest, item.client, step)
+        ids = [each.rows for each in deliveries if each.task == item.task]
         task = setup.stream.experiences[item.task].task
         data = replace(setup.rows(torch.cat(ids)), task=task)
         phase = "review" if end else "preview"

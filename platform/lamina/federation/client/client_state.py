@@ -17,15 +17,15 @@ class ClientState:
     memory: Mapping[str, Any] | None = None
     """`Memory.state_dict()` of its replay memory; None while that is empty."""
     offered: int = 0
-    """How many of its events were offered to the memory."""
+    """How many of its deliveries were offered to the memory."""
     control: Tensors = field(default_factory=dict)
     """Its control variates (SCAFFOLD)."""
     shared_model: SharedModel | None = None
     """Where clients are at tasks of their own: the shared model at the client's task."""
     task: int = -1
     """The number of that task in the client's own stream; -1 before its first."""
-    event_time: float | None = None
-    """The time of the event that the client was at; None before its first."""
+    delivery_time: float | None = None
+    """The time of the delivery that the client was at; None before its first."""
 
     def plain(self) -> dict[str, Any]:
         """As a checkpoint packs it, without what is at its default: {} of a new client."""
@@ -36,7 +36,7 @@ class ClientState:
             "control": dict(self.control) or None,
             "shared_model": self.shared_model and self.shared_model.plain(),
             "task": None if self.task < 0 else self.task,
-            "event_time": self.event_time,
+            "delivery_time": self.delivery_time,
         }
         return {name: value for name, value in found.items() if value is not None}
 

@@ -35,7 +35,7 @@ class LocalEvaluation:
         if not answers_midway(type(self.setup.strategy)):
             return {}
         assert item.client is not None
-        task = self.setup.event(item.client, item.time).task
+        task = self.setup.delivery(item.client, item.time).task
         start = self.setup.starting_tensors(download.state, item.client, client_state, task)
         tensors = {**start, **update.tensors}
         return self._flags(download, tensors, task, item.client, client_state)

@@ -10,7 +10,7 @@ from lamina.federation.client.setup import ClientSetup
 from lamina.federation.shared_model import SharedModel, shared_model_of
 from lamina.federation.state import GlobalState
 from lamina.registry import InputError
-from lamina.streams.manifest import Event
+from lamina.streams.manifest import Delivery
 
 
 def at_its_task(
@@ -18,24 +18,27 @@ def at_its_task(
     shared_model: SharedModel,
     state: GlobalState,
     tensors: Mapping[str, Tensor],
-    event: Event,
+    delivery: Delivery,
     client_state: ClientState,
 ) -> SharedModel:
-    """The client's own shared model at the task of its event, which `client_state` keeps.
+    """The client's own shared model at the task of its delivery, which `client_state` keeps.
 
-    Where the event has come since its last round, the task before ends and this one begins.
+    Where the delivery has come since its last round, the task before ends and this one begins.
     `shared_model` is what a new client starts from, `tensors` what this round starts from.
 
     Raises InputError for a strategy that adds tensors in a later task.
     """
-    if client_state.event_time == event.time:
+    if client_state.delivery_time == delivery.time:
         assert client_state.shared_model is not None
         return client_state.shared_model
-    if client_state.event_time is not None:
-        shared_model = _end_task(setup, state, event.client, client_state)
+    if client_state.delivery_time is not None:
+        shared_model = _end_task(setup, state, delivery.client, client_state)
     model, strategy = setup.loaded_model(shared_model, tensors, state.ledger)
     client_state.task += 1
-    task, data = setup.task_of(event, client_state), setup.rows_of(event.client, event.time)
+    task, data = (
+        setup.task_of(delivery, client_state),
+        setup.rows_of(delivery.client, delivery.time),
+    )
     preview = setup.summed(strategy.preview, model, replace(data, task=task))
     strategy.begin_task(model, task, preview)
     if strange := sorted(model.parameters().keys() - state.tensors.keys()):
@@ -44,7 +47,7 @@ def at_its_task(
             "`grows`); clients whose tasks do not come in step share what was there at first"
         )
     found = shared_model_of(model, strategy, state.tensors)
-    client_state.shared_model, client_state.event_time = found, event.time
+    client_state.shared_model, client_state.delivery_time = found, delivery.time
     return found
 
 
@@ -52,12 +55,12 @@ def _end_task(
     setup: ClientSetup, state: GlobalState, client: int, client_state: ClientState
 ) -> SharedModel:
     """The client's shared model after the end of the task that it was at."""
-    assert client_state.event_time is not None
+    assert client_state.delivery_time is not None
     assert client_state.shared_model is not None
-    event = setup.event(client, client_state.event_time)
-    tensors = setup.starting_tensors(state, client, client_state, event.task)
+    delivery = setup.delivery(client, client_state.delivery_time)
+    tensors = setup.starting_tensors(state, client, client_state, delivery.task)
     model, strategy = setup.loaded_model(client_state.shared_model, tensors, state.ledger)
-    task, data = setup.task_of(event, client_state), setup.rows_of(client, event.time)
+    task, data = setup.task_of(delivery, client_state), setup.rows_of(client, delivery.time)
     review = setup.summed(strategy.review, model, replace(data, task=task))
     strategy.end_task(model, task, review)
     return shared_model_of(model, strategy, state.tensors)

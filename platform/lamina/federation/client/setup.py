@@ -22,7 +22,7 @@ from lamina.federation.state import GlobalState
 from lamina.federation.work import LocalWork
 from lamina.memory.base import Policy
 from lamina.strategies.base import Strategy
-from lamina.streams.manifest import Event, StreamManifest
+from lamina.streams.manifest import Delivery, StreamManifest
 from lamina.training.rows_by_id import RowsById
 from lamina.training.settings import TrainingSettings
 
@@ -56,23 +56,23 @@ class ClientSetup:
     def __post_init__(self) -> None:
         self.rows = RowsById(self.stream)
         """The rows of the stream, by their ids."""
-        # The rows of an event are looked up once, not once a round.
+        # The rows of a delivery are looked up once, not once a round.
         self._rows_of = lru_cache(maxsize=4096)(self._find_rows)
 
-    def event(self, client: int, time: float) -> Event:
-        """The event that a client is at."""
+    def delivery(self, client: int, time: float) -> Delivery:
+        """The delivery that a client is at."""
         found = self.manifest.latest(client, time)
         assert found is not None, "a client without rows is not asked"
         return found
 
     def rows_of(self, client: int, time: float) -> Batch:
-        """The rows of the event that a client is at."""
+        """The rows of the delivery that a client is at."""
         return self._rows_of(client, time)
 
-    def task_of(self, event: Event, client_state: ClientState) -> Task:
-        """The task of an event as the client's strategy knows it: where tasks are the client's own,
+    def task_of(self, delivery: Delivery, client_state: ClientState) -> Task:
+        """A delivery's task as the client's strategy knows it: where tasks are the client's own,
         numbered by its own stream."""
-        task = self.stream.experiences[event.task].task
+        task = self.stream.experiences[delivery.task].task
         return task if self.in_step else replace(task, index=client_state.task)
 
     def rank(self, client: int | None) -> int | None:
@@ -118,7 +118,7 @@ class ClientSetup:
         return total
 
     def _find_rows(self, client: int, time: float) -> Batch:
-        return self.rows(self.event(client, time).rows)
+        return self.rows(self.delivery(client, time).rows)
 
 
 def to_send(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from lamina.federation.update import ClientUpdate, gram_name, modules_of
 from lamina.federation.work import Download, Item
 from lamina.memory.memory import Memory
 from lamina.strategies.base import Strategy
-from lamina.streams.manifest import Event
+from lamina.streams.manifest import Delivery
 from lamina.training.notes import notes_of
 
 
@@ -34,7 +34,7 @@ class LocalTraining:
     def train(
         self, download: Download, item: Item, client_state: ClientState
     ) -> tuple[ClientUpdate, ClientState]:
-        """A round of the item's client: the event that it is at, learned from the global state.
+        """A round of the item's client: the delivery that it is at, learned from the global state.
 
         Returns what it sends and the client's new state; the given one is not changed. Raises
         InputError where the update would hold what may not leave the client.
@@ -42,17 +42,17 @@ class LocalTraining:
         setup, state, client = self.setup, download.state, item.client
         assert client is not None
         assert download.shared_model is not None, "nobody trains before the first boundary"
-        event, after = setup.event(client, item.time), replace(client_state)
-        tensors = setup.starting_tensors(state, client, after, event.task)
+        delivery, after = setup.delivery(client, item.time), replace(client_state)
+        tensors = setup.starting_tensors(state, client, after, delivery.task)
         shared_model = download.shared_model
         if not setup.in_step:
-            shared_model = at_its_task(setup, shared_model, state, tensors, event, after)
+            shared_model = at_its_task(setup, shared_model, state, tensors, delivery, after)
         model, strategy = setup.loaded_model(shared_model, tensors, state.ledger)
         memory = self._memory(client, after)
         if memory is not None:
-            self._offer_past(model, strategy, memory, event, after)
-        task = setup.task_of(event, after)
-        data = replace(setup.rows_of(client, event.time), task=task)
+            self._offer_past(model, strategy, memory, delivery, after)
+        task = setup.task_of(delivery, after)
+        data = replace(setup.rows_of(client, delivery.time), task=task)
         strategy.begin_phase(model, task, 0)
         loss, sums = self._learn(model, strategy, memory, data, item, state, after)
         if memory is not None and len(memory) > 0:
@@ -62,7 +62,7 @@ class LocalTraining:
         left = {name: each for name, each in trained.items() if setup.aggregator.keeps(name)}
         if left:
             after.tensors = {**after.tensors, **left}
-        return self._update(download, item, event, trained, sums, len(data), loss), after
+        return self._update(download, item, delivery, trained, sums, len(data), loss), after
 
     def _learn(
         self,
@@ -102,7 +102,7 @@ class LocalTraining:
         self,
         download: Download,
         item: Item,
-        event: Event,
+        delivery: Delivery,
         trained: Mapping[str, Tensor],
         sums: Mapping[str, Tensor],
         num_rows: int,
@@ -110,9 +110,9 @@ class LocalTraining:
     ) -> ClientUpdate:
         """What the client sends: of what it trained, the tensors that the aggregator asks for."""
         aggregator, round = self.setup.aggregator, item.version
-        key = aggregator.key_of(event.task)
+        key = aggregator.key_of(delivery.task)
         update = ClientUpdate(
-            client=self.setup.manifest.clients[event.client].name,
+            client=self.setup.manifest.clients[delivery.client].name,
             round=round,
             tensors={n: each for n, each in trained.items() if aggregator.sends(round, n)},
             num_rows=num_rows,
@@ -122,7 +122,7 @@ class LocalTraining:
             # A mean over rows, which no noise hides and no sum.
             metrics={"loss": loss} if self.setup.privacy is None else {},
         )
-        about = (download.base, round, self.setup.rank(event.client), key)
+        about = (download.base, round, self.setup.rank(delivery.client), key)
         controls = self.setup.drift.name == "scaffold"
         expected = expected_of(aggregator, download.state, *about, controls=controls)
         return leaving(update, expected)
@@ -141,12 +141,14 @@ class LocalTraining:
         model: AdaptedModel,
         strategy: Strategy,
         memory: Memory,
-        event: Event,
+        delivery: Delivery,
         client_state: ClientState,
     ) -> None:
-        """Let the memory keep what it wants of the events before this one; they are over."""
+        """Let the memory keep what it wants of the deliveries before this one; they are over."""
         setup = self.setup
-        past = [each for each in setup.manifest.events(event.client) if each.time < event.time]
+        past = [
+            each for each in setup.manifest.deliveries(delivery.client) if each.time < delivery.time
+        ]
         notes = notes_of(strategy, model, setup.training.evaluation_batch_size)
         for each in past[client_state.offered :]:
             memory.offer(setup.rows_of(each.client, each.time), notes)

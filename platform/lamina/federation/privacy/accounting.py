@@ -75,10 +75,10 @@ class Accountant:
         accounting = privacy_module("dp_accounting")
         accountant = privacy_module("dp_accounting.rdp").RdpAccountant()
         for release, times in sorted(self.releases.items()):
-            event = accounting.GaussianDpEvent(release.noise_multiplier)
+            mechanism = accounting.GaussianDpEvent(release.noise_multiplier)
             if release.sampling_rate < 1:
-                event = accounting.PoissonSampledDpEvent(release.sampling_rate, event)
-            accountant.compose(event, times)
+                mechanism = accounting.PoissonSampledDpEvent(release.sampling_rate, mechanism)
+            accountant.compose(mechanism, times)
         return float(accountant.get_epsilon(self.delta))
 
     def spend(self, release: Release, times: int = 1) -> float:

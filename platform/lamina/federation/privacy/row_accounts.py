@@ -7,21 +7,22 @@ from typing import Any
 from lamina.federation.privacy.accounting import Accountant, Release
 from lamina.federation.privacy.settings import PrivacySettings
 from lamina.registry import InputError
-from lamina.streams.manifest import Event, StreamManifest
+from lamina.streams.manifest import Delivery, StreamManifest
 
 Cost = tuple[Release | None, int]
 """What is released, and how often; None where nothing is."""
 _Key = tuple[int, float]
-"""A client, and the time of the event whose rows are at stake."""
+"""A client, and the time of the delivery whose rows are at stake."""
 
 
 class RowAccounts:
-    """An account for the rows of each event of each client.
+    """An account for the rows of each delivery of each client.
 
-    Steps on the rows of one event tell nothing of the rows of another, so what an epsilon bounds is
-    the dearest event of the dearest client, however long the stream is (parallel composition,
-    McSherry, 2009). Where a client gets a row again in a later event, its events have one account
-    together. What a client's neighbours know of the same row is theirs: rows belong to one client.
+    Steps on the rows of one delivery tell nothing of the rows of another, so what an epsilon bounds
+    is the dearest delivery of the dearest client, however long the stream is (parallel composition,
+    McSherry, 2009). Where a client gets a row again in a later delivery, its deliveries have one
+    account together. What a client's neighbours know of the same row is theirs: rows belong to one
+    client.
 
     An upload that never arrived was seen by nobody and costs nothing; one that came too late or was
     refused was seen.
@@ -44,19 +45,21 @@ class RowAccounts:
 
     def require_one_round(self) -> None:
         """Raises InputError where no client may take part in even one round."""
-        events = [each for n in range(len(self._manifest)) for each in self._manifest.events(n)[:1]]
-        if events and not any(self.covers(each, self.of_round(each)) for each in events):
-            least = min(self._account(each).epsilon(*self.of_round(each)) for each in events)
+        deliveries = [
+            each for n in range(len(self._manifest)) for each in self._manifest.deliveries(n)[:1]
+        ]
+        if deliveries and not any(self.covers(each, self.of_round(each)) for each in deliveries):
+            least = min(self._account(each).epsilon(*self.of_round(each)) for each in deliveries)
             raise InputError(
                 f"federation.privacy.max_epsilon: one round costs epsilon {least:.4g} or more, and "
                 f"{self._settings.max_epsilon:.4g} are allowed (allowed: more noise, fewer local "
                 "steps, or a larger budget)"
             )
 
-    def of_round(self, event: Event) -> Cost:
-        """What a round on the rows of an event costs them; nothing where its steps have no
+    def of_round(self, delivery: Delivery) -> Cost:
+        """What a round on the rows of a delivery costs them; nothing where its steps have no
         noise, which is where no steps are taken."""
-        num_rows = len(event.rows)
+        num_rows = len(delivery.rows)
         privacy = self._settings.of_rows(num_rows, self._batch_size)
         return (None, 0) if privacy is None else (privacy.release, self._num_steps(num_rows))
 
@@ -65,28 +68,28 @@ class RowAccounts:
         rule = self._settings.summaries
         return (None if rule is None else rule.release), 1
 
-    def covers(self, event: Event, cost: Cost) -> bool:
-        """Whether what is left of the budget of an event's rows covers a cost."""
+    def covers(self, delivery: Delivery, cost: Cost) -> bool:
+        """Whether what is left of the budget of a delivery's rows covers a cost."""
         most = self._settings.max_epsilon
-        return most is None or self._account(event).epsilon(*cost) <= most
+        return most is None or self._account(delivery).epsilon(*cost) <= most
 
-    def spend(self, event: Event, cost: Cost) -> None:
-        """Record a cost of the rows of an event.
+    def spend(self, delivery: Delivery, cost: Cost) -> None:
+        """Record a cost of the rows of a delivery.
 
         Raises BudgetError, and records nothing, where it is not covered.
         """
         release, times = cost
         if release is not None:
-            account = self._account(event)
+            account = self._account(delivery)
             account.spend(release, times)
-            self._accounts[self._key(event)] = account
+            self._accounts[self._key(delivery)] = account
 
     def epsilon(self) -> float:
-        """The largest over clients and events."""
+        """The largest over clients and deliveries."""
         return max((each.epsilon() for each in self._dearest(self._accounts.values())), default=0.0)
 
     def by_client(self) -> dict[int, float]:
-        """Of each client that has sent something, the largest over its events."""
+        """Of each client that has sent something, the largest over its deliveries."""
         found: dict[int, float] = {}
         for client in sorted({client for client, _ in self._accounts}):
             own = [each for (number, _), each in self._accounts.items() if number == client]
@@ -106,19 +109,19 @@ class RowAccounts:
             (each["client"], each["time"]): Accountant.from_state(each["account"]) for each in state
         }
 
-    def _account(self, event: Event) -> Accountant:
+    def _account(self, delivery: Delivery) -> Accountant:
         settings = self._settings
         return self._accounts.get(
-            self._key(event), Accountant(settings.delta, settings.max_epsilon)
+            self._key(delivery), Accountant(settings.delta, settings.max_epsilon)
         )
 
-    def _key(self, event: Event) -> _Key:
-        return event.client, 0.0 if self._repeats(event.client) else event.time
+    def _key(self, delivery: Delivery) -> _Key:
+        return delivery.client, 0.0 if self._repeats(delivery.client) else delivery.time
 
     def _repeats(self, client: int) -> bool:
         """Whether a client gets some row twice."""
         if client not in self._shared:
-            rows = [row for each in self._manifest.events(client) for row in each.rows.tolist()]
+            rows = [row for each in self._manifest.deliveries(client) for row in each.rows.tolist()]
             self._shared[client] = len(set(rows)) < len(rows)
         return self._shared[client]
 

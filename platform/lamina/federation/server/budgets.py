@@ -6,7 +6,7 @@ from typing import Any
 from lamina.federation.privacy.accounting import Accountant
 from lamina.federation.privacy.row_accounts import RowAccounts
 from lamina.federation.server.run_settings import RunSettings
-from lamina.streams.manifest import Event
+from lamina.streams.manifest import Delivery
 
 
 class Budgets:
@@ -41,27 +41,27 @@ class Budgets:
             return self.of_rows.epsilon()
         return self.of_clients.epsilon() if self._counts_clients else None
 
-    def covers_round(self, event: Event) -> bool:
-        """Whether the rows of a client's event may be trained on for another round."""
+    def covers_round(self, delivery: Delivery) -> bool:
+        """Whether the rows of a client's delivery may be trained on for another round."""
         rows = self.of_rows
-        return rows is None or rows.covers(event, rows.of_round(event))
+        return rows is None or rows.covers(delivery, rows.of_round(delivery))
 
-    def covers_sums(self, events: Iterable[Event]) -> bool:
-        """Whether sums over the rows of these events may leave their client."""
+    def covers_sums(self, deliveries: Iterable[Delivery]) -> bool:
+        """Whether sums over the rows of these deliveries may leave their client."""
         rows = self.of_rows
-        return rows is None or all(rows.covers(event, rows.of_sums()) for event in events)
+        return rows is None or all(rows.covers(delivery, rows.of_sums()) for delivery in deliveries)
 
-    def spend_round(self, events: Iterable[Event]) -> None:
-        """Record what a round costs the rows of each of these events."""
+    def spend_round(self, deliveries: Iterable[Delivery]) -> None:
+        """Record what a round costs the rows of each of these deliveries."""
         if self.of_rows is not None:
-            for event in events:
-                self.of_rows.spend(event, self.of_rows.of_round(event))
+            for delivery in deliveries:
+                self.of_rows.spend(delivery, self.of_rows.of_round(delivery))
 
-    def spend_sums(self, events: Iterable[Event]) -> None:
-        """Record what sums over them cost the rows of each of these events."""
+    def spend_sums(self, deliveries: Iterable[Delivery]) -> None:
+        """Record what sums over them cost the rows of each of these deliveries."""
         if self.of_rows is not None:
-            for event in events:
-                self.of_rows.spend(event, self.of_rows.of_sums())
+            for delivery in deliveries:
+                self.of_rows.spend(delivery, self.of_rows.of_sums())
 
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -33,9 +33,9 @@ def client_matrix(scores: Sequence[Scores], manifest: StreamManifest, part: Part
     asked = manifest.counts[:, :, 1 + EVALUATED.index(part)]
     matrix = ClientMatrix(asked.tolist())
     for client in range(len(manifest)):
-        events = manifest.events(client)
+        deliveries = manifest.deliveries(client)
         for each in scores:
-            past = [event.task for event in events if event.time < each.step + 1]
+            past = [delivery.task for delivery in deliveries if delivery.time < each.step + 1]
             right, number = each.right[part][client], each.asked[part][client]
             accuracy = {
                 task: float(right[task] / number[task])
@@ -65,8 +65,8 @@ def _first_times(manifest: StreamManifest) -> list[float]:
     """When the first rows of each task came to anybody, in stream steps."""
     first = [inf] * len(manifest.tasks)
     for client in range(len(manifest)):
-        for event in manifest.events(client):
-            first[event.task] = min(first[event.task], event.time)
+        for delivery in manifest.deliveries(client):
+            first[delivery.task] = min(first[delivery.task], delivery.time)
     return first
 
 

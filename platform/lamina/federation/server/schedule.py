@@ -5,7 +5,7 @@ from math import floor
 
 from lamina.federation.timetable import Stop, arrivals, arrived
 from lamina.federation.work import Item
-from lamina.streams.manifest import Event, StreamManifest
+from lamina.streams.manifest import Delivery, StreamManifest
 
 
 class Schedule:
@@ -31,7 +31,8 @@ class Schedule:
             found = [
                 client
                 for client in found
-                if (event := self._manifest.latest(client, stop.time)) and event.task == stop.task
+                if (delivery := self._manifest.latest(client, stop.time))
+                and delivery.task == stop.task
             ]
         self._trainable = (key, self._manifest.next_change(stop.time), found)
         return found
@@ -40,13 +41,13 @@ class Schedule:
         """The clients that got rows of the stop's task in its step of the stream."""
         return self._arrivals.get(floor(stop.time), {}).get(stop.task, [])
 
-    def summarised(self, client: int, stop: Stop) -> list[Event]:
-        """The events whose rows a client sums over before or after a task."""
-        events = arrived(self._manifest, client, floor(stop.time))
-        return [each for each in events if each.task == stop.task]
+    def summarised(self, client: int, stop: Stop) -> list[Delivery]:
+        """The deliveries whose rows a client sums over before or after a task."""
+        deliveries = arrived(self._manifest, client, floor(stop.time))
+        return [each for each in deliveries if each.task == stop.task]
 
-    def event(self, client: int, time: float) -> Event:
-        """The event whose rows a client trains on at a time, in stream steps."""
+    def delivery(self, client: int, time: float) -> Delivery:
+        """The delivery whose rows a client trains on at a time, in stream steps."""
         found = self._manifest.latest(client, time)
         assert found is not None, "a client without rows is not asked"
         return found
@@ -55,7 +56,7 @@ class Schedule:
         """The task that a client is at: the stop's where all are at it, or else its own."""
         if self._at_server or stop.kind != "train":
             return stop.task
-        return self.event(client, time).task
+        return self.delivery(client, time).task
 
     def evaluation_items(self, number: int, version: int, *, personal: bool) -> tuple[Item, ...]:
         """What is asked at the timetable's stop of this number, which is an evaluation: of the

@@ -118,8 +118,8 @@ def load_of(settings: RunSettings, state: GlobalState, version: int, time: float
     up = sum(each.nbytes for n, each in state.tensors.items() if aggregator.sends(version, n))
 
     def load(client: int) -> Load:
-        event = manifest.latest(client, time)
-        assert event is not None, "a client without rows is not asked"
-        return Load(settings.num_steps(len(event.rows)), down, up)
+        delivery = manifest.latest(client, time)
+        assert delivery is not None, "a client without rows is not asked"
+        return Load(settings.num_steps(len(delivery.rows)), down, up)
 
     return load

@@ -33,7 +33,7 @@ class TrainingRound:
         clients = [
             client
             for client in schedule.trainable(stop)
-            if server.budgets.covers_round(schedule.event(client, stop.time))
+            if server.budgets.covers_round(schedule.delivery(client, stop.time))
         ]
         loads = load_of(settings, server.global_state, server.version, stop.time)
         self._plan = server.clock.plan(settings.participants, clients, server.version, loads)
@@ -100,7 +100,7 @@ class TrainingRound:
         trained = [(client_of(item), item.time) for item in items]
         late = [each.client for each in self._plan.others if each.fate == "is late"]
         trained += [(client, self._stop.time) for client in late]
-        self._server.budgets.spend_round([self._schedule.event(*each) for each in trained])
+        self._server.budgets.spend_round([self._schedule.delivery(*each) for each in trained])
 
     def _keep_client_states(
         self, clients: Sequence[int], replies: Sequence[Reply], accepted: Sequence[ClientUpdate]

@@ -17,11 +17,11 @@ class Arrival(ABC):
     """A rule that says when the rows of a client come, in stream steps.
 
     A client goes through the tasks in an order, once or several times; what it has of a task at a
-    time comes in one piece or several, and a piece that has rows is an event. The place of a piece
-    in this sequence, counted whether or not the client has rows for it, is its slot.
+    time comes in one piece or several, and a piece that has rows is a delivery. The place of a
+    piece in this sequence, counted whether or not the client has rows for it, is its slot.
 
-    A member is a module of `lamina.streams.arrivals` and says when the events of one client happen;
-    its fields are its keys in the job's `federation.arrival`.
+    A member is a module of `lamina.streams.arrivals` and says when the deliveries of one client
+    happen; its fields are its keys in the job's `federation.arrival`.
     """
 
     order: Order = "same"
@@ -63,7 +63,7 @@ class Arrival(ABC):
     def times(
         self, client: str, slots: NDArray[np.int64], joined: float, random: np.random.Generator
     ) -> NDArray[np.float64]:
-        """When the events of one client happen, [n], ascending and none negative.
+        """When the deliveries of one client happen, [n], ascending and none negative.
 
         `slots` [n], ascending. Those before `joined` are missed; a process that starts with the
         client begins there.
@@ -71,7 +71,7 @@ class Arrival(ABC):
 
     @abstractmethod
     def last(self, client: str, slots: NDArray[np.int64]) -> float:
-        """About when the last event happens at a client that is there from the start: the latest
+        """About when the last delivery happens at a client that is there from the start: the latest
         time to join."""
 
     @property

@@ -14,7 +14,7 @@ class Periodic(Arrival):
     """A client draws its period once, and when in its first period it starts."""
 
     period: float = 1.0
-    """The mean time between two events of a client, in stream steps."""
+    """The mean time between two deliveries of a client, in stream steps."""
     spread: float = 0.0
     """Periods are drawn evenly between (1 - spread) and (1 + spread) times the mean."""
 
@@ -32,9 +32,9 @@ class Periodic(Arrival):
     ) -> NDArray[np.float64]:
         """joined + (u + k) times the client's period, u drawn evenly in [0, 1)."""
         period = self.period * random.uniform(1 - self.spread, 1 + self.spread)
-        events = np.arange(len(slots), dtype=np.float64)
-        return joined + period * (random.random() + events)
+        deliveries = np.arange(len(slots), dtype=np.float64)
+        return joined + period * (random.random() + deliveries)
 
     def last(self, client: str, slots: NDArray[np.int64]) -> float:
-        """A mean period for each event."""
+        """A mean period for each delivery."""
         return self.period * len(slots)

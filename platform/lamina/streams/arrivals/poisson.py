@@ -10,10 +10,10 @@ from lamina.streams.arrivals.base import Arrival, positive
 
 @dataclass(frozen=True, kw_only=True)
 class Poisson(Arrival):
-    """A Poisson process at each client: the times between its events are exponential."""
+    """A Poisson process at each client: the times between its deliveries are exponential."""
 
     rate: float = 1.0
-    """The mean number of events of a client in a stream step."""
+    """The mean number of deliveries of a client in a stream step."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -26,5 +26,5 @@ class Poisson(Arrival):
         return joined + np.cumsum(random.exponential(1 / self.rate, len(slots)))
 
     def last(self, client: str, slots: NDArray[np.int64]) -> float:
-        """A mean time for each event."""
+        """A mean time for each delivery."""
         return len(slots) / self.rate

@@ -22,7 +22,7 @@ class Trace(Arrival):
 
     path: str
     """A CSV file with the columns `client` (the names of the partition) and `time` (in stream
-    steps, none negative), a line for each event, in any order."""
+    steps, none negative), a line for each delivery, in any order."""
 
     def times(
         self, client: str, slots: NDArray[np.int64], joined: float, random: np.random.Generator
@@ -34,7 +34,7 @@ class Trace(Arrival):
         if len(recorded) < len(slots):
             raise InputError(
                 f"federation.arrival.path: {self.path!r} has {len(recorded)} times of client "
-                f"{client!r}, which has {len(slots)} events (allowed: {len(slots)} or more)"
+                f"{client!r}, which has {len(slots)} deliveries (allowed: {len(slots)} or more)"
             )
         return recorded[: len(slots)]
 
