@@ -12,7 +12,7 @@ from lamina.federation.fitness import previews, reviews
 from lamina.federation.server.run_settings import RunSettings
 from lamina.federation.server.scores import EVALUATED
 from lamina.federation.state import Scaling
-from lamina.federation.timetable import Stop, is_in_step, timetable
+from lamina.federation.timetable import Entry, is_in_step, timetable
 from lamina.registry import InputError
 from lamina.streams import load_table
 from lamina.streams.dealing import make_manifest
@@ -104,7 +104,7 @@ def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSe
     }
     return RunSettings(
         manifest=manifest,
-        timetable=stops_of(job, manifest),
+        timetable=timetable_of(job, manifest),
         aggregator=federation.aggregator,
         optimiser=federation.server_optimiser,
         participants=settings.participants(len(manifest)),
@@ -123,7 +123,7 @@ def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSe
     )
 
 
-def stops_of(job: Job, manifest: StreamManifest) -> tuple[Stop, ...]:
+def timetable_of(job: Job, manifest: StreamManifest) -> tuple[Entry, ...]:
     """The timetable of a job."""
     assert job.federation is not None
     rounds = job.federation.settings.rounds
@@ -132,7 +132,7 @@ def stops_of(job: Job, manifest: StreamManifest) -> tuple[Stop, ...]:
 
 def tasks_at_server(job: Job, manifest: StreamManifest) -> bool:
     """Whether tasks begin and end for all clients at once."""
-    return any(stop.kind == "end" for stop in stops_of(job, manifest))
+    return any(entry.kind == "end" for entry in timetable_of(job, manifest))
 
 
 def passes_of(job: Job, manifest: StreamManifest) -> float:

@@ -14,8 +14,8 @@ BOUNDARIES: tuple[Kind, ...] = ("begin", "end")
 
 
 @dataclass(frozen=True)
-class Stop:
-    """One thing to do. Nothing that is decided on the way is in it."""
+class Entry:
+    """A line of the timetable: one thing to do. Nothing that is decided on the way is in it."""
 
     kind: Kind
     time: float
@@ -23,7 +23,7 @@ class Stop:
     task: int = 0
     """The task that begins, ends or is looked at; of a round in step, the one that is trained."""
     round: int = 0
-    """The number of the round in the run, from 0; of other stops, how many rounds were before."""
+    """The number of the round in the run, from 0; of other entries, how many rounds were before."""
     is_last: bool = False
     """Of a round: whether no other of this task follows in this step of the stream."""
 
@@ -35,8 +35,8 @@ def is_in_step(manifest: StreamManifest) -> bool:
 
 def timetable(
     manifest: StreamManifest, strategy: type[Strategy], has_adapter: bool, rounds: int
-) -> tuple[Stop, ...]:
-    """Every stop of a run with `rounds` rounds in each step of the stream.
+) -> tuple[Entry, ...]:
+    """Every entry of a run with `rounds` rounds in each step of the stream.
 
     In step, a task begins and ends at the server, with the summaries of all clients that have rows
     of it. Otherwise clients are at tasks of their own, and begin and end them themselves; but a
@@ -45,32 +45,32 @@ def timetable(
     arrived = arrivals(manifest)
     learns_by_steps = strategy.takes_gradient_steps(has_adapter)
     at_server = is_in_step(manifest) or not learns_by_steps
-    stops: list[Stop] = []
+    entries: list[Entry] = []
     number = 0
     if not at_server:
-        stops.append(Stop("begin", 0.0))
+        entries.append(Entry("begin", 0.0))
     for step in range(max(arrived, default=-1) + 1):
         time = float(step)
         tasks = sorted(arrived.get(step, {})) if at_server else []
         for task in tasks:
             if previews(strategy):
-                stops.append(Stop("preview", time, task, number))
-            stops.append(Stop("begin", time, task, number))
+                entries.append(Entry("preview", time, task, number))
+            entries.append(Entry("begin", time, task, number))
             if trains(strategy, has_adapter, task):
                 for within in range(rounds):
                     last = within == rounds - 1
-                    stops.append(Stop("train", time + within / rounds, task, number, last))
+                    entries.append(Entry("train", time + within / rounds, task, number, last))
                     number += 1
             if reviews(strategy):
-                stops.append(Stop("review", time, task, number))
-            stops.append(Stop("end", time, task, number))
+                entries.append(Entry("review", time, task, number))
+            entries.append(Entry("end", time, task, number))
         if not at_server:
             for within in range(rounds):
                 last = within == rounds - 1
-                stops.append(Stop("train", time + within / rounds, 0, number, last))
+                entries.append(Entry("train", time + within / rounds, 0, number, last))
                 number += 1
-        stops.append(Stop("evaluate", time, step, number))
-    return tuple(stops)
+        entries.append(Entry("evaluate", time, step, number))
+    return tuple(entries)
 
 
 def arrivals(manifest: StreamManifest) -> dict[int, dict[int, list[int]]]:

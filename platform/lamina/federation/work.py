@@ -7,7 +7,7 @@ from torch import Tensor
 from lamina.federation.checking import Slots
 from lamina.federation.shared_model import SharedModel
 from lamina.federation.state import GlobalState
-from lamina.federation.timetable import Stop
+from lamina.federation.timetable import Entry
 from lamina.federation.update import ClientUpdate
 
 Flags = dict[str, Tensor]
@@ -48,7 +48,7 @@ class Work:
 
     number: int
     """The number of this work in the run, from 0: names its checkpoint."""
-    stop: Stop
+    entry: Entry
     items: tuple[Item, ...]
 
 

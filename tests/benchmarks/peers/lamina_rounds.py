@@ -31,7 +31,7 @@ from lamina.federation.server.rounds import FederatedRun
 from lamina.federation.server.run_settings import RunSettings
 from lamina.federation.shared_model import SharedModel
 from lamina.federation.state import Scaling
-from lamina.federation.timetable import Stop
+from lamina.federation.timetable import Entry
 from lamina.federation.update import ClientUpdate, Tensors
 from lamina.federation.work import Download, Item, LocalWork
 from lamina.garbage import collect_seldom
@@ -170,10 +170,10 @@ def stream_of(plan: Plan) -> Stream[Samples]:
 
 def settings_of(plan: Plan, manifest: StreamManifest) -> RunSettings:
     """A run of one task, begun at the server, that is all rounds."""
-    rounds = (Stop("train", 0.0, 0, number) for number in range(plan.all_rounds))
+    rounds = (Entry("train", 0.0, 0, number) for number in range(plan.all_rounds))
     return RunSettings(
         manifest=manifest,
-        timetable=(Stop("begin", 0.0), *rounds),
+        timetable=(Entry("begin", 0.0), *rounds),
         aggregator=FedIT(),
         optimiser=None,
         participants=Participants(plan.sampled),

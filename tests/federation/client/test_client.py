@@ -77,7 +77,7 @@ class Small:
         self.stream = as_scenario(nouns_stream(backbone), scenario or cls.scenarios[0])
         self.manifest = make_manifest(self.stream, 3, Iid(), arrival or InStep(), seed=0)
         looks = Leaky if review else cls
-        stops = timetable(self.manifest, looks, kind is not None, rounds=2)
+        entries = timetable(self.manifest, looks, kind is not None, rounds=2)
         self.setup = ClientSetup(
             strategy=cls(**settings),
             adapter=kind,
@@ -88,7 +88,7 @@ class Small:
             seed=0,
             stream=self.stream,
             manifest=self.manifest,
-            in_step=any(stop.kind == "end" for stop in stops),
+            in_step=any(entry.kind == "end" for entry in entries),
             backbone=backbone,
             drift=drift or DriftSettings(),
             privacy=privacy,
@@ -97,7 +97,7 @@ class Small:
         self.run = FederatedRun(
             RunSettings(
                 manifest=self.manifest,
-                timetable=stops,
+                timetable=entries,
                 aggregator=self.setup.aggregator,
                 optimiser=optimiser,
                 participants=Participants(3),
@@ -122,8 +122,8 @@ class Small:
 
     def go(self, at_a_time=1):
         while (work := self.run.work()) is not None:
-            calls = [partial(self.reply, work.stop, item) for item in work.items]
-            packs = work.stop.kind == "train" and at_a_time > 1
+            calls = [partial(self.reply, work.entry, item) for item in work.items]
+            packs = work.entry.kind == "train" and at_a_time > 1
             replies = together(calls, at_a_time, 64) if packs else [call() for call in calls]
             self.run.apply(work, replies, DownloadSizes(0, 0))
         return self
@@ -132,21 +132,21 @@ class Small:
         state = self.run.server.state_of(item.version)
         return Download(state, state.digest(), self.run.server.shared_model)
 
-    def reply(self, stop, item):
-        work, download, end = self.work, self.download(item), stop.kind in ("end", "review")
-        if stop.kind in ("begin", "end"):
+    def reply(self, entry, item):
+        work, download, end = self.work, self.download(item), entry.kind in ("end", "review")
+        if entry.kind in ("begin", "end"):
             summary = self.run.server.summary
             return Reply(boundary=work.boundaries.cross(download, item.task, summary, end=end))
-        if stop.kind == "evaluate":
+        if entry.kind == "evaluate":
             return Reply(flags=work.evaluation.served(download, item, ClientState()))
         if item.client is None:
             return Reply(declared=work.boundaries.declared(download, item.task, end=end))
         alone = {}
-        if stop.kind == "train":
+        if entry.kind == "train":
             before = self.client_states.get(item.client, ClientState())
             update, after = work.training.train(download, item, before)
             self.client_states[item.client] = after
-            if stop.is_last:
+            if entry.is_last:
                 alone = work.evaluation.alone(download, item, update, after)
         else:
             update = work.boundaries.summarise(download, item, end=end)
@@ -173,7 +173,7 @@ def test_statistics_of_three_clients_are_those_of_all_rows(tiny_bert, name, sett
 def test_a_round_of_one_client_is_the_learner_itself_to_the_last_bit(tiny_bert):
     small = Small("finetune", tiny_bert)
     run, work = small.run, small.work.training
-    run.apply(run.work(), [small.reply(run.work().stop, run.work().items[0])], DownloadSizes(0, 0))
+    run.apply(run.work(), [small.reply(run.work().entry, run.work().items[0])], DownloadSizes(0, 0))
     state = run.server.global_state
     before = {name: each.clone() for name, each in state.tensors.items()}
     download = Download(state, "x", run.server.shared_model)
@@ -232,8 +232,8 @@ def test_a_pool_by_task_keeps_each_task_as_its_own_clients_left_it(tiny_bert, na
     while (work := run.work()) is not None:
         before = server.global_state
         small.updates.clear()
-        run.apply(work, [small.reply(work.stop, item) for item in work.items], DownloadSizes(0, 0))
-        if work.stop.kind == "train":
+        run.apply(work, [small.reply(work.entry, item) for item in work.items], DownloadSizes(0, 0))
+        if work.entry.kind == "train":
             trained = {each.phase for each in small.updates}
             states.append(trained)
             copies = {n for n in server.global_state.tensors if "/" in n and "lora_B" in n}
@@ -383,7 +383,7 @@ def first_task_epsilon(backbone):
     small = Small("finetune", backbone, privacy=HIDDEN)
     while small.run.server.version < 2:
         work = small.run.work()
-        replies = [small.reply(work.stop, item) for item in work.items]
+        replies = [small.reply(work.entry, item) for item in work.items]
         small.run.apply(work, replies, DownloadSizes(0, 0))
     return small.run.server.budgets.epsilon
 
@@ -475,9 +475,9 @@ def test_who_says_something_else_than_the_server_declared_is_refused(tiny_bert):
     small = Small("ncm", tiny_bert)
     honest, run = small.reply, small.run
 
-    def reply(stop, item):
-        found = honest(stop, item)
-        if stop.kind == "review" and item.client == 1:
+    def reply(entry, item):
+        found = honest(entry, item)
+        if entry.kind == "review" and item.client == 1:
             sums = {name: each[:1] for name, each in found.update.summaries.items()}
             return replace(found, update=replace(found.update, summaries=sums))
         return found
@@ -496,7 +496,7 @@ def test_clients_that_diverge_are_counted_and_the_round_goes_on(tiny_bert):
         small.setup.training = wild if client == 1 else honest
 
     reply = small.reply
-    small.reply = lambda stop, item: (train_as(item.client), reply(stop, item))[1]
+    small.reply = lambda entry, item: (train_as(item.client), reply(entry, item))[1]
     small.go()
     assert small.run.server.traffic.refused == {"not finite": 6}
     assert small.run.server.traffic.included.tolist() == [6, 0, 6]
@@ -510,10 +510,10 @@ def test_what_a_client_knows_before_the_others_are_averaged_in_is_asked_in_the_l
     asked = []
     honest = small.reply
 
-    def reply(stop, item):
-        found = honest(stop, item)
-        if stop.kind == "train":
-            asked.append((stop.round % 2 == 1, bool(found.flags)))
+    def reply(entry, item):
+        found = honest(entry, item)
+        if entry.kind == "train":
+            asked.append((entry.round % 2 == 1, bool(found.flags)))
         return found
 
     small.reply = reply

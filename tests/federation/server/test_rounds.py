@@ -17,7 +17,7 @@ from lamina.federation.server.rounds import FederatedRun
 from lamina.federation.server.run_settings import RunSettings
 from lamina.federation.shared_model import SharedModel
 from lamina.federation.state import Scaling
-from lamina.federation.timetable import Stop, is_in_step, timetable
+from lamina.federation.timetable import Entry, is_in_step, timetable
 from lamina.federation.update import ClientUpdate
 from lamina.federation.work import DownloadSizes, LocalWork, Reply
 from lamina.registry import InputError
@@ -45,14 +45,14 @@ def tensors():
 
 
 def make_run(manifest, rounds=4, participants=None, clock=None, aggregator=None, optimiser=None):
-    stops = (
-        Stop("begin", 0.0),
-        *(Stop("train", each / rounds, 0, each) for each in range(rounds)),
-        Stop("end", 0.0, 0, rounds),
+    entries = (
+        Entry("begin", 0.0),
+        *(Entry("train", each / rounds, 0, each) for each in range(rounds)),
+        Entry("end", 0.0, 0, rounds),
     )
     settings = RunSettings(
         manifest=manifest,
-        timetable=stops,
+        timetable=entries,
         aggregator=aggregator or FedIT(weighting="equal"),
         optimiser=optimiser,
         participants=participants or Participants(4),
@@ -257,15 +257,15 @@ def test_ffa_sends_no_a(manifest):
 
 
 def test_a_timetable_in_step_begins_and_ends_each_task_at_the_server(manifest):
-    stops = timetable(manifest, strategy_class("ewc"), True, rounds=2)
-    kinds = [each.kind for each in stops]
+    entries = timetable(manifest, strategy_class("ewc"), True, rounds=2)
+    kinds = [each.kind for each in entries]
     assert kinds == ["begin", "train", "train", "review", "end", "evaluate"] * 3
-    assert [each.round for each in stops if each.kind == "train"] == list(range(6))
+    assert [each.round for each in entries if each.kind == "train"] == list(range(6))
 
 
 def test_a_strategy_of_sums_has_no_rounds(manifest):
-    stops = timetable(manifest, strategy_class("ranpac"), False, rounds=2)
-    assert [each.kind for each in stops] == ["begin", "review", "end", "evaluate"] * 3
+    entries = timetable(manifest, strategy_class("ranpac"), False, rounds=2)
+    assert [each.kind for each in entries] == ["begin", "review", "end", "evaluate"] * 3
 
 
 def test_clients_at_tasks_of_their_own_begin_and_end_them_themselves(tiny_bert):

@@ -18,7 +18,7 @@ from lamina.federation.server.scores import scores_of
 from lamina.federation.server.server_state import ServerState
 from lamina.federation.server.summaries import summed
 from lamina.federation.server.training_round import TrainingRound
-from lamina.federation.timetable import BOUNDARIES, Stop
+from lamina.federation.timetable import BOUNDARIES, Entry
 from lamina.federation.work import DownloadSizes, Item, Reply, Work
 from lamina.registry import InputError
 
@@ -51,8 +51,8 @@ class FederatedRun:
             return None
         if self._work is None:
             number = self.server.num_done
-            stop = self.settings.timetable[number]
-            self._work = Work(number, stop, self._items(stop))
+            entry = self.settings.timetable[number]
+            self._work = Work(number, entry, self._items(entry))
         return self._work
 
     def apply(self, work: Work, replies: Sequence[Reply], sizes: DownloadSizes) -> dict[str, float]:
@@ -60,9 +60,9 @@ class FederatedRun:
         clients was sent. Returns what is worth recording of it."""
         assert work == self._work, "only what is to be done now can be applied"
         metrics: dict[str, float] = {}
-        match work.stop.kind:
+        match work.entry.kind:
             case "begin" | "end":
-                self._apply_boundary(work.stop, replies[0])
+                self._apply_boundary(work.entry, replies[0])
             case "preview" | "review":
                 self._apply_summaries(work, replies, sizes)
             case "train":
@@ -74,33 +74,33 @@ class FederatedRun:
         self._work = self._round = None
         return metrics
 
-    def _items(self, stop: Stop) -> tuple[Item, ...]:
-        """What is asked of whom at a stop."""
+    def _items(self, entry: Entry) -> tuple[Item, ...]:
+        """What is asked of whom at an entry."""
         server, schedule = self.server, self._schedule
-        if stop.kind in BOUNDARIES:
-            return (Item(None, stop.task, server.version, stop.time),)
-        if stop.kind == "train":
-            self._round = TrainingRound(self.settings, schedule, server, stop)
+        if entry.kind in BOUNDARIES:
+            return (Item(None, entry.task, server.version, entry.time),)
+        if entry.kind == "train":
+            self._round = TrainingRound(self.settings, schedule, server, entry)
             return self._round.items()
-        if stop.kind == "evaluate":
+        if entry.kind == "evaluate":
             personal = self.settings.personal
             return schedule.evaluation_items(server.num_done, server.version, personal=personal)
         clients = [
             client
-            for client in schedule.summarising(stop)
-            if server.budgets.covers_sums(schedule.summarised(client, stop))
+            for client in schedule.summarising(entry)
+            if server.budgets.covers_sums(schedule.summarised(client, entry))
         ]
         return tuple(
-            Item(client, stop.task, server.version, stop.time) for client in (None, *clients)
+            Item(client, entry.task, server.version, entry.time) for client in (None, *clients)
         )
 
-    def _apply_boundary(self, stop: Stop, reply: Reply) -> None:
+    def _apply_boundary(self, entry: Entry, reply: Reply) -> None:
         assert reply.boundary is not None
         server, aggregator = self.server, self.settings.aggregator
         server.shared_model, tensors = reply.boundary
         server.num_boundaries += 1
         server.summary = None
-        key = aggregator.key_of(stop.task)
+        key = aggregator.key_of(entry.task)
         server.global_state = aggregator.after_boundary(server.global_state, tensors, key)
         # What was given before the boundary is out of date.
         server.traffic.count_fates(server.clock.withdraw())
@@ -112,18 +112,18 @@ class FederatedRun:
 
         Raises InputError where privacy leaves nothing to sum up.
         """
-        server, stop, (blank, *answers) = self.server, work.stop, replies
+        server, entry, (blank, *answers) = self.server, work.entry, replies
         clients = [client_of(item) for item in work.items[1:]]
         for client in clients:
-            server.budgets.spend_sums(self._schedule.summarised(client, stop))
-        tasks, up = [stop.task] * len(clients), [reply.up for reply in answers]
+            server.budgets.spend_sums(self._schedule.summarised(client, entry))
+        tasks, up = [entry.task] * len(clients), [reply.up for reply in answers]
         server.traffic.count_exchange(clients, tasks, up, sizes, server.num_boundaries)
         base = server.global_state.digest()
-        expected = Expected(int(stop.time), stop.kind, {}, base, blank.declared)
+        expected = Expected(int(entry.time), entry.kind, {}, base, blank.declared)
         names = self.settings.names_of(clients)
         accepted = admitted(names, [expected] * len(clients), answers, server.traffic)
         if not any(update.num_rows for update in accepted):
-            task = self.settings.manifest.tasks[stop.task]
+            task = self.settings.manifest.tasks[entry.task]
             raise InputError(
                 f"strategy: what it must know of task {task!r} nobody says: of {len(clients)} "
                 f"clients that were asked, {len(accepted)} answered, with sums over no row "
@@ -139,7 +139,7 @@ class FederatedRun:
             for item, reply in zip(work.items, replies, strict=True)
         ]
         found = scores_of(
-            work.stop.task,
+            work.entry.task,
             answers,
             settings.manifest,
             settings.ids,

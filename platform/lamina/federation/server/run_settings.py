@@ -13,7 +13,7 @@ from lamina.federation.privacy.settings import PrivacySettings
 from lamina.federation.server.clock import ClockSettings, Participants
 from lamina.federation.server.private_sum import PrivateSum
 from lamina.federation.state import Scaling
-from lamina.federation.timetable import Stop
+from lamina.federation.timetable import Entry
 from lamina.federation.work import LocalWork
 from lamina.streams.manifest import StreamManifest
 
@@ -23,7 +23,7 @@ class RunSettings:
     """The settings of a run, and the data that its clients have."""
 
     manifest: StreamManifest
-    timetable: tuple[Stop, ...]
+    timetable: tuple[Entry, ...]
     aggregator: Aggregator
     optimiser: ServerOptimiser | None
     """None: the server takes the average as it is."""

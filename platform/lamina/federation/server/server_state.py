@@ -34,11 +34,13 @@ class ServerState:
     """All that the rest of a run depends on besides its settings."""
 
     def __init__(self, settings: RunSettings) -> None:
-        """As it is before the first stop. Raises InputError where the privacy budget does not cover
-        the run."""
+        """As it is before the first entry.
+
+        Raises InputError where the privacy budget does not cover the run.
+        """
         num_clients, num_tasks = len(settings.manifest), len(settings.manifest.tasks)
         self.num_done = 0
-        """Stops of the timetable that are over."""
+        """Entries of the timetable that are over."""
         self.version = 0
         """Rounds that are over."""
         self.num_boundaries = 0

@@ -13,7 +13,7 @@ from lamina.federation.server.server_state import ServerState
 from lamina.federation.server.staleness import brought_up_to_date
 from lamina.federation.server.traffic import count, load_of
 from lamina.federation.state import GlobalState
-from lamina.federation.timetable import Stop
+from lamina.federation.timetable import Entry
 from lamina.federation.update import ClientUpdate
 from lamina.federation.work import DownloadSizes, Item, Reply
 
@@ -22,31 +22,31 @@ class TrainingRound:
     """A round between the choice of its clients and the next global state."""
 
     def __init__(
-        self, settings: RunSettings, schedule: Schedule, server: ServerState, stop: Stop
+        self, settings: RunSettings, schedule: Schedule, server: ServerState, entry: Entry
     ) -> None:
         """Choose the clients, which lets virtual time pass. Those whose rows have no privacy budget
         left are not asked."""
         self._settings = settings
         self._schedule = schedule
         self._server = server
-        self._stop = stop
+        self._entry = entry
         clients = [
             client
-            for client in schedule.trainable(stop)
-            if server.budgets.covers_round(schedule.delivery(client, stop.time))
+            for client in schedule.trainable(entry)
+            if server.budgets.covers_round(schedule.delivery(client, entry.time))
         ]
-        loads = load_of(settings, server.global_state, server.version, stop.time)
+        loads = load_of(settings, server.global_state, server.version, entry.time)
         self._plan = server.clock.plan(settings.participants, clients, server.version, loads)
 
     def items(self) -> tuple[Item, ...]:
         """The work of the clients whose update will arrive, in the order of their numbers."""
-        server, stop = self._server, self._stop
+        server, entry = self._server, self._entry
         return tuple(
             Item(
                 each.client,
-                stop.task,
+                entry.task,
                 each.version,
-                stop.time if each.version == server.version else server.history.time_of(each),
+                entry.time if each.version == server.version else server.history.time_of(each),
             )
             for each in sorted(self._plan.arrivals, key=lambda start: start.client)
         )
@@ -56,13 +56,13 @@ class TrainingRound:
     ) -> dict[str, float]:
         """Admit the updates, bring late ones up to date, combine them, and count. Returns what is
         worth recording."""
-        server, schedule, stop = self._server, self._schedule, self._stop
+        server, schedule, entry = self._server, self._schedule, self._entry
         traffic = server.traffic
         refused, down = traffic.refused.total(), int(traffic.down.sum())
         self._spend(items)
         clients = [client_of(item) for item in items]
         tasks = [
-            schedule.task_at(client, stop, item.time)
+            schedule.task_at(client, entry, item.time)
             for client, item in zip(clients, items, strict=True)
         ]
         up, answers = [reply.up for reply in replies], [reply.flags for reply in replies]
@@ -75,9 +75,9 @@ class TrainingRound:
         after = self._aggregated(accepted)
         ages = [server.version - update.round for update in accepted]
         others = [each.client for each in self._plan.others]
-        others_at = [schedule.task_at(client, stop, stop.time) for client in others]
+        others_at = [schedule.task_at(client, entry, entry.time) for client in others]
         traffic.count_round(self._plan, others_at, ages, sizes)
-        server.history.keep(server.clock.in_flight, server.version, server.global_state, stop.time)
+        server.history.keep(server.clock.in_flight, server.version, server.global_state, entry.time)
         server.global_state = after
         server.version += 1
         epsilon = server.budgets.epsilon
@@ -99,7 +99,7 @@ class TrainingRound:
         was seen all the same."""
         trained = [(client_of(item), item.time) for item in items]
         late = [each.client for each in self._plan.others if each.fate == "is late"]
-        trained += [(client, self._stop.time) for client in late]
+        trained += [(client, self._entry.time) for client in late]
         self._server.budgets.spend_round([self._schedule.delivery(*each) for each in trained])
 
     def _keep_client_states(
@@ -117,7 +117,7 @@ class TrainingRound:
 
     def _aggregated(self, accepted: Sequence[ClientUpdate]) -> GlobalState:
         """The state after these updates; the same object where nothing comes of them."""
-        settings, server, stop = self._settings, self._server, self._stop
+        settings, server, entry = self._settings, self._server, self._entry
         traffic, before = server.traffic, server.global_state
         updates = [
             brought_up_to_date(
@@ -140,7 +140,7 @@ class TrainingRound:
             return before
         if summed is not None:
             clients = settings.numbers_of(summed.bytes_up)
-            tasks = [self._schedule.task_at(client, stop, stop.time) for client in clients]
+            tasks = [self._schedule.task_at(client, entry, entry.time) for client in clients]
             down = [summed.bytes_down[name] for name in summed.bytes_up]
             traffic.count_bytes(clients, tasks, list(summed.bytes_up.values()), down)
         if after is not before:

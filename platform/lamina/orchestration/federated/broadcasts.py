@@ -69,7 +69,7 @@ class Broadcasts:
         client_states = [_client_state(server, store, item.client) for item in work.items]
         chunks = [
             Chunk(
-                work.stop,
+                work.entry,
                 work.items[each],
                 tuple(client_states[each]),
                 shared_model,

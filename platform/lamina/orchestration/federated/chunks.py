@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lamina.federation.checking import Slots
 from lamina.federation.shared_model import SharedModel
-from lamina.federation.timetable import Stop
+from lamina.federation.timetable import Entry
 from lamina.federation.work import Flags, Item
 from lamina.training.checkpoint import unpack
 
@@ -25,7 +25,7 @@ CHUNKS = 8
 class Chunk:
     """Consecutive items of a work, with what only they need."""
 
-    stop: Stop
+    entry: Entry
     items: tuple[Item, ...]
     client_states: tuple[bytes | None, ...]
     """The state of each item's client."""

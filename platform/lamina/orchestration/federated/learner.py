@@ -41,11 +41,11 @@ class FederatedLearner:
 
     def learn(self) -> Iterator[TaskReport]:
         """The steps of the stream that are left, one for each report."""
-        stops = self._run.settings.timetable
-        num_steps = sum(each.kind == "evaluate" for each in stops)
+        entries = self._run.settings.timetable
+        num_steps = sum(each.kind == "evaluate" for each in entries)
         begin = perf_counter()
         for work, _ in advance(self._run, self._pool, self._clients):
-            if work.stop.kind == "evaluate":
+            if work.entry.kind == "evaluate":
                 self._seconds += perf_counter() - begin
                 yield self._report(num_steps)
                 begin = perf_counter()

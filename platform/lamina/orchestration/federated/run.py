@@ -107,7 +107,7 @@ def advance(
         replies = [_reply(each, store) for answers in pool.do(chunks) for each in answers]
         before = {client: run.server.client_states.get(client) for client in _clients_of(work)}
         metrics = run.apply(work, replies, down)
-        if work.stop.kind == "train":
+        if work.entry.kind == "train":
             _discard(run, work, replies, before, store)
         store.keep(run.server)
         yield work, metrics
@@ -121,9 +121,9 @@ def drive(
         on_event(
             {
                 "event": "work_done",
-                "kind": work.stop.kind,
-                "round": work.stop.round,
-                "task": work.stop.task,
+                "kind": work.entry.kind,
+                "round": work.entry.round,
+                "task": work.entry.task,
                 "num_done": run.server.num_done,
                 "metrics": metrics,
             }

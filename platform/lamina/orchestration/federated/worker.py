@@ -107,31 +107,31 @@ class ChunkWorker:
             partial(self._done, chunk, item, client_state, fetch)
             for item, client_state in zip(chunk.items, chunk.client_states, strict=True)
         ]
-        if chunk.stop.kind == "train" and self._most > 1:
+        if chunk.entry.kind == "train" and self._most > 1:
             return together(calls, self._most, self._most_rows)
         return [call() for call in calls]
 
     def _done(
         self, chunk: Chunk, item: Item, client_state: bytes | None, fetch: Fetch
     ) -> ItemResult:
-        stop, work = chunk.stop, self._work
+        entry, work = chunk.entry, self._work
         download = self._download(chunk, item, fetch)
-        end = stop.kind in ("end", "review")
-        if stop.kind in BOUNDARIES:
+        end = entry.kind in ("end", "review")
+        if entry.kind in BOUNDARIES:
             summary = None if chunk.summary is None else Summary(unpack(fetch(chunk.summary)))
             boundary, tensors = work.boundaries.cross(download, item.task, summary, end=end)
             return ItemResult(boundary=pack({"shared_model": boundary.plain(), "tensors": tensors}))
-        if stop.kind in ("preview", "review"):
+        if entry.kind in ("preview", "review"):
             if item.client is None:
                 return ItemResult(declared=work.boundaries.declared(download, item.task, end=end))
             update = work.boundaries.summarise(download, item, end=end)
             return ItemResult(update_to_bytes(update), client_state)
         before = ClientState() if client_state is None else ClientState.of(unpack(client_state))
-        if stop.kind == "evaluate":
+        if entry.kind == "evaluate":
             return ItemResult(flags=work.evaluation.served(download, item, before))
         update, after = work.training.train(download, item, before)
         alone: Flags = {}
-        if stop.is_last:
+        if entry.is_last:
             alone = work.evaluation.alone(download, item, update, after)
         plain = after.plain()
         return ItemResult(update_to_bytes(update), pack(plain) if plain else None, flags=alone)
