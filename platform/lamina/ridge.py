@@ -22,9 +22,9 @@ def ridge_sums(
     one_hot = F.one_hot(labels, num_classes).to(features.dtype)
     held_out = (ids % HELD_OUT == 0).to(features.device)
     sums = {}
-    for part, rows in (("fit", ~held_out), ("held_out", held_out)):
+    for name, rows in (("fit", ~held_out), ("held_out", held_out)):
         h, y = features[rows], one_hot[rows]
-        sums[f"gram_{part}"], sums[f"cross_{part}"] = h.T @ h, h.T @ y
+        sums[f"gram_{name}"], sums[f"cross_{name}"] = h.T @ h, h.T @ y
     return sums
 
 

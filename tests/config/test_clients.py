@@ -2,7 +2,7 @@
 
 import pytest
 
-from lamina.config import ConfigError, check_parts, parse_job
+from lamina.config import ConfigError, check_components, parse_job
 from lamina.config.clients import manifest_of
 from lamina.registry import InputError
 from lamina.streams import build_stream
@@ -28,7 +28,7 @@ def job_of(strategy="olora", **federation):
 
 def problems_of(job):
     with pytest.raises(ConfigError) as refused:
-        check_parts([job])
+        check_components([job])
     return refused.value.problems
 
 
@@ -40,11 +40,11 @@ def test_a_strategy_whose_later_tasks_train_new_tensors_wants_clients_in_step():
 
 @pytest.mark.parametrize("strategy", ["finetune", "lwf", "simplecil"])
 def test_strategies_that_train_the_same_in_every_task_do_not(strategy):
-    assert check_parts([job_of(strategy, arrival=OWN)])
+    assert check_components([job_of(strategy, arrival=OWN)])
 
 
 def test_an_arrival_that_happens_to_keep_step_is_in_step():
-    assert check_parts([job_of(arrival={"kind": "periodic"})])
+    assert check_components([job_of(arrival={"kind": "periodic"})])
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_a_manifest_with_clients_out_of_step_is_refused(tmp_path, strategy, priv
 def test_a_manifest_that_is_not_there_is_named_before_anything_starts(tmp_path):
     job = job_of(manifest=str(tmp_path / "none.json"), clients=None)
     with pytest.raises(InputError, match=r"none\.json"):
-        check_parts([job])
+        check_components([job])

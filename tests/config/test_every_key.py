@@ -14,8 +14,8 @@ from PIL import Image
 
 import lamina
 from lamina.config import build_learner, expand, parse_job
+from lamina.config.components import declared
 from lamina.config.overrides import NAMED_BY, laid_over, nested
-from lamina.config.parts import declared
 from lamina.config.reading import shown
 from lamina.config.sections import FAMILIES, stays
 from lamina.config.unused import COSTS_ALONE, unused_by

@@ -19,8 +19,8 @@ import lamina as package
 from lamina.adapters import kind_class
 from lamina.adapters.kinds.peft import NOT_OF_AN_ADAPTER
 from lamina.config import ConfigError, check_words, expand, load_job
+from lamina.config.components import _CLASSES
 from lamina.config.fields import declared_by
-from lamina.config.parts import _CLASSES
 from lamina.config.peft_tuners import DEFAULT, config_keys, peft_types
 from lamina.config.sections import FAMILIES
 from lamina.config.tune_classes import SCHEDULERS, SEARCHERS

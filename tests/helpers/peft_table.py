@@ -31,7 +31,7 @@ from lamina.adapters.peft_format import export_adapter
 from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
-from lamina.config import Job, build_learner, check_parts, load_job
+from lamina.config import Job, build_learner, check_components, load_job
 from lamina.core import Samples, Stream
 from lamina.losses import cross_entropy
 from lamina.registry import InputError
@@ -131,7 +131,7 @@ def verdict(case: Case, folder: Path) -> str:
     work."""
     try:
         job = load_job(job_file(case, folder), [])
-        (raw,) = check_parts([job])
+        (raw,) = check_components([job])
     except InputError as error:
         return f"refused: {error}"
     check(job, raw, folder / "adapters")

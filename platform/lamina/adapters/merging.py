@@ -30,10 +30,10 @@ def trim(vector: Tensors, density: float) -> dict[str, Tensor]:
     flat = torch.cat([tensor.flatten() for tensor in vector.values()])
     kept = flat.abs().topk(int(density * flat.numel())).indices
     sparse = torch.zeros_like(flat).index_copy(0, kept, flat[kept])
-    parts = sparse.split([tensor.numel() for tensor in vector.values()])
+    pieces = sparse.split([tensor.numel() for tensor in vector.values()])
     return {
-        name: part.reshape(tensor.shape)
-        for (name, tensor), part in zip(vector.items(), parts, strict=True)
+        name: piece.reshape(tensor.shape)
+        for (name, tensor), piece in zip(vector.items(), pieces, strict=True)
     }
 
 

@@ -50,11 +50,11 @@ def prefix_overlay(prefixes: Tensor, layers: Sequence[int]) -> Overlay:
     As in the public code of these methods they stand behind the projections, and the input keeps
     its positions.
     """
-    parts = prefixes.unbind(-4)
+    pieces = prefixes.unbind(-4)
     return Overlay(
         prefixes={
-            layer: [(part[..., 0, :, :], part[..., 1, :, :])]
-            for layer, part in zip(layers, parts, strict=True)
+            layer: [(piece[..., 0, :, :], piece[..., 1, :, :])]
+            for layer, piece in zip(layers, pieces, strict=True)
         }
     )
 

@@ -272,14 +272,14 @@ class Backbone:
     def check_prefixes(self, key: str) -> None:
         """Raise InputError, beginning with `key`, where no keys and values can be put before those
         of the layers."""
-        parts = self.architecture
+        architecture = self.architecture
         if not self.takes_prefixes:
             why = "transformers' code of its attention takes no keys and values from outside"
-        elif not parts.attentions:
+        elif not architecture.attentions:
             why = "the projections of its attention are not found"
-        elif parts.num_layers < getattr(self.model.config, "num_hidden_layers", 0):
+        elif architecture.num_layers < getattr(self.model.config, "num_hidden_layers", 0):
             why = "its depths share one layer, so no depth can have a prefix of its own"
-        elif parts.is_hierarchical:
+        elif architecture.is_hierarchical:
             why = "its layers see windows of an image, and differ in width"
         else:
             return
@@ -290,14 +290,14 @@ class Backbone:
     def check_prompts(self, length: int, key: str) -> None:
         """Raise InputError, beginning with `key`, where no tokens can be put before the input's, or
         not so many."""
-        parts, config = self.architecture, self.model.config
+        architecture, config = self.architecture, self.model.config
         why = None
         if self.modality == "text":
             if "inputs_embeds" not in self._accepts:
                 why = "transformers' code of it takes no embeddings"
-        elif parts.is_hierarchical or not parts.attentions:
+        elif architecture.is_hierarchical or not architecture.attentions:
             why = "its tokens form a grid"
-        elif parts.rotates_keys or any(getattr(config, name, False) for name in GRID_BIASES):
+        elif architecture.rotates_keys or any(getattr(config, name, False) for name in GRID_BIASES):
             why = "its attention knows tokens by their place in the image"
         if why is not None:
             raise InputError(
@@ -331,13 +331,13 @@ class Backbone:
     def check_projections(self, key: str) -> None:
         """Raise InputError, beginning with `key`, where keys and values are not simply what a layer
         projects of a token."""
-        parts = self.architecture
+        architecture = self.architecture
         self.check_prefixes(key)
-        if parts.is_fused:
-            why = f"{parts.projections[0]!r} computes query, key and value together"
-        elif parts.rotates_keys:
+        if architecture.is_fused:
+            why = f"{architecture.projections[0]!r} computes query, key and value together"
+        elif architecture.rotates_keys:
             why = "its attention changes keys by their position after they are projected"
-        elif parts.norms_before_attention is None:
+        elif architecture.norms_before_attention is None:
             why = "what its attention reads is unknown"
         else:
             return
@@ -522,14 +522,14 @@ class Backbone:
 
     def frozen_below(self, overlay: Overlay) -> int:
         """How many layers lie below everything that is laid over: all where nothing is."""
-        parts = self.architecture
+        architecture = self.architecture
         if overlay.stand_in is not None or overlay.prompts or overlay.position_shift:
             return 0
         modules = {*overlay.input_patches}
         for site in overlay.patches:
             modules |= {site.read, site.write}
-        layers = [*overlay.prefixes, *(parts.layer_of(module) for module in modules)]
-        return min(layers, default=parts.num_layers)
+        layers = [*overlay.prefixes, *(architecture.layer_of(module) for module in modules)]
+        return min(layers, default=architecture.num_layers)
 
     def _bare(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Features [N, dim] of the model with nothing laid over it."""

@@ -195,9 +195,9 @@ class CachedPrefix:
     def _projects_what_enters(self, overlay: Overlay, layer: int) -> bool:
         """Whether the projections of a layer's attention read what enters the layer, under this
         overlay too. Where operations are counted they are to be run."""
-        parts = self._architecture
-        projections = parts.projections_of(layer)
-        norms = parts.norms_before_attention
+        architecture = self._architecture
+        projections = architecture.projections_of(layer)
+        norms = architecture.norms_before_attention
         read = (*projections, norms[layer]) if norms else projections
         rewritten = {site.write for site in overlay.patches} - set(projections)
         return not is_counting() and not any(

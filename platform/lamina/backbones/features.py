@@ -117,9 +117,9 @@ class _Shelf:
     def write(self, keys: Tensor, lengths: Tensor, tokens: Tensor) -> None:
         """Add a file, complete or not at all."""
         name = sha256(keys.numpy().tobytes()).hexdigest()[:32]
-        part = self.folder / f"{name}.{os.getpid()}.part"
-        save_file({"keys": keys, "lengths": lengths, "tokens": tokens}, part)
-        part.replace(self.folder / f"{name}.safetensors")
+        unfinished = self.folder / f"{name}.{os.getpid()}.part"
+        save_file({"keys": keys, "lengths": lengths, "tokens": tokens}, unfinished)
+        unfinished.replace(self.folder / f"{name}.safetensors")
         self.look()
 
 

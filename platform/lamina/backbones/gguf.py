@@ -41,8 +41,8 @@ def _make(path: Path, folder: Path) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    unfinished = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(unfinished, ignore_errors=True)
     where, file = str(path.parent), path.name
     model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=file)
     # Nothing is quantised any more, which transformers would refuse to save.
@@ -51,6 +51,6 @@ def _make(path: Path, folder: Path) -> None:
         if hasattr(model.config, key):
             delattr(model.config, key)
     model.is_quantized = False
-    model.save_pretrained(part)
-    AutoTokenizer.from_pretrained(where, gguf_file=file).save_pretrained(part)
-    part.rename(folder)
+    model.save_pretrained(unfinished)
+    AutoTokenizer.from_pretrained(where, gguf_file=file).save_pretrained(unfinished)
+    unfinished.rename(folder)

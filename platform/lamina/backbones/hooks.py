@@ -16,7 +16,7 @@ from lamina.backbones.overlay import InputPatch, Overlay, Patch, Prefix, Site
 @contextmanager
 def laid_over(
     model: nn.Module,
-    parts: Architecture,
+    architecture: Architecture,
     overlay: Overlay,
     embedded: Tensor | None,
     num_first: int,
@@ -31,14 +31,14 @@ def laid_over(
             for handle in _patch_hooks(model, site, patches):
                 stack.callback(handle.remove)
         for layer, prefixes in overlay.prefixes.items():
-            attention = model.get_submodule(parts.attentions[layer])
+            attention = model.get_submodule(architecture.attentions[layer])
             hook = _prefix_hook(attention, prefixes)
-            entrance = model.get_submodule(parts.blocks[layer])
+            entrance = model.get_submodule(architecture.blocks[layer])
             stack.callback(entrance.register_forward_pre_hook(hook).remove)
             setattr(attention, PREFIXES, ())
             stack.callback(delattr, attention, PREFIXES)
         if embedded is not None:
-            entrance = model.get_submodule(parts.blocks[0])
+            entrance = model.get_submodule(architecture.blocks[0])
             hook = _insert(embedded, num_first)
             # Before prefixes that are computed from what enters the layer.
             stack.callback(entrance.register_forward_pre_hook(hook, prepend=True).remove)
@@ -83,7 +83,7 @@ def _prefix_hook(attention: nn.Module, prefixes: Sequence[Prefix]) -> Any:
 def _insert(prompt: Tensor, start: int) -> Any:
     def insert(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         tokens = arguments[0]
-        parts = [tokens[:, :start], prompt.to(tokens.dtype), tokens[:, start:]]
-        return (torch.cat(parts, dim=1), *arguments[1:])
+        pieces = [tokens[:, :start], prompt.to(tokens.dtype), tokens[:, start:]]
+        return (torch.cat(pieces, dim=1), *arguments[1:])
 
     return insert

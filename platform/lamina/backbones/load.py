@@ -10,7 +10,7 @@ import torch
 from lamina.backbones.backbone import Backbone, BackboneSettings, num_positions
 from lamina.backbones.encoding import Encoder, ImageEncoder, TextEncoder, load_encoder
 from lamina.backbones.locate import config_of, locate
-from lamina.backbones.weights import check_weights, empty_model, load_model, part_config
+from lamina.backbones.weights import check_weights, empty_model, load_model, tower_config
 from lamina.registry import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def load_backbone(
 
     location = locate(settings.name)
     config = config_of(location)
-    encoder = load_encoder(location, settings.max_length, part_config(config, settings.tower))
+    encoder = load_encoder(location, settings.max_length, tower_config(config, settings.tower))
     if resident is not None:
         return _backbone(resident.model, encoder, settings)
     arguments = _placement(config, settings, torch.device(device))
@@ -54,7 +54,7 @@ def outline_backbone(settings: BackboneSettings) -> Backbone:
     """
     location = locate(settings.name)
     config = config_of(location)
-    encoder = load_encoder(location, settings.max_length, part_config(config, settings.tower))
+    encoder = load_encoder(location, settings.max_length, tower_config(config, settings.tower))
     model = empty_model(config, settings.tower)
     if Path(location).is_dir():
         check_weights(location, config, settings.tower)

@@ -68,13 +68,13 @@ class InTurn:
         dim = 0 if places is None else 1
         if places is None:
             # A model may hand on windows of an image, or tokens, as rows of their own.
-            parts_of_row = len(tensors[0]) // sum(self.sizes)
-            sizes = [parts_of_row * size for size in self.sizes]
+            pieces_of_row = len(tensors[0]) // sum(self.sizes)
+            sizes = [pieces_of_row * size for size in self.sizes]
         else:
             sizes = places.sizes(self.sizes)
-        parts = zip(*(tensor.split(sizes, dim) for tensor in tensors), strict=True)
+        pieces = zip(*(tensor.split(sizes, dim) for tensor in tensors), strict=True)
         return torch.cat(
-            [_through(chain, part) for chain, part in zip(self.chains, parts, strict=True)], dim
+            [_through(chain, piece) for chain, piece in zip(self.chains, pieces, strict=True)], dim
         )
 
 
@@ -172,8 +172,8 @@ def _one_prefix(prefixes: Sequence[Sequence[Prefix]], sizes: Sequence[int]) -> K
     rows = [
         # Each is put before those before it.
         [
-            torch.cat([rows_of(pair[part], size) for pair in reversed(_given(each))], dim=1)
-            for part in (0, 1)
+            torch.cat([rows_of(pair[which], size) for pair in reversed(_given(each))], dim=1)
+            for which in (0, 1)
         ]
         for each, size in zip(prefixes, sizes, strict=True)
     ]

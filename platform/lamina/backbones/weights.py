@@ -27,7 +27,7 @@ def reads_images(config: Any) -> bool:
     return hasattr(config, "num_channels") or getattr(config, "vocab_size", None) is None
 
 
-def part_config(config: "PretrainedConfig", tower: str | None) -> "PretrainedConfig":
+def tower_config(config: "PretrainedConfig", tower: str | None) -> "PretrainedConfig":
     """The configuration of the part of a model that is used: of a tower where it has two.
 
     Raises InputError for a tower where it has none, and for other models of texts and images.
@@ -49,7 +49,7 @@ def empty_model(config: "PretrainedConfig", tower: str | None) -> "PreTrainedMod
 
     with init_empty_weights(), _one_line(config.name_or_path or config.model_type):
         model = _class_of(config)._from_config(config)
-        return _part(model, tower)[1]
+        return _used(model, tower)[1]
 
 
 def load_model(
@@ -63,8 +63,8 @@ def load_model(
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with _one_line(location), _quietly():
         model, about = _class_of(config).from_pretrained(location, config=config, **arguments)
-        prefix, part = _part(model, tower)
-    lacking = _lacking(about, prefix, part.config.model_type)
+        prefix, used = _used(model, tower)
+    lacking = _lacking(about, prefix, used.config.model_type)
     if lacking:
         more = f" and {len(lacking) - NAMED} more" if len(lacking) > NAMED else ""
         raise InputError(
@@ -72,7 +72,7 @@ def load_model(
             f"{config.model_type!r} model, which would be random: "
             f"{', '.join(lacking[:NAMED])}{more}"
         )
-    return part
+    return used
 
 
 def check_weights(location: str, config: "PretrainedConfig", tower: str | None) -> None:
@@ -97,19 +97,19 @@ def _class_of(config: "PretrainedConfig") -> Any:
     )
 
 
-def _part(model: Any, tower: str | None) -> tuple[str, Any]:
+def _used(model: Any, tower: str | None) -> tuple[str, Any]:
     """What is used of a model and the prefix of its parameters' names: a tower of two, the encoder
     where there is a decoder too, or all of it."""
     config = model.config
-    if part_config(config, tower) is not config:
+    if tower_config(config, tower) is not config:
         name = f"{tower or TOWERS[0]}_model"
-        part = getattr(model, name, None)
-        if part is None or not hasattr(part, "get_input_embeddings"):
+        used = getattr(model, name, None)
+        if used is None or not hasattr(used, "get_input_embeddings"):
             raise InputError(
                 f"backbone.name: a {config.model_type!r} model reads texts and images at once "
                 "(allowed: models of texts or of images, CLIP and SigLIP)"
             )
-        return f"{name}.", part
+        return f"{name}.", used
     if model.main_input_name not in READABLE:
         raise InputError(
             f"backbone.name: a {config.model_type!r} model reads {model.main_input_name!r} "

@@ -34,13 +34,13 @@ def export_bundle(bundle: Bundle, folder: Path) -> Exported:
         raise InputError(f"OUT: {str(folder)!r} is there already (allowed: a new folder)")
     # Where the plain classifier, which it is compared with, is made.
     predictor = load_predictor(bundle, "cpu")
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
+    unfinished = folder.with_name(folder.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
-        not_plain = _write(predictor, part)
-        os.replace(part, folder)
+        not_plain = _write(predictor, unfinished)
+        os.replace(unfinished, folder)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return Exported(folder, not_plain)
 
 

@@ -55,25 +55,27 @@ def write_bundle(
     `name` and `trial` are what people and the sweep call the trial. Where it has learned on from a
     bundle, `data` and `origin` say so: see `Facts`.
     """
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    _write_tensors(job, learner, part)
-    _write_adapters(learner, part / ADAPTERS)
-    save_encoder(learner.model.backbone.encoder, part / TOKENIZER)
+    unfinished = folder.with_name(folder.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    _write_tensors(job, learner, unfinished)
+    _write_adapters(learner, unfinished / ADAPTERS)
+    save_encoder(learner.model.backbone.encoder, unfinished / TOKENIZER)
     if learner.stream.answers == "classes":
-        (part / PREDICTIONS).write_bytes(predictions_of(learner))
-    (part / CLASSES).write_text(json.dumps(classes_of(learner), indent=1) + "\n", encoding="utf-8")
+        (unfinished / PREDICTIONS).write_bytes(predictions_of(learner))
+    (unfinished / CLASSES).write_text(
+        json.dumps(classes_of(learner), indent=1) + "\n", encoding="utf-8"
+    )
     digests = {
-        path.relative_to(part).as_posix(): sha256(path.read_bytes()).hexdigest()
-        for path in sorted(part.rglob("*"))
+        path.relative_to(unfinished).as_posix(): sha256(path.read_bytes()).hexdigest()
+        for path in sorted(unfinished.rglob("*"))
         if path.is_file()
     }
     facts = _facts(job, learner, digests)
     known = replace(facts, name=name, trial=trial, origin=origin, data=data or facts.data)
-    (part / FACTS).write_bytes(known.dump())
+    (unfinished / FACTS).write_bytes(known.dump())
     shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+    os.replace(unfinished, folder)
 
 
 def predictions_of(learner: Learner) -> bytes:

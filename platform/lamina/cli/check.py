@@ -60,12 +60,12 @@ def _check_alone(path: Path, overrides: Sequence[str]) -> None:
 
 def _facts(path: Path, overrides: Sequence[str]) -> str:
     """What a job is, in one line. Raises InputError where it is not sound."""
-    from lamina.config import check_parts, expand, load_job
+    from lamina.config import check_components, expand, load_job
     from lamina.streams.names import counted
 
     job = load_job(path, overrides)
     plan = expand(job)
-    streams = check_parts(point.trial.job for point in plan.points)
+    streams = check_components(point.trial.job for point in plan.points)
     _check_search(plan, streams)
     strategies = {point.trial.job.strategy_name for point in plan.points}
     longest = max(streams, key=len)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from lamina.cli.progress import Display, display
 from lamina.cli.report import notes_in_record, show_mlflow, show_notes, stdout
-from lamina.config import check_parts, load_job
+from lamina.config import check_components, load_job
 from lamina.config.unused import unused_by
 from lamina.folders import RESULT
 from lamina.registry import InputError
@@ -39,7 +39,7 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
         raise InputError(
             f"federation: missing in {str(path)!r} (allowed: a mapping; see jobs/federated_*.yaml)"
         )
-    (raw,) = check_parts([job])
+    (raw,) = check_components([job])
     # Only a job that is sound is worth the seconds that Ray takes to be imported and started.
     from lamina.federation.server.outcome import result_of
     from lamina.orchestration.federated.event_recorder import FederatedEventRecorder, write_result
@@ -122,18 +122,18 @@ def _failed_bounds(central: "Bound | None", local: "Mapping[int, Bound]") -> Ite
 
 def _round(number: int, rounds: int, metrics: Mapping[str, float]) -> str:
     """One round in a line."""
-    parts = [f"round {number}/{rounds}: {metrics['clients']:.0f} updates"]
+    said = [f"round {number}/{rounds}: {metrics['clients']:.0f} updates"]
     if "loss/mean" in metrics:
-        parts.append(f"loss {metrics['loss/mean']:.3f}")
+        said.append(f"loss {metrics['loss/mean']:.3f}")
     for key in ("refused", "missing"):
         if metrics[key]:
-            parts.append(f"{metrics[key]:.0f} {key}")
+            said.append(f"{metrics[key]:.0f} {key}")
     if metrics["staleness"]:
-        parts.append(f"staleness {metrics['staleness']:.1f}")
+        said.append(f"staleness {metrics['staleness']:.1f}")
     if "epsilon" in metrics:
-        parts.append(f"epsilon {metrics['epsilon']:.3g}")
-    parts.append(f"{_bytes(metrics['bytes_up'])} up, {_bytes(metrics['bytes_down'])} down")
-    return ", ".join(parts) + f", at {metrics['virtual_seconds']:.1f} virtual s"
+        said.append(f"epsilon {metrics['epsilon']:.3g}")
+    said.append(f"{_bytes(metrics['bytes_up'])} up, {_bytes(metrics['bytes_down'])} down")
+    return ", ".join(said) + f", at {metrics['virtual_seconds']:.1f} virtual s"
 
 
 def _show(console: Console, result: Mapping[str, Any]) -> None:

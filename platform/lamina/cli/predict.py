@@ -124,14 +124,14 @@ def _writer(output: Path | None, form: Form, top_k: int, predictor: Predictor) -
     if output is None:
         yield _lines(sys.stdout, form, top_k, predictor.strategy.routes)
         return
-    part = output.with_name(output.name + ".part")
+    unfinished = output.with_name(output.name + ".part")
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
+        with unfinished.open("w", encoding="utf-8", newline="") as file:
             yield _lines(file, form, top_k, predictor.strategy.routes)
     except BaseException:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
-    part.replace(output)
+    unfinished.replace(output)
 
 
 def _lines(file: IO[str], form: Form, top_k: int, routes: bool) -> _Write:

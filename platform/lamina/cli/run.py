@@ -29,7 +29,7 @@ from lamina.config import (
     Job,
     Trial,
     build_learner,
-    check_parts,
+    check_components,
     keep_features,
     load_job,
     lone_trial,
@@ -96,7 +96,7 @@ def run_job(source: JobSource, overrides: Sequence[str]) -> tuple[Path, Row]:
             "here: null, which trains one learner on all rows)"
         )
     trial = lone_trial(job, read_overrides(overrides))
-    (raw,) = check_parts([trial.job])
+    (raw,) = check_components([trial.job])
     learner = _learner(trial.job, raw)
     for key, why in unused_by(job, "run").items():
         console.print(f"{key} changes nothing: {why}", markup=False, soft_wrap=True)

@@ -19,7 +19,7 @@ from lamina.cli.report import (
     stdout,
     write_leaderboard,
 )
-from lamina.config import Job, SweepPlan, SweepSettings, check_parts, expand, load_job
+from lamina.config import Job, SweepPlan, SweepSettings, check_components, expand, load_job
 from lamina.config.words import JobSource
 from lamina.core import Samples, Stream
 from lamina.evaluation.leaderboard import Row, leaderboard
@@ -84,7 +84,7 @@ def sweep_job(source: JobSource, overrides: Sequence[str]) -> Swept:
 def _checked(job: Job, console: Console) -> tuple[SweepPlan, list[Stream[Samples]]]:
     """A sweep's plan and the stream of each of its points, and what is to be said of them."""
     plan = expand(job)
-    streams = check_parts(point.trial.job for point in plan.points)
+    streams = check_components(point.trial.job for point in plan.points)
     for note in plan.notes:
         console.print(note, markup=False, soft_wrap=True)
     show_notes(console, streams)

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lamina.config.build import build_learner, check_parts, keep_features
+    from lamina.config.build import build_learner, check_components, keep_features
     from lamina.config.fields import ConfigError
     from lamina.config.forking import fork_trial
     from lamina.config.job import Job, load_job, parse_job
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from lamina.config.words import check_words
 
 _HOMES = {
-    "build": ("build_learner", "check_parts", "keep_features"),
+    "build": ("build_learner", "check_components", "keep_features"),
     "fields": ("ConfigError",),
     "forking": ("fork_trial",),
     "job": ("Job", "load_job", "parse_job"),
@@ -43,7 +43,7 @@ __all__ = [
     "TrackingSettings",
     "Trial",
     "build_learner",
-    "check_parts",
+    "check_components",
     "check_words",
     "expand",
     "first_stage",

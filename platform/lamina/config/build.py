@@ -13,10 +13,10 @@ from lamina.backbones.encoding import cut_note
 from lamina.backbones.features import default_folder
 from lamina.backbones.load import outline_backbone
 from lamina.config.clients import check_clients
+from lamina.config.components import read_sections
 from lamina.config.fields import ConfigError
 from lamina.config.job import Job
 from lamina.config.overrides import nested
-from lamina.config.parts import read_sections
 from lamina.config.settings import HostSettings
 from lamina.core import Batch, Modality, Samples, Stream
 from lamina.registry import InputError
@@ -49,7 +49,7 @@ def keep_features(backbone: Backbone, hosts: HostSettings) -> None:
         backbone.keep_features(folder, int(hosts.features_gb * 1e9))
 
 
-def check_parts(jobs: Iterable[Job]) -> list[Stream[Samples]]:
+def check_components(jobs: Iterable[Job]) -> list[Stream[Samples]]:
     """Whether streams, backbones, adapters, tracking stores and output folders of all `jobs` are
     there and go together, without loading a weight.
 

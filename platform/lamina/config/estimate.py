@@ -83,8 +83,8 @@ class Estimate:
 def estimate(plan: SweepPlan, streams: Sequence[Stream[Samples]]) -> Estimate:
     """Measure learners of each kind of trial on a piece of its stream, and reckon.
 
-    `streams` are those of the plan's points, as `check_parts` returned them. What was measured on
-    this machine before is not measured again.
+    `streams` are those of the plan's points, as `check_components` returned them. What was measured
+    on this machine before is not measured again.
     """
     job = plan.job
     on_gpu = job.hosts.device != "cpu" and torch.cuda.is_available()
@@ -149,8 +149,8 @@ class _Kind:
         timed = {key: training[key] for key in ("batch_size", "optimizer", "evaluation_batch_size")}
         keeps = self.job.hosts.features_gb > 0
         data = [self.backbone.digest, self.stream.name, self.stream.scenario, keeps]
-        parts = [*data, timed, self.job.mapping["strategy"], self.job.adapter, self.job.memory]
-        return repr(parts)
+        known = [*data, timed, self.job.mapping["strategy"], self.job.adapter, self.job.memory]
+        return repr(known)
 
     @cached_property
     def packing(self) -> Packing | None:

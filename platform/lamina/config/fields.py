@@ -200,11 +200,11 @@ def _limits(metadata: Collection[Any]) -> list[str]:
     signs = {"gt": "above", "ge": "of at least", "lt": "below", "le": "of at most"}
     found = []
     for each in metadata:
-        parts = getattr(each, "metadata", None) or [each]
+        bounds = getattr(each, "metadata", None) or [each]
         found += [
-            f"{word} {getattr(part, sign)}"
-            for part in parts
+            f"{word} {getattr(bound, sign)}"
+            for bound in bounds
             for sign, word in signs.items()
-            if getattr(part, sign, None) is not None
+            if getattr(bound, sign, None) is not None
         ]
     return [" and ".join(found)] if found else []

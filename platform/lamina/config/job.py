@@ -8,12 +8,12 @@ from typing import Any
 
 from lamina.adapters.base import AdapterKind
 from lamina.backbones.backbone import BackboneSettings
+from lamina.config.components import FEDERATION, read_sections
 from lamina.config.defaults import completed
 from lamina.config.federation import Federation, read_federation
 from lamina.config.fields import ConfigError, settings_of
 from lamina.config.fitting import misfits
 from lamina.config.overrides import NAMED_BY, SECTIONS, nested
-from lamina.config.parts import FEDERATION, read_sections
 from lamina.config.reading import Plain
 from lamina.config.settings import HostSettings, SweepSettings, TrackingSettings
 from lamina.config.unused import given, unused_keys, without

@@ -12,7 +12,7 @@ from lamina.config.job import Job, parse_job
 from lamina.config.naming import NAMING, TITLE, title_of, words_of
 from lamina.config.overrides import NAMED_BY, SPACE, VARYING, dotted, laid_over, nested
 from lamina.config.reading import Plain, shown
-from lamina.config.sections import FAMILIES, keys_of, part_of, split_key, stays
+from lamina.config.sections import FAMILIES, keys_of, split_key, stays, value_at
 from lamina.config.settings import SweepSettings
 from lamina.config.space import Domain
 from lamina.config.unused import COSTS_ALONE, Reasons, covering, given
@@ -288,7 +288,7 @@ class _Draft:
         for above in dict.fromkeys((self._never or {}).values()):
             reasons = {point.trial.job.idle.get(above): None for point in self.points}
             why = next((each for each in reasons if each is not None), None)
-            if why is not None and part_of(self.base, above) is not None:
+            if why is not None and value_at(self.base, above) is not None:
                 yield f"{above} changes nothing: {why}"
 
     def check_every_key_is_known(self) -> None:

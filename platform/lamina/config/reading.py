@@ -140,7 +140,7 @@ def read_yaml(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        what = " ".join(part for part in (error.problem, error.context) if part)
+        what = " ".join(line for line in (error.problem, error.context) if line)
         what = what if isinstance(error, _Refused) else f"not YAML ({what})"
         raise InputError(f"{where}{place}: {what}") from None
     except (yaml.YAMLError, ValueError) as error:

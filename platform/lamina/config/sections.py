@@ -113,7 +113,7 @@ def misspelt_names(section: str, name: str, settings: Mapping[str, Any]) -> Iter
         yield from misspelt(settings)
 
 
-def part_of(mapping: Mapping[str, Any], key: str) -> Any:
+def value_at(mapping: Mapping[str, Any], key: str) -> Any:
     """What a nested mapping has at a dotted key; None where it has nothing."""
     value: Any = mapping
     for name in key.split("."):
@@ -124,7 +124,7 @@ def part_of(mapping: Mapping[str, Any], key: str) -> Any:
 def keys_of(section: str, mapping: Mapping[str, Any]) -> list[str]:
     """The keys beside the one that names the class that a job's section has; none where it names
     none."""
-    family, name = FAMILIES[section], part_of(mapping, f"{section}.{NAMED_BY[section]}")
+    family, name = FAMILIES[section], value_at(mapping, f"{section}.{NAMED_BY[section]}")
     return list(family.outline(name).settings()) if name in family.names() else []
 
 

@@ -193,8 +193,8 @@ def _columns(job: "Job") -> Iterator[tuple[str, str]]:
 
 def _above(key: str) -> list[str]:
     """The sections that a key is in, the largest first."""
-    parts = key.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts))]
+    names = key.split(".")
+    return [".".join(names[:end]) for end in range(1, len(names))]
 
 
 def _dropped(mapping: Mapping[str, Any], key: str) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lamina.config.components import declared, read_sections
 from lamina.config.defaults import completed
 from lamina.config.fields import ConfigError, read_value, unknown_key
 from lamina.config.overrides import NAMED_BY, SPACE, VARYING, dotted, laid_over, nested
-from lamina.config.parts import declared, read_sections
 from lamina.config.peft_tuners import misspelt
 from lamina.config.reading import Plain, is_job_file, read_job_file, read_overrides
-from lamina.config.sections import FAMILIES, part_of, split_key, stays
+from lamina.config.sections import FAMILIES, split_key, stays, value_at
 from lamina.config.space import Domain
 from lamina.registry import unknown
 
@@ -115,7 +115,7 @@ def _wrong_values(
                     yield str(unknown(path, example, family.names()))
             return
         naming = domains.get(family.key)
-        named = [part_of(job, family.key) for job in jobs]
+        named = [value_at(job, family.key) for job in jobs]
         named += [] if naming is None else naming.examples()
         classes = [family.outline(each).settings() for each in named if each in family.names()]
         hints = [each[name].hint for each in classes if name in each]

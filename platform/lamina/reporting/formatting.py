@@ -76,7 +76,7 @@ def setting(value: Any) -> str:
 def name_of(group: Group) -> str:
     """`er lora, replay_size 16, lr 0.002`."""
     title = group.strategy if group.adapter is None else f"{group.strategy} {group.adapter}"
-    return ", ".join(part for part in (title, settings(group.settings)) if part)
+    return ", ".join(word for word in (title, settings(group.settings)) if word)
 
 
 def status(row: Row) -> str:

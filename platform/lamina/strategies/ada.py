@@ -131,13 +131,13 @@ class ADA(Strategy):
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
     ) -> Tensor:
         """Every class by the adapter that answers for it."""
-        parts = {
+        logits_by_slot = {
             slot: model(inputs, adapters=[pooled(slot)]).logits
             for slot in range(len(self.state["classes"]))
         }
-        logits = torch.full_like(parts[0], float("-inf"))
+        logits = torch.full_like(logits_by_slot[0], float("-inf"))
         for slot, classes in enumerate(self.state["classes"]):
-            logits[:, classes] = parts[slot][:, classes]
+            logits[:, classes] = logits_by_slot[slot][:, classes]
         return logits
 
 

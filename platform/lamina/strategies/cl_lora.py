@@ -169,8 +169,8 @@ def with_early_exit(
 
     One forward for both. In a vision transformer the tokens have passed that layer's normalisation.
     """
-    parts = backbone.architecture
-    query = f"{parts.attentions[layer]}.{parts.query_and_value[0]}"
+    architecture = backbone.architecture
+    query = f"{architecture.attentions[layer]}.{architecture.query_and_value[0]}"
     seen: list[Tensor] = []
 
     def read(x: Tensor, y: Tensor) -> Tensor:

@@ -111,10 +111,12 @@ class CodaPrompt(Strategy):
 
     def prompts(self, model: AdaptedModel, query: Tensor) -> Tensor:
         """p = sum_m alpha_m P_m with alpha_m = cos(q * A_m, K_m), [N, layers, length, dim]."""
-        parts = self.all_components(model)
-        attended = torch.einsum("nd,lmd->nlm", query, parts["A"] * F.normalize(parts["K"], dim=2))
-        size = torch.einsum("nd,lmd->nlm", query.square(), parts["A"].square()).sqrt()
-        return torch.einsum("nlm,lmpd->nlpd", attended / size.clamp_min(1e-12), parts["P"])
+        components = self.all_components(model)
+        attended = torch.einsum(
+            "nd,lmd->nlm", query, components["A"] * F.normalize(components["K"], dim=2)
+        )
+        size = torch.einsum("nd,lmd->nlm", query.square(), components["A"].square()).sqrt()
+        return torch.einsum("nlm,lmpd->nlpd", attended / size.clamp_min(1e-12), components["P"])
 
     def predict(
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None

@@ -171,5 +171,5 @@ def convolved(embeddings: Tensor, kernels: Tensor, bias: Tensor, num_layers: int
     number, channels = bias.shape
     weight = kernels.transpose(0, 1).flatten(0, 1)[:, None]
     made = F.conv2d(embeddings[None], weight, bias.T.flatten(), groups=channels)[0]
-    parts = made.unflatten(0, (num_layers, 2, channels // (2 * num_layers), number))
-    return parts.permute(0, 3, 1, 4, 2, 5).flatten(4)
+    pieces = made.unflatten(0, (num_layers, 2, channels // (2 * num_layers), number))
+    return pieces.permute(0, 3, 1, 4, 2, 5).flatten(4)

@@ -63,8 +63,8 @@ class EWC(Strategy):
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
         """Sums over samples of (d log p(y | x) / d phi)^2, and how many there were."""
-        parts = [self._squared_gradients(model, part) for part in batch.chunks(SAMPLES_AT_ONCE)]
-        return reduce(Summary.__add__, parts)
+        pieces = [self._squared_gradients(model, piece) for piece in batch.chunks(SAMPLES_AT_ONCE)]
+        return reduce(Summary.__add__, pieces)
 
     def _squared_gradients(self, model: AdaptedModel, batch: Batch) -> Summary:
         gradients = per_sample_gradients(

@@ -52,8 +52,8 @@ class MAS(Strategy):
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
         """Sums over samples of |d ||f(x)||^2 / d phi| (section 4.1), and how many there were."""
-        parts = [self._sensitivity(model, part) for part in batch.chunks(SAMPLES_AT_ONCE)]
-        return reduce(Summary.__add__, parts)
+        pieces = [self._sensitivity(model, piece) for piece in batch.chunks(SAMPLES_AT_ONCE)]
+        return reduce(Summary.__add__, pieces)
 
     def _sensitivity(self, model: AdaptedModel, batch: Batch) -> Summary:
         gradients = per_sample_gradients(

@@ -128,7 +128,7 @@ def grow(
         rows = gradients[depth % len(gradients)][tasks]
         order = (rows @ rows.mean(dim=0)).argsort(descending=True, stable=True).tolist()
         half = (len(tasks) + 1) // 2
-        halves = [sorted(tasks[i] for i in part) for part in (order[:half], order[half:])]
+        halves = [sorted(tasks[i] for i in piece) for piece in (order[:half], order[half:])]
         node["children"] = [grow(each, gradients, between, depth + 1) for each in halves]
     return node
 

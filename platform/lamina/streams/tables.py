@@ -389,9 +389,9 @@ def _is_records(content: Any) -> bool:
 def _is_by_columns(content: Mapping[str, Any]) -> bool:
     """Whether an object is a table as pandas writes it unless told otherwise: of each column, or of
     each row, an object of its cells; or the same as names and lists."""
-    parts = list(content.values())
-    if all(isinstance(each, dict) for each in parts):
-        return bool(parts) and all(each.keys() == parts[0].keys() for each in parts)
+    values = list(content.values())
+    if all(isinstance(each, dict) for each in values):
+        return bool(values) and all(each.keys() == values[0].keys() for each in values)
     return {"columns", "data"} <= content.keys()
 
 

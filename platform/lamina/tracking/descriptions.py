@@ -19,12 +19,12 @@ def of_sweep(name: str, data: Sequence[DataDocument]) -> str:
 def of_trial(job: Mapping[str, Any], data: DataDocument | None) -> str:
     """A trial of a job, on this stream where it is known."""
     adapter = (job.get("adapter") or {}).get("kind")
-    parts = [f"Strategy **{job['strategy']['name']}**"]
-    parts += [f"adapter {adapter}"] if adapter else []
+    said = [f"Strategy **{job['strategy']['name']}**"]
+    said += [f"adapter {adapter}"] if adapter else []
     if job.get("memory"):
-        parts.append(f"memory of {job['memory']['size']} ({job['memory']['policy']})")
+        said.append(f"memory of {job['memory']['size']} ({job['memory']['policy']})")
     where = f"{job['stream']['name']} ({job['scenario']['kind']})"
-    first = f"{', '.join(parts)}, on {where}, backbone {job['backbone']['name']}, seed "
+    first = f"{', '.join(said)}, on {where}, backbone {job['backbone']['name']}, seed "
     return "\n\n".join([f"{first}{job.get('seed', 0)}.", *(_tasks(data) if data else [])])
 
 

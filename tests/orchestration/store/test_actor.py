@@ -266,8 +266,8 @@ def test_what_is_being_written_is_not_deleted_when_another_trial_needs_it_no_mor
         await asyncio.wait([forgetting], timeout=1)
         disk.let_go()
         await asyncio.gather(writing, forgetting)
-        assert await actor.parts(Boundary(other, 0)) == same
-        assert await actor.parts(Boundary(one, 0)) == {}
+        assert await actor.pieces(Boundary(other, 0)) == same
+        assert await actor.pieces(Boundary(one, 0)) == {}
         await actor.close("finished")
         actor._store.close()
 

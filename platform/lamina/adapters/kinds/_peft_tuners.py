@@ -70,14 +70,17 @@ def check_tuner(peft_type: str, config: Mapping[str, Any]) -> None:
 def default_config(peft_type: str, backbone: Backbone) -> dict[str, Any]:
     """What a configuration says on this backbone where the job is silent: query and value of every
     layer, unless the method is about other modules."""
-    parts = backbone.architecture
+    architecture = backbone.architecture
     if peft_type == "LN_TUNING":
-        return {"target_modules": parts.norms_in(None)}
+        return {"target_modules": architecture.norms_in(None)}
     if peft_type == "IA3":
-        last = [site.write for site in parts.mlps]
-        return {"target_modules": [*parts.projections[1:], *last], "feedforward_modules": last}
+        last = [site.write for site in architecture.mlps]
+        return {
+            "target_modules": [*architecture.projections[1:], *last],
+            "feedforward_modules": last,
+        }
     if peft_type == "FROD":
-        return {"target_modules": list(parts.query_and_value), "progressbar": False}
+        return {"target_modules": list(architecture.query_and_value), "progressbar": False}
     if peft_type == "TRAINABLE_TOKENS":
         return {}
-    return {"target_modules": list(parts.query_and_value)}
+    return {"target_modules": list(architecture.query_and_value)}

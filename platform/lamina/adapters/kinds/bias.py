@@ -29,11 +29,11 @@ class Bias(AdapterKind):
 
     def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
         """Zeros: the adapted model starts as the frozen one."""
-        parts = backbone.architecture
+        architecture = backbone.architecture
         if self.targets is None:
-            modules = [*parts.linears_in(self.layers), *parts.norms_in(self.layers)]
+            modules = [*architecture.linears_in(self.layers), *architecture.norms_in(self.layers)]
         else:
-            modules = [site.write for site in parts.sites(self.targets, self.layers)]
+            modules = [site.write for site in architecture.sites(self.targets, self.layers)]
         with_bias = [
             name
             for name in modules

@@ -54,18 +54,20 @@ class Bottleneck(AdapterKind):
     def sites(self, backbone: Backbone) -> tuple[Site, ...]:
         """Where it reads and writes, per layer. Raises InputError where a layer has no MLP, or the
         norm before it is not known."""
-        parts = backbone.architecture
+        architecture = backbone.architecture
         if not self.before_norm:
-            return parts.mlps
-        norms = parts.norms_before_mlp
+            return architecture.mlps
+        norms = architecture.norms_before_mlp
         if norms is None:
             raise InputError(
                 "adapter.before_norm: what the MLPs of a "
                 f"{backbone.model_type!r} backbone read through is not known (allowed: false)"
             )
         if not norms:
-            return parts.mlps
-        return tuple(Site(norm, mlp.write) for norm, mlp in zip(norms, parts.mlps, strict=True))
+            return architecture.mlps
+        return tuple(
+            Site(norm, mlp.write) for norm, mlp in zip(norms, architecture.mlps, strict=True)
+        )
 
     def overlay(
         self,

@@ -37,12 +37,14 @@ class IA3(AdapterKind):
     def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
         """Ones: the adapted model starts as the frozen one."""
         inner = self._feedforward(backbone)
-        parts = backbone.architecture
-        keys = parts.query_and_value if parts.is_fused else parts.projections[1:]
-        targets = self.targets or [*keys, *(site.write for site in parts.mlps)]
+        architecture = backbone.architecture
+        keys = (
+            architecture.query_and_value if architecture.is_fused else architecture.projections[1:]
+        )
+        targets = self.targets or [*keys, *(site.write for site in architecture.mlps)]
         return {
             site.write + SUFFIX: torch.ones(backbone.shape_of(site.write)[site.write not in inner])
-            for site in parts.sites(targets, self.layers)
+            for site in architecture.sites(targets, self.layers)
         }
 
     def overlay(

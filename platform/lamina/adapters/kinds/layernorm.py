@@ -36,10 +36,10 @@ class LayerNorm(AdapterKind):
                 f"adapter.kind: 'layernorm' finds no norm in a {backbone.model_type!r} backbone"
             )
         return {
-            name + part: torch.zeros(backbone.shape_of(name)[1])
+            name + suffix: torch.zeros(backbone.shape_of(name)[1])
             for name in names
-            for part in (WEIGHT, BIAS)
-            if part == WEIGHT or _has_bias(backbone, name)
+            for suffix in (WEIGHT, BIAS)
+            if suffix == WEIGHT or _has_bias(backbone, name)
         }
 
     def overlay(
@@ -127,8 +127,8 @@ def _modules_of(tensors: Tensors) -> list[str]:
 
 
 def _peft_name(name: str) -> str:
-    module, part = name.rsplit(".", 1)
-    return f"{module}{PEFT_LAYER}.{part}"
+    module, name_in_module = name.rsplit(".", 1)
+    return f"{module}{PEFT_LAYER}.{name_in_module}"
 
 
 def _frozen(names: Tensors, backbone: Backbone) -> dict[str, Tensor]:

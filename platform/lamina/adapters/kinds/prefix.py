@@ -31,8 +31,9 @@ class Prefix(VirtualTokens):
     ) -> Overlay:
         """Keys and values per layer; where a model counts cached keys as positions, the input's
         positions move by the prefix, as they do in PEFT."""
-        parts = tensors[TENSOR].unflatten(-1, (-1, 2, backbone.architecture.key_width)).unbind(-3)
-        prefixes = {layer: [(part[..., 0, :], part[..., 1, :])] for layer, part in enumerate(parts)}
+        key_width = backbone.architecture.key_width
+        pairs = tensors[TENSOR].unflatten(-1, (-1, 2, key_width)).unbind(-3)
+        prefixes = {layer: [(pair[..., 0, :], pair[..., 1, :])] for layer, pair in enumerate(pairs)}
         return Overlay(prefixes=prefixes, position_shift=self.length)
 
     def to_peft(
@@ -40,11 +41,12 @@ class Prefix(VirtualTokens):
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """A PEFT prefix without its projection."""
         config = self.peft_config("PREFIX_TUNING", backbone)
-        width, parts = backbone.architecture.width, backbone.architecture
+        architecture = backbone.architecture
+        width = architecture.key_width
         config |= {
-            "token_dim": parts.key_width,
-            "num_attention_heads": backbone.num_heads * parts.key_width // parts.query_width,
-            "encoder_hidden_size": width,
+            "token_dim": width,
+            "num_attention_heads": backbone.num_heads * width // architecture.query_width,
+            "encoder_hidden_size": architecture.width,
             "prefix_projection": False,
         }
         return config, dict(tensors)

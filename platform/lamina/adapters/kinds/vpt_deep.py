@@ -24,11 +24,11 @@ class VPTDeep(VirtualTokens):
         """Xavier uniform as between a patch of the image and a token, as in the authors' code; in a
         text, between two tokens."""
         backbone.check_projections(f"adapter.kind: {self.name!r}")
-        parts, config = backbone.architecture, backbone.model.config
+        architecture, config = backbone.architecture, backbone.model.config
         patch = getattr(config, "patch_size", None)
-        fan_in = parts.width if patch is None else config.num_channels * patch**2
-        shape = (parts.num_layers, self.length, parts.width)
-        return {TENSOR: uniform(shape, (6 / (fan_in + parts.width)) ** 0.5, generator)}
+        fan_in = architecture.width if patch is None else config.num_channels * patch**2
+        shape = (architecture.num_layers, self.length, architecture.width)
+        return {TENSOR: uniform(shape, (6 / (fan_in + architecture.width)) ** 0.5, generator)}
 
     def overlay(
         self, tensors: Tensors, backbone: Backbone, dropout: torch.Generator | None = None

@@ -165,7 +165,7 @@ def distort(pictures: Tensor, generator: torch.Generator, strength: float = 1.0)
     x = pictures[:, None].float() / 255
     x = _with_other_strokes(x, generator)
     x = F.grid_sample(x, _warp(len(x), strength, generator), align_corners=False)
-    x = torch.cat([_coarser(part, generator) for part in x.chunk(4)])[:, 0]
+    x = torch.cat([_coarser(piece, generator) for piece in x.chunk(4)])[:, 0]
     return _lit(x, generator)
 
 

@@ -83,8 +83,8 @@ def summaries_of(run: FederatedRun) -> dict[str, float]:
         drop = spatial_forgetting([local for local, _ in pairs], [served for _, served in pairs])
         found |= {} if drop is None else {f"{part}/clients/spatial_forgetting": drop}
     included = {client: int(n) for client, n in enumerate(traffic.included)}
-    took_part = participation(included, len(manifest), run.server.version)
-    found |= {f"participation/{name}": value for name, value in took_part.items()}
+    shares = participation(included, len(manifest), run.server.version)
+    found |= {f"participation/{name}": value for name, value in shares.items()}
     found |= {f"staleness/{name}": value for name, value in staleness(traffic.staleness).items()}
     found |= {f"refused/{why}": float(number) for why, number in traffic.refused.items()}
     if (epsilon := run.server.budgets.epsilon) is not None:

@@ -69,7 +69,7 @@ class ClaimedTrials:
             learner = self._backbones.learner(claim.mapping)
             if claim.start is not None:
                 state: dict[str, Any] = {}
-                for content in self._store.parts(claim.start).values():
+                for content in self._store.pieces(claim.start).values():
                     state.update(unpack(content))
                 learner.load_state_dict(state)
             if not self._claims:
@@ -94,9 +94,9 @@ class ClaimedTrials:
             self._store.finish(trial, folder, files)
         else:
             state = self._learners[trial].state_dict()
-            parts = {name: pack(part) for name, part in split(state).items()}
+            pieces = {name: pack(piece) for name, piece in split(state).items()}
             report = asdict(progress.report)
-            decision = self._store.report(trial, self._host, report, parts)
+            decision = self._store.report(trial, self._host, report, pieces)
             self._decisions[decision] = trial
 
     def _follow_decisions(self) -> None:
@@ -149,8 +149,8 @@ def left_behind(
 
 
 def split(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The parts of a checkpoint, which the store keeps one by one: each nested entry of a learner's
-    state, and the rest as one."""
+    """The pieces of a checkpoint, which the store keeps one by one: each nested value of a
+    learner's state, and the rest as one."""
     nested = {key: {key: value} for key, value in state.items() if isinstance(value, dict | list)}
     rest = {key: value for key, value in state.items() if key not in nested}
     return {**nested, **({"rest": rest} if rest else {})}

@@ -184,19 +184,19 @@ class StoreActor:
         (claim,) = await self._until(ready)
         return claim
 
-    async def parts(self, boundary: Boundary) -> dict[str, bytes]:
-        """The checkpoint at `boundary`, in named parts."""
-        return self._store.parts(boundary)
+    async def pieces(self, boundary: Boundary) -> dict[str, bytes]:
+        """The checkpoint at `boundary`, in named pieces."""
+        return self._store.pieces(boundary)
 
     async def report(
-        self, trial: str, host: str, report: Report, parts: Mapping[str, bytes]
+        self, trial: str, host: str, report: Report, pieces: Mapping[str, bytes]
     ) -> bool:
         """`host` has learned a task of `trial`. Returns whether to go on: under a scheduler, when
         that is known."""
         self._hosts.hear(host)
         async with self._writing:
             # A slow disk holds up this host, and no other call.
-            digests = await asyncio.to_thread(self._store.write, parts)
+            digests = await asyncio.to_thread(self._store.write, pieces)
             self._store.record(trial, host, report, digests)
         with suppress(TimeoutError):
             decided = self._until(lambda: self._demand.is_decided(trial, host, report) or None)
@@ -386,15 +386,15 @@ class StoreActor:
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write `files` so that the folder is there complete, or as it was; also after a power cut."""
-    part = folder.with_suffix(".part")
-    shutil.rmtree(part, ignore_errors=True)
+    unfinished = folder.with_suffix(".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
     for name, content in files.items():
-        path = part / name
+        path = unfinished / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     if files:
-        for path in [*part.rglob("*"), part]:
+        for path in [*unfinished.rglob("*"), unfinished]:
             sync(path)
         shutil.rmtree(folder, ignore_errors=True)
-        part.rename(folder)
+        unfinished.rename(folder)
         sync(folder.parent)

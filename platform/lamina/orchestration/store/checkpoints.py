@@ -1,4 +1,4 @@
-"""The checkpoints of all trials, at task boundaries: which parts they have, and how long they are
+"""The checkpoints of all trials, at task boundaries: which pieces they have, and how long they are
 kept."""
 
 from collections.abc import Mapping, Sequence
@@ -20,30 +20,30 @@ class Checkpoints:
         self._keeps_all = keeps_all
         payloads.keep_only(ledger.column("SELECT DISTINCT digest FROM payloads"))
 
-    def write(self, parts: Mapping[str, bytes]) -> dict[str, str]:
-        """Write the bytes of each part. Returns the digests that name them."""
-        return dict(zip(parts, self._payloads.put_all(list(parts.values())), strict=True))
+    def write(self, pieces: Mapping[str, bytes]) -> dict[str, str]:
+        """Write the bytes of each piece. Returns the digests that name them."""
+        return dict(zip(pieces, self._payloads.put_all(list(pieces.values())), strict=True))
 
     def add(self, boundary: Boundary, digests: Mapping[str, str]) -> None:
         """The checkpoint at `boundary` is made of what `write` wrote."""
-        for part, digest in digests.items():
+        for piece, digest in digests.items():
             self._ledger.change(
                 "INSERT INTO payloads VALUES (?, ?, ?, ?)",
                 boundary.trial,
                 boundary.task,
-                part,
+                piece,
                 digest,
             )
 
-    def parts(self, boundary: Boundary) -> dict[str, bytes]:
-        """The checkpoint at `boundary`: the bytes of each part (its replay memory and adapters
+    def pieces(self, boundary: Boundary) -> dict[str, bytes]:
+        """The checkpoint at `boundary`: the bytes of each piece (its replay memory and adapters
         among them). Raises InputError when a file is missing or damaged."""
         rows = self._ledger.rows(
             "SELECT part, digest FROM payloads WHERE trial = ? AND task = ? ORDER BY part",
             boundary.trial,
             boundary.task,
         )
-        return {part: self._payloads.get(digest) for part, digest in rows}
+        return {piece: self._payloads.get(digest) for piece, digest in rows}
 
     def forget_before_last(self, trial: str) -> list[str]:
         """Forget the checkpoints of `trial` that nobody can need while the sweep runs. Returns the

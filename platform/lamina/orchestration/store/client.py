@@ -57,14 +57,14 @@ class StoreClient:
     def advance(self, trials: Sequence[str], num_tasks: int) -> None:
         self._call("advance", trials, num_tasks)
 
-    def parts(self, boundary: Boundary) -> dict[str, bytes]:
-        return self._call("parts", boundary)
+    def pieces(self, boundary: Boundary) -> dict[str, bytes]:
+        return self._call("pieces", boundary)
 
     def report(
-        self, trial: str, host: str, report: Report, parts: Mapping[str, bytes]
+        self, trial: str, host: str, report: Report, pieces: Mapping[str, bytes]
     ) -> "ray.ObjectRef[bool]":
         """Does not wait: Ray's reference is to whether the host is to go on."""
-        reference: ray.ObjectRef[bool] = self.actor.report.remote(trial, host, report, parts)
+        reference: ray.ObjectRef[bool] = self.actor.report.remote(trial, host, report, pieces)
         return reference
 
     def finish(self, trial: str, folder: str, files: Mapping[str, bytes]) -> None:

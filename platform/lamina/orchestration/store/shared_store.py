@@ -81,7 +81,7 @@ class SharedStore:
         self.stop_all = queue.stop_all
 
         self.write = checkpoints.write
-        self.parts = checkpoints.parts
+        self.pieces = checkpoints.pieces
         self.tidy = checkpoints.tidy
 
         self.trials = queries.trials

@@ -142,12 +142,12 @@ class TrialQueue:
                 else:
                     self._apply(trial, "fail", error=_DIED, on=host)
 
-    def report(self, trial: str, host: str, report: Report, parts: Mapping[str, bytes]) -> bool:
-        """A task is learned: its report, and the checkpoint at its end in named parts.
+    def report(self, trial: str, host: str, report: Report, pieces: Mapping[str, bytes]) -> bool:
+        """A task is learned: its report, and the checkpoint at its end in named pieces.
 
         Returns whether `host` should go on. A second delivery changes nothing.
         """
-        return self.record(trial, host, report, self._checkpoints.write(parts))
+        return self.record(trial, host, report, self._checkpoints.write(pieces))
 
     def record(self, trial: str, host: str, report: Report, digests: Mapping[str, str]) -> bool:
         """As `report`, of a checkpoint that is written: `digests` is what `Checkpoints.write`

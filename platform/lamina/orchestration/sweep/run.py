@@ -51,8 +51,8 @@ def run_sweep(
 ) -> list[dict[str, Any]]:
     """Train every trial of a job's sweep on Ray, and return what is known of each.
 
-    `checked` are the streams of the plan's points as `check_parts` returned them; they are built
-    here where they are not given. The list is emptied, so that none of them is held twice.
+    `checked` are the streams of the plan's points as `check_components` returned them; they are
+    built here where they are not given. The list is emptied, so that none of them is held twice.
 
     A row has `trial`, `name`, `settings`, `mapping`, `status` (finished, failed or stopped),
     `error` and `reports`. What an earlier sweep in the same folder finished is not trained again;

@@ -97,7 +97,7 @@ def first_streams(
     seen = []
     for number, point in enumerate(plan.points):
         job = point.trial.job
-        # `check_parts` built the first of those that differ in their seed only.
+        # `check_components` built the first of those that differ in their seed only.
         made_of = (job.stream, job.scenario)
         if made_of not in seen:
             seen.append(made_of)

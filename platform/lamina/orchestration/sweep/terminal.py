@@ -34,9 +34,9 @@ def announced(output_dir: Path, session: str) -> Iterator[None]:
         "address": ray.get_runtime_context().gcs_address,
         "auth_mode": mode,
     }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(said), encoding="utf-8")
-    os.replace(part, path)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(said), encoding="utf-8")
+    os.replace(unfinished, path)
     try:
         yield
     finally:

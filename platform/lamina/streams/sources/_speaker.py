@@ -40,22 +40,22 @@ class Speaker:
             self._parsed[template] = self._hassil.parse_sentence(template).expression
         return self._parsed[template]
 
-    def _expand(self, part: Any, domain: str) -> str:
+    def _expand(self, phrase: Any, domain: str) -> str:
         hassil = self._hassil
-        if isinstance(part, hassil.TextChunk):
-            text: str = part.original_text
+        if isinstance(phrase, hassil.TextChunk):
+            text: str = phrase.original_text
             return text
-        if isinstance(part, hassil.RuleReference):
-            return self._expand(self._parse(self._rules[part.rule_name]), domain)
-        if isinstance(part, hassil.ListReference):
-            return self._fill(part, domain)
-        if isinstance(part, hassil.Alternative):
+        if isinstance(phrase, hassil.RuleReference):
+            return self._expand(self._parse(self._rules[phrase.rule_name]), domain)
+        if isinstance(phrase, hassil.ListReference):
+            return self._fill(phrase, domain)
+        if isinstance(phrase, hassil.Alternative):
             # Authors write first what people say most; were all alike, half would sound odd.
-            weights = [1 / place for place in range(1, len(part.items) + 1)]
-            (item,) = self._random.choices(part.items, weights)
+            weights = [1 / place for place in range(1, len(phrase.items) + 1)]
+            (item,) = self._random.choices(phrase.items, weights)
             return self._expand(item, domain)
-        items = list(part.items)
-        if isinstance(part, hassil.Permutation):
+        items = list(phrase.items)
+        if isinstance(phrase, hassil.Permutation):
             self._random.shuffle(items)
         return "".join(self._expand(item, domain) for item in items)
 

@@ -13,7 +13,7 @@ from lamina.config.fields import read_fields, read_settings, settings_of, unknow
 from lamina.config.outline import Declared, Outline, outline_of
 from lamina.config.overrides import SECTIONS, SPACE
 from lamina.config.reading import Plain, shown
-from lamina.config.sections import FAMILIES, keys_of, part_of, read_member
+from lamina.config.sections import FAMILIES, keys_of, read_member, value_at
 from lamina.config.space import read_domain
 from lamina.registry import InputError
 
@@ -121,7 +121,7 @@ def _read_federation(given: Any, problems: list[str], make: bool) -> Any:
     for member in members:
         read_member(f"{FEDERATION}.{member}", given, problems, optional=True, make=False)
     for key in plain:
-        section = part_of(given, key)
+        section = value_at(given, key)
         if section is not None:
             _read(f"{FEDERATION}.{key}", section, problems, make=False)
     read_settings(declared(FEDERATION), given, FEDERATION, problems)
