@@ -1,6 +1,6 @@
 """The command line, in the order of use: `lamina init | check | run | sweep | report | predict |
-learn | export | serve | federate`; of a sweep that is running, `trials | stop | pause | resume |
-fork`; and what there is, `strategies | doctor`.
+learn | export | serve | federate | submit`; of a sweep that is running, `trials | stop | pause |
+resume | fork`; and what there is, `strategies | doctor`.
 
 Each command imports what it needs when it is called, so that `lamina --help` is there at once and
 only what concerns a sweep, a federation or serving knows Ray. Keys, names and types of a job are
@@ -21,7 +21,7 @@ from lamina.registry import InputError
 _IN_ORDER = (
     *("init", "check", "run", "sweep", "report"),
     *("predict", "learn", "export", "serve"),
-    "federate",
+    *("federate", "submit"),
     *("trials", "stop", "pause", "resume", "fork"),
     *("strategies", "doctor"),
 )
@@ -156,6 +156,34 @@ def federate(job: Path, overrides: tuple[str, ...], in_process: bool) -> None:
     from lamina.cli.federate import federate_job
 
     federate_job(job, overrides, in_process)
+
+
+@main.command()
+@_job
+@_overrides
+@click.option(
+    "--address",
+    envvar="RAY_API_SERVER_ADDRESS",
+    required=True,
+    help="Of the cluster's dashboard, as http://127.0.0.1:8265.",
+)
+@click.option(
+    "--command",
+    type=click.Choice(["sweep", "federate", "run"]),
+    help="By default federate for a federation without a sweep, else sweep.",
+)
+@click.option("--follow", is_flag=True, help="Show what it prints, until it has ended.")
+@click.pass_context
+def submit(ctx: click.Context, job: Path, overrides: tuple[str, ...], **options: Any) -> None:
+    """Send JOB to a Ray cluster, with this Lamina, and train it there.
+
+    output_dir must be an absolute path of the head's machine. The cluster's token is taken from
+    RAY_AUTH_TOKEN or from the file that RAY_AUTH_TOKEN_PATH names.
+    """
+    check_words(job, overrides)
+    from lamina.cli.submit import submit_job
+
+    ctx.exit(submit_job(job, overrides, **options))
 
 
 @main.command()
@@ -300,15 +328,29 @@ def serve(bundles: tuple[str, ...], **options: Any) -> None:
 
 _run = click.argument("run", type=click.Path(path_type=Path))
 _trial = click.argument("trial")
+_address = click.option(
+    "--address", help="Of the dashboard of a cluster elsewhere, whose head has RUN on its disk."
+)
+
+
+def _elsewhere(address: str | None, *words: str) -> None:
+    """Where there is an address, run this command on the cluster there instead, and end with its
+    exit code."""
+    if address is not None:
+        from lamina.cli.submit import run_there
+
+        click.get_current_context().exit(run_there(address, *words))
 
 
 @main.command()
 @_run
-def trials(run: Path) -> None:
+@_address
+def trials(run: Path, address: str | None) -> None:
     """Show the trials of a sweep and how far they are; RUN is its output_dir.
 
     The sweep may be running, on this machine or on its cluster, or have ended.
     """
+    _elsewhere(address, "trials", str(run))
     from lamina.cli.control import show_trials
 
     show_trials(run)
@@ -317,11 +359,13 @@ def trials(run: Path) -> None:
 @main.command()
 @_run
 @_trial
-def stop(run: Path, trial: str) -> None:
+@_address
+def stop(run: Path, trial: str, address: str | None) -> None:
     """Stop a trial of a running sweep at its next task boundary.
 
     TRIAL is an id or a name that `lamina trials` shows, or the beginning of one.
     """
+    _elsewhere(address, "stop", str(run), trial)
     from lamina.cli.control import control_trial
 
     control_trial("stop", run, trial)
@@ -330,11 +374,13 @@ def stop(run: Path, trial: str) -> None:
 @main.command()
 @_run
 @_trial
-def pause(run: Path, trial: str) -> None:
+@_address
+def pause(run: Path, trial: str, address: str | None) -> None:
     """Pause a trial of a running sweep at its next task boundary, and let others take its place.
 
     The sweep waits for it to be resumed or stopped.
     """
+    _elsewhere(address, "pause", str(run), trial)
     from lamina.cli.control import control_trial
 
     control_trial("pause", run, trial)
@@ -343,8 +389,10 @@ def pause(run: Path, trial: str) -> None:
 @main.command()
 @_run
 @_trial
-def resume(run: Path, trial: str) -> None:
+@_address
+def resume(run: Path, trial: str, address: str | None) -> None:
     """Go on with a trial that was paused or stopped, or try one again that failed."""
+    _elsewhere(address, "resume", str(run), trial)
     from lamina.cli.control import control_trial
 
     control_trial("resume", run, trial)
@@ -354,12 +402,14 @@ def resume(run: Path, trial: str) -> None:
 @_run
 @_trial
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
-def fork(run: Path, trial: str, changes: tuple[str, ...]) -> None:
+@_address
+def fork(run: Path, trial: str, changes: tuple[str, ...], address: str | None) -> None:
     """Start a trial where another one of a running sweep stands: after its last task.
 
     KEY=VALUE changes a key of its job: training.learning_rate=1e-4. All else stays as it is,
     memories and what the optimiser remembers included.
     """
+    _elsewhere(address, "fork", str(run), trial, *changes)
     from lamina.cli.control import fork_of_trial
 
     fork_of_trial(run, trial, changes)

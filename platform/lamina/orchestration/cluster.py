@@ -88,13 +88,17 @@ def check_address(address: str) -> None:
             "cluster; from elsewhere, `ray job submit`)"
         )
     host, _, port = address.rpartition(":")
-    if port.isdigit():
-        try:
-            socket.create_connection((host, int(port)), timeout=_ANSWER_SECONDS).close()
-        except OSError as error:
-            raise InputError(
-                f"RAY_ADDRESS: no Ray cluster answers at {address!r}: {error}"
-            ) from error
+    if port.isdigit() and (error := answers(host, int(port))):
+        raise InputError(f"RAY_ADDRESS: no Ray cluster answers at {address!r}: {error}") from error
+
+
+def answers(host: str, port: int) -> OSError | None:
+    """Why nobody answers there; None where somebody does."""
+    try:
+        socket.create_connection((host, port), timeout=_ANSWER_SECONDS).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _start(num_cpus: int | None) -> None:

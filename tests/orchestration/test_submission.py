@@ -1,5 +1,4 @@
-"""`ray job submit` to a cluster that was started with `ray start --head`, asks for tokens and has
-no Lamina."""
+"""Jobs that are sent to a cluster on one machine, which asks for tokens and has no Lamina."""
 
 import json
 import os
@@ -19,13 +18,14 @@ from lamina.registry import InputError
 
 pytestmark = pytest.mark.ray
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
-@pytest.fixture
-def cluster(tmp_path):
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
     """The environment of somebody who may submit, and the address."""
+    tmp_path = tmp_path_factory.mktemp("cluster")
     token = tmp_path / "token"
     token.write_text(secrets.token_hex(32))
     token.chmod(0o600)
@@ -43,7 +43,7 @@ def cluster(tmp_path):
     # A socket's path has at most 107 characters, so Ray's folder cannot be below pytest's.
     folder = Path("/tmp", f"lamina-{secrets.token_hex(4)}")
     command = [
-        *(RAY, "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=2"),
+        *(str(ROOT / "clusters" / "one_machine.sh"), "--block", "--num-cpus=2"),
         *(f"--port={ports[0]}", f"--dashboard-port={ports[1]}"),
         *(f"--dashboard-agent-listen-port={ports[2]}", f"--temp-dir={folder}"),
     ]
@@ -75,22 +75,64 @@ def free_ports(count):
     return ports
 
 
-def test_a_sweep_runs_on_a_cluster_that_was_started_by_hand(cluster, tmp_path):
+SMALL = [
+    "sweep.variants=[{strategy: {name: simplecil}}]",
+    "sweep.space={}",
+    "stream.sentences_per_intent=20",
+    "hosts.count=1",
+]
+QUICKSTART = "jobs/quickstart.yaml"
+
+
+def lamina(*words, environment=None):
+    """A command of Lamina, to its end."""
+    command = [sys.executable, "-W", "ignore", "-m", "lamina.cli", *words]
+    path = {"PYTHONPATH": str(ROOT / "platform"), "COLUMNS": "120"}
+    inherited = {**os.environ, **(environment or {}), **path}
+    return subprocess.run(
+        command, env=inherited, cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_sweep_is_sent_to_a_cluster_watched_from_elsewhere_and_goes_on_when_sent_by_ray(
+    cluster, tmp_path
+):
     address, environment = cluster
-    submit = [
-        *(RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT)),
-        *("--runtime-env", str(ROOT / "jobs" / "runtime_env.yaml"), "--"),
-        *("python", "-m", "lamina.cli", "sweep", "jobs/quickstart.yaml"),
-        f"output_dir={tmp_path}/out",
-        "sweep.variants=[{strategy: {name: simplecil}}]",
-        "sweep.space={}",
-        "stream.sentences_per_intent=20",
-        "hosts.count=1",
-    ]
-    done = subprocess.run(submit, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    words = [*SMALL, f"output_dir={tmp_path}/out"]
+    sent = lamina(
+        "submit", QUICKSTART, *words, "--follow", "--address", address, environment=environment
+    )
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    assert f"ray job submit --address {address} --runtime-env-json" in sent.stdout
+    assert "[1/1] simplecil finished" in sent.stdout
+    assert Path(environment["RAY_AUTH_TOKEN_PATH"]).read_text() not in sent.stdout
     (row,) = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
     assert (row["strategy"], row["status"]) == ("simplecil", "finished")
+
+    shown = lamina("trials", str(tmp_path / "out"), "--address", address, environment=environment)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert shown.stdout.splitlines()[-1].split()[1:4] == ["simplecil", "finished", "6/6"]
+
+    plain = [
+        *(RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT)),
+        *("--runtime-env", str(ROOT / "jobs" / "runtime_env.yaml"), "--"),
+        *("python", "-m", "lamina.cli", "sweep", QUICKSTART, *words),
+    ]
+    done = subprocess.run(plain, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "simplecil was finished before" in done.stdout
+
+
+def test_whoever_has_no_token_is_told_so_in_a_line(cluster):
+    address, _ = cluster
+    environment = {"RAY_AUTH_MODE": "disabled"}
+    sent = lamina(
+        "submit", QUICKSTART, "output_dir=/tmp/x", "--address", address, environment=environment
+    )
+    assert sent.returncode == 2
+    (line,) = sent.stderr.splitlines()
+    assert "asks for a token" in line
+    assert "RAY_AUTH_TOKEN_PATH" in line
 
 
 def test_a_submitted_job_may_not_leave_its_results_where_ray_deletes_them(tmp_path, monkeypatch):
