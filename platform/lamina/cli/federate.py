@@ -98,6 +98,10 @@ class _Progress:
                 self._shown.line(f"{clients} clients, {rounds} rounds{again}: {self._about}")
             case {"event": "host_ready", "host": host}:
                 self._shown.line(f"{host} is ready")
+            case {"event": "host_lost", "host": host, "error": error}:
+                self._shown.line(f"{host} is lost, others do what it had: {error}")
+            case {"event": "hosts_missing", "needs": needs}:
+                self._shown.line(f"waits for {needs}")
             case {"event": "work_done", "kind": "train", "round": number, "metrics": metrics}:
                 self._shown.line(_round(number + 1, self._rounds, metrics))
             case {"event": "work_done", "kind": "evaluate", "task": step, "metrics": metrics}:

@@ -142,9 +142,16 @@ def main(folder: Path) -> None:
     tracker = JsonLinesTracker(folder)
     with cluster(CORES):
         devices = [Device(is_gpu=False, threads=1)] * CORES
-        pool = RayPool(partial(make_worker, plan.work), devices, (ray.put(manifest),))
+        started: list[int] = []
+        pool = RayPool(
+            partial(make_worker, plan.work),
+            devices,
+            (ray.put(manifest),),
+            lambda event: started.append(event["process"]),
+        )
         try:
-            watch = Watch(plan, pool.processes(), tracker)
+            pool.gather()
+            watch = Watch(plan, started, tracker)
             drive(run, pool, store, watch)
         finally:
             pool.close()

@@ -90,7 +90,7 @@ def test_two_hosts_of_which_one_is_killed_give_the_same_bytes(
 ):
     killer = HostKiller()
     found = federate(federated_job(tmp_path, mode), killer)
-    assert len(killer.processes) == 2
+    assert killer.rounds > 2, "a host was killed before the last round"
     assert found.sha == alone[mode].sha
     assert (
         found.run.server.traffic.state_dict().keys()

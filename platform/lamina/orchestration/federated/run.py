@@ -55,7 +55,8 @@ def run_federated(
     """Run a job's federation in its output folder, from where an earlier run was killed.
 
     `on_event` is told `federation_started` (`rounds`, `clients`, `manifest`, `config`, `done`),
-    `host_ready` (`host`, `process`), `work_done` (`kind`, `round`, `task`, `metrics`, `num_done`)
+    `host_ready` (`host`, `process`), `host_lost` (`host`, `error`), `hosts_missing` (`needs`: what
+    no machine has now), `work_done` (`kind`, `round`, `task`, `metrics`, `num_done`)
     and `bounds_started`. With `in_process` there is no Ray.
 
     Raises InputError where the job has no federation or its clients cannot be had.
@@ -88,10 +89,8 @@ def run_federated(
     with cluster():
         shared = (ray.put(raw), ray.put(manifest))
         devices = choose_devices(job.hosts)
-        pool = RayPool(partial(_make_worker, job.mapping), devices, shared)
+        pool = RayPool(partial(_make_worker, job.mapping), devices, shared, on_event)
         try:
-            for host, process in enumerate(pool.processes()):
-                on_event({"event": "host_ready", "host": f"host-{host}", "process": process})
             return _run(job, run, pool, store, manifest, on_event)
         finally:
             pool.close()
