@@ -7,10 +7,12 @@ import torch
 
 from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
-from lamina.core import IGNORED
+from lamina.core import ANSWER_AT, IGNORED, Batch
 from lamina.strategies import strategy_class, strategy_names
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.cohort import Cohort, shared
+from lamina.training.evaluate import answers
+from lamina.training.generate import generate, said
 from lamina.training.settings import TrainingSettings
 from language_models import CONFIGS, calls_stream, write_model
 from nouns import make_learner
@@ -100,3 +102,43 @@ def test_it_is_the_same_packed_and_alone(name, models):
     for key, adapter in alone.model.adapters.items():
         for tensor, value in adapter.tensors.items():
             torch.testing.assert_close(packed[key].tensors[tensor], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", TAKE_TOKENS)
+def test_what_it_says_is_right_by_exact_match_where_its_logits_are_best_at_every_token(
+    name, models
+):
+    learner = learner_of(name, models)
+    list(learner.learn())
+    strategy, model = learner.strategy, learner.model
+    experience = learner.stream.experiences[-1]
+    task = experience.task if learner.stream.scenario == "task_incremental" else None
+    data, most = experience.test, experience.test.labels.shape[1]
+    tokens = said(strategy, model, data, task, most)
+    # Each is the best one behind those that were said before it.
+    before = data.inputs[ANSWER_AT][:, None] + torch.arange(tokens.shape[1])
+    room = torch.nn.functional.pad(data.inputs["input_ids"], (0, most))
+    written = {
+        "input_ids": room.scatter(1, before, tokens.clamp_min(0)),
+        "attention_mask": (
+            torch.arange(room.shape[1]) < (before[:, :1] + (tokens != IGNORED).sum(1)[:, None])
+        ).long(),
+        ANSWER_AT: data.inputs[ANSWER_AT],
+    }
+    again = answers(strategy, model, Batch(written, tokens, data.ids), task, 16)
+    assert bool(again.right.all())
+    given = answers(strategy, model, data, task, 16)
+    same = (
+        torch.nn.functional.pad(tokens, (0, most - tokens.shape[1]), value=IGNORED) == data.labels
+    )
+    assert torch.equal(same.all(dim=1), given.right)
+
+
+def test_answers_to_prompts_are_texts_whatever_their_company(models):
+    learner = learner_of("finetune", models)
+    list(learner.learn())
+    prompts = ["the kitchen please", "attic"]
+    both = generate(learner.strategy, learner.model, prompts, most=6)
+    alone = [generate(learner.strategy, learner.model, [each], most=6)[0] for each in prompts]
+    assert both == alone
+    assert generate(learner.strategy, learner.model, []) == []

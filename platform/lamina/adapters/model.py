@@ -156,6 +156,13 @@ class AdaptedModel:
             return Output(hidden.features, self.backbone.token_logits(hidden.answers))
         return Output(hidden.features, self.logits(hidden.features, head, parameters))
 
+    def generate(
+        self, inputs: Mapping[str, Tensor], most: int, adapters: Sequence[str] | None = None
+    ) -> Tensor:
+        """What is said behind the prompts of N inputs under the given adapters (default: the active
+        ones), as `Backbone.generate`."""
+        return self.backbone.generate(inputs, self.overlay(adapters), most=most)
+
     def overlay(
         self,
         adapters: Sequence[str] | None = None,

@@ -42,15 +42,17 @@ def attention_with_prefix(
             places.within(each.transpose(1, 2)).transpose(1, 2) for each in (query, key, value)
         )
         attention_mask = places.visible
+    own = key.shape[2]
     for prefix_key, prefix_value in getattr(module, PREFIXES, ()):
         key = torch.cat([_per_head(prefix_key, key), key], dim=2)
         value = torch.cat([_per_head(prefix_value, value), value], dim=2)
-    added = key.shape[2] - query.shape[2]
+    added = key.shape[2] - own
     if added:
         if attention_mask is None and _is_causal(module, kwargs.get("is_causal")):
             # torch's own causal mask would begin with the prefix, and hide the texts' tokens.
+            # Keys of tokens that were read before come first (`decoding`).
             attention_mask = torch.ones_like(query[:1, :1, :, :1], dtype=torch.bool)
-            attention_mask = attention_mask.expand(-1, -1, -1, query.shape[2]).tril()
+            attention_mask = attention_mask.expand(-1, -1, -1, own).tril(own - query.shape[2])
         if attention_mask is not None:
             visible = True if attention_mask.dtype == torch.bool else 0.0
             attention_mask = nn.functional.pad(attention_mask, (added, 0), value=visible)

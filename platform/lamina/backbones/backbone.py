@@ -35,6 +35,7 @@ from lamina.backbones.architecture import read_architecture, widths
 from lamina.backbones.attention import NAME as ATTENTION
 from lamina.backbones.attention import attend_with_prefixes
 from lamina.backbones.cached_prefix import CachedPrefix
+from lamina.backbones.decoding import decoded, left_padded
 from lamina.backbones.encoding import Encoder, TextEncoder
 from lamina.backbones.features import FeatureStore
 from lamina.backbones.hooks import laid_over
@@ -48,7 +49,17 @@ from lamina.backbones.overlay import (
 )
 from lamina.backbones.packing import added_by, are_shared, packed
 from lamina.backbones.unpadded import TokenPositions
-from lamina.core import ANSWER_AT, KEYS, Batch, Experience, LazyInput, Modality, Samples, Stream
+from lamina.core import (
+    ANSWER_AT,
+    IGNORED,
+    KEYS,
+    Batch,
+    Experience,
+    LazyInput,
+    Modality,
+    Samples,
+    Stream,
+)
 from lamina.registry import InputError
 
 if TYPE_CHECKING:
@@ -106,6 +117,8 @@ class Hidden:
     answers: Tensor | None = None
     """float32 [N, A, dim]: the tokens from which each token of the answer is predicted, where
     answers are tokens. What follows a shorter answer is of no account."""
+    said: Tensor | None = None
+    """int64 [N, L]: the tokens that were generated behind the prompts, where that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,8 @@ class Call:
 
     inputs: Mapping[str, Tensor]
     overlay: Overlay
+    most: int = 0
+    """How many tokens may be generated behind the prompts; 0: the inputs are read and no more."""
 
     @property
     def num_rows(self) -> int:
@@ -348,23 +363,51 @@ class Backbone:
     def encode(self, samples: Samples) -> Batch:
         """Texts or images as tensors that the model takes, padded to the longest."""
         if samples.targets is not None:
-            return self._encode_answers(samples)
+            return self._encode_answers(samples, self.encoder)
         inputs = self.encoder(samples.values)
         read = {name: value for name, value in inputs.items() if self._reads(name)}
         made = {name: value for name, value in read.items() if isinstance(value, Tensor)}
         lazy = {name: value for name, value in read.items() if isinstance(value, LazyInput)}
         return Batch(made, samples.labels, samples.ids, lazy=lazy)
 
-    def _encode_answers(self, samples: Samples) -> Batch:
+    def _encode_answers(self, samples: Samples, encoder: Encoder) -> Batch:
         assert samples.targets is not None
-        if not isinstance(self.encoder, TextEncoder) or not self.architecture.is_causal:
+        if not isinstance(encoder, TextEncoder) or not self.architecture.is_causal:
             raise InputError(
                 f"backbone.name: a {self.model_type!r} model cannot answer in tokens (allowed: "
                 "causal language models, as 'smollm2')"
             )
-        inputs, labels = self.encoder.with_answers(samples.values, samples.targets)
+        inputs, labels = encoder.with_answers(samples.values, samples.targets)
         read = {n: each for n, each in inputs.items() if n == ANSWER_AT or self._reads(n)}
         return Batch(read, labels, samples.ids)
+
+    def encode_prompts(self, prompts: Sequence[str], most: int) -> dict[str, Tensor]:
+        """Inputs of N prompts without answers, which may get `most` tokens each at most. Raises
+        InputError where these leave no room for a prompt, and where the model gives no answers."""
+        assert isinstance(self.encoder, TextEncoder)
+        room = self.encoder.max_length - most
+        if room < 1:
+            raise InputError(
+                f"backbone.max_length: {self.encoder.max_length} leaves no room for a prompt "
+                f"beside an answer of {most} tokens"
+            )
+        # The end token alone stands for an answer.
+        encoder = replace(self.encoder, max_length=room + 1)
+        nothing = torch.zeros(len(prompts), dtype=torch.int64)
+        samples = Samples(prompts, nothing, torch.arange(len(prompts)), [""] * len(prompts))
+        return dict(self._encode_answers(samples, encoder).inputs)
+
+    @property
+    def end_token(self) -> int:
+        """The token that ends an answer."""
+        assert isinstance(self.encoder, TextEncoder)
+        return int(self.encoder.tokenizer.eos_token_id)
+
+    def texts_of(self, answers: Tensor) -> list[str]:
+        """Answers int64 [N, A] in words, without what is IGNORED and without special tokens."""
+        assert isinstance(self.encoder, TextEncoder)
+        rows = [row[row != IGNORED].tolist() for row in answers.cpu()]
+        return [self.encoder.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
     def token_logits(self, answers: Tensor) -> Tensor:
         """Logits [N, A, V] of the next token after each of `answers` [N, A, dim], by the frozen
@@ -414,6 +457,20 @@ class Backbone:
                 return Hidden(features, None)
         return self.run(call) if self._gate is None else self._gate.run(call)
 
+    @torch.no_grad()
+    def generate(
+        self, inputs: Mapping[str, Tensor], overlay: Overlay | None = None, *, most: int
+    ) -> Tensor:
+        """Tokens that greedy decoding says behind the prompts of N inputs under an overlay, int64
+        [N, L] with L <= `most`; the end token is part of an answer, and IGNORED follows it.
+
+        Raises InputError where the model has no head of words.
+        """
+        call = Call(inputs, overlay or Overlay(), most)
+        said = (self.run(call) if self._gate is None else self._gate.run(call)).said
+        assert said is not None
+        return said
+
     def gradients(
         self, loss: Tensor, tensors: Sequence[Tensor], *, keep: bool
     ) -> Sequence[Tensor | None]:
@@ -441,8 +498,8 @@ class Backbone:
             self.features, self._gate = features, gate
 
     def run(self, call: Call) -> Hidden:
-        """What `__call__` says, here and now."""
-        return self._execute(self.plan(call))
+        """What `__call__` says, or `generate`, here and now."""
+        return self._decode(call) if call.most else self._execute(self.plan(call))
 
     def plan(self, call: Call) -> ForwardPlan:
         """What a forward for a call will do. Reads the feature store, and fills it where it
@@ -482,6 +539,41 @@ class Backbone:
         index = before[:, :, None].expand(-1, -1, tokens.shape[2])
         return replace(hidden, answers=tokens.gather(1, index).float())
 
+    def _decode(self, call: Call) -> Hidden:
+        """Prompts first, then padding, then the text: so a prompt is in the same place for all."""
+        overlay, model = call.overlay, self.model
+        texts = left_padded(call.inputs)
+        given = [rows_of(each, call.num_rows) for each in overlay.prompts]
+        prompt = torch.cat(given, dim=1) if given else None
+        shift = overlay.position_shift if self.counts_prefixes else 0
+        places = "position_ids" in self._accepts
+        # A prefix that is computed of the tokens depends on all of them.
+        computed = any(callable(each) for own in overlay.prefixes.values() for each in own)
+
+        def forward(arguments: Mapping[str, Any]) -> Tensor:
+            return cast(Tensor, self._run(arguments, overlay.stand_in).last_hidden_state)
+
+        stood_in = model if overlay.stand_in is None else overlay.stand_in.module
+        with laid_over(stood_in, self.architecture, overlay, None, self.num_first):
+            said, tokens = decoded(
+                forward,
+                lambda hidden: self.token_logits(hidden).argmax(dim=-1),
+                self._text_arguments(dict(texts), prompt, 0),
+                most=call.most,
+                end=self.end_token,
+                first_position=first_position(model) + shift if places else None,
+                cache=None if computed else self._new_cache(),
+                embed=self.word_embeddings,
+            )
+        length = 0 if prompt is None else prompt.shape[1]
+        return replace(self._pooled(tokens, texts["attention_mask"], length), said=said)
+
+    def _new_cache(self) -> Any:
+        """Where transformers keeps keys and values of one generation."""
+        from transformers import DynamicCache
+
+        return DynamicCache(config=self.model.config)
+
     def meeting(self, call: Call) -> Hashable | None:
         """Calls that this is the same of can be run together; None where one only runs alone.
 
@@ -492,7 +584,8 @@ class Backbone:
             return None
         shapes = {name: value.shape[1:] for name, value in call.inputs.items()}
         shape = tuple(sorted(shapes.items()))
-        return added, shape, self.frozen_below(call.overlay), torch.is_grad_enabled()
+        start = self.frozen_below(call.overlay)
+        return added, shape, start, torch.is_grad_enabled(), call.most
 
     def run_together(self, calls: Sequence[Call]) -> list[Hidden]:
         """`run` for calls that meet, in one forward: each sees its own rows and overlay."""
@@ -502,14 +595,16 @@ class Backbone:
         }
         overlays = [call.overlay for call in calls]
         stack = self.device.type != "cpu"
-        hidden = self.run(Call(inputs, packed(overlays, sizes, stack=stack)))
+        most = calls[0].most
+        hidden = self.run(Call(inputs, packed(overlays, sizes, stack=stack), most))
         nothing = [None] * len(sizes)
         prompts = nothing if hidden.prompts is None else hidden.prompts.split(sizes)
         answers = nothing if hidden.answers is None else hidden.answers.split(sizes)
+        said = nothing if hidden.said is None else map(_cut, hidden.said.split(sizes))
         return [
-            Hidden(features, prompt, None if answer is None else answer[:, : _longest(call)])
-            for features, prompt, answer, call in zip(
-                hidden.features.split(sizes), prompts, answers, calls, strict=True
+            Hidden(features, prompt, None if answer is None else answer[:, : _longest(call)], own)
+            for features, prompt, answer, own, call in zip(
+                hidden.features.split(sizes), prompts, answers, said, calls, strict=True
             )
         ]
 
@@ -624,6 +719,11 @@ def answer_positions(mask: Tensor, answer_at: Tensor) -> Tensor:
     steps = torch.arange(int(lengths.max()), device=mask.device)
     steps = torch.minimum(steps[None], (lengths - 1)[:, None])
     return (starts + answer_at - 1)[:, None] + steps
+
+
+def _cut(said: Tensor) -> Tensor:
+    """As long as the longest answer is that these rows gave."""
+    return said[:, : int((said != IGNORED).sum(dim=1).max())]
 
 
 def _longest(call: Call) -> int:

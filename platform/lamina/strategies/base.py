@@ -38,6 +38,7 @@ from torch import Tensor
 
 from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
+from lamina.backbones.decoding import decoded_by
 from lamina.core import AnswerKind, Batch, Modality, Scenario, StepOutput, Summary, Task
 from lamina.memory.base import Entry
 from lamina.memory.memory import Replay
@@ -191,3 +192,18 @@ class Strategy(ABC):
         `task` is given in task-incremental streams only.
         """
         return model(inputs).logits
+
+    def generate(
+        self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None, most: int
+    ) -> Tensor:
+        """What it says behind the prompts of N inputs, where answers are tokens: int64 [N, L], L <=
+        `most`, each the best by `predict` when those before it are given; after the end token comes
+        IGNORED.
+
+        `task` as in `predict`. Default: with keys and values kept where `predict` is the default
+        too; else all tokens are read again for each that is said, which is slow.
+        """
+        if type(self).predict is Strategy.predict:
+            return model.generate(inputs, most)
+        end = model.backbone.end_token
+        return decoded_by(lambda rows: self.predict(model, rows, task), inputs, most=most, end=end)

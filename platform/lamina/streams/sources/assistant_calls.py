@@ -17,8 +17,9 @@ class AssistantCalls(Source):
     "change the kitchen temperature to 19" is
     `HassClimateSetTemperature(area=kitchen, temperature=19)`.
 
-    Tasks are what commands are about, and each has intents of its own. What is tested is asked in a
-    form that was never trained.
+    Tasks are what commands are about, and each has intents of its own. What is tested is asked in
+    words that were never trained: of a template of its own. (`assistant` keeps templates together
+    that fill the same slots; but who never saw a slot of an intent cannot know its name.)
     """
 
     language: str = "en"
@@ -57,7 +58,7 @@ class AssistantCalls(Source):
             labels=[each.label for each in sentences],
             classes=list(dict.fromkeys(each.label for each in sentences)),
             groups=[each.task for each in sentences],
-            templates=[each.key for each in sentences],
+            templates=[f"{each.label}: {each.template}" for each in sentences],
             targets=[call_of(each) for each in sentences],
         )
 

@@ -1,0 +1,115 @@
+"""Greedy decoding: what a causal language model says behind prompts, a token at a time.
+
+Keys and values of all tokens so far are kept, so that each step runs one token of every row.
+Prompts end in one column: padding stands on their left, under a mask, and positions are counted
+without it. A row that has said its end token stays where it is until all have, which keeps the
+rows of several overlays apart.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lamina.core import ANSWER_AT, IGNORED
+
+
+def left_padded(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The prompts of N rows alone, `input_ids` and `attention_mask` [N, P], each ending in the last
+    column. Of rows with an answer, the prompt is what comes before it."""
+    starts, number = _where(inputs)
+    longest = int(number.max())
+    places = torch.arange(longest, device=number.device) - (longest - number)[:, None]
+    ids = inputs["input_ids"].gather(1, starts[:, None] + places.clamp_min(0))
+    return {"input_ids": ids, "attention_mask": (places >= 0).to(inputs["attention_mask"].dtype)}
+
+
+def _where(inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The column in which each row's prompt begins, and how many tokens it has, [N] each."""
+    mask = inputs["attention_mask"]
+    number = inputs[ANSWER_AT] if ANSWER_AT in inputs else mask.sum(dim=1)
+    return (mask.cumsum(dim=1) == 0).sum(dim=1), number
+
+
+def decoded(
+    forward: Callable[[Mapping[str, Any]], Tensor],
+    best: Callable[[Tensor], Tensor],
+    prompts: Mapping[str, Tensor],
+    *,
+    most: int,
+    end: int,
+    first_position: int | None,
+    cache: Any,
+    embed: nn.Module,
+) -> tuple[Tensor, Tensor]:
+    """What is said behind N prompts, int64 [N, L] with L <= `most`: the end token is part of it,
+    and IGNORED what follows; and the hidden states of the prompts [N, P, dim].
+
+    Args:
+        forward: Hidden states [N, S, dim] of a model's arguments.
+        best: The next token int64 [N] of hidden states [N, dim].
+        prompts: The model's arguments, `attention_mask` [N, P] among them.
+        end: The token that ends an answer.
+        first_position: The number of the first token's position; None where the model is not told
+            positions.
+        cache: Where transformers keeps keys and values; None: every step runs all tokens.
+        embed: The model's words, for prompts that are embedded already.
+    """
+    given: dict[str, Any] = dict(prompts)
+    mask = prompts["attention_mask"]
+    said = mask.new_full((len(mask), most), IGNORED, dtype=torch.int64)
+    goes_on = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+    prompt: Tensor | None = None
+    for at in range(most):
+        if first_position is not None:
+            positions = (mask.cumsum(dim=1) - 1).clamp_min(0) + first_position
+            given["position_ids"] = positions if cache is None or at == 0 else positions[:, -1:]
+        if cache is not None:
+            given |= {"past_key_values": cache, "use_cache": True}
+        hidden = forward({**given, "attention_mask": mask})
+        prompt = hidden if prompt is None else prompt
+        token = best(hidden[:, -1])
+        said[:, at] = torch.where(goes_on, token, IGNORED)
+        goes_on &= token != end
+        if not bool(goes_on.any()):
+            break
+        mask = nn.functional.pad(mask, (0, 1), value=1)
+        if cache is not None:
+            given = {"input_ids": token[:, None]}
+        elif "inputs_embeds" in given:
+            word = embed(token[:, None])
+            given["inputs_embeds"] = torch.cat([given["inputs_embeds"], word], dim=1)
+        else:
+            given["input_ids"] = torch.cat([given["input_ids"], token[:, None]], dim=1)
+    assert prompt is not None, "at least one token is said"
+    return said[:, : at + 1], prompt
+
+
+def decoded_by(
+    logits: Callable[[Mapping[str, Tensor]], Tensor],
+    inputs: Mapping[str, Tensor],
+    *,
+    most: int,
+    end: int,
+) -> Tensor:
+    """As `decoded`, of whatever gives logits [N, A, V] of the tokens of answers: each step reads
+    all tokens again, as nothing is known of how the logits come about."""
+    mask = inputs["attention_mask"]
+    starts, number = _where(inputs)
+    columns = starts[:, None] + torch.arange(int(number.max()) + most, device=mask.device)
+    ids = inputs["input_ids"].gather(1, columns.clamp_max(mask.shape[1] - 1))
+    said = mask.new_full((len(mask), most), IGNORED, dtype=torch.int64)
+    goes_on = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+    for at in range(most):
+        # One token more than was said, whatever it is: it is what is asked for.
+        width = ids.shape[1] - most + at + 1
+        shown = torch.arange(width, device=mask.device) < (number + at + 1)[:, None]
+        rows = {"input_ids": ids[:, :width], "attention_mask": shown.to(mask.dtype)}
+        token = logits({**rows, ANSWER_AT: number})[:, at].argmax(dim=-1)
+        said[:, at] = torch.where(goes_on, token, IGNORED)
+        goes_on &= token != end
+        if not bool(goes_on.any()):
+            break
+        ids.scatter_(1, (number + at)[:, None], token[:, None])
+    return said[:, : at + 1]

@@ -1,0 +1,58 @@
+"""What a strategy says to prompts, in words."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.model import AdaptedModel
+from lamina.core import ANSWER_AT, IGNORED, Batch, Task
+from lamina.strategies.base import Strategy
+
+TOGETHER = 32
+"""Prompts that are answered at a time; no answer depends on the others."""
+
+
+def generate(
+    strategy: Strategy,
+    model: AdaptedModel,
+    prompts: Sequence[str],
+    *,
+    most: int = 64,
+    task: Task | None = None,
+) -> list[str]:
+    """The answers to prompts, by greedy decoding, in their order.
+
+    Args:
+        most: Tokens of an answer, at most; what is longer breaks off.
+        task: As in `Strategy.predict`.
+
+    Raises InputError where the backbone cannot answer in tokens.
+    """
+    if not prompts:
+        return []
+    inputs = model.backbone.encode_prompts(prompts, most)
+    nothing = torch.zeros(len(prompts), 0, dtype=torch.int64)
+    rows = Batch(inputs, nothing, torch.arange(len(prompts)))
+    return model.backbone.texts_of(said(strategy, model, rows, task, most))
+
+
+@torch.no_grad()
+def said(
+    strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, most: int
+) -> Tensor:
+    """The tokens that are said behind the prompts of rows, int64 [N, L] on the CPU, in their order;
+    IGNORED follows an answer."""
+    found = torch.full((len(data), most), IGNORED, dtype=torch.int64)
+    longest = 0
+    for rows in _by_length(data):
+        inputs = data[rows].trimmed().to(model.backbone.device).inputs
+        tokens = strategy.generate(model, inputs, task, most)
+        longest = max(longest, tokens.shape[1])
+        found[rows, : tokens.shape[1]] = tokens.cpu()
+    return found[:, :longest]
+
+
+def _by_length(data: Batch) -> Iterator[Tensor]:
+    """The numbers of the rows, those of prompts of about one length together."""
+    yield from data.inputs[ANSWER_AT].argsort(stable=True).split(TOGETHER)

@@ -1,0 +1,120 @@
+"""What language models say behind prompts."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from lamina.adapters.kinds.lora import LoRA
+from lamina.adapters.kinds.prefix import Prefix
+from lamina.adapters.kinds.prompt import Prompt
+from lamina.adapters.model import AdaptedModel
+from lamina.backbones.backbone import BackboneSettings, Call
+from lamina.backbones.decoding import decoded_by, left_padded
+from lamina.backbones.load import load_backbone
+from lamina.core import ANSWER_AT, IGNORED
+from lamina.registry import InputError
+from language_models import CONFIGS, write_model
+
+MOST = 7
+PROMPTS = ["kitchen", "turn it on in the attic please", "the cellar", "I am in the garage now"]
+KINDS = {"none": None, "lora": LoRA(rank=2), "prefix": Prefix(3), "prompt": Prompt(3)}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Each tiny model's folder and backbone, made once."""
+    made = {}
+
+    def of(name):
+        if name not in made:
+            folder = write_model(name, tmp_path_factory.mktemp(name))
+            made[name] = folder, load_backbone(BackboneSettings(str(folder)))
+        return made[name]
+
+    return of
+
+
+def adapted(backbone, kind, seed=1) -> AdaptedModel:
+    """Under an adapter that changes answers."""
+    model = AdaptedModel(backbone, KINDS[kind], seed=0)
+    adapter = model.add()
+    generator = torch.Generator().manual_seed(seed)
+    if adapter is not None:
+        with torch.no_grad():
+            for tensor in adapter.tensors.values():
+                tensor.copy_(torch.randn(tensor.shape, generator=generator) / 2)
+    return model
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_each_token_is_the_best_one_and_company_changes_none(name, kind, models):
+    backbone = models(name)[1]
+    model = adapted(backbone, kind)
+    inputs = backbone.encode_prompts(PROMPTS, MOST)
+    together = model.generate(inputs, MOST)
+    assert together.shape == (len(PROMPTS), MOST)
+    read_again = decoded_by(
+        lambda rows: model(rows).logits, inputs, most=MOST, end=backbone.end_token
+    )
+    assert torch.equal(together, read_again)
+    for row, prompt in enumerate(PROMPTS):
+        alone = model.generate(backbone.encode_prompts([prompt], MOST), MOST)[0]
+        assert torch.equal(alone, together[row, : len(alone)])
+    assert len({tuple(row) for row in together.tolist()}) > 1
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_it_is_what_transformers_generates(name, models):
+    folder, backbone = models(name)
+    whole = AutoModelForCausalLM.from_pretrained(folder).eval()
+    prompts = left_padded(backbone.encode_prompts(PROMPTS, MOST))
+    theirs = whole.generate(
+        **prompts, max_new_tokens=MOST, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    ours = AdaptedModel(backbone, None, 0).generate(backbone.encode_prompts(PROMPTS, MOST), MOST)
+    assert torch.equal(ours, theirs[:, prompts["input_ids"].shape[1] :])
+
+
+def test_an_answer_ends_in_its_end_token(models, monkeypatch):
+    backbone = models("llama")[1]
+    inputs = backbone.encode_prompts(PROMPTS, MOST)
+    model = adapted(backbone, "lora")
+    free = model.generate(inputs, MOST)
+    monkeypatch.setattr(type(backbone), "end_token", int(free[1, 2]))
+    stopped = model.generate(inputs, MOST)
+    assert stopped[1].tolist()[:3] == free[1].tolist()[:3]
+    assert set(stopped[1].tolist()[3:]) <= {IGNORED}
+    by_logits = decoded_by(
+        lambda rows: model(rows).logits, inputs, most=MOST, end=backbone.end_token
+    )
+    assert torch.equal(stopped, by_logits)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_overlays_decode_together_as_they_do_alone(kind, models):
+    backbone = models("llama")[1]
+    inputs = backbone.encode_prompts(PROMPTS, MOST)
+    calls = [Call(inputs, adapted(backbone, kind, seed).overlay(), MOST) for seed in (1, 2)]
+    assert backbone.meeting(calls[0]) == backbone.meeting(calls[1])
+    with torch.no_grad():
+        packed = backbone.run_together(calls)
+        for call, found in zip(calls, packed, strict=True):
+            assert torch.equal(found.said, backbone.run(call).said)
+    assert kind == "none" or not torch.equal(packed[0].said, packed[1].said)
+
+
+def test_prompts_are_those_of_encoded_rows_and_leave_room_for_answers(models):
+    backbone = models("llama")[1]
+    inputs = backbone.encode_prompts(["one two three", "four"], MOST)
+    words = backbone.encoder.tokenizer(["one two three", "four"])["input_ids"]
+    assert inputs[ANSWER_AT].tolist() == [len(each) for each in words]
+    with pytest.raises(InputError, match="leaves no room for a prompt"):
+        backbone.encode_prompts(["one"], 10_000)
+
+
+def test_texts_of_answers_have_no_special_tokens(models):
+    backbone = models("llama")[1]
+    tokens = backbone.encoder.tokenizer("light on", add_special_tokens=False)["input_ids"]
+    row = torch.tensor([[*tokens, backbone.end_token, IGNORED]])
+    assert backbone.texts_of(row) == ["light on"]
