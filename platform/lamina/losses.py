@@ -66,6 +66,24 @@ def cross_entropy(
     return _unweighted(logits, labels, classes, reduction, columns)
 
 
+def row_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log p(y | x) of each row, [N]: of an answer in tokens the sum over its tokens, which is
+    longer for a longer answer. `logits` [N, C] with `labels` [N], or [N, A, V] with [N, A]."""
+    losses = cross_entropy(logits, labels, reduction="none")
+    return losses if losses.dim() == 1 else losses.sum(dim=1)
+
+
+def answer_lengths(labels: Tensor) -> Tensor:
+    """How many tokens each row's answer has, [N]; 1 where it is a class."""
+    return torch.ones_like(labels) if labels.dim() == 1 else (labels != IGNORED).sum(dim=1)
+
+
+def answered(values: Tensor, labels: Tensor) -> Tensor:
+    """What is said of each answer as rows [M, ...]: `values` [N, ...] as they are for classes
+    `labels` [N]; those [N, A, ...] of the tokens that count for `labels` [N, A]."""
+    return values if labels.dim() == 1 else values[labels != IGNORED]
+
+
 def places(labels: Tensor, classes: Sequence[int]) -> Tensor:
     """Labels int64 [N] as places in `classes`, as a head that knows these classes alone counts
     them; 0 for a label that is not there."""

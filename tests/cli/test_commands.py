@@ -1,6 +1,7 @@
 """The commands, for real."""
 
 import json
+import re
 
 import pytest
 
@@ -28,6 +29,8 @@ def test_strategies_lists_each_with_what_goes_with_it_in_eighty_columns(lamina):
     assert er["settings"] == {"replay_size": 32}
     (line,) = [each for each in lines if each.startswith("  er ")]
     assert "any,none | text,image+memory" in line
+    *_, of_tokens, _ = shown.stdout.split("\n\n")
+    assert {"er", "olora", "ranpac"} & set(re.findall(r"\w+", of_tokens)) == {"er", "olora"}
 
 
 def test_a_strategys_card_is_its_files_and_what_a_job_may_say(lamina):

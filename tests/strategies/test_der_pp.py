@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from classic_cases import learn_on, replay_of, second_task_drift, shaken
-from lamina.strategies.der_pp import squared_error
+from lamina.strategies.der_pp import logits_error
 from nouns import after, logits_of
 
 
@@ -39,7 +39,7 @@ def test_der_pp_keeps_the_logits_of_the_classes_that_were_known_then(nouns, tiny
 def test_der_pp_error_takes_what_was_not_stored_for_zero():
     stored = torch.tensor([[1.0, float("nan")], [2.0, 5.0]])
     logits = torch.tensor([[3.0, 9.0, 9.0], [2.0, 4.0, 9.0]], requires_grad=True)
-    error = squared_error(logits, stored)
+    error = logits_error(logits, stored)
     assert error.item() == pytest.approx((4 + 81 + 81 + 0 + 1 + 81) / 6)
     error.backward()
     assert logits.grad.isfinite().all()
@@ -54,6 +54,6 @@ def test_der_pp_of_no_weights_is_finetune_and_of_great_alpha_keeps_old_logits(no
         learner, data = after(1, "der_pp", nouns, tiny_bert, alpha=alpha, beta=0.0)
         learn_on(learner, data)
         now = logits_of(learner, learner.rows(learner.memory.ids))
-        return squared_error(now, learner.memory.extras["logits"])
+        return logits_error(now, learner.memory.extras["logits"])
 
     assert far(10.0) < 0.5 * far(0.0)

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lamina.adapters.merging import composed
 from lamina.backbones.overlay import Overlay
 from lamina.core import Task, generator_of
-from lamina.strategies.mocl import composed
 from nouns import NO_REPLAY, after
 from recent_prompt_cases import learned, predict
 

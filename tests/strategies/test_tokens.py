@@ -19,7 +19,10 @@ from nouns import make_learner
 from two_workers import digest
 
 TAKE_TOKENS = [name for name in strategy_names() if "tokens" in strategy_class(name).answers]
+PREFIXES = ("coda_prompt", "dualprompt")
+"""Their prefixes are as wide as tokens, and the keys of the tiny Llama are not."""
 TRAINING = TrainingSettings(epochs=4, batch_size=4, learning_rate=3e-2)
+SHORT = replace(TRAINING, epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +40,20 @@ def models(tmp_path_factory):
     return of
 
 
-def learner_of(strategy, models, model="llama"):
-    backbone, stream = models(model)
-    scenario = strategy_class(strategy).scenarios
-    kind = "domain_incremental" if "domain_incremental" in scenario else "joint"
-    return make_learner(strategy, replace(stream, scenario=kind), backbone, training=TRAINING)
+def model_for(strategy):
+    return "gpt2" if strategy in PREFIXES else "llama"
+
+
+def learner_of(strategy, models, model=None, training=SHORT):
+    backbone, stream = models(model or model_for(strategy))
+    scenarios = strategy_class(strategy).scenarios
+    kind = "domain_incremental" if "domain_incremental" in scenarios else scenarios[0]
+    return make_learner(strategy, replace(stream, scenario=kind), backbone, training=training)
 
 
 @pytest.mark.parametrize("model", list(CONFIGS))
 def test_fine_tuning_learns_to_answer(model, models):
-    learner = learner_of("finetune", models, model)
+    learner = learner_of("finetune", models, model, TRAINING)
     data = learner.stream.experiences[0].train
     with torch.no_grad():
         before = learner.model(data.inputs).logits
@@ -79,13 +86,13 @@ def test_it_goes_through_a_stream_of_calls_and_on_from_a_checkpoint(name, models
 
 @pytest.mark.parametrize("name", TAKE_TOKENS)
 def test_it_is_the_same_packed_and_alone(name, models):
-    backbone, _stream = models("llama")
+    backbone, _stream = models(model_for(name))
     alone = learner_of(name, models)
     list(alone.learn())
     cohort = Cohort(most_rows=64)
     view = shared(backbone)
     together = [
-        make_learner(name, alone.stream, view, training=TRAINING, seed=seed) for seed in (0, 1)
+        make_learner(name, alone.stream, view, training=SHORT, seed=seed) for seed in (0, 1)
     ]
     for seed, each in enumerate(together):
         cohort.add(str(seed), each)
@@ -101,7 +108,7 @@ def test_it_is_the_same_packed_and_alone(name, models):
     packed = together[0].model.adapters
     for key, adapter in alone.model.adapters.items():
         for tensor, value in adapter.tensors.items():
-            torch.testing.assert_close(packed[key].tensors[tensor], value, atol=1e-5, rtol=1e-4)
+            torch.testing.assert_close(packed[key].tensors[tensor], value, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", TAKE_TOKENS)

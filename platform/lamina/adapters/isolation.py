@@ -46,9 +46,10 @@ class IsolatedModules:
         index: int,
         classes: Sequence[Sequence[int]],
     ) -> Tensor:
-        """The same as logits [N, classes seen so far]; impossible for classes of other tasks."""
+        """The same as logits [N, classes seen so far]; impossible for classes of other tasks. Where
+        answers are tokens a task has no classes, and its adapter's logits stand."""
         own = self.own_logits(model, inputs, index)
-        return among(own, classes[index], model.num_classes(HEAD))
+        return among(own, classes[index], model.num_classes(HEAD)) if classes[index] else own
 
     def answer(
         self,

@@ -96,3 +96,22 @@ def weighted_lora(loras: Sequence[Tensors], weights: Sequence[float] | Tensor) -
         for lora, weight in zip(loras, weights, strict=True)
     ]
     return {name: tensor.detach() for name, tensor in reduce(concatenate, scaled).items()}
+
+
+def composed(modules: Sequence[Tensors], weights: Tensor) -> dict[str, Tensor]:
+    """One module per row, [N, ...], of modules with weights [N, modules].
+
+    Of LoRAs it is the update sum_i w_i B_i A_i: ranks are stacked, [w_1 B_1 ... w_n B_n] [A_1; ...;
+    A_n], and A is shared by the rows.
+    """
+    together = {}
+    for name in modules[0]:
+        tensors = [module[name] for module in modules]
+        if ".lora_A." in name:
+            together[name] = torch.cat(tensors)
+        elif ".lora_B." in name:
+            weighted = torch.einsum("nt,tor->notr", weights, torch.stack(tensors))
+            together[name] = weighted.flatten(2)
+        else:
+            together[name] = torch.tensordot(weights, torch.stack(tensors), dims=1)
+    return together

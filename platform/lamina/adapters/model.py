@@ -151,7 +151,17 @@ class AdaptedModel:
         `parameters` stands in for tensors of the same names, shaped alike or with a leading K (see
         AdapterKind).
         """
-        hidden = self.backbone(inputs, self.overlay(adapters, parameters))
+        return self.under(inputs, self.overlay(adapters, parameters), head, parameters)
+
+    def under(
+        self,
+        inputs: Mapping[str, Tensor],
+        overlay: Overlay,
+        head: str = HEAD,
+        parameters: Mapping[str, Tensor] | None = None,
+    ) -> Output:
+        """The same under an overlay that a strategy made itself."""
+        hidden = self.backbone(inputs, overlay)
         if hidden.answers is not None:
             return Output(hidden.features, self.backbone.token_logits(hidden.answers))
         return Output(hidden.features, self.logits(hidden.features, head, parameters))
@@ -198,6 +208,7 @@ class AdaptedModel:
         inputs: Mapping[str, Tensor],
         modules: Sequence[str],
         adapters: Sequence[str] | None = None,
+        parameters: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """What each of the named linear modules reads for N inputs, float32 [tokens, d_in]; padding
         left out, prompts included."""
@@ -211,7 +222,7 @@ class AdaptedModel:
             return read
 
         reading = Overlay(patches={Site(name, name): [reader(name)] for name in modules})
-        self.backbone(inputs, self.overlay(adapters) | reading)
+        self.backbone(inputs, self.overlay(adapters, parameters) | reading)
         mask = inputs.get("attention_mask")
         return {name: _own_tokens(x, mask).float() for name, x in seen.items()}
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from lamina.adapters.base import uniform
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import Hidden
 from lamina.backbones.overlay import Overlay
 from lamina.core import generator_of
 from lamina.registry import InputError
@@ -51,6 +50,11 @@ def prompts_of(model: AdaptedModel, picked: Tensor) -> Tensor:
     return model.adapters[POOL].tensors["prompts"][picked].flatten(1, 2)
 
 
-def prompted(model: AdaptedModel, inputs: Mapping[str, Tensor], picked: Tensor) -> Hidden:
-    """What the backbone says of inputs with their picked prompts [N, top_k] before them."""
-    return model.backbone(inputs, Overlay(prompts=[prompts_of(model, picked)]))
+def prompted_logits(model: AdaptedModel, inputs: Mapping[str, Tensor], picked: Tensor) -> Tensor:
+    """Logits with the picked prompts [N, top_k] before each input: of the head [N, classes], which
+    reads the mean of the prompts' output tokens; or of the tokens of answers [N, A, V]."""
+    hidden = model.backbone(inputs, Overlay(prompts=[prompts_of(model, picked)]))
+    if hidden.answers is not None:
+        return model.backbone.token_logits(hidden.answers)
+    assert hidden.prompts is not None
+    return model.logits(hidden.prompts)

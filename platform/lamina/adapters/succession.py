@@ -1,8 +1,15 @@
 """A succession of LoRAs: each task brings its own, and those before it are summed and frozen."""
 
-from lamina.adapters.kinds.lora import LoRA, concatenate
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from lamina.adapters.base import Tensors
+from lamina.adapters.kinds.lora import LoRA, concatenate, downs
 from lamina.adapters.model import AdaptedModel, Adapter
 from lamina.core import Batch, Summary
+from lamina.memory.subspace import left_directions, recalled
 
 PAST = "past"
 """The adapter that holds the LoRAs of earlier tasks as one, their ranks stacked in order."""
@@ -35,10 +42,40 @@ def lora_of(model: AdaptedModel) -> LoRA:
     return model.kind
 
 
-def input_covariances(model: AdaptedModel, batch: Batch) -> Summary:
+def read_free_directions(
+    tensors: Tensors, covariances: Mapping[str, Tensor], taken: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Let the rows of every A be the leading directions of its module's inputs (of covariance H
+    [d_in, d_in]) that no earlier task took, by 1 / sqrt 3 as in InfLoRA's code, and stay; rows for
+    which none is left are zero. `taken`: the states of subspaces, by module."""
+    for module, a in downs(tensors).items():
+        covariance = covariances[module].double()
+        free = recalled(taken, module, covariance).outside(covariance)
+        rows = left_directions(free)[0].T[: len(a)] / 3**0.5
+        a.requires_grad_(False).zero_()
+        a[: len(rows)] = rows.to(a.dtype)
+
+
+def grown_subspaces(
+    covariances: Mapping[str, Tensor], taken: Mapping[str, Mapping[str, Any]], threshold: float
+) -> dict[str, dict[str, Any]]:
+    """The states of subspaces with what a task's inputs bring (DualGPM), by module."""
+    grown = {}
+    for module, total in covariances.items():
+        covariance = total.double()
+        grown[module] = recalled(taken, module, covariance).grown(covariance, threshold).state()
+    return grown
+
+
+def input_covariances(
+    model: AdaptedModel,
+    batch: Batch,
+    adapters: Sequence[str] | None = None,
+    parameters: Mapping[str, Tensor] | None = None,
+) -> Summary:
     """Per module that the job's LoRA adapts, the sum of x x^T [d_in, d_in] over its inputs x under
-    the active adapters (not centred)."""
+    the given adapters (default: the active ones), as in a call of the model (not centred)."""
     kind = lora_of(model)
     sites = model.backbone.architecture.sites(kind.targets, kind.layers)
-    inputs = model.inputs_at(batch.inputs, [site.read for site in sites])
+    inputs = model.inputs_at(batch.inputs, [site.read for site in sites], adapters, parameters)
     return Summary({module: x.T @ x for module, x in inputs.items()})

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lamina.backbones.locate import locate
+from lamina.backbones.operations import counting_as
 from lamina.registry import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +29,28 @@ class LanguageHead:
     """[V]."""
     cap: float | None
     """Gemma 2's `final_logit_softcapping`."""
+
+    @property
+    def num_tokens(self) -> int:
+        """V, of the vocabulary."""
+        return len(self.weight)
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """G = W^T W, float32 [dim, dim]. Of whoever asks first, it is counted as no operation: all
+        trials share it."""
+        weight = self.weight.float()
+        with counting_as(lambda: 0):
+            return weight.T @ weight
+
+    def squared_distances(self, first: Tensor, second: Tensor) -> Tensor:
+        """||logits(h) - logits(h')||^2 of hidden states h, h' [M, dim], float32 [M]. It is
+        (h - h')^T G (h - h'), which needs no product as wide as the vocabulary, unless the logits
+        are squeezed."""
+        if self.cap is not None:
+            return (self(first) - self(second)).square().sum(dim=1)
+        apart = first - second
+        return ((apart @ self.gram) * apart).sum(dim=1)
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """float32 [..., V] of hidden states [..., dim] behind the model's last norm."""

@@ -43,6 +43,8 @@ def card(name: str) -> dict[str, Any]:
         "scenarios": list(cls.scenarios),
         "adapters": None if cls.adapters is None else list(cls.adapters),
         "modalities": list(cls.modalities),
+        "answers": list(cls.answers),
+        "classes_only": cls.classes_only,
         "needs_memory": cls.needs_memory,
         "routes": cls.routes,
         "grows": cls.grows,
@@ -72,6 +74,10 @@ def _show_list(cards: list[dict[str, Any]]) -> None:
             method = each["summary"].partition("): ")[2]
             click.echo(f"  {each['name']:<{width}}{each['year']} {_fits(each)}")
             click.echo(f"      {textwrap.shorten(method, _COLUMNS - 6, placeholder=' ...')}")
+    tokens = ", ".join(each["name"] for each in cards if "tokens" in each["answers"])
+    click.echo(
+        "\n" + textwrap.fill(f"Of language models, whose answers are tokens: {tokens}.", _COLUMNS)
+    )
     click.echo(
         f"\n{len(cards)} strategies: scenarios | adapters | modalities, needs; what it does.\n"
         f"`lamina strategies {cards[0]['name']}` shows a card in full."
@@ -93,7 +99,7 @@ def _fits(each: dict[str, Any]) -> str:
 
 
 def _in_full(each: dict[str, Any]) -> list[str]:
-    kinds = each["adapters"]
+    kinds, why = each["adapters"], each["classes_only"]
     trains = {"all": "every task", "first": "the first task only", "none": "nothing"}
     needs = ["a memory"] if each["needs_memory"] else []
     needs += ["all tasks' data at once"] if each["data"] == "all" else []
@@ -103,6 +109,7 @@ def _in_full(each: dict[str, Any]) -> list[str]:
         "scenarios": ", ".join(each["scenarios"]),
         "adapters": "any kind, or none" if kinds is None else ", ".join(kinds),
         "modalities": ", ".join(each["modalities"]),
+        "answers": ", ".join(each["answers"]) + (f": {why}" if why else ""),
         "trains": trains[each["trained_tasks"]],
         "grows": "later tasks train new tensors" if each["grows"] else "",
         "needs": " and ".join(needs) or "nothing else",

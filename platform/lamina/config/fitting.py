@@ -72,8 +72,9 @@ def _answers(strategy: Strategy, name: str, stream: Any) -> Iterator[str]:
         return
     if stream.answers == "tokens":
         yield Unfit(
-            f"strategy.name: {name!r} answers with classes, and the answers of the stream "
-            f"{stream.name!r} are tokens (`lamina strategies` lists those that take tokens)"
+            f"strategy.name: {name!r} answers with classes alone ({strategy.classes_only}), and "
+            f"the answers of the stream {stream.name!r} are tokens (`lamina strategies` lists "
+            "those that take tokens)"
         )
     else:
         yield Unfit(

@@ -43,6 +43,7 @@ class ACL(Strategy):
     family = "adapter"
     paper = "Adapter Learning in Pretrained Feature Extractor for Continual Learning of Diseases"
     year = 2023
+    classes_only = "each head has a class of its own for what is not its task's"
     adapters = tuple(kind_names())
     needs_memory = True
     routes = True

@@ -42,6 +42,7 @@ class ADA(Strategy):
     family = "adapter"
     paper = "Memory Efficient Continual Learning with Transformers"
     year = 2022
+    classes_only = "its pool is chosen by how well features tell classes apart"
     scenarios = ("class_incremental", "task_incremental", "joint")
     adapters = tuple(kind_names())
 

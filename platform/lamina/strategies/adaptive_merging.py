@@ -39,6 +39,7 @@ class AdaptiveMerging(Strategy):
     family = "merging"
     paper = "Adaptive LoRA Merging for Efficient Domain Incremental Learning"
     year = 2024
+    answers = ("classes", "tokens")
     adapters = ("lora",)
     needs_memory = True
     grows = True
@@ -72,7 +73,8 @@ class AdaptiveMerging(Strategy):
         return self.rate_factor if name.startswith(f"{MERGE}.") else 1.0
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
-        """First L = CE(task's classes); then the mean over classes of the CE over all of them."""
+        """First L = CE(task's classes); then the mean over classes (where answers are tokens, over
+        tasks) of the CE over all of them."""
         assert batch.task is not None
         if not model.adapters[MERGE].trainable:
             logits = model(batch.inputs).logits
@@ -82,7 +84,9 @@ class AdaptiveMerging(Strategy):
         if exemplars is None:
             return StepOutput(loss)
         past = cross_entropy(self.merged_logits(model, exemplars), exemplars.labels)
-        new = len(batch.task.classes) / model.num_classes()
+        new = 1 / (batch.task.index + 1)
+        if batch.task.classes:
+            new = len(batch.task.classes) / model.num_classes()
         return StepOutput(new * loss + (1 - new) * past)
 
     def merged_logits(self, model: AdaptedModel, batch: Batch) -> Tensor:

@@ -31,6 +31,7 @@ class AGEM(Strategy):
     family = "replay"
     paper = "Efficient Lifelong Learning with A-GEM"
     year = 2019
+    answers = ("classes", "tokens")
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
     from_second_task = ("replay_size",)

@@ -34,6 +34,7 @@ class APER(Strategy):
         "Generalizability and Adaptivity are All You Need"
     )
     year = 2024
+    classes_only = "it answers with the nearest mean of a class"
     trained_tasks = "first"
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:

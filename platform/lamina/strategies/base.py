@@ -80,6 +80,8 @@ class Strategy(ABC):
     answers: ClassVar[tuple[AnswerKind, ...]] = ("classes",)
     """What the answers of its stream may be. `tokens` is for those that ask the model for a
     likelihood and need no class, head or mean of a class."""
+    classes_only: ClassVar[str] = ""
+    """Why it cannot answer in tokens, as half a sentence; empty where it can."""
     needs_memory: ClassVar[bool] = False
     """Whether a job must give it a replay memory; others draw from none."""
     entry: ClassVar[Entry] = "task_end"

@@ -38,6 +38,7 @@ class CADA(Strategy):
         "Beyond Prompt Learning: Continual Adapter for Efficient Rehearsal-Free Continual Learning"
     )
     year = 2024
+    answers = ("classes", "tokens")
     adapters = ("bottleneck",)
     from_second_task = ("orthogonality",)
     grows = True
@@ -93,7 +94,7 @@ class CADA(Strategy):
                 for layer, site in enumerate(model.backbone.architecture.mlps)
             }
         )
-        return model.logits(model.backbone(inputs, moved | model.overlay()).features)
+        return model.under(inputs, moved | model.overlay()).logits
 
 
 @dataclass(frozen=True)

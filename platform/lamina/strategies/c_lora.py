@@ -46,6 +46,7 @@ class CLoRA(Strategy):
     family = "lora"
     paper = "Continual Diffusion: Continual Customization of Text-to-Image Diffusion with C-LoRA"
     year = 2024
+    answers = ("classes", "tokens")
     adapters = ("lora",)
     from_second_task = ("strength", "scale")
     grows = True

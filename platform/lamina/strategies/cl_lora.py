@@ -52,6 +52,7 @@ class CLLoRA(Strategy):
     family = "lora"
     paper = "CL-LoRA: Continual Low-Rank Adaptation for Rehearsal-Free Class-Incremental Learning"
     year = 2025
+    classes_only = "it answers with the nearest mean of a class"
     matters_when = only_where(temperature="distillation")
     adapters = ("lora",)
     grows = True

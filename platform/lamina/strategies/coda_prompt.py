@@ -48,6 +48,7 @@ class CodaPrompt(Strategy):
         "Continual Learning"
     )
     year = 2023
+    answers = ("classes", "tokens")
     adapters = (NO_ADAPTER,)
 
     def __post_init__(self) -> None:
@@ -125,7 +126,7 @@ class CodaPrompt(Strategy):
         prompts = self.prompts(model, model.frozen_features(inputs))
         halves = prompts.unflatten(2, (2, self.length // 2))
         overlay = prefix_overlay(halves, self.layers_of(model))
-        return model.logits(model.backbone(inputs, overlay).features)
+        return model.under(inputs, overlay).logits
 
 
 def orthogonality_loss(rows: Tensor) -> Tensor:

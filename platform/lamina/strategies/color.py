@@ -35,6 +35,7 @@ class CoLoR(Strategy):
     family = "lora"
     paper = "Continual Learning with Low Rank Adaptation"
     year = 2023
+    answers = ("classes", "tokens")
     adapters = ("lora",)
     routes = True
     grows = True
@@ -58,7 +59,7 @@ class CoLoR(Strategy):
         """L = CE(f_t(x), y) under the task's own LoRA and classifier."""
         assert batch.task is not None
         logits = MODULES.own_logits(model, batch.inputs, batch.task.index)
-        return StepOutput(cross_entropy(logits, batch.labels, columns=batch.task.classes))
+        return StepOutput(cross_entropy(logits, batch.labels, columns=batch.task.classes or None))
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
         """The frozen features of every row: k-means needs them all."""

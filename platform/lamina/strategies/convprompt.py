@@ -52,6 +52,9 @@ class ConvPrompt(Strategy):
     family = "prompt"
     paper = "Convolutional Prompting meets Language Models for Continual Learning"
     year = 2024
+    classes_only = (
+        "its query is the first token of a layer, which in a language model has read nothing"
+    )
     adapters = (NO_ADAPTER,)
     grows = True
 

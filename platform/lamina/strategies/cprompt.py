@@ -49,6 +49,7 @@ class CPrompt(Strategy):
     family = "prompt"
     paper = "Consistent Prompting for Rehearsal-Free Continual Learning"
     year = 2024
+    classes_only = "each class has a key, and each task a classifier"
     matters_when = only_where(smoothing="consistency", margin="consistency")
     adapters = (NO_ADAPTER,)
     routes = True

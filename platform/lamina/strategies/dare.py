@@ -46,6 +46,7 @@ class DARE(Strategy):
     family = "merging"
     paper = "Language Models are Super Mario: Absorbing Abilities from Homologous Models"
     year = 2024
+    answers = ("classes", "tokens")
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:

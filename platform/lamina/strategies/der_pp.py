@@ -4,10 +4,12 @@ had and to their labels.
 Trained: the job's adapter and the head. Remembered: the exemplars of the job's memory, each with
 its logits at the time. The squared error is a mean over logits, as in the authors' code and as its
 weights alpha suppose; the paper writes a squared norm. The head grows, so an exemplar's logits of
-classes that came later count as zero, as those of the authors' full head are at first. Differs from
-the paper: where the stream has tasks, rows enter the memory, and are noted, when their task ends,
-which measured better than as they pass (0.915 against 0.819 on digits; `memory: {entry:
-as_they_pass}` is the paper's way, and what a task-free stream does).
+classes that came later count as zero, as those of the authors' full head are at first. Where
+answers are tokens the head is frozen: what it reads is kept, [A, dim] in place of [A, vocabulary],
+and the error is exact by W^T W of its weights W. Differs from the paper: where the stream has
+tasks, rows enter the memory, and are noted, when their task ends, which measured better than as
+they pass (0.915 against 0.819 on digits; `memory: {entry: as_they_pass}` is the paper's way, and
+what a task-free stream does).
 """
 
 from collections.abc import Mapping
@@ -19,7 +21,7 @@ from torch import Tensor
 from lamina.adapters.model import AdaptedModel
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput
-from lamina.losses import cross_entropy
+from lamina.losses import answered, cross_entropy
 from lamina.memory.memory import Replay
 from lamina.registry import only_where
 from lamina.strategies.base import Strategy
@@ -40,6 +42,7 @@ class DERpp(Strategy):
     family = "replay"
     paper = "Dark Experience for General Continual Learning: a Strong, Simple Baseline"
     year = 2020
+    answers = ("classes", "tokens")
     matters_when = only_where(alpha="replay_size", beta="replay_size")
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
@@ -55,7 +58,7 @@ class DERpp(Strategy):
         labelled = replay.draw(self.replay_size, "labels")
         if dark is None or labelled is None:
             return StepOutput(loss)
-        error = squared_error(model(dark.inputs).logits, dark.extras["logits"])
+        error = squared_error(model, dark)
         replayed = cross_entropy(model(labelled.inputs).logits, labelled.labels)
         return StepOutput(
             loss + self.alpha * error + self.beta * replayed,
@@ -63,11 +66,27 @@ class DERpp(Strategy):
         )
 
     def annotate(self, model: AdaptedModel, batch: Batch) -> Mapping[str, Tensor]:
-        """The logits z of a new exemplar."""
-        return {"logits": model(batch.inputs).logits}
+        """The logits z of a new exemplar, or what the frozen head makes them from."""
+        hidden = model.backbone(batch.inputs, model.overlay())
+        if hidden.answers is None:
+            return {"logits": model.logits(hidden.features)}
+        return {"hidden": hidden.answers.flatten(1)}
 
 
-def squared_error(logits: Tensor, stored: Tensor) -> Tensor:
+def squared_error(model: AdaptedModel, exemplars: Batch) -> Tensor:
+    """Mean of (f(x') - z')^2 over logits; where answers are tokens, over those of the tokens that
+    count."""
+    hidden = model.backbone(exemplars.inputs, model.overlay())
+    if hidden.answers is None:
+        return logits_error(model.logits(hidden.features), exemplars.extras["logits"])
+    once = exemplars.extras["hidden"].unflatten(1, (-1, model.backbone.dim))
+    once = once[:, : hidden.answers.shape[1]]
+    now, then = (answered(each, exemplars.labels) for each in (hidden.answers, once))
+    head = model.backbone.language_head
+    return head.squared_distances(now, then).mean() / head.num_tokens
+
+
+def logits_error(logits: Tensor, stored: Tensor) -> Tensor:
     """Mean of (logits - stored)^2; `stored` [n, c] may be narrower than `logits` [n, C], and what
     is missing there, or NaN, counts as zero."""
     missing = logits.shape[1] - stored.shape[1]

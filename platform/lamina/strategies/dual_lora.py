@@ -43,6 +43,7 @@ class DualLoRA(Strategy):
     family = "lora"
     paper = "Dual Low-Rank Adaptation for Continual Learning with Pre-Trained Models"
     year = 2024
+    answers = ("classes", "tokens")
     adapters = ("lora",)
     grows = True
 
@@ -110,7 +111,7 @@ class DualLoRA(Strategy):
 
     def predict(self, model: AdaptedModel, inputs: Tensors, task: Task | None) -> Tensor:
         """Logits under all orthogonal LoRAs and the residual LoRAs as the memory weighs them."""
-        return model.logits(model.backbone(inputs, model.overlay() | self.residual(model)).features)
+        return model.under(inputs, model.overlay() | self.residual(model)).logits
 
     def residual(self, model: AdaptedModel) -> Overlay:
         """The residual LoRAs of all tasks."""

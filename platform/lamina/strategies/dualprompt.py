@@ -46,6 +46,7 @@ class DualPrompt(Strategy):
     family = "prompt"
     paper = "DualPrompt: Complementary Prompting for Rehearsal-free Continual Learning"
     year = 2022
+    answers = ("classes", "tokens")
     adapters = (NO_ADAPTER,)
     routes = True
     grows = True
@@ -92,11 +93,11 @@ class DualPrompt(Strategy):
         return StepOutput(loss + self.pull * distance, {"key_distance": distance.detach()})
 
     def logits(self, model: AdaptedModel, inputs: Mapping[str, Tensor], chosen: Tensor) -> Tensor:
-        """Logits [N, classes] with the G-prompt and the E-prompts chosen, one for all or [N]."""
+        """Logits with the G-prompt and the E-prompts chosen, one for all or [N]."""
         g_layers, e_layers = self.layers(model)
         general = prefix_overlay(model.adapters[GENERAL].tensors["prompt"], g_layers)
         expert = prefix_overlay(self._of_all(model, "prompt")[chosen], e_layers)
-        return model.logits(model.backbone(inputs, general | expert).features)
+        return model.under(inputs, general | expert).logits
 
     def route(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> Tensor:
         """argmax_t cos(q(x), k_t)."""

@@ -41,6 +41,7 @@ class EASE(Strategy):
     family = "adapter"
     paper = "Expandable Subspace Ensemble for Pre-Trained Model-Based Class-Incremental Learning"
     year = 2024
+    classes_only = "it answers with the nearest mean of a class"
     adapters = tuple(kind_names())
     grows = True
 

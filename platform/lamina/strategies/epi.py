@@ -32,6 +32,7 @@ class EPI(Strategy):
     family = "prompt"
     paper = "Rehearsal-free Continual Language Learning via Efficient Parameter Isolation"
     year = 2023
+    answers = ("classes", "tokens")
     routes = True
     grows = True
 
@@ -52,10 +53,13 @@ class EPI(Strategy):
         return StepOutput(cross_entropy(logits, batch.labels))
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
-        """Moments of the frozen features of each of the task's classes."""
+        """Moments of the frozen features of each of the task's classes; where answers are tokens,
+        of all that is asked in it as one."""
         classes = self.state["classes"][-1]
-        own_labels = places(batch.labels, classes)
-        return Summary(moments(model.frozen_features(batch.inputs), own_labels, len(classes)))
+        number, own_labels = 1, torch.zeros_like(batch.ids, device=batch.labels.device)
+        if classes:
+            number, own_labels = len(classes), places(batch.labels, classes)
+        return Summary(moments(model.frozen_features(batch.inputs), own_labels, number))
 
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
         """Keep mu_c of each class; Sigma is the mean of all tasks' mean class covariance. A task

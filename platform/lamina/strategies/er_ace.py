@@ -28,6 +28,7 @@ class ERACE(Strategy):
     family = "replay"
     paper = "New Insights on Reducing Abrupt Representation Change in Online Continual Learning"
     year = 2022
+    classes_only = "it compares the classes that occur in a batch"
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
     entry = "as_they_pass"

@@ -4,8 +4,9 @@ earlier tasks are held.
 Trained: the job's adapter and the head. Remembered: one Fisher diagonal and one anchor of the
 trained tensors (online), or one of each per task. The Fisher is the empirical one, squared
 gradients of the log-likelihood of the true labels, sample by sample: the square of a batch's mean
-gradient, which some public code takes instead, is another quantity. Differs from the papers: head
-rows that appear with a task are free until it ends; lambda stands where the papers write lambda/2.
+gradient, which some public code takes instead, is another quantity. The likelihood of an answer in
+tokens is the product of theirs. Differs from the papers: head rows that appear with a task are free
+until it ends; lambda stands where the papers write lambda/2.
 """
 
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from lamina.adapters.model import AdaptedModel, per_sample_gradients
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
-from lamina.losses import cross_entropy, quadratic_penalties
+from lamina.losses import cross_entropy, quadratic_penalties, row_losses
 from lamina.memory.memory import Replay
 from lamina.registry import only_where
 from lamina.strategies.base import Strategy
@@ -41,6 +42,7 @@ class EWC(Strategy):
     family = "regularisation"
     paper = "Overcoming catastrophic forgetting in neural networks"
     year = 2017
+    answers = ("classes", "tokens")
     matters_when = only_where(decay="online", online="strength")
     from_second_task = ("strength", "decay")
 
@@ -68,9 +70,7 @@ class EWC(Strategy):
 
     def _squared_gradients(self, model: AdaptedModel, batch: Batch) -> Summary:
         gradients = per_sample_gradients(
-            model,
-            batch.inputs,
-            lambda logits: cross_entropy(logits, batch.labels, reduction="none"),
+            model, batch.inputs, lambda logits: row_losses(logits, batch.labels)
         )
         sums = {name: gradient.square().sum(dim=0) for name, gradient in gradients.items()}
         return Summary(

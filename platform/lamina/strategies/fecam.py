@@ -43,6 +43,7 @@ class FeCAM(Strategy):
         "in Exemplar-Free Continual Learning"
     )
     year = 2023
+    classes_only = "it answers by the distance to each class's Gaussian"
     trained_tasks = "first"
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ from lamina.adapters.model import AdaptedModel
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.descent import inner, plus
-from lamina.losses import cross_entropy
+from lamina.losses import cross_entropy, row_losses
 from lamina.memory.memory import Replay
 from lamina.strategies.base import Strategy
 
@@ -47,6 +47,7 @@ class GEM(Strategy):
     family = "replay"
     paper = "Gradient Episodic Memory for Continual Learning"
     year = 2017
+    answers = ("classes", "tokens")
     needs_memory = True
     from_second_task = ("replay_size", "margin")
 
@@ -64,13 +65,13 @@ class GEM(Strategy):
         )
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
-        """L = CE(f(x), y) on the batch; one reference per past task, the same loss on its
-        exemplars."""
+        """L = CE(f(x), y) on the batch; one reference per past task, the mean of -log p(y | x) over
+        its exemplars (where answers are tokens, the sum over those of y)."""
         loss = cross_entropy(model(batch.inputs).logits, batch.labels)
         exemplars = replay.draw(self.replay_size)
         if exemplars is None:
             return StepOutput(loss)
-        losses = cross_entropy(model(exemplars.inputs).logits, exemplars.labels, reduction="none")
+        losses = row_losses(model(exemplars.inputs).logits, exemplars.labels)
         # A past task without a row in this draw keeps its place, with a gradient of zero.
         references = []
         for past in range(self.state["num_past"]):

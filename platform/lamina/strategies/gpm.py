@@ -41,6 +41,7 @@ class GPM(Strategy):
     family = "regularisation"
     paper = "Gradient Projection Memory for Continual Learning"
     year = 2021
+    answers = ("classes", "tokens")
     adapters = ("lora", "bottleneck")
 
     def __post_init__(self) -> None:

@@ -53,6 +53,7 @@ class HiDePrompt(Strategy):
     family = "prompt"
     paper = "Hierarchical Decomposition of Prompt-Based Continual Learning"
     year = 2023
+    classes_only = "its heads are refitted on Gaussians of classes"
     matters_when = only_where(refit_rate="refit_epochs")
     scenarios = ("class_incremental", "task_incremental", "joint")
     adapters = (NO_ADAPTER,)

@@ -4,10 +4,10 @@ interpolates what it goes through.
 Trained: the working adapter and the head. Remembered: the memory of both, an exponential moving
 average that answers at test, and the exemplars of the job's memory. Differs from the paper: its
 language model has no classifier, here the head is averaged too (a row from the first step on in
-which its class has one); the embedding compared is the pooled feature. As in the authors' code the
-working embedding is only pulled up, where it is below the memory's. That code averages with 0.25,
-which forgets within two steps; the average here is slow, as in the double-memory methods that the
-paper follows.
+which its class has one); the embedding compared is the pooled feature (of the prompt, where answers
+are tokens). As in the authors' code the working embedding is only pulled up, where it is below the
+memory's. That code averages with 0.25, which forgets within two steps; the average here is slow, as
+in the double-memory methods that the paper follows.
 """
 
 from collections.abc import Mapping
@@ -43,6 +43,7 @@ class ILoRA(Strategy):
     family = "lora"
     paper = "Analyzing and Reducing Catastrophic Forgetting in Parameter Efficient Tuning"
     year = 2024
+    answers = ("classes", "tokens")
     matters_when = only_where(consistency="replay_size")
     scenarios = (*Strategy.scenarios, "task_free")
     needs_memory = True
@@ -68,7 +69,8 @@ class ILoRA(Strategy):
             return StepOutput(loss)
         working = model(exemplars.inputs)
         with torch.no_grad():
-            remembered = self._remember(model, exemplars.inputs)
+            overlay = model.overlay(self._memory_adapters(model))
+            remembered = model.backbone(exemplars.inputs, overlay).features
         below = (remembered - working.features).relu().square().mean()
         replayed = cross_entropy(working.logits, exemplars.labels)
         return StepOutput(
@@ -91,12 +93,12 @@ class ILoRA(Strategy):
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
     ) -> Tensor:
         """Logits of the memory."""
-        return model.logits(self._remember(model, inputs), MEMORY_HEAD)
+        adapters = self._memory_adapters(model)
+        return model(inputs, adapters=adapters, head=MEMORY_HEAD).logits
 
-    def _remember(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Features under the memory's adapter."""
-        adapters = [memory for _, memory in self._pairs(model) if memory == MEMORY]
-        return model.backbone(inputs, model.overlay(adapters)).features
+    def _memory_adapters(self, model: AdaptedModel) -> list[str]:
+        """What the memory lays over the backbone: nothing in a job without an adapter."""
+        return [memory for _, memory in self._pairs(model) if memory == MEMORY]
 
     def _pairs(self, model: AdaptedModel) -> list[tuple[str, str]]:
         """What works and what remembers it; a job without an adapter has a head only."""

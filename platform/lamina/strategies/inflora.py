@@ -12,14 +12,17 @@ authors' code: where fewer free directions are left than the rank, the other row
 
 from dataclasses import dataclass
 
-from lamina.adapters.kinds.lora import downs
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.succession import input_covariances, succeed
+from lamina.adapters.succession import (
+    grown_subspaces,
+    input_covariances,
+    read_free_directions,
+    succeed,
+)
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.memory.subspace import left_directions, recalled
 from lamina.strategies.base import Strategy
 
 
@@ -37,6 +40,7 @@ class InfLoRA(Strategy):
     family = "lora"
     paper = "InfLoRA: Interference-Free Low-Rank Adaptation for Continual Learning"
     year = 2024
+    answers = ("classes", "tokens")
     adapters = ("lora",)
     grows = True
 
@@ -58,12 +62,7 @@ class InfLoRA(Strategy):
         1 / sqrt 3 as in the code."""
         assert preview is not None
         tensors = succeed(model, task.index).tensors
-        for module, a in downs(tensors).items():
-            covariance = preview[module].double()
-            taken = recalled(self.state["subspaces"], module, covariance)
-            rows = left_directions(taken.outside(covariance))[0].T[: len(a)] / 3**0.5
-            a.requires_grad_(False).zero_()
-            a[: len(rows)] = rows.to(a.dtype)
+        read_free_directions(tensors, preview.sums, self.state["subspaces"])
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(task's classes)."""
@@ -80,7 +79,5 @@ class InfLoRA(Strategy):
         assert review is not None
         climb = min(task.index / self.num_tasks, 1.0)
         epsilon = self.threshold + (self.last_threshold - self.threshold) * climb
-        for module, total in review.sums.items():
-            covariance = total.double()
-            taken = recalled(self.state["subspaces"], module, covariance)
-            self.state["subspaces"][module] = taken.grown(covariance, epsilon).state()
+        taken = self.state["subspaces"]
+        self.state["subspaces"] = grown_subspaces(review.sums, taken, epsilon)

@@ -3,11 +3,12 @@ learned keys.
 
 Trained: keys [pool_size, dim] and prompts [pool_size, length, dim], shared by all tasks, and the
 head, which reads the mean of the prompts' output tokens. The query is the feature of the frozen
-backbone. Remembered: nothing else. Differs from the public code: each row picks by itself, in
-training and at test; there, a batch votes, which tells the test batch's task (a known leak worth
-over 20 points). The query is the backbone's own pooled feature (the CLS in a vision transformer as
-in the paper, the mean in a sentence encoder). The code's learning rate is for batches of 256 and is
-scaled by batch / 256; here a job's rate is what it says.
+backbone. Where answers are tokens, the language model's own head reads the answer behind the
+prompts, and the query is of what is asked alone. Remembered: nothing else. Differs from the public
+code: each row picks by itself, in training and at test; there, a batch votes, which tells the test
+batch's task (a known leak worth over 20 points). The query is the backbone's own pooled feature
+(the CLS in a vision transformer as in the paper, the mean in a sentence encoder). The code's
+learning rate is for batches of 256 and is scaled by batch / 256; here a job's rate is what it says.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.prompt_pool import add_pool, check_pool, pick, prompted
+from lamina.adapters.prompt_pool import add_pool, check_pool, pick, prompted_logits
 from lamina.core import Batch, StepOutput, Task
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
@@ -41,6 +42,7 @@ class L2P(Strategy):
     family = "prompt"
     paper = "Learning to Prompt for Continual Learning"
     year = 2022
+    answers = ("classes", "tokens")
     scenarios = (*Strategy.scenarios, "task_free")
     adapters = (NO_ADAPTER,)
 
@@ -67,10 +69,8 @@ class L2P(Strategy):
         return pick(model, model.frozen_features(inputs), self.top_k)
 
     def logits(self, model: AdaptedModel, inputs: Mapping[str, Tensor], picked: Tensor) -> Tensor:
-        """Logits [N, classes] with the picked prompts [N, top_k] before each input."""
-        hidden = prompted(model, inputs, picked)
-        assert hidden.prompts is not None
-        return model.logits(hidden.prompts)
+        """Logits with the picked prompts [N, top_k] before each input."""
+        return prompted_logits(model, inputs, picked)
 
     def predict(
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None

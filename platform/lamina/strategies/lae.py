@@ -44,6 +44,7 @@ class LAE(Strategy):
     family = "adapter"
     paper = "A Unified Continual Learning Framework with General Parameter-Efficient Tuning"
     year = 2023
+    answers = ("classes", "tokens")
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:
@@ -68,8 +69,11 @@ class LAE(Strategy):
         self.state["rows"] += rows
 
     def phases(self, task: Task) -> tuple[float, ...]:
-        """Head alone, then head and online adapter; the first task has nothing to spare."""
-        return (1.0,) if task.index == 0 or self.freeze == 0 else (self.freeze, 1 - self.freeze)
+        """Head alone, then head and online adapter; the first task has nothing to spare, and where
+        answers are tokens there is no head to train."""
+        if task.index == 0 or self.freeze == 0 or not task.classes:
+            return (1.0,)
+        return (self.freeze, 1 - self.freeze)
 
     def begin_phase(self, model: AdaptedModel, task: Task, phase: int) -> None:
         """Hold the online adapter in the first of two phases."""
@@ -94,8 +98,8 @@ class LAE(Strategy):
     def predict(
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
     ) -> Tensor:
-        """Ensemble: the class-wise maximum of both experts' softmax."""
-        online = model(inputs).logits.softmax(dim=1)
+        """Ensemble: the maximum of both experts' softmax, of each class or token."""
+        online = model(inputs).logits.softmax(dim=-1)
         if OFFLINE not in model.adapters:
             return online
-        return torch.maximum(online, model(inputs, adapters=[OFFLINE]).logits.softmax(dim=1))
+        return torch.maximum(online, model(inputs, adapters=[OFFLINE]).logits.softmax(dim=-1))

@@ -24,6 +24,7 @@ class LinearProbe(Strategy):
     family = "baseline"
     paper = "Understanding intermediate layers using linear classifier probes"
     year = 2016
+    classes_only = "it trains the head of classes, and nothing else"
     scenarios = (*Strategy.scenarios, "task_free")
     adapters = (NO_ADAPTER,)
 

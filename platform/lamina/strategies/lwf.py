@@ -15,7 +15,7 @@ import torch
 from lamina.adapters.model import HEAD, MAIN, AdaptedModel
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
-from lamina.losses import cross_entropy, distillation
+from lamina.losses import answered, cross_entropy, distillation
 from lamina.memory.memory import Replay
 from lamina.registry import only_where
 from lamina.strategies.base import Strategy
@@ -36,6 +36,7 @@ class LwF(Strategy):
     family = "regularisation"
     paper = "Learning without Forgetting"
     year = 2016
+    answers = ("classes", "tokens")
     matters_when = only_where(temperature="strength")
     from_second_task = ("strength", "temperature")
 
@@ -52,18 +53,20 @@ class LwF(Strategy):
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(new classes) + lambda_o T^2 KL(teacher || student over the old classes,
-        softened).
-        """
+        softened), a mean over rows; where answers are tokens, over all tokens of the vocabulary and
+        a mean over those of the answers."""
         logits = model(batch.inputs).logits
         assert batch.task is not None
         loss = cross_entropy(logits, batch.labels, classes=batch.task.classes)
         if TEACHER_HEAD not in model.adapters:
             return StepOutput(loss)
-        known = self.state["num_known"]
+        # The frozen head of a language model has known every token from the start.
+        known = self.state["num_known"] or None
         with torch.no_grad():
             adapters = [TEACHER] if TEACHER in model.adapters else []
             teacher = model(batch.inputs, adapters=adapters, head=TEACHER_HEAD).logits
-        kept = distillation(logits[:, :known], teacher[:, :known], self.temperature)
+        student, taught = (answered(each, batch.labels)[:, :known] for each in (logits, teacher))
+        kept = distillation(student, taught, self.temperature)
         return StepOutput(loss + self.strength * kept, {"distillation": kept.detach()})
 
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:

@@ -31,6 +31,7 @@ class MagMax(Strategy):
     family = "merging"
     paper = "MagMax: Leveraging Model Merging for Seamless Continual Learning"
     year = 2024
+    answers = ("classes", "tokens")
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:

@@ -4,18 +4,20 @@ held.
 Trained: the job's adapter and the head. Remembered: one importance, summed over tasks, and one
 anchor of the trained tensors. Importance is the mean size of the gradient of the output's squared
 length, sample by sample, and needs no label: the size of a batch's summed gradient, which public
-code takes, is another quantity. Differs from the paper: the output is the shared head's, so that a
-later task sees the rows of earlier ones too.
+code takes, is another quantity. The output for an answer in tokens is the logits of all of them.
+Differs from the paper: the output is the shared head's, so that a later task sees the rows of
+earlier ones too.
 """
 
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
+from torch import Tensor
 
 from lamina.adapters.model import AdaptedModel, per_sample_gradients
 from lamina.checks import check_fields
-from lamina.core import Batch, StepOutput, Summary, Task
+from lamina.core import IGNORED, Batch, StepOutput, Summary, Task
 from lamina.losses import cross_entropy, quadratic_penalties
 from lamina.memory.memory import Replay
 from lamina.strategies.base import Strategy
@@ -35,6 +37,7 @@ class MAS(Strategy):
     family = "regularisation"
     paper = "Memory Aware Synapses: Learning what (not) to forget"
     year = 2018
+    answers = ("classes", "tokens")
     from_second_task = ("strength",)
 
     def __post_init__(self) -> None:
@@ -57,7 +60,7 @@ class MAS(Strategy):
 
     def _sensitivity(self, model: AdaptedModel, batch: Batch) -> Summary:
         gradients = per_sample_gradients(
-            model, batch.inputs, lambda logits: logits.square().sum(dim=1)
+            model, batch.inputs, lambda logits: squared_lengths(logits, batch.labels)
         )
         sums = {name: gradient.abs().sum(dim=0) for name, gradient in gradients.items()}
         return Summary(
@@ -73,3 +76,9 @@ class MAS(Strategy):
             importance[name][: len(old)] += old
         self.state["importance"] = importance
         self.state["anchor"] = {name: value.detach().clone() for name, value in parameters.items()}
+
+
+def squared_lengths(logits: Tensor, labels: Tensor) -> Tensor:
+    """||f(x)||^2 of each row, [N]: of logits [N, C], or of [N, A, V] over the tokens that count."""
+    squares = logits.square().sum(dim=-1)
+    return squares if labels.dim() == 1 else (squares * (labels != IGNORED)).sum(dim=1)

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from lamina.adapters.base import Tensors, uniform
+from lamina.adapters.base import uniform
+from lamina.adapters.merging import composed
 from lamina.adapters.model import AdaptedModel
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
@@ -41,6 +42,7 @@ class MoCL(Strategy):
     family = "adapter"
     paper = "Rehearsal-Free Modular and Compositional Continual Learning for Language Models"
     year = 2024
+    answers = ("classes", "tokens")
     adapters = ("prefix", "prompt", "lora")
     grows = True
 
@@ -95,22 +97,3 @@ class MoCL(Strategy):
         similarities = self.similarities(model, inputs)
         known = similarities.shape[1] if task is None else task.index + 1
         return self.logits(model, inputs, similarities[:, :known])
-
-
-def composed(modules: list[Tensors], weights: Tensor) -> dict[str, Tensor]:
-    """One module per row, [N, ...], of modules with weights [N, modules].
-
-    Of LoRAs it is the update sum_i w_i B_i A_i: ranks are stacked, [w_1 B_1 ... w_n B_n] [A_1; ...;
-    A_n], and A is shared by the rows.
-    """
-    together = {}
-    for name in modules[0]:
-        tensors = [module[name] for module in modules]
-        if ".lora_A." in name:
-            together[name] = torch.cat(tensors)
-        elif ".lora_B." in name:
-            weighted = torch.einsum("nt,tor->notr", weights, torch.stack(tensors))
-            together[name] = weighted.flatten(2)
-        else:
-            together[name] = torch.tensordot(weights, torch.stack(tensors), dims=1)
-    return together

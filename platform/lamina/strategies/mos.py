@@ -51,6 +51,7 @@ class MOS(Strategy):
     family = "adapter"
     paper = "MOS: Model Surgery for Pre-Trained Model-Based Class-Incremental Learning"
     year = 2025
+    classes_only = "its head is refitted on Gaussians of classes"
     matters_when = only_where(samples="epochs", refit_rate="epochs")
     scenarios = ("class_incremental", "task_incremental", "joint")
     adapters = ("bottleneck", "lora")

@@ -6,10 +6,12 @@ task is needed at test. Differs from the public code: there, the L1 norm is that
 rank], which exists only where a module is as wide as its input, and is not that of the update;
 `product: inner` offers it, and its strength of 0.4 belongs to it, with `scale: paper`. The default
 is the paper's norm of the update B A [d_out, d_in], told by default as a mean over entries and
-modules and in units of the loss, so that its weight does not depend on modules or loss, and less
-on width: a narrow model's entries are larger and want a smaller one (here 96 and 384 took 1000).
+modules and in units of the loss, so that its weight does not depend on modules or loss, and less on
+width: a narrow model's entries are larger and want a smaller one (here 96 and 384 took 1000).
 Differs from the paper: its text-to-text model has no head, so here the cross-entropy sees the
-task's own classes only.
+task's own classes only. Where answers are tokens the default is the same: the public code's setting
+(`product: inner, scale: paper, sparsity: 0.4`, for T5-large and LLaMA-7B) cannot be that of models
+with grouped queries, whose value projections are not square.
 """
 
 from dataclasses import dataclass
@@ -47,6 +49,7 @@ class NLoRA(Strategy):
     family = "lora"
     paper = "Is Parameter Collision Hindering Continual Learning in LLMs?"
     year = 2025
+    answers = ("classes", "tokens")
     matters_when = only_where(product="sparsity")
     adapters = ("lora",)
     grows = True

@@ -26,6 +26,7 @@ class NCM(Strategy):
     family = "prototype"
     paper = "Distance-Based Image Classification: Generalizing to New Classes at Near-Zero Cost"
     year = 2013
+    classes_only = "it answers with the nearest mean of a class"
     scenarios = (*Strategy.scenarios, "task_free")
     adapters = (NO_ADAPTER,)
     trained_tasks = "none"

@@ -17,8 +17,8 @@ from torch import Tensor
 from lamina.adapters.kinds.lora import concatenate
 from lamina.adapters.model import MAIN, AdaptedModel, per_sample_gradients
 from lamina.checks import check_fields
-from lamina.core import KEYS, Batch, StepOutput, Summary, generator_of
-from lamina.losses import cross_entropy
+from lamina.core import IGNORED, KEYS, Batch, StepOutput, Summary, generator_of
+from lamina.losses import answer_lengths, row_losses
 from lamina.memory.memory import Replay
 from lamina.strategies.base import Strategy
 
@@ -44,6 +44,7 @@ class OnlineLoRA(Strategy):
     family = "lora"
     paper = "Online-LoRA: Task-Free Online Continual Learning via Low Rank Adaptation"
     year = 2025
+    answers = ("classes", "tokens")
     scenarios = (*Strategy.scenarios, "task_free")
     adapters = ("lora",)
 
@@ -62,16 +63,17 @@ class OnlineLoRA(Strategy):
         hard = self._hard_rows()
         number = len(batch)
         joined = batch if hard is None else Batch.cat([batch, hard])
-        losses = cross_entropy(model(joined.inputs).logits, joined.labels, reduction="none")
-        loss = losses[:number].mean()
+        losses = row_losses(model(joined.inputs).logits, joined.labels)
+        lengths = answer_lengths(joined.labels)
+        loss = losses[:number].sum() / lengths[:number].sum()
         if hard is not None:
-            loss = loss + losses[number:].mean()
+            loss = loss + losses[number:].sum() / lengths[number:].sum()
         tensors = model.adapters[MAIN].tensors
         importance = self.state["importance"]
         paid = torch.stack(
             [(importance[name] * tensors[name] ** 2).sum() for name in tensors]
         ).sum()
-        seen = self._seen(model, batch, losses.detach())
+        seen = self._seen(model, batch, (losses / lengths).detach())
         return StepOutput(loss + self.strength / 2 * paid, {"penalty": paid.detach()}, seen=seen)
 
     def after_step(self, model: AdaptedModel, seen: Summary | None) -> None:
@@ -108,7 +110,7 @@ class OnlineLoRA(Strategy):
         gradients = per_sample_gradients(
             model,
             hard.inputs,
-            lambda logits: cross_entropy(logits, logits.argmax(dim=1), reduction="none"),
+            lambda logits: row_losses(logits, likeliest(logits, hard.labels)),
         )
         share = 1 / self.state["num_merges"]
         self.state["importance"] = {
@@ -139,8 +141,10 @@ class OnlineLoRA(Strategy):
         width = model.backbone.max_length
         top = losses[:number].topk(min(self.hard_size, number)).indices
         inputs = {INPUT + key: each[top] for key, each in batch.inputs.items() if key != KEYS}
+        labels = batch.labels[top]
         if width is not None:
-            inputs = {key: F.pad(each, (0, width - each.shape[1])) for key, each in inputs.items()}
+            inputs = {key: widened(each, width, 0) for key, each in inputs.items()}
+            labels = widened(labels, width, IGNORED)
         return Summary(
             {
                 "total": losses[:number].sum(),
@@ -148,5 +152,17 @@ class OnlineLoRA(Strategy):
                 "hard": losses[number:],
                 "workers": losses.new_tensor(1.0),
             },
-            {"loss": losses[top], "label": batch.labels[top], **inputs},
+            {"loss": losses[top], "label": labels, **inputs},
         )
+
+
+def likeliest(logits: Tensor, labels: Tensor) -> Tensor:
+    """What is predicted instead of `labels` [N] or [N, A], where they count."""
+    return logits.argmax(dim=-1).where(labels != IGNORED, labels)
+
+
+def widened(tensor: Tensor, width: int, padding: int) -> Tensor:
+    """A matrix [n, d] with `width` columns, those that are missing filled on the right; what has
+    one number for each row as it is."""
+    missing = (0, width - tensor.shape[1]) if tensor.dim() == 2 else ()
+    return F.pad(tensor, missing, value=padding) if missing else tensor

@@ -66,6 +66,7 @@ class OVOR(Strategy):
         "Class-Incremental Learning"
     )
     year = 2024
+    classes_only = "its outliers teach the head where a class ends"
     matters_when = only_where(
         inlier_energy="regularisation",
         outlier_energy="regularisation",

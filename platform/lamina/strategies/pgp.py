@@ -20,7 +20,14 @@ from torch import Tensor
 
 from lamina.adapters.base import Tensors
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.prompt_pool import POOL, add_pool, check_pool, pick, prompted, prompts_of
+from lamina.adapters.prompt_pool import (
+    POOL,
+    add_pool,
+    check_pool,
+    pick,
+    prompted_logits,
+    prompts_of,
+)
 from lamina.backbones.overlay import Overlay, Site
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task
@@ -53,6 +60,7 @@ class PGP(Strategy):
     family = "prompt"
     paper = "Prompt Gradient Projection for Continual Learning"
     year = 2024
+    answers = ("classes", "tokens")
     adapters = (NO_ADAPTER,)
 
     def __post_init__(self) -> None:
@@ -73,10 +81,8 @@ class PGP(Strategy):
         return StepOutput(loss - self.pull * similarity.sum(dim=1).mean())
 
     def logits(self, model: AdaptedModel, inputs: Mapping[str, Tensor], picked: Tensor) -> Tensor:
-        """Logits [N, classes] with the picked prompts [N, top_k] before each input."""
-        hidden = prompted(model, inputs, picked)
-        assert hidden.prompts is not None
-        return model.logits(hidden.prompts)
+        """Logits with the picked prompts [N, top_k] before each input."""
+        return prompted_logits(model, inputs, picked)
 
     def adjust(
         self, model: AdaptedModel, gradients: Tensors, references: Sequence[Tensors]

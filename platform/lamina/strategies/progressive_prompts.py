@@ -3,9 +3,10 @@ before those of all earlier tasks.
 
 Trained: the current task's prompt, through a residual MLP that all its tokens share, and the task's
 head. Remembered: every task's prompt, as it left its MLP, and head; the MLP is dropped. Task k
-reads [P_k, ..., P_1, x]; without a task the latest answers. Differs from the paper: its T5 answers
-in words; here, as with its BERT, each task has a head, which reads the backbone's pooled feature.
-As in the authors' code, a prompt starts as words drawn from the vocabulary.
+reads [P_k, ..., P_1, x]; without a task the latest answers. Where answers are classes, each task
+has a head, which reads the backbone's pooled feature, as with the paper's BERT; where they are
+tokens the model answers in words, as its T5 does. As in the authors' code, a prompt starts as words
+drawn from the vocabulary.
 """
 
 from collections.abc import Mapping
@@ -40,6 +41,7 @@ class ProgressivePrompts(Strategy):
     family = "prompt"
     paper = "Progressive Prompts: Continual Learning for Language Models"
     year = 2023
+    answers = ("classes", "tokens")
     scenarios = ("task_incremental",)
     adapters = (NO_ADAPTER,)
     modalities = ("text",)
@@ -74,10 +76,12 @@ class ProgressivePrompts(Strategy):
         return prompts[::-1]
 
     def answer(self, model: AdaptedModel, inputs: Mapping[str, Tensor], index: int) -> Tensor:
-        """Logits [N, classes] of a task's prompts and head; impossible for other tasks' classes."""
-        features = model.backbone(inputs, Overlay(prompts=self.prompts(model, index))).features
-        logits = model.logits(features, TASK_HEAD.format(index))
-        return among(logits, self.state["classes"][index], model.num_classes(HEAD))
+        """Logits of a task's prompts: of its head, impossible for other tasks' classes; or of the
+        tokens of answers."""
+        overlay = Overlay(prompts=self.prompts(model, index))
+        logits = model.under(inputs, overlay, TASK_HEAD.format(index)).logits
+        classes = self.state["classes"][index]
+        return among(logits, classes, model.num_classes(HEAD)) if classes else logits
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = -log p(y | [P_k, ..., P_1, x]) among the task's classes."""

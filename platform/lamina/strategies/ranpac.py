@@ -36,6 +36,7 @@ class RanPAC(Strategy):
     family = "prototype"
     paper = "RanPAC: Random Projections and Pre-trained Models for Continual Learning"
     year = 2023
+    classes_only = "it solves for the head of classes, by ridge regression"
     trained_tasks = "first"
 
     def __post_init__(self) -> None:

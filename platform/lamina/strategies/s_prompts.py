@@ -40,6 +40,7 @@ class SPrompts(Strategy):
         "Incremental Learning"
     )
     year = 2022
+    answers = ("classes", "tokens")
     routes = True
     grows = True
     summary_rows = True

@@ -51,6 +51,7 @@ class SAFE(Strategy):
         "for Continual Learning with Pre-Trained Models"
     )
     year = 2024
+    classes_only = "it solves for the head of classes, by ridge regression"
     grows = True
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ class SDLoRA(Strategy):
     family = "lora"
     paper = "SD-LoRA: Scalable Decoupled Low-Rank Adaptation for Class Incremental Learning"
     year = 2025
+    answers = ("classes", "tokens")
     adapters = ("lora",)
     grows = True
 

@@ -57,6 +57,7 @@ class SEMA(Strategy):
     family = "adapter"
     paper = "Self-Expansion of Pre-trained Models with Mixture of Adapters for Continual Learning"
     year = 2025
+    classes_only = "its routers read the mean token of a text, and so of the answer"
     adapters = ("bottleneck",)
     grows = True
 

@@ -38,6 +38,7 @@ class SI(Strategy):
     family = "regularisation"
     paper = "Continual Learning Through Synaptic Intelligence"
     year = 2017
+    answers = ("classes", "tokens")
     matters_when = only_where(damping="strength")
     from_second_task = ("strength",)
 

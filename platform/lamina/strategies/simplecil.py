@@ -28,6 +28,7 @@ class SimpleCIL(Strategy):
         "Generalizability and Adaptivity are All You Need"
     )
     year = 2024
+    classes_only = "it answers with the nearest mean of a class"
     adapters = (NO_ADAPTER,)
     trained_tasks = "none"
 

@@ -51,6 +51,7 @@ class SLCA(Strategy):
         "SLCA: Slow Learner with Classifier Alignment for Continual Learning on a Pre-trained Model"
     )
     year = 2023
+    classes_only = "its head is refitted on Gaussians of classes"
     matters_when = only_where(temperature="epochs", samples="epochs", alignment_rate="epochs")
 
     def __post_init__(self) -> None:

@@ -31,6 +31,7 @@ class SLDA(Strategy):
     family = "prototype"
     paper = "Lifelong Machine Learning with Deep Streaming Linear Discriminant Analysis"
     year = 2020
+    classes_only = "it answers by the distance to each class's mean"
     scenarios = (*Strategy.scenarios, "task_free")
     adapters = (NO_ADAPTER,)
     trained_tasks = "none"

@@ -51,6 +51,7 @@ class SSIAT(Strategy):
     family = "adapter"
     paper = "Semantically-Shifted Incremental Adapter-Tuning is A Continual ViTransformer"
     year = 2024
+    classes_only = "its head is refitted on Gaussians of classes"
     matters_when = only_where(samples="epochs", refit_rate="epochs")
 
     def __post_init__(self) -> None:

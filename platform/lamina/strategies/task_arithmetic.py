@@ -39,6 +39,7 @@ class TaskArithmetic(Strategy):
     family = "merging"
     paper = "Editing Models with Task Arithmetic"
     year = 2023
+    answers = ("classes", "tokens")
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:

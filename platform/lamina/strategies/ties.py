@@ -33,6 +33,7 @@ class TIES(Strategy):
     family = "merging"
     paper = "TIES-Merging: Resolving Interference When Merging Models"
     year = 2023
+    answers = ("classes", "tokens")
     adapters = tuple(kind_names())
 
     def __post_init__(self) -> None:

@@ -46,6 +46,7 @@ class TreeLoRA(Strategy):
         "Gradient-Similarity Tree"
     )
     year = 2025
+    answers = ("classes", "tokens")
     adapters = ("lora",)
     from_second_task = ("strength", "scale")
 

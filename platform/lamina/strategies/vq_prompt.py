@@ -53,6 +53,7 @@ class VQPrompt(Strategy):
     family = "prompt"
     paper = "Vector Quantization Prompting for Continual Learning"
     year = 2024
+    classes_only = "its head is refitted on Gaussians of classes"
     matters_when = only_where(alignment_rate="alignment_epochs")
     adapters = (NO_ADAPTER,)
 

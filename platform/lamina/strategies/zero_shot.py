@@ -32,6 +32,7 @@ class ZeroShot(Strategy):
     family = "baseline"
     paper = "Learning Transferable Visual Models From Natural Language Supervision"
     year = 2021
+    classes_only = "it compares inputs with the names of classes"
     adapters = (NO_ADAPTER,)
     modalities = ("text",)
     trained_tasks = "none"
