@@ -38,7 +38,7 @@ def perturbed(kind, backbone, seed=0):
 
 def test_the_kinds_are_there():
     expected = {"bias", "bottleneck", "ia3", "layernorm", "lora", "peft", "prefix", "prompt"}
-    assert expected | {"ssf", "vpt_deep"} <= set(kind_names())
+    assert expected | {"lora_mixture", "ssf", "vpt_deep"} <= set(kind_names())
     assert set(kind_names()) - set(PACKING_KINDS) == {"peft"}
 
 
@@ -53,7 +53,9 @@ def test_tuners_of_peft_are_told_apart_by_their_configuration():
     assert len(set(tuners)) == 2
 
 
-@pytest.mark.parametrize("name", ["bias", "bottleneck", "ia3", "layernorm", "lora", "peft"])
+@pytest.mark.parametrize(
+    "name", ["bias", "bottleneck", "ia3", "layernorm", "lora", "lora_mixture", "peft"]
+)
 @pytest.mark.parametrize("which", ["tiny_bert", "tiny_vit"])
 def test_a_new_additive_adapter_changes_nothing(name, which, request, inputs_of):
     backbone = request.getfixturevalue(which)
@@ -135,6 +137,35 @@ def test_lora_equals_merging_its_product_into_the_weights(tiny_bert, tiny_bert_f
             merged.model.get_submodule(module).weight.data += update
     laid_over = tiny_bert(sentences.inputs, kind.overlay(tensors, tiny_bert)).features
     torch.testing.assert_close(laid_over, merged(sentences.inputs).features, atol=1e-5, rtol=0)
+
+
+def test_a_mixture_of_loras_adds_its_experts_by_the_gate_of_each_token(tiny_bert, sentences):
+    kind = kind_class("lora_mixture")(experts=3, rank=2, alpha=6.0)
+    tensors = perturbed(kind, tiny_bert)
+
+    def beside(module):
+        a, b, gate = (tensors[f"{module}.{n}.weight"] for n in ("experts_A", "experts_B", "gate"))
+
+        def changed(_module, inputs, output):
+            x, added = inputs[0], torch.zeros_like(output)
+            for row in range(x.shape[0]):
+                for token in range(x.shape[1]):
+                    scores = (gate @ x[row, token]).exp()
+                    for expert in range(3):
+                        own = slice(2 * expert, 2 * expert + 2)
+                        update = b[:, own] @ (a[own] @ x[row, token])
+                        added[row, token] += scores[expert] / scores.sum() * 3.0 * update
+            return output + added
+
+        return tiny_bert.model.get_submodule(module).register_forward_hook(changed)
+
+    modules = [name.removesuffix(".gate.weight") for name in tensors if "gate" in name]
+    hooks = [beside(module) for module in modules]
+    expected = tiny_bert(sentences.inputs).features
+    for hook in hooks:
+        hook.remove()
+    found = tiny_bert(sentences.inputs, kind.overlay(tensors, tiny_bert)).features
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_bottleneck_adds_its_narrow_mlp_beside_the_layers_own(tiny_bert, sentences):

@@ -63,6 +63,7 @@ REFUSED = {
     "ConvNeXt": {
         **NO_PREFIX,
         "lora": "allowed: pwconv1, pwconv2",
+        "lora_mixture": "allowed: pwconv1, pwconv2",
         "prompt": "form a grid",
     },
 }

@@ -8,7 +8,18 @@ from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Call
 from lamina.backbones.packing import InTurn, packed
 
-KINDS = ["lora", "bottleneck", "prefix", "prompt", "ia3", "ssf", "layernorm", "bias", "vpt_deep"]
+KINDS = [
+    "lora",
+    "lora_mixture",
+    "bottleneck",
+    "prefix",
+    "prompt",
+    "ia3",
+    "ssf",
+    "layernorm",
+    "bias",
+    "vpt_deep",
+]
 
 
 def models(backbone, kind, number=3, **settings):

@@ -27,7 +27,18 @@ from lamina.backbones.load import load_backbone
 from lamina.core import Samples, generator_of
 from lamina.registry import InputError
 
-KINDS = ("lora", "bottleneck", "ia3", "prefix", "prompt", "ssf", "bias", "layernorm", "vpt_deep")
+KINDS = (
+    "lora",
+    "lora_mixture",
+    "bottleneck",
+    "ia3",
+    "prefix",
+    "prompt",
+    "ssf",
+    "bias",
+    "layernorm",
+    "vpt_deep",
+)
 STATISTICS = "none"
 """The column of jobs without an adapter."""
 WORKS = "works"
