@@ -13,8 +13,10 @@ DECLARED = [
 ]
 FULL_OF_EFFECT = {
     "agem.replay_size": 1,
+    "cl_moe.momentum": 0.2,
     "decay": 0.0,
     "gem.margin": 0.7,
+    "olora.orthogonality": 7.0,
     "replay_size": 2,
     "scale": "paper",
     "temperature": 8.0,

@@ -21,6 +21,8 @@ from two_workers import digest
 TAKE_TOKENS = [name for name in strategy_names() if "tokens" in strategy_class(name).answers]
 PREFIXES = ("coda_prompt", "dualprompt")
 """Their prefixes are as wide as tokens, and the keys of the tiny Llama are not."""
+STEADY = {"cl_moe": {"picked": 4}}
+"""Settings without a choice that may turn on a rounding: experts are nearly even at first."""
 TRAINING = TrainingSettings(epochs=4, batch_size=4, learning_rate=3e-2)
 SHORT = replace(TRAINING, epochs=2)
 
@@ -48,7 +50,8 @@ def learner_of(strategy, models, model=None, training=SHORT):
     backbone, stream = models(model or model_for(strategy))
     scenarios = strategy_class(strategy).scenarios
     kind = "domain_incremental" if "domain_incremental" in scenarios else scenarios[0]
-    return make_learner(strategy, replace(stream, scenario=kind), backbone, training=training)
+    stream = replace(stream, scenario=kind)
+    return make_learner(strategy, stream, backbone, training=training, **STEADY.get(strategy, {}))
 
 
 @pytest.mark.parametrize("model", list(CONFIGS))
@@ -92,7 +95,8 @@ def test_it_is_the_same_packed_and_alone(name, models):
     cohort = Cohort(most_rows=64)
     view = shared(backbone)
     together = [
-        make_learner(name, alone.stream, view, training=SHORT, seed=seed) for seed in (0, 1)
+        make_learner(name, alone.stream, view, training=SHORT, seed=seed, **STEADY.get(name, {}))
+        for seed in (0, 1)
     ]
     for seed, each in enumerate(together):
         cohort.add(str(seed), each)

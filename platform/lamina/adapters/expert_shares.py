@@ -1,0 +1,42 @@
+"""How much of each input the experts of a mixture of LoRAs got."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from lamina.adapters.kinds.lora_mixture import GATE, gate_shares, gated_modules
+from lamina.adapters.model import MAIN, AdaptedModel, Output
+from lamina.backbones.overlay import Overlay, Site
+
+
+@dataclass(frozen=True)
+class ShareReader:
+    """Changes nothing, and hands the sums of g(x) over a row's tokens, [N, experts], to `seen`."""
+
+    seen: dict[str, Tensor]
+    name: str
+    gate: Tensor
+    mask: Tensor | None
+    """1 where a token is no padding, [N, S]; None where none is."""
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        shares = gate_shares(x, self.gate)
+        if self.mask is not None:
+            shares = shares * self.mask[:, :, None].to(shares.dtype)
+        self.seen[self.name] = shares.sum(dim=1)
+        return y
+
+
+def with_shares(
+    model: AdaptedModel, inputs: Mapping[str, Tensor]
+) -> tuple[Output, dict[str, Tensor]]:
+    """What the model says of N inputs, and of every module of its mixture how much each expert got
+    of a row: the sum of g over its tokens, [N, experts]."""
+    seen: dict[str, Tensor] = {}
+    tensors, mask = model.adapters[MAIN].tensors, inputs.get("attention_mask")
+    readers = {
+        Site(module, module): [ShareReader(seen, module, tensors[module + GATE], mask)]
+        for module in gated_modules(tensors)
+    }
+    return model.under(inputs, model.overlay() | Overlay(patches=readers)), seen
