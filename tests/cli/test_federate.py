@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file
 
 
@@ -45,6 +46,26 @@ def test_a_federated_run_shows_its_rounds_and_what_was_reached_beside_the_bounds
     events = (tmp_path / "out" / "events.jsonl").read_text().splitlines()
     rounds = [each for each in map(json.loads, events) if "round/loss/median" in each]
     assert [each["step"] for each in rounds] == [0, 1, 2, 3]
+
+
+def test_the_global_model_can_be_asked_and_exported(lamina, federated, tmp_path):
+    out = tmp_path / "out"
+    done = lamina("federate", federated, "--in-process", "federation.bounds=false")
+    assert "; the bundle" in done.stdout
+    (tmp_path / "new").mkdir()
+    Image.new("RGB", (8, 8), "white").save(tmp_path / "new" / "a.png")
+    said = lamina("predict", out, tmp_path / "new", "--format", "jsonl")
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.stdout)["label"] in {str(digit) for digit in range(10)}
+    assert lamina("export", out, tmp_path / "exported").exit_code == 0
+    assert (tmp_path / "exported" / "README.md").is_file()
+
+
+def test_clients_that_keep_models_of_their_own_leave_no_bundle_and_it_is_said(lamina, federated):
+    words = ["federation.bounds=false", "federation.aggregator.name=fedsa_lora"]
+    done = lamina("federate", federated, "--in-process", *words)
+    assert done.exit_code == 0, done.output
+    assert "no bundle, as aggregator 'fedsa_lora' leaves each client a model of its" in done.stdout
 
 
 def test_bounds_that_are_not_finite_are_said_beside_what_the_federation_reached(

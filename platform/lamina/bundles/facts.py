@@ -9,6 +9,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from lamina.core import Modality, Part, Scenario, Task
 from lamina.registry import InputError, unknown
 
+Row = tuple[float | None, ...]
+"""Of an accuracy matrix."""
 FORMAT = 1
 """Of the files of a bundle. Another one is refused by its number."""
 
@@ -95,9 +97,9 @@ class Facts:
     """Where the tasks came from, in order."""
     metrics: dict[str, float]
     """Of the last task's report, by name."""
-    validation: tuple[tuple[float | None, ...], ...]
+    validation: tuple[Row, ...]
     """The accuracy matrix R of the validation parts, a row after each task."""
-    test: tuple[tuple[float | None, ...], ...]
+    test: tuple[Row, ...]
     """The same of the test parts."""
     origin: tuple[str, ...]
     """The digests (of `bundle.json`) of the bundles that it went on from, the first one first."""

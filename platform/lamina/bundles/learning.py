@@ -181,6 +181,11 @@ def _changed(bundle: Bundle, changes: Sequence[str]) -> Job:
 
 
 def _check_scenario(bundle: Bundle) -> None:
+    if bundle.job.federation is not None:
+        raise InputError(
+            "BUNDLE: it is the global model of a federation, and what it takes to learn on is with "
+            "the clients (allowed: a bundle of one learner)"
+        )
     scenario, name = bundle.facts.scenario, bundle.job.strategy_name
     if scenario == "task_free" or bundle.job.strategy.data == "all":
         what = f"strategy {name!r}" if scenario != "task_free" else "a task-free stream"

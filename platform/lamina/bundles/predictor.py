@@ -12,6 +12,7 @@ from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.bundles.bundle import Bundle
 from lamina.core import Batch, Samples, Task
+from lamina.federation.shared_model import restore_ledger
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 from lamina.training.evaluate import logits_by_length, logits_of
@@ -56,6 +57,7 @@ class Predictor:
         self.strategy.setup(self.model)
         state = bundle.model
         self.model.load_state_dict(state["model"])
+        restore_ledger(self.model)
         self.strategy.state = placed(state["strategy"], backbone.device)
         self._batch_size = bundle.job.training.evaluation_batch_size
 

@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 from copy import copy
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from io import StringIO
@@ -27,7 +27,7 @@ from lamina.bundles.bundle import (
     MODEL,
     TOKENIZER,
 )
-from lamina.bundles.facts import FORMAT, BackboneFacts, DataFacts, Facts, TaskFacts
+from lamina.bundles.facts import FORMAT, BackboneFacts, DataFacts, Facts, Row, TaskFacts
 from lamina.bundles.pixels import packed
 from lamina.config.identity import stream_content
 from lamina.config.job import Job
@@ -40,6 +40,15 @@ from lamina.training.scorecard import EVALUATED
 _PACKAGES = ("lamina", "torch", "transformers", "peft")
 
 
+@dataclass(frozen=True)
+class Reached:
+    """Numbers that a learner's own scorecard does not have, under their names in `Facts`."""
+
+    metrics: dict[str, float]
+    validation: tuple[Row, ...]
+    test: tuple[Row, ...]
+
+
 def write_bundle(
     job: Job,
     learner: Learner,
@@ -49,11 +58,13 @@ def write_bundle(
     trial: str,
     data: tuple[DataFacts, ...] | None = None,
     origin: tuple[str, ...] = (),
+    reached: Reached | None = None,
 ) -> None:
     """Write what a learner knows into `folder`, which is there whole afterwards or as it was.
 
     `name` and `trial` are what people and the sweep call the trial. Where it has learned on from a
-    bundle, `data` and `origin` say so: see `Facts`.
+    bundle, `data` and `origin` say so: see `Facts`. `reached`: its numbers; by default those of its
+    scorecard.
     """
     unfinished = folder.with_name(folder.name + ".part")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -71,7 +82,7 @@ def write_bundle(
         for path in sorted(unfinished.rglob("*"))
         if path.is_file()
     }
-    facts = _facts(job, learner, digests)
+    facts = _facts(job, learner, reached or _reached(learner), digests)
     known = replace(facts, name=name, trial=trial, origin=origin, data=data or facts.data)
     (unfinished / FACTS).write_bytes(known.dump())
     shutil.rmtree(folder, ignore_errors=True)
@@ -174,10 +185,15 @@ def _write_adapters(learner: Learner, folder: Path) -> None:
             export_adapter(adapter.kind, adapter.tensors, learner.model.backbone, folder / name)
 
 
-def _facts(job: Job, learner: Learner, digests: dict[str, str]) -> Facts:
+def _reached(learner: Learner) -> Reached:
+    rows = {part: matrix.rows for part, matrix in learner.scores.matrices.items()}
+    validation, test = (tuple(map(tuple, rows[part])) for part in EVALUATED)
+    return Reached(learner.scores.metrics(), validation, test)
+
+
+def _facts(job: Job, learner: Learner, reached: Reached, digests: dict[str, str]) -> Facts:
     stream, backbone = learner.stream, learner.model.backbone
     learned = stream.experiences[: learner.next_task]
-    rows = {part: matrix.rows for part, matrix in learner.scores.matrices.items()}
     digest = (job.learned_from or {}).get("stream") or stream_content(stream)
     scenario = asdict(job.scenario)
     return Facts(
@@ -216,9 +232,7 @@ def _facts(job: Job, learner: Learner, digests: dict[str, str]) -> Facts:
                 end_id=end_of_ids(stream),
             ),
         ),
-        metrics=learner.scores.metrics(),
-        validation=tuple(map(tuple, rows["validation"])),
-        test=tuple(map(tuple, rows["test"])),
+        **vars(reached),
         origin=(),
         versions={package: version(package) for package in _PACKAGES},
         files=digests,

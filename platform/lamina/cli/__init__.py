@@ -147,7 +147,8 @@ def sweep(job: Path, overrides: tuple[str, ...], plan: bool) -> None:
 @_overrides
 @click.option("--in-process", is_flag=True, help="Without Ray: one backbone, in this process.")
 def federate(job: Path, overrides: tuple[str, ...], in_process: bool) -> None:
-    """Run the federation of JOB: clients with rows of their own, in rounds.
+    """Run the federation of JOB: clients with rows of their own, in rounds. The global model is a
+    bundle: `lamina predict`, `export` and `serve` take the job's output_dir.
 
     A run that was interrupted goes on where it was. FILE is a job file laid over it; KEY=VALUE sets
     a dotted key of the job: federation.participation=0.2

@@ -8,15 +8,21 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from lamina.bundles.federated import why_no_bundle, write_global_bundle
 from lamina.cli.progress import Display, display
 from lamina.cli.report import notes_in_record, show_mlflow, show_notes, stdout
-from lamina.config import check_components, load_job
+from lamina.cli.run import resident_backbone
+from lamina.config import Job, check_components, load_job
+from lamina.config.identity import identified, learned_from
 from lamina.config.unused import unused_by
-from lamina.folders import RESULT
+from lamina.core import Samples, Stream
+from lamina.digests import trial_id
+from lamina.folders import BUNDLE, RESULT
 from lamina.registry import InputError
 
 if TYPE_CHECKING:
     from lamina.federation.server.outcome import Bound
+    from lamina.federation.server.rounds import FederatedRun
 
 ADAPTER = "global.safetensors"
 _UNITS = {
@@ -31,7 +37,8 @@ _MOST_CLIENTS = 20
 def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None:
     """Run a job's federation, from where an earlier run stopped, and show what came out.
 
-    In the output folder: result.json, the final global tensors, the stream manifest, events.jsonl.
+    In the output folder: federated_result.json, the final global tensors, the bundle of the global
+    model where all clients have one, the stream manifest, events.jsonl.
     """
     console = stdout()
     job = load_job(path, overrides)
@@ -68,6 +75,7 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
     folder = job.output_dir
     write_result(folder / RESULT_OF_FEDERATION, result)
     save_global(found.run.server.global_state, folder / ADAPTER)
+    without = _write_bundle(job, raw, found.run)
     kept = {folder / ADAPTER: "adapters", folder / MANIFEST: "", folder / RESULT_OF_FEDERATION: ""}
     missing = recorder.finish("finished", result["metrics"], found.run.server.version, kept)
     if missing:
@@ -75,11 +83,25 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
     _show(console, result)
     for line in _failed_bounds(found.central, found.local):
         console.print(line, markup=False, soft_wrap=True)
-    console.print(f"\n{folder}: {RESULT_OF_FEDERATION}, {ADAPTER}, {MANIFEST}", soft_wrap=True)
+    files = ", ".join([RESULT_OF_FEDERATION, ADAPTER, MANIFEST])
+    bundle = "the bundle" if without is None else f"no bundle, as {without}"
+    console.print(f"\n{folder}: {files}; {bundle}", markup=False, soft_wrap=True)
     show_mlflow(console, folder, job.tracking.mlflow_uri)
 
 
 RESULT_OF_FEDERATION = f"federated_{RESULT}"
+
+
+def _write_bundle(job: Job, raw: Stream[Samples], run: "FederatedRun") -> str | None:
+    """Returns why there is none, and None where there is one."""
+    if why := why_no_bundle(job):
+        return why
+    known = identified(job, learned_from(job, raw))
+    backbone = resident_backbone(job)
+    stream = backbone.encode_stream(raw)
+    trial = trial_id(known.mapping)
+    place = job.output_dir / BUNDLE
+    return write_global_bundle(known, stream, backbone, run, place, name=job.name, trial=trial)
 
 
 class _Progress:

@@ -84,6 +84,13 @@ def lay_out(
         model.keep(LEDGER, _UNSCALED, residual)
 
 
+def restore_ledger(model: AdaptedModel) -> None:
+    """After `AdaptedModel.load_state_dict`, which takes every adapter for one of the job's kind:
+    the ledger, where there is one, has a kind of its own."""
+    if LEDGER in model.adapters:
+        model.adapters[LEDGER].kind = _UNSCALED
+
+
 def every_tensor(model: AdaptedModel) -> dict[str, Tensor]:
     """As `AdaptedModel.parameters()`, and what is frozen."""
     return {

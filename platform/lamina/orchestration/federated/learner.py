@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from lamina.backbones.backbone import Backbone
+from lamina.bundles.bundle import ADAPTERS
+from lamina.bundles.federated import write_global_bundle
 from lamina.config import Job
 from lamina.config.clients import manifest_of, settings_of_run
 from lamina.config.identity import check_learned_from
@@ -22,6 +24,7 @@ from lamina.federation.server.rounds import FederatedRun
 from lamina.federation.server.scores import EVALUATED
 from lamina.federation.server.server_state import ServerState
 from lamina.federation.state import GlobalState
+from lamina.folders import BUNDLE
 from lamina.orchestration.federated.pool import LocalPool
 from lamina.orchestration.federated.run import advance
 from lamina.orchestration.federated.worker import LearningWorker
@@ -35,7 +38,9 @@ class FederatedLearner:
         manifest = manifest_of(job, stream)
         check_learned_from(job, {"clients": manifest.hash[:10]})
         self._run = FederatedRun(settings_of_run(job, stream, manifest))
-        self._pool = LocalPool(LearningWorker(job, backbone, stream, manifest))
+        self._job = job
+        self._worker = LearningWorker(job, backbone, stream, manifest)
+        self._pool = LocalPool(self._worker)
         self._clients = Kept()
         self._seconds = 0.0
 
@@ -66,10 +71,19 @@ class FederatedLearner:
         }
         self._seconds = state["seconds"]
 
-    def save_adapters(self, folder: Path) -> None:
-        """The global tensors, and the ledger beside them."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def save(self, place: Path, *, name: str, trial: str) -> Path:
+        """Write what answers into a folder of `place`, and return that: the bundle of the global
+        model, or, where there is no such, its tensors."""
+        setup, bundle = self._worker.setup, place / BUNDLE
+        has_none = write_global_bundle(
+            self._job, setup.stream, setup.backbone, self._run, bundle, name=name, trial=trial
+        )
+        if not has_none:
+            return bundle
+        folder = place / ADAPTERS
+        folder.mkdir()
         save_global(self._run.server.global_state, folder / "global.safetensors")
+        return folder
 
     def _report(self, num_steps: int) -> TaskReport:
         server = self._run.server

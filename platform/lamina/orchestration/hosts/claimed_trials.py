@@ -12,7 +12,6 @@ from uuid import uuid4
 import ray
 
 from lamina.bundles import write_bundle
-from lamina.bundles.bundle import ADAPTERS
 from lamina.config import parse_job
 from lamina.folders import BUNDLE
 from lamina.orchestration.federated.learner import FederatedLearner
@@ -133,11 +132,10 @@ def left_behind(
     learner: Learner | FederatedLearner, mapping: Mapping[str, Any], trial: str, name: str
 ) -> tuple[str, dict[str, bytes]]:
     """What a finished trial leaves: the folder's name, and its files by path. A bundle, or the
-    global tensors of a federation."""
+    global tensors of a federation whose clients answer with models of their own."""
     with TemporaryDirectory(prefix="lamina-bundle-") as place:
         if isinstance(learner, FederatedLearner):
-            folder = Path(place) / ADAPTERS
-            learner.save_adapters(folder)
+            folder = learner.save(Path(place), name=name, trial=trial)
         else:
             folder = Path(place) / BUNDLE
             write_bundle(parse_job(mapping), learner, folder, name=name, trial=trial)
