@@ -164,6 +164,23 @@ def test_learn_adds_a_task_and_leaves_the_old_bundle_as_it_was(shop):
     assert "is there already" in again.stderr
 
 
+def test_a_fork_of_a_run_that_has_ended_learns_on(shop, tmp_path):
+    moved = tmp_path / "out"
+    shutil.copytree(shop / "out", moved)
+    (bundle,) = moved.glob("run/*/bundle")
+    given = f"stream.path={shop / 'december.csv'}"
+    refused = lamina("fork", moved, "ncm")
+    assert (refused.exit_code, "what is to be learned?" in refused.stderr) == (2, True)
+    forked = lamina("fork", moved, "ncm", given)
+    assert forked.exit_code == 0, forked.output
+    learned = lamina("learn", bundle, given, "-o", tmp_path / "learned")
+    assert learned.exit_code == 0, learned.output
+    new = bundle.with_name("bundle-3-tasks")
+    assert (new / "model.safetensors").read_bytes() == (
+        tmp_path / "learned" / "model.safetensors"
+    ).read_bytes()
+
+
 def test_learn_goes_on_where_the_old_rows_are_gone_and_says_so(shop, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(shop / "out", moved)

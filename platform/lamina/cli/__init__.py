@@ -408,7 +408,8 @@ def fork(run: Path, trial: str, changes: tuple[str, ...], address: str | None) -
     """Start a trial where another one of a running sweep stands: after its last task.
 
     KEY=VALUE changes a key of its job: training.learning_rate=1e-4. All else stays as it is,
-    memories and what the optimiser remembers included.
+    memories and what the optimiser remembers included. Where the run has ended, the trial learns
+    one more task, as with `lamina learn`: stream.path=december.csv
     """
     _elsewhere(address, "fork", str(run), trial, *changes)
     from lamina.cli.control import fork_of_trial

@@ -43,7 +43,17 @@ def control_trial(action: Action, run: Path, word: str) -> None:
 
 
 def fork_of_trial(run: Path, word: str, words: Sequence[str]) -> None:
-    """Start a trial from another's last task boundary, with a few keys of its job changed."""
+    """Start a trial from another's last task boundary, with a few keys of its job changed.
+
+    Of a run that has ended, the bundle of the trial learns on (`lamina learn`): it has no task
+    left, so `stream.` keys must say what comes next.
+    """
+    if _has_ended(run, word):
+        # They load torch, which no other command here needs.
+        from lamina.cli.learn import learn_on
+
+        learn_on(run, words, trial=word, output=None)
+        return
     with _running(run) as store:
         parent = _trial(store.results(), word)
         made = fork_trial(parent["mapping"], words)
@@ -58,6 +68,20 @@ def fork_of_trial(run: Path, word: str, words: Sequence[str]) -> None:
     if refusal:
         raise InputError(f"TRIAL: {refusal}")
     stdout().print(f"{name} ({trial}) is queued", soft_wrap=True)
+
+
+def _has_ended(run: Path, word: str) -> bool:
+    """Whether a run is over, and left the bundle of a trial."""
+    with store_of(run) as store:
+        if store is not None:
+            return False
+    from lamina.bundles import find_bundle
+
+    try:
+        find_bundle(run, word)
+    except InputError:
+        return False
+    return True
 
 
 @contextmanager
