@@ -65,6 +65,16 @@ def test_whole_trials_come_before_stopped_ones_and_these_before_failed_ones():
     assert names(results) == ["whole", "later", "early", "failed", "nothing"]
 
 
+def test_it_says_whether_a_person_or_the_sweep_has_stopped_a_trial():
+    results = [
+        result("whole", 0.5) | {"hold": None},
+        result("by hand", 0.6, status="stopped", tasks=2) | {"hold": "stop"},
+        result("by asha", 0.6, status="stopped", tasks=1) | {"hold": None},
+    ]
+    said = {row["name"]: row["stopped_by"] for row in leaderboard(results)}
+    assert said == {"whole": None, "by hand": "person", "by asha": "sweep"}
+
+
 def test_ties_and_nulls_give_one_order_whatever_order_they_come_in():
     results = [
         result("tie_b", 0.5),

@@ -9,6 +9,7 @@ from lamina.orchestration.store.event_recorder import metrics_of, write_matrix
 
 TASKS = ("lights", "climate </script>", "media")
 SEEDS = (0, 1, 2)
+SWEEP = {"sweep": {"scheduler": {"name": "asha", "grace_period": 1}}}
 TRACEBACK = "Traceback (most recent call last):\n  File 'a.py', line 3\nValueError: no <b>good</b>"
 
 
@@ -68,7 +69,9 @@ def results():
         for rate in (0.01, 0.1):
             for seed in SEEDS:
                 accuracy = best - rate + 0.02 * seed
-                found.append(result(strategy, rate, seed, [report(t, accuracy) for t in range(3)]))
+                reports = [report(t, accuracy) for t in range(3)]
+                reports[-1]["metrics"]["drift/mean_kl"] = round(1 - accuracy, 4)
+                found.append(result(strategy, rate, seed, reports))
     found[-1] |= {"status": "stopped", "reports": found[-1]["reports"][:2]}
     found[-2] |= {"status": "failed", "reports": [], "error": TRACEBACK}
     bound = [result("joint", 0.01, seed, [report(2, 0.95 + 0.01 * seed)]) for seed in SEEDS]
@@ -80,7 +83,7 @@ def finished_sweep(folder: Path) -> Path:
     folder.mkdir(parents=True)
     those = results()
     (folder / "leaderboard.json").write_text(json.dumps(leaderboard(those)))
-    events = [{"event": "start_sweep", "trial": None, "name": "rooms", "params": {}}]
+    events = [{"event": "start_sweep", "trial": None, "name": "rooms", "params": SWEEP}]
     for each in those:
         write_matrix(folder / "trials" / each["trial"], each["reports"], each["name"], draws=False)
         events += [

@@ -8,6 +8,7 @@ import pytest
 from finished_sweep import PREDICTIONS, TASKS
 from lamina.reporting.figures.costs import SPENT, spent
 from lamina.reporting.figures.curves import VISIBLE, curves
+from lamina.reporting.figures.drifts import drifts
 from lamina.reporting.figures.effects import effect, varied
 from lamina.reporting.figures.matrices import confusion, matrix
 from lamina.reporting.figures.pareto import COSTS, pareto
@@ -31,6 +32,7 @@ def test_plotly_knows_every_word_of_every_figure(board, tmp_path):
         matrix(board.trials[0], "validation"),
         confusion(read_class_report(path)),
         *(pareto(board, cost) for cost in COSTS),
+        drifts(board),
         *(effect(board, key, "test") for key in varied(board)),
         *(spent(board, cost) for cost in SPENT),
     ]

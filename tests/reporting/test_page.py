@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from shutil import copytree
@@ -81,6 +82,7 @@ def test_every_section_is_there_and_every_link_leads_to_one(page):
         "Average accuracy after each task",
         "Accuracy matrix R",
         "Accuracy against cost",
+        "Drift and forgetting",
         "What each setting did",
         "Classes",
         "Cost",
@@ -92,7 +94,8 @@ def test_every_section_is_there_and_every_link_leads_to_one(page):
 def test_every_choice_of_every_list_has_its_picture(page, figures):
     charts = [found["id"] for found in page.having("div", **{"class": "chart"})]
     assert charts == [
-        f"b0-{name}" for name in ("curves", "matrix", "pareto", "settings", "classes", "spent")
+        f"b0-{name}"
+        for name in ("curves", "matrix", "pareto", "drift", "settings", "classes", "spent")
     ]
     assert {key.split("/")[0] for key in figures} == set(charts)
     options = [found["value"] for found in page.having("option")]
@@ -101,6 +104,34 @@ def test_every_choice_of_every_list_has_its_picture(page, figures):
     matrices = [key for key in figures if key.startswith("b0-matrix/")]
     # 12 trials and 3 of joint training, less one that failed before its first task; two parts.
     assert len(matrices) == 2 * 14
+
+
+def test_it_says_how_drift_goes_with_forgetting(board):
+    trials = [
+        replace(each, row={**each.row, "forgetting": 0.1 - (each.row["drift"] or 0.0) ** 3})
+        for each in board.trials
+    ]
+    text = "".join(Reader(as_page([replace(board, trials=trials)])).texts["p"])
+    words = " ".join(text.split())
+    assert "Over 10 trials that learned every task" in words
+    assert "-1.000 of the ranks (Spearman)" in words
+
+
+@pytest.mark.parametrize(
+    ("row", "scheduler", "said"),
+    [
+        ({"stopped_by": "person"}, "asha", "A person has stopped it."),
+        ({"stopped_by": "sweep"}, "asha", "The scheduler asha has stopped it"),
+        ({"stopped_by": "sweep"}, None, "It had not ended when the sweep did."),
+    ],
+)
+def test_it_says_who_has_stopped_a_trial(board, row, scheduler, said):
+    trials = [
+        replace(each, row={**each.row, **row}) if each.row["status"] == "stopped" else each
+        for each in board.trials
+    ]
+    page = Reader(as_page([replace(board, trials=trials, scheduler=scheduler)]))
+    assert said in " ".join(" ".join(page.texts["p"]).split())
 
 
 def test_numbers_sort_by_their_value_and_tables_are_there_without_scripts(page):

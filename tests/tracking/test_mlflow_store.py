@@ -138,6 +138,17 @@ def test_runs_and_artifacts_are_in_the_output_folder_whatever_it_is_called(tmp_p
     assert [each.path for each in client.list_artifacts(run.info.run_id)] == ["matrix.json"]
 
 
+def test_the_page_of_a_server_is_that_of_the_experiment(output_dir, server):
+    tracker = MlflowTracker(output_dir, run="linked", experiment="my tickets & more")
+    tracker.start_sweep("sweep", {})
+    tracker.close()
+    name = "my tickets & more"
+    number = MlflowClient(server).get_experiment_by_name(name).experiment_id
+    page = ui_page(server, name)
+    assert page.startswith(f"{server}/#/experiments/{number}/runs?workflowType=machine_learning")
+    assert ui_page(server, "of another name") == ui_page(server)
+
+
 def test_the_command_for_a_server_opens_its_page():
     command = shlex.split(ui_command("https://mlflow.internal/"))
 

@@ -86,7 +86,8 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
     files = ", ".join([RESULT_OF_FEDERATION, ADAPTER, MANIFEST])
     bundle = "the bundle" if without is None else f"no bundle, as {without}"
     console.print(f"\n{folder}: {files}; {bundle}", markup=False, soft_wrap=True)
-    show_mlflow(console, folder, job.tracking.mlflow_uri)
+    tracking = job.tracking
+    show_mlflow(console, folder, tracking.mlflow_uri, tracking.experiment or job.name)
 
 
 RESULT_OF_FEDERATION = f"federated_{RESULT}"

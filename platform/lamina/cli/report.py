@@ -118,13 +118,16 @@ def show_places(console: Console, output_dir: Path) -> None:
             console.print(f"{output_dir / place}: {what}", soft_wrap=True)
 
 
-def show_mlflow(console: Console, output_dir: Path, mlflow_uri: str | None) -> None:
-    """The one command that opens the MLflow UI, if MLflow was written."""
+def show_mlflow(
+    console: Console, output_dir: Path, mlflow_uri: str | None, experiment: str | None
+) -> None:
+    """The one command that opens the MLflow UI at an experiment, if MLflow was written."""
     store = mlflow_uri or (output_dir if (output_dir / "mlflow.db").is_file() else None)
     if store is not None:
         # The command is the last line, where it is easy to copy.
-        console.print(f"\nMLflow shows the runs at {ui_page(store)} after", soft_wrap=True)
-        console.print(ui_command(store), soft_wrap=True)
+        page = ui_page(store, experiment)
+        console.print(f"\nMLflow shows the runs at {page} after", soft_wrap=True)
+        console.print(ui_command(store, page), soft_wrap=True)
 
 
 Format = Literal["html", "table", "csv", "latex", "markdown", "json"]
@@ -210,4 +213,5 @@ def _show(console: Console, boards: Sequence[Board], output_dir: Path, write_pag
         except InputError as error:
             console.print(f"\nno page: {error}", markup=False, soft_wrap=True)
     show_places(console, output_dir)
-    show_mlflow(console, output_dir, boards[0].rows[0]["mlflow_uri"])
+    first = boards[0].rows[0]
+    show_mlflow(console, output_dir, first["mlflow_uri"], first.get("experiment"))

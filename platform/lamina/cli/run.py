@@ -73,6 +73,8 @@ class _Run:
             "mapping": self.trial.job.mapping,
             "status": status,
             "error": error,
+            # Nobody else can stop it.
+            "hold": "stop",
             "reports": reports,
             "notes": self.notes,
         }
@@ -187,7 +189,7 @@ def _show(run: _Run, reports: Sequence[Report], console: Console) -> Row:
     console.print(_matrix(reports))
     show_leaderboard(console, rows, run.trial.job.name)
     console.print(f"\n{run.folder}: the accuracy matrix, the bundle, {RESULT}", soft_wrap=True)
-    show_mlflow(console, run.trial.job.output_dir, rows[0]["mlflow_uri"])
+    show_mlflow(console, run.trial.job.output_dir, rows[0]["mlflow_uri"], rows[0]["experiment"])
     return rows[0]
 
 

@@ -76,7 +76,7 @@ def sweep_job(source: JobSource, overrides: Sequence[str]) -> Swept:
     show_leaderboard(console, rows, job.name)
     show_places(console, job.output_dir)
     console.print(f"lamina report {job.output_dir}: a page of all this", soft_wrap=True)
-    show_mlflow(console, job.output_dir, rows[0]["mlflow_uri"])
+    show_mlflow(console, job.output_dir, rows[0]["mlflow_uri"], rows[0]["experiment"])
     show_outcome(console, job.output_dir, results)
     return Swept(job.output_dir, rows, progress.num_refuted)
 

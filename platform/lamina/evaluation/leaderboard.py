@@ -2,7 +2,7 @@
 
 A result is what a sweep says of a trial, as plain JSON: `trial`, `name`, `settings` (what tells it
 from others), `mapping` (its whole job), `status`, `error` and `reports`, one for each task learned;
-maybe `notes`, what was said of its rows.
+maybe `notes`, what was said of its rows, and `hold`: `stop` where a person has stopped it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,13 +106,22 @@ def _row(result: Result, metric: str, mode: str) -> Row:
         "tasks_done": len(reports),
         "num_tasks": reports[-1]["num_tasks"] if reports else None,
         "status": result["status"],
+        "stopped_by": _stopped_by(result),
         "error": result["error"],
         "trial": result["trial"],
         "name": result["name"],
         "data": (mapping.get(LEARNED_FROM) or {}).get("stream"),
         "mlflow_uri": tracking["mlflow_uri"] if tracking["enabled"] else None,
+        "experiment": tracking.get("experiment") or mapping.get("name"),
         "notes": list(result.get("notes", ())),
     }
+
+
+def _stopped_by(result: Result) -> str | None:
+    """Who has stopped a trial: a `person`, or the `sweep`, by its scheduler or its end."""
+    if result["status"] != "stopped":
+        return None
+    return "person" if result.get("hold") == "stop" else "sweep"
 
 
 def _most(reports: Sequence[Mapping[str, Any]], key: str) -> int | None:

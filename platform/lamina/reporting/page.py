@@ -23,6 +23,7 @@ from lamina.evaluation.leaderboard import Row
 from lamina.reporting import formatting
 from lamina.reporting.figures.costs import SPENT, spent
 from lamina.reporting.figures.curves import curves
+from lamina.reporting.figures.drifts import drifts
 from lamina.reporting.figures.effects import effect, varied
 from lamina.reporting.figures.matrices import confusion, matrix
 from lamina.reporting.figures.pareto import COSTS, pareto
@@ -52,7 +53,7 @@ class Chart:
 
     key: str
     figures: Mapping[str, Figure]
-    """By the chosen values, joined by `/`."""
+    """By the chosen values, joined by `/`; by the empty text where nothing can be chosen."""
     choosers: Sequence[Chooser]
 
 
@@ -83,6 +84,7 @@ class Section:
     curves: Chart
     matrices: Chart | None
     pareto: Chart | None
+    drift: Chart | None
     effects: Chart | None
     spent: Chart
     spreads: Sequence[Spread]
@@ -95,6 +97,7 @@ class Section:
             self.curves,
             self.matrices,
             self.pareto,
+            self.drift,
             self.effects,
             self.spent,
             self.confusions,
@@ -122,7 +125,7 @@ def as_page(boards: Sequence[Board]) -> str:
     """The whole page as HTML."""
     sections = [_section(f"b{number}", board) for number, board in enumerate(boards)]
     drawn = {
-        f"{chart.key}/{choice}": figure
+        "/".join(filter(None, (chart.key, choice))): figure
         for section in sections
         for chart in section.charts
         for choice, figure in chart.figures.items()
@@ -165,6 +168,7 @@ def _section(key: str, board: Board) -> Section:
         curves=Chart(f"{key}-curves", {part: curves(board, part) for part in SHOWN_PARTS}, [parts]),
         matrices=_matrices(f"{key}-matrix", board, parts),
         pareto=_pareto(f"{key}-pareto", board),
+        drift=_drift(f"{key}-drift", board),
         effects=_effects(f"{key}-settings", board, parts),
         spent=_spent(f"{key}-spent", board),
         spreads=spreads,
@@ -196,6 +200,11 @@ def _pareto(key: str, board: Board) -> Chart | None:
     drawn = {cost: figure for cost in COSTS if (figure := pareto(board, cost))}
     costs = [(cost, COSTS[cost][0]) for cost in drawn]
     return Chart(key, drawn, [Chooser("cost", costs)]) if drawn else None
+
+
+def _drift(key: str, board: Board) -> Chart | None:
+    figure = drifts(board)
+    return Chart(key, {"": figure}, []) if figure else None
 
 
 def _effects(key: str, board: Board, parts: Chooser) -> Chart | None:

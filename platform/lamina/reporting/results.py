@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.core import Part
+from lamina.evaluation.drift import Correlation, drift_and_forgetting
 from lamina.evaluation.leaderboard import Row, ranked
 from lamina.evaluation.seeds import Group, groups_over_seeds
 from lamina.folders import BUNDLE, EVENTS, LEADERBOARD, MATRIX, PREDICTIONS, RESULT, RUNS, TRIALS
@@ -76,6 +77,8 @@ class Board:
     name: str
     """The sweep's; of lone runs, the folder's."""
     trials: Sequence[TrialResult]
+    scheduler: str | None = None
+    """The name of what may stop a trial of the sweep."""
 
     @property
     def rows(self) -> list[Row]:
@@ -86,6 +89,11 @@ class Board:
     def groups(self) -> list[Group]:
         """The settings over their seeds, best first; none where the seed does not vary."""
         return groups_over_seeds(self.rows)
+
+    @cached_property
+    def drift(self) -> Correlation:
+        """How drift goes with forgetting over trials that learned every task."""
+        return drift_and_forgetting(row for row in self.rows if row["status"] == "finished")
 
     @cached_property
     def bounds(self) -> frozenset[str]:
@@ -187,7 +195,8 @@ def read_boards(run: Path) -> list[Board]:
     if rows:
         tracked = _read_events(output_dir / EVENTS)
         trials = [_trial(row, output_dir / TRIALS / row["trial"], tracked) for row in rows]
-        boards.append(Board(tracked.name or output_dir.name, _named(trials)))
+        name = tracked.name or output_dir.name
+        boards.append(Board(name, _named(trials), tracked.scheduler))
     # What learned from other rows is not to be compared.
     by_data: dict[Any, list[TrialResult]] = {}
     for row, folder in zip(lone, _lone_runs(output_dir), strict=True):
@@ -223,6 +232,8 @@ class _Tracked:
 
     name: str | None = None
     """The job's, of a sweep."""
+    scheduler: str | None = None
+    """The sweep's, by name."""
     metrics: dict[str, dict[int, Mapping[str, Any]]] = field(default_factory=dict)
     """By trial and step."""
 
@@ -267,6 +278,8 @@ def _read_events(path: Path) -> _Tracked:
     for event in _events(path):
         if event.get("event") == "start_sweep":
             found.name = event["name"]
+            sweep = event["params"].get("sweep") or {}
+            found.scheduler = (sweep.get("scheduler") or {}).get("name")
         elif event.get("event") == "log" and event.get("trial"):
             found.metrics.setdefault(event["trial"], {})[event["step"]] = event
     return found

@@ -1,5 +1,6 @@
 """Where a job's MLflow store is, whether somebody answers there, and the command that shows it."""
 
+import json
 import os
 import shlex
 import shutil
@@ -7,6 +8,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 from urllib.error import HTTPError
+from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from lamina.registry import InputError
@@ -56,21 +58,39 @@ def check_uri(uri: str) -> None:
             ) from error
 
 
-def ui_command(store: Path | str) -> str:
-    """The shell command that shows the runs of `store`, a job's `output_dir` or `mlflow_uri`."""
+def ui_command(store: Path | str, page: str | None = None) -> str:
+    """The shell command that shows the runs of `store`, a job's `output_dir` or `mlflow_uri`; on a
+    server it opens a page, by default the list of experiments."""
     if _is_server(store):
-        return f"{_program(sys.executable)} -m webbrowser {shlex.quote(ui_page(store))}"
+        opened = shlex.quote(page or ui_page(store))
+        return f"{_program(sys.executable)} -m webbrowser {opened}"
     uri = str(store) if "://" in str(store) else embedded_uri(_near(Path(store)))
     mlflow = Path(sys.executable).with_name("mlflow")
     return f"{_program(mlflow)} ui --workers 1 --backend-store-uri {shlex.quote(uri)}"
 
 
-def ui_page(store: Path | str) -> str:
-    """The page to open then: the trials ranked, or on a server the list of experiments."""
+def ui_page(store: Path | str, experiment: str | None = None) -> str:
+    """The page to open then: the trials ranked. On a server that does not tell the number of the
+    experiment of this name, the list of all."""
     if _is_server(store):
-        return f"{str(store).rstrip('/')}/#/experiments?workflowType=machine_learning"
+        server = str(store).rstrip("/")
+        number = None if experiment is None else _number_of(experiment, server)
+        page = "#/experiments?workflowType=machine_learning"
+        return f"{server}/{page if number is None else leaderboard_link(number)}"
     # 0 is MLflow's own experiment "Default"; an embedded store has one more.
     return f"http://127.0.0.1:5000/{leaderboard_link('1')}"
+
+
+def _number_of(experiment: str, server: str) -> str | None:
+    """MLflow's number of an experiment; None where nobody answers within 5 s, the server wants to
+    know who asks, or it has none of this name."""
+    asked = urlencode({"experiment_name": experiment})
+    address = f"{server}/api/2.0/mlflow/experiments/get-by-name?{asked}"
+    try:
+        with urlopen(address, timeout=5) as answer:
+            return str(json.load(answer)["experiment"]["experiment_id"])
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _is_server(store: Path | str) -> bool:
