@@ -60,11 +60,12 @@ def test_two_thousand_tickets_of_twelve_teams_make_a_job_of_tasks_by_date(
         "by": "created at",
         "every": "quarter",
     }
+    assert job["training"]["class_weights"] == "balanced"
     for said in (
         "'team': labels: 12 classes of 167 rows on average, and its name",
         "'ticket id': left out, another in every row: an id",
         "are empty and left out",
-        "unbalanced: the largest class has",
+        "unbalanced: 'Billing' has 390 training rows and 'Büroküche' 4",
         "4 tasks, domain_incremental, a task for each quarter of 'created at'",
         "tickets.yaml: ok: 8 trials, 4 strategies, 4 tasks, 12 classes",
     ):
@@ -82,6 +83,7 @@ def test_what_it_writes_runs_unchanged(lamina, tmp_path):
         "joint",
     }
     assert not any("changes nothing" in note for note in plan.notes)
+    assert all(point.trial.job.training.class_weights is None for point in plan.points)
     result = lamina("run", "my_rows.yaml", "tracking.enabled=false")
     assert result.exit_code == 0, result.output
     assert result.output.count("changes nothing") == 1, "the sweep, for `lamina run`"

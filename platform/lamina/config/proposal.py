@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from lamina.backbones.locate import NAMED, ON_THE_HUB
 from lamina.config.reading import Plain, read_yaml
 from lamina.core import PARTS, Samples, Stream
@@ -31,6 +33,8 @@ _LEAST = 5
 _MOST_LOST = 0.02
 """The share of rows that a way to cut tasks may leave out as rare."""
 _MOST_PERIODS = 12
+_UNBALANCED = 10
+"""The largest class has so many times the rows of the smallest: rows count by their class."""
 _BATCH = 16
 _STEPS = 40
 """Optimiser steps of a task: twice what the quickstart has, as own data is rarely as easy."""
@@ -389,11 +393,8 @@ def _said_of_rows(cut: _Cut) -> Iterator[str]:
     sizes = Counter(cut.table.labels).most_common()
     each = few_of([f"{label} {size:,}" for label, size in sizes], 12)
     yield f"{counted(len(cut.table), 'row')} of {counted(len(sizes), 'class', 'classes')}: {each}"
-    if sizes[0][1] > 10 * sizes[-1][1]:
-        yield (
-            f"unbalanced: the largest class has {sizes[0][1] / sizes[-1][1]:.0f} times the rows of "
-            "the smallest, so look at macro F1 beside accuracy"
-        )
+    if (why := _unbalanced(cut.stream)) is not None:
+        yield f"unbalanced: {why}; look at macro F1 beside accuracy"
     for note in cut.stream.record["notes"]:
         yield str(note["line"])
     tasks = few_of([f"{each.task.name} ({_rows(each):,})" for each in cut.stream.experiences], 12)
@@ -436,8 +437,7 @@ def _job_text(job: Path, data: _Data, roles: Roles, cut: _Cut, others: Sequence[
         "adapter: {kind: lora, rank: 8, alpha: 16}",
         "strategy: {name: er, replay_size: 16}  # what `lamina run` trains",
         f"memory: {{policy: class_balanced, size: {_memory_size(num_classes, sum(train))}}}",
-        f"training: {{epochs: {epochs}, batch_size: {_BATCH}, optimizer: adamw, "
-        "learning_rate: 2.0e-3}",
+        *_training(epochs, _unbalanced(cut.stream, scenario.get("limit_per_class"))),
         "",
         "sweep:  # what `lamina sweep` compares",
         "  variants:",
@@ -454,6 +454,30 @@ def _commands(job: Path) -> Iterator[str]:
     yield f"lamina check {job}     # is all well?"
     yield f"lamina run {job}       # one trial, in this process"
     yield f"lamina sweep {job}     # the trials of the sweep below, ranked"
+
+
+def _training(epochs: int, why: str | None) -> Iterator[str]:
+    """The line, with a weight for each class and `why`, where there is a reason for that."""
+    plain = f"epochs: {epochs}, batch_size: {_BATCH}, optimizer: adamw, learning_rate: 2.0e-3"
+    if why is None:
+        yield f"training: {{{plain}}}"
+        return
+    yield f"# class_weights: {why}; null counts every row the same."
+    yield f"training: {{{plain}, class_weights: balanced}}"
+
+
+def _unbalanced(stream: Stream[Samples], limit: int | None = None) -> str | None:
+    """How unequal the classes that are learned are, with at most `limit` rows of each in a task;
+    None where they are not clearly so."""
+    number = len(stream.class_names)
+    by_task = [each.train.labels.bincount(minlength=number) for each in stream.experiences]
+    kept = torch.stack(by_task)
+    sizes = (kept if limit is None else kept.clamp_max(limit)).sum(dim=0).tolist()
+    few, most = min(sizes), max(sizes)
+    if few == 0 or most <= _UNBALANCED * few:
+        return None
+    names = [repr(stream.class_names[sizes.index(size)]) for size in (most, few)]
+    return f"{names[0]} has {counted(most, 'training row')} and {names[1]} {few:,}"
 
 
 def _memory_size(num_classes: int, num_rows: int) -> int:
