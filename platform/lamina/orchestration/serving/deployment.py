@@ -27,6 +27,9 @@ _TRIES = 3
 """A batch whose replica dies is answered by another, or by the one that follows it: so often."""
 _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 """Ray Serve's own name of the actor that runs it."""
+_NEVER_FULL = 100
+"""Batches that a replica may be given. The front sends two at most: one to work on, and the next.
+Ray Serve asks a replica that it believes to be full again after a while, in which it would idle."""
 _KNOWN_SECONDS = 1.0
 """How long it is believed that replicas are well."""
 
@@ -79,8 +82,7 @@ def replicas(bundles: Mapping[str, Bundle], settings: ServingSettings) -> Iterat
     application = serve.deployment(Replica).options(
         name="replica",
         num_replicas=settings.replicas,
-        # Another batch is on its way while it works on one.
-        max_ongoing_requests=2,
+        max_ongoing_requests=_NEVER_FULL,
         ray_actor_options={"num_cpus": settings.cores, "num_gpus": gpus},
         graceful_shutdown_timeout_s=5,
         graceful_shutdown_wait_loop_s=0.1,
