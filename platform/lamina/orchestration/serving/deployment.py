@@ -30,6 +30,10 @@ _CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 _NEVER_FULL = 100
 """Batches that a replica may be given. The front sends two at most: one to work on, and the next.
 Ray Serve asks a replica that it believes to be full again after a while, in which it would idle."""
+_THREADS_SLEEP = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads that have done their share of a product sleep until the next. They would spin, and keep
+those from the core that they wait for wherever something else runs there too, HTTP for one: on a
+busy machine of two cores, eight texts a second in place of sixty and more."""
 _KNOWN_SECONDS = 1.0
 """How long it is believed that replicas are well."""
 
@@ -83,7 +87,11 @@ def replicas(bundles: Mapping[str, Bundle], settings: ServingSettings) -> Iterat
         name="replica",
         num_replicas=settings.replicas,
         max_ongoing_requests=_NEVER_FULL,
-        ray_actor_options={"num_cpus": settings.cores, "num_gpus": gpus},
+        ray_actor_options={
+            "num_cpus": settings.cores,
+            "num_gpus": gpus,
+            "runtime_env": {"env_vars": _THREADS_SLEEP},
+        },
         graceful_shutdown_timeout_s=5,
         graceful_shutdown_wait_loop_s=0.1,
         logging_config={"enable_access_log": False},
