@@ -34,7 +34,7 @@ def digest_of(value: Any) -> str:
     return sha256(text.encode()).hexdigest()[:10]
 
 
-def without_place(mapping: Mapping[str, Any]) -> dict[str, Any]:
+def without_where(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """A trial's job without what changes no result: where it runs, and where the data and the model
     are, once `learned_from` says what is in them."""
     kept = {key: value for key, value in mapping.items() if key not in WHERE}
@@ -51,7 +51,7 @@ def without_place(mapping: Mapping[str, Any]) -> dict[str, Any]:
 def trial_id(mapping: Mapping[str, Any], fork: Start | None = None) -> str:
     """The lasting name of a trial: the same for all jobs that compute the same from the same data
     and weights, and from the same task boundary where it is a fork."""
-    digest = digest_of([without_place(mapping), fork and [fork.trial, fork.task]])
+    digest = digest_of([without_where(mapping), fork and [fork.trial, fork.task]])
     return f"{mapping['strategy']['name']}-{digest}"
 
 

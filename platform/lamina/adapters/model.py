@@ -274,11 +274,11 @@ class AdaptedModel:
     def _put(
         self, name: str, kind: AdapterKind | None, tensors: Tensors, *, trainable: bool
     ) -> Adapter:
-        placed = {
+        moved = {
             key: tensor.detach().to(self.backbone.device).requires_grad_(trainable)
             for key, tensor in tensors.items()
         }
-        self.adapters[name] = Adapter(kind, placed)
+        self.adapters[name] = Adapter(kind, moved)
         return self.adapters[name]
 
     def _empty_head(self) -> dict[str, Tensor]:

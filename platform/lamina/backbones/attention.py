@@ -36,12 +36,12 @@ def attention_with_prefix(
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    places = current()
-    if places is not None:
+    positions = current()
+    if positions is not None:
         query, key, value = (
-            places.within(each.transpose(1, 2)).transpose(1, 2) for each in (query, key, value)
+            positions.within(each.transpose(1, 2)).transpose(1, 2) for each in (query, key, value)
         )
-        attention_mask = places.visible
+        attention_mask = positions.visible
     own = key.shape[2]
     for prefix_key, prefix_value in getattr(module, PREFIXES, ()):
         key = torch.cat([_per_head(prefix_key, key), key], dim=2)
@@ -59,7 +59,7 @@ def attention_with_prefix(
         if kwargs.get("position_bias") is not None:
             kwargs["position_bias"] = nn.functional.pad(kwargs["position_bias"], (added, 0))
     attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-    return attended if places is None else places.without(attended), None
+    return attended if positions is None else positions.without(attended), None
 
 
 def _is_causal(module: nn.Module, given: bool | None) -> bool:

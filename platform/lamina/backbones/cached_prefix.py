@@ -44,7 +44,7 @@ class CachedPrefix:
         return self._priced(
             self._architecture.num_layers,
             inputs,
-            lambda: store.features(keys, self._placing(compute)),
+            lambda: store.features(keys, self._moving(compute)),
         )
 
     @torch.no_grad()
@@ -78,9 +78,9 @@ class CachedPrefix:
             if not self._may_begin_at(layer, inputs):
                 return None
             if self._keeps_projections(store, layer):
-                found = store.tokens(f"attention_{layer:02d}", keys, self._placing(projected))
+                found = store.tokens(f"attention_{layer:02d}", keys, self._moving(projected))
             if found is None:
-                found = store.tokens(f"layer_{layer:02d}", keys, self._placing(entering))
+                found = store.tokens(f"layer_{layer:02d}", keys, self._moving(entering))
             return found
 
         return self._priced(layer, inputs, find)
@@ -92,28 +92,28 @@ class CachedPrefix:
         kept: Tensor | None,
         overlay: Overlay,
         arguments: Mapping[str, Tensor],
-        places: TokenPositions | None,
+        positions: TokenPositions | None,
     ) -> Iterator[None]:
         """Inside, the model under an overlay begins at a layer with what is kept, or else at the
-        first one; without padding where there are places."""
+        first one; without padding where `positions` says where the tokens are."""
         if kept is None:
-            if places is None:
+            if positions is None:
                 yield
                 return
-            with unpadded_from(self._stack.get_submodule("0"), places):
+            with unpadded_from(self._stack.get_submodule("0"), positions):
                 yield
             return
         modules = self.projections(layer) if kept.shape[-1] > self._dim else []
         if not self._projects_what_enters(overlay, layer):
             kept, modules = kept[..., : self._dim], []
-        if places is not None:
+        if positions is not None:
             kept = kept[None]
         elif self._modality == "text":
             kept = padded(kept, arguments["attention_mask"])
         tokens, *given = kept.split([self._dim, *(each.out_features for each in modules)], dim=-1)
         answers: dict[nn.Module, Tensor] = dict(zip(modules, given, strict=True))
         answers |= self._unread_embeddings(arguments)
-        with entered_at(self._stack, layer, tokens), answering(answers), unpadded(places):
+        with entered_at(self._stack, layer, tokens), answering(answers), unpadded(positions):
             yield
 
     def projections(self, layer: int) -> list[nn.Linear]:
@@ -148,7 +148,7 @@ class CachedPrefix:
         """Whether the model says the same of its first row when it begins at a layer with what had
         entered it. Layers of some models hand on more than tokens; tried once per layer."""
         if layer not in self._may_begin:
-            row = self._placed({name: each[:1] for name, each in inputs.items() if name != KEYS})
+            row = self._on_device({name: each[:1] for name, each in inputs.items() if name != KEYS})
             seen: list[Tensor] = []
             hook = self._stack.get_submodule(str(layer)).register_forward_pre_hook(
                 lambda _, arguments: seen.append(arguments[0])
@@ -171,11 +171,11 @@ class CachedPrefix:
             self._may_begin[layer] = same
         return self._may_begin[layer]
 
-    def _placing(self, compute: Compute) -> Compute:
+    def _moving(self, compute: Compute) -> Compute:
         """The same on the model's device."""
-        return lambda samples: compute(self._placed(samples))
+        return lambda samples: compute(self._on_device(samples))
 
-    def _placed(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self._model.device) for name, value in inputs.items()}
 
     def _keeps_projections(self, store: FeatureStore, layer: int) -> bool:
@@ -223,7 +223,7 @@ class CachedPrefix:
     def _price(self, layer: int, inputs: Mapping[str, Tensor]) -> int:
         """Operations that the store saves a call with inputs of this shape which begins at a layer:
         as many for every row."""
-        row = self._placed({name: each[:1] for name, each in inputs.items() if name != KEYS})
+        row = self._on_device({name: each[:1] for name, each in inputs.items() if name != KEYS})
         key = (layer, *sorted((name, each.shape) for name, each in row.items()))
         if key not in self._prices:
             if layer == self._architecture.num_layers:

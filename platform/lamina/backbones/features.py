@@ -96,7 +96,7 @@ class _Shelf:
         # The shelves that were not used for longest go first when room is needed.
         os.utime(folder)
         self.folder = folder
-        self.places = _Index.empty(2)
+        self.locations = _Index.empty(2)
         """Of each sample: which file, and its first row of `tokens` there."""
         self.files: list[Tensor] = []
         self._seen: set[str] = set()
@@ -110,8 +110,8 @@ class _Shelf:
                 content = load_file(path)
                 starts = content["lengths"].cumsum(0) - content["lengths"]
                 number = torch.full_like(starts, len(self.files))
-                places = torch.stack([number, starts], dim=1)
-                self.places = self.places.with_new(content["keys"], places)
+                locations = torch.stack([number, starts], dim=1)
+                self.locations = self.locations.with_new(content["keys"], locations)
                 self.files.append(content["tokens"])
 
     def write(self, keys: Tensor, lengths: Tensor, tokens: Tensor) -> None:
@@ -152,7 +152,7 @@ class FeatureStore:
         """The keys int64 [N] of samples, the same for the same content in every process (64 bits of
         a BLAKE2 digest).
 
-        None where texts are padded on the left: their tokens have no known places.
+        None where texts are padded on the left: their tokens have no known positions.
         """
         mask = _mask_of(inputs)
         if mask is not None and bool((mask.diff(dim=1) > 0).any()):
@@ -176,33 +176,35 @@ class FeatureStore:
         found = self._filled(name, keys, compute)
         if found is None:
             return None
-        shelf, places = found
+        shelf, locations = found
         if shelf.files[0].dim() == 3:
-            return _gathered(shelf, places)
+            return _gathered(shelf, locations)
         lengths = self._known.of(keys)[:, 0]
-        places = places.repeat_interleave(lengths, dim=0)
+        locations = locations.repeat_interleave(lengths, dim=0)
         before = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
-        places[:, 1] += torch.arange(len(places)) - before
-        return _gathered(shelf, places)
+        locations[:, 1] += torch.arange(len(locations)) - before
+        return _gathered(shelf, locations)
 
     def fits(self, width: int) -> bool:
         """Whether so many bytes of every token of all samples known take half the room at most."""
         return self._num_tokens * width <= self._max_bytes // 2
 
     def _filled(self, name: str, keys: Tensor, compute: Compute) -> tuple[_Shelf, Tensor] | None:
-        """The shelf of a layer with all of these samples on it, and their places there; None where
-        one is unknown, or there is no room."""
+        """The shelf of a layer with all of these samples on it, and their locations there.
+
+        None where a sample is unknown, or there is no room.
+        """
         shelf = self._shelves.get(name)
         if shelf is None:
             shelf = self._shelves[name] = _Shelf(self._folder / name)
-        while bool((absent := (places := shelf.places.of(keys))[:, 0] < 0).any()):
+        while bool((absent := (locations := shelf.locations.of(keys))[:, 0] < 0).any()):
             part = int(self._known.of(keys[absent][:1])[0, 1])
             if part < 0 or name in self._full:
                 return None
             if not self._fill(shelf, part, compute):
                 self._full.add(name)
                 return None
-        return shelf, places
+        return shelf, locations
 
     def _fill(self, shelf: _Shelf, wanted: int, compute: Compute) -> bool:
         """Compute a part, and others with it, or others while somebody else computes it. Returns
@@ -216,7 +218,7 @@ class FeatureStore:
         """Parts that nobody else computes as long as `held` is open: of texts a quarter of what is
         missing, which shares it well between hosts, and in which many are of one length; a single
         one of pictures."""
-        missing = shelf.places.of(self._known.keys)[:, 0] < 0
+        missing = shelf.locations.of(self._known.keys)[:, 0] < 0
         tokens = torch.zeros(len(self._parts), dtype=torch.int64)
         lengths, numbers = self._known.values[missing].unbind(1)
         tokens.index_add_(0, numbers, lengths)
@@ -240,7 +242,7 @@ class FeatureStore:
 
     def _compute(self, shelf: _Shelf, parts: Sequence[_Part], compute: Compute) -> bool:
         shelf.look()
-        absent = [(shelf.places.of(part.keys)[:, 0] < 0).nonzero()[:, 0] for part in parts]
+        absent = [(shelf.locations.of(part.keys)[:, 0] < 0).nonzero()[:, 0] for part in parts]
         owner = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(r) for r in absent]))
         row = torch.cat(absent)
         if len(row) == 0:
@@ -287,13 +289,13 @@ class FeatureStore:
         return True
 
 
-def _gathered(shelf: _Shelf, places: Tensor) -> Tensor:
-    """A row of a file for each sample, by its place."""
-    files, starts = places.unbind(1)
+def _gathered(shelf: _Shelf, locations: Tensor) -> Tensor:
+    """A row of a file for each sample, by its location."""
+    files, starts = locations.unbind(1)
     first, *others = files.unique().tolist()
     if not others:
         return shelf.files[first].index_select(0, starts)
-    gathered = shelf.files[first].new_empty(len(places), *shelf.files[first].shape[1:])
+    gathered = shelf.files[first].new_empty(len(locations), *shelf.files[first].shape[1:])
     for number in (first, *others):
         own = (files == number).nonzero()[:, 0]
         gathered.index_copy_(0, own, shelf.files[number].index_select(0, starts[own]))

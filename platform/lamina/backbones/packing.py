@@ -64,14 +64,14 @@ class InTurn:
 
     def __call__(self, *tensors: Tensor) -> Tensor:
         """At a site: of input and output, the new output. Before a module: the new input."""
-        places = current()
-        dim = 0 if places is None else 1
-        if places is None:
+        positions = current()
+        dim = 0 if positions is None else 1
+        if positions is None:
             # A model may hand on windows of an image, or tokens, as rows of their own.
             pieces_of_row = len(tensors[0]) // sum(self.sizes)
             sizes = [pieces_of_row * size for size in self.sizes]
         else:
-            sizes = places.sizes(self.sizes)
+            sizes = positions.sizes(self.sizes)
         pieces = zip(*(tensor.split(sizes, dim) for tensor in tensors), strict=True)
         return torch.cat(
             [_through(chain, piece) for chain, piece in zip(self.chains, pieces, strict=True)], dim

@@ -28,9 +28,9 @@ class TokenPositions:
     """Where the tokens of N texts are that attention sees padded to S."""
 
     at: Tensor
-    """int64 [T], in the N * S places, row by row."""
+    """int64 [T], in the N * S positions, row by row."""
     stand_ins: Tensor
-    """int64 [N * S], the token at each place; where padding is, the one before it."""
+    """int64 [N * S], the token at each position; where padding is, the one before it."""
     lengths: Tensor
     """int64 [N]."""
     visible: Tensor
@@ -72,8 +72,11 @@ class TokenPositions:
 
 
 class _Spread(Function):
-    """Rows [T, ...] at their places, and what stands in elsewhere. Only the places give a gradient:
-    nobody has looked at the others. A gather both ways, where zeros would be written first."""
+    """Rows [T, ...] at their positions, and what stands in elsewhere.
+
+    Only the positions give a gradient: nobody has looked at the others. A gather both ways, where
+    zeros would be written first.
+    """
 
     @staticmethod
     def forward(context: Any, rows: Tensor, stand_ins: Tensor, at: Tensor) -> Tensor:
@@ -95,9 +98,9 @@ def current() -> TokenPositions | None:
 
 
 @contextmanager
-def unpadded(places: TokenPositions | None) -> Iterator[None]:
-    """Inside, the tokens of the forward stand at places; with None, they are padded."""
-    token = _current.set(places)
+def unpadded(positions: TokenPositions | None) -> Iterator[None]:
+    """Inside, the tokens of the forward stand at `positions`; with None, they are padded."""
+    token = _current.set(positions)
     try:
         yield
     finally:
@@ -105,16 +108,16 @@ def unpadded(places: TokenPositions | None) -> Iterator[None]:
 
 
 @contextmanager
-def unpadded_from(layer: nn.Module, places: TokenPositions | None) -> Iterator[None]:
+def unpadded_from(layer: nn.Module, positions: TokenPositions | None) -> Iterator[None]:
     """Inside, what enters a layer goes on without padding; with None, all stays."""
-    if places is None:
+    if positions is None:
         yield
         return
 
     def enter(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         # Only from here on: what is laid over the embeddings sees rows.
-        _current.set(places)
-        return (places.without(arguments[0]), *arguments[1:])
+        _current.set(positions)
+        return (positions.without(arguments[0]), *arguments[1:])
 
     handle = layer.register_forward_pre_hook(enter)
     try:

@@ -165,8 +165,8 @@ def read_facts(content: bytes, where: str) -> Facts:
         facts = _FACTS.validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "it"
-        raise InputError(f"{where}: {place} is wrong ({first['msg']})") from error
+        field = ".".join(map(str, first["loc"])) or "it"
+        raise InputError(f"{where}: {field} is wrong ({first['msg']})") from error
     _check(facts, where)
     return facts
 

@@ -16,7 +16,7 @@ from lamina.federation.shared_model import restore_ledger
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 from lamina.training.evaluate import logits_by_length, logits_of
-from lamina.training.learner import placed
+from lamina.training.learner import to_device
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Predictor:
         state = bundle.model
         self.model.load_state_dict(state["model"])
         restore_ledger(self.model)
-        self.strategy.state = placed(state["strategy"], backbone.device)
+        self.strategy.state = to_device(state["strategy"], backbone.device)
         self._batch_size = bundle.job.training.evaluation_batch_size
 
     @property
@@ -123,11 +123,11 @@ class Predictor:
     def logits_of(self, batch: Batch, task: Task | None = None) -> Logits:
         """The same of rows that are run together, as they are padded: up to the rounding of float
         sums what `logits` says."""
-        placed = batch.to(self.model.backbone.device)
-        logits = logits_of(self.strategy, self.model, placed, task).float().cpu()
+        moved = batch.to(self.model.backbone.device)
+        logits = logits_of(self.strategy, self.model, moved, task).float().cpu()
         if not self.strategy.routes or task is not None:
             return Logits(logits, None)
-        return Logits(logits, self.strategy.route(self.model, placed.inputs).cpu())
+        return Logits(logits, self.strategy.route(self.model, moved.inputs).cpu())
 
     def named(self, found: Logits, top_k: int = 1) -> list[Prediction]:
         """Logits as names and scores."""

@@ -154,8 +154,8 @@ def _lines(file: IO[str], form: Form, top_k: int, routes: bool) -> _Write:
         return write_json
 
     writer = csv.writer(file, lineterminator="\n")
-    places = [name for k in range(2, top_k + 1) for name in (f"label_{k}", f"score_{k}")]
-    writer.writerow(["row", "label", "score", *(["task"] if routes else []), *places])
+    columns = [name for k in range(2, top_k + 1) for name in (f"label_{k}", f"score_{k}")]
+    writer.writerow(["row", "label", "score", *(["task"] if routes else []), *columns])
 
     def write_csv(row: int, prediction: Prediction) -> None:
         task = [prediction.task] if routes else []

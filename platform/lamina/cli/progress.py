@@ -130,16 +130,16 @@ class SweepProgress:
         num_ended = sum(each.ended for each in self._trials.values())
         # Forks come on top of what was planned.
         total = max(self._num_trials, len(self._trials))
-        place = f"[{num_ended:>{len(str(total))}}/{total}]"
-        self._display.line(f"{place} {known.name} {how}{numbers(known.metrics)}")
+        counter = f"[{num_ended:>{len(str(total))}}/{total}]"
+        self._display.line(f"{counter} {known.name} {how}{numbers(known.metrics)}")
 
 
 def learned(report: "TaskReport") -> str:
     """A task of the one trial that runs, in a line."""
     metrics = report.metrics
     seconds = metrics["cost/train_seconds"] + metrics["cost/evaluation_seconds"]
-    place = f"task {report.task + 1}/{report.num_tasks} {report.task_name}"
-    return f"{place}{numbers(metrics)} after {seconds:.1f} s"
+    where = f"task {report.task + 1}/{report.num_tasks} {report.task_name}"
+    return f"{where}{numbers(metrics)} after {seconds:.1f} s"
 
 
 def numbers(metrics: Mapping[str, float]) -> str:

@@ -103,19 +103,19 @@ def show_leaderboard(console: Console, rows: Sequence[Row], name: str) -> None:
         console.print(_in_terminal(group_table(groups).only(*_SHOWN)))
 
 
-def show_places(console: Console, output_dir: Path) -> None:
+def show_files(console: Console, output_dir: Path) -> None:
     """Where everything in an output folder is."""
     console.print()
-    places = [
+    files = [
         (PAGE, "leaderboard, curves, matrices, costs: a page for a browser, in one file"),
         (LEADERBOARD, "all columns of the leaderboard"),
         (TRIALS, "accuracy matrices and bundles of each trial of the sweep"),
         (RUNS, "accuracy matrix and bundle of each lone run (`lamina run`)"),
         (EVENTS, "everything that was reported, a line each"),
     ]
-    for place, what in places:
-        if (output_dir / place).exists():
-            console.print(f"{output_dir / place}: {what}", soft_wrap=True)
+    for name, what in files:
+        if (output_dir / name).exists():
+            console.print(f"{output_dir / name}: {what}", soft_wrap=True)
 
 
 def show_mlflow(
@@ -212,6 +212,6 @@ def _show(console: Console, boards: Sequence[Board], output_dir: Path, write_pag
             _write_page(output_dir / PAGE, boards)
         except InputError as error:
             console.print(f"\nno page: {error}", markup=False, soft_wrap=True)
-    show_places(console, output_dir)
+    show_files(console, output_dir)
     first = boards[0].rows[0]
     show_mlflow(console, output_dir, first["mlflow_uri"], first.get("experiment"))

@@ -12,10 +12,10 @@ from lamina.cli.plan import show_outcome, show_plan
 from lamina.cli.progress import SweepProgress, display
 from lamina.cli.report import (
     notes_in_record,
+    show_files,
     show_leaderboard,
     show_mlflow,
     show_notes,
-    show_places,
     stdout,
     write_leaderboard,
 )
@@ -74,7 +74,7 @@ def sweep_job(source: JobSource, overrides: Sequence[str]) -> Swept:
     rows = leaderboard(results, settings.metric, settings.mode)
     write_leaderboard(rows, job.output_dir)
     show_leaderboard(console, rows, job.name)
-    show_places(console, job.output_dir)
+    show_files(console, job.output_dir)
     console.print(f"lamina report {job.output_dir}: a page of all this", soft_wrap=True)
     show_mlflow(console, job.output_dir, rows[0]["mlflow_uri"], rows[0]["experiment"])
     show_outcome(console, job.output_dir, results)

@@ -144,8 +144,8 @@ def _read_top(given: Plain, problems: list[str]) -> Plain:
     own = settings_of(Top)
     for key in given:
         if key not in own and key not in SECTIONS:
-            places = [f"{name}.{key}" for name in SECTIONS if key in _keys(name, given)]
-            problems.append(unknown_key(key, [*own, *SECTIONS], places))
+            elsewhere = [f"{name}.{key}" for name in SECTIONS if key in _keys(name, given)]
+            problems.append(unknown_key(key, [*own, *SECTIONS], elsewhere))
     top = read_fields(Top, {key: given[key] for key in given if key in own}, "", problems)
     if top is None:
         return {}

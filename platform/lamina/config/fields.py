@@ -151,11 +151,11 @@ def _path(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
 
 
-def unknown_key(path: str, allowed: Collection[str], places: Sequence[str] = ()) -> str:
-    """The line for a key that is not there, with the nearest one that is, or with the `places`
-    where this very key is known."""
+def unknown_key(path: str, allowed: Collection[str], elsewhere: Sequence[str] = ()) -> str:
+    """The line for a key that is not there, with the nearest one that is, or with the keys
+    `elsewhere` that have this very name."""
     above, _, name = path.rpartition(".")
-    near = list(places) or get_close_matches(name, list(allowed), n=1, cutoff=0.5)
+    near = list(elsewhere) or get_close_matches(name, list(allowed), n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     where = f"allowed in {above}" if above else "allowed"
     return f"{path}: unknown key{hint} ({where}: {', '.join(sorted(allowed)) or 'nothing'})"

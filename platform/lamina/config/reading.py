@@ -139,10 +139,10 @@ def read_yaml(text: str, where: str) -> Any:
         return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         what = " ".join(line for line in (error.problem, error.context) if line)
         what = what if isinstance(error, _Refused) else f"not YAML ({what})"
-        raise InputError(f"{where}{place}: {what}") from None
+        raise InputError(f"{where}{position}: {what}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
 

@@ -10,7 +10,7 @@ from lamina.config.job import Job
 from lamina.config.plan import Point, SweepPlan
 from lamina.config.reading import Plain
 from lamina.config.unused import enter_as_they_pass
-from lamina.digests import digest_of, without_place
+from lamina.digests import digest_of, without_where
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def first_stage(job: Job) -> Plain | None:
         return None
     if job.memory is not None and enter_as_they_pass(job.strategy, job.scenario, job.memory):
         return None
-    kept = without_place(job.mapping)
+    kept = without_where(job.mapping)
     # Of the strategy itself: a mapping leaves out what a later key makes useless.
     settings = asdict(job.strategy)
     own = {key: settings[key] for key in settings_of(type(job.strategy)) if key not in late}

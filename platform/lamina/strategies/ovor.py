@@ -96,10 +96,10 @@ class OVOR(Strategy):
 
     def layers(self, model: AdaptedModel) -> dict[str, list[int]]:
         """Where the two parts of the prompt are: 0 and 1, and 2 to 4 of twelve."""
-        places = {"g": range(0, 2), "e": range(2, 5)}
+        layers = {"g": range(0, 2), "e": range(2, 5)}
         return {
             name: layers_in(model.backbone, None, paper, f"{name}_length")
-            for name, paper in places.items()
+            for name, paper in layers.items()
         }
 
     def features(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> Tensor:

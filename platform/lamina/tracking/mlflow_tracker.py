@@ -449,8 +449,8 @@ class _Runs:
         about = Model(
             made.artifact_location, run_id, model_uuid=made.model_id, model_id=made.model_id
         )
-        with TemporaryDirectory(prefix="lamina-model-") as place:
-            folder = str(Path(place) / MODEL)
+        with TemporaryDirectory(prefix="lamina-model-") as scratch:
+            folder = str(Path(scratch) / MODEL)
             pyfunc.save_model(
                 folder,
                 loader_module=LOADER,

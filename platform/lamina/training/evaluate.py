@@ -204,8 +204,8 @@ def logits_by_length(
     answered with others of about their length: the rows come in the order of
     `data.lengths().argsort(stable=True)`. With a task, all but its classes are minus infinity."""
     for batch in data.by_length().chunks(batch_size):
-        placed = batch.to(model.backbone.device)
-        yield placed.labels, logits_of(strategy, model, placed, task)
+        moved = batch.to(model.backbone.device)
+        yield moved.labels, logits_of(strategy, model, moved, task)
 
 
 @torch.no_grad()

@@ -112,13 +112,13 @@ class Learner:
         self.next_task = state["next_task"]
         self.num_steps = state["num_steps"]
         self.model.load_state_dict(state["model"])
-        self.strategy.state = placed(state["strategy"], self.model.backbone.device)
+        self.strategy.state = to_device(state["strategy"], self.model.backbone.device)
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
         self.scores.load_state_dict(state["scores"])
         if state["stepper"] is not None:
             self._stepper = self.new_stepper(self._num_steps_of_stream())
-            self._stepper.load_state_dict(placed(state["stepper"], self.model.backbone.device))
+            self._stepper.load_state_dict(to_device(state["stepper"], self.model.backbone.device))
 
     def _train(self, experience: Experience[Batch]) -> float | None:
         """One task, from its preview to the memory. Returns the mean loss of its last epoch, where
@@ -259,9 +259,9 @@ class Learner:
         total = None
         share = share_of(data, self.workers)
         for batch in share.chunks(self.training.evaluation_batch_size):
-            placed = batch.to(self.model.backbone.device)
+            moved = batch.to(self.model.backbone.device)
             summary = self.scores.counting(
-                look.__name__, len(batch), partial(look, self.model, placed)
+                look.__name__, len(batch), partial(look, self.model, moved)
             )
             if summary is None:
                 return None
@@ -289,12 +289,12 @@ class Learner:
         )
 
 
-def placed(state: Any, device: torch.device) -> Any:
+def to_device(state: Any, device: torch.device) -> Any:
     """The same state on a device."""
     if isinstance(state, torch.Tensor):
         return state.to(device)
     if isinstance(state, Mapping):
-        return {key: placed(each, device) for key, each in state.items()}
+        return {key: to_device(each, device) for key, each in state.items()}
     if isinstance(state, list):
-        return [placed(each, device) for each in state]
+        return [to_device(each, device) for each in state]
     return state

@@ -69,9 +69,9 @@ class Stepper:
         loss over all workers' rows."""
         share = share_of(batch, self.workers)
         weight = weight_of(share, batch, self.workers)
-        placed = share.trimmed().to(self.model.backbone.device)
+        moved = share.trimmed().to(self.model.backbone.device)
         with weighing(self._class_weights):
-            output = self.strategy.step(self.model, placed, replay)
+            output = self.strategy.step(self.model, moved, replay)
         references = [self._gradients(each, weight, keep=True) for each in output.references]
         self.descend(self._gradients(output.loss, weight, keep=False), references)
         seen = None if output.seen is None else added(output.seen, self.workers)

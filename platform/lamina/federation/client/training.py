@@ -161,8 +161,8 @@ class LocalTraining:
         paths = {each: each.partition(".")[2] for each in modules_of(every_tensor(model))}
         sums: dict[str, Tensor] = {}
         for batch in data.by_length().chunks(self.setup.training.evaluation_batch_size):
-            placed = batch.to(self.setup.backbone.device)
-            read = model.inputs_at(placed.inputs, sorted(set(paths.values())))
+            moved = batch.to(self.setup.backbone.device)
+            read = model.inputs_at(moved.inputs, sorted(set(paths.values())))
             for module, path in paths.items():
                 gram = (read[path].T @ read[path]).cpu()
                 name = gram_name(module)

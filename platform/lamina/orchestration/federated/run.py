@@ -13,7 +13,7 @@ from lamina.backbones.content import backbone_digest
 from lamina.config import Job
 from lamina.config.clients import manifest_of, passes_of, settings_of_run
 from lamina.core import Samples, Stream
-from lamina.digests import digest_of, without_place
+from lamina.digests import digest_of, without_where
 from lamina.federation.privacy.wire import update_from_bytes
 from lamina.federation.server.outcome import Bound
 from lamina.federation.server.rounds import FederatedRun
@@ -132,7 +132,7 @@ def drive(
 def config_of(job: Job, manifest: StreamManifest) -> str:
     """A digest of all that the results of a federated job depend on."""
     model = backbone_digest(job.backbone.name)
-    return digest_of([without_place(job.settings()), manifest.hash, model])
+    return digest_of([without_where(job.settings()), manifest.hash, model])
 
 
 def _run(

@@ -133,11 +133,11 @@ def left_behind(
 ) -> tuple[str, dict[str, bytes]]:
     """What a finished trial leaves: the folder's name, and its files by path. A bundle, or the
     global tensors of a federation whose clients answer with models of their own."""
-    with TemporaryDirectory(prefix="lamina-bundle-") as place:
+    with TemporaryDirectory(prefix="lamina-bundle-") as scratch:
         if isinstance(learner, FederatedLearner):
-            folder = learner.save(Path(place), name=name, trial=trial)
+            folder = learner.save(Path(scratch), name=name, trial=trial)
         else:
-            folder = Path(place) / BUNDLE
+            folder = Path(scratch) / BUNDLE
             write_bundle(parse_job(mapping), learner, folder, name=name, trial=trial)
         return folder.name, {
             str(path.relative_to(folder)): path.read_bytes()

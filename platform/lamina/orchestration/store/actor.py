@@ -206,9 +206,9 @@ class StoreActor:
     async def finish(self, trial: str, folder: str, files: Mapping[str, bytes]) -> None:
         """`trial` has learned its last task; `files` are what it leaves, by path below `folder`
         of its own folder."""
-        place = self._output_dir / TRIALS / trial / folder
-        await asyncio.to_thread(_write_folder, place, files)
-        self._store.finish(trial, str(place) if files else None)
+        target = self._output_dir / TRIALS / trial / folder
+        await asyncio.to_thread(_write_folder, target, files)
+        self._store.finish(trial, str(target) if files else None)
 
     async def fail(self, trial: str, error: str) -> None:
         """`trial` raised `error`."""

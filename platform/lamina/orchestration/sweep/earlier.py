@@ -7,7 +7,7 @@ from typing import Any
 from lamina.config import Point, SweepPlan
 from lamina.config.identity import changed
 from lamina.config.overrides import dotted
-from lamina.digests import LEARNED_FROM, digest_of, without_place
+from lamina.digests import LEARNED_FROM, digest_of, without_where
 
 _DECIDE = ("seed", "stream", "scenario", "backbone", "federation")
 """Where something is drawn at random in these, each draw learns from rows or weights of its own."""
@@ -55,5 +55,5 @@ def _why(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 def _same_job(mapping: Mapping[str, Any], point: Point) -> str:
     """The digest of a trial's job without what it learned from, and without what is drawn."""
     kept = {key: value for key, value in mapping.items() if key != LEARNED_FROM}
-    own = dotted(without_place(kept))
+    own = dotted(without_where(kept))
     return digest_of({key: value for key, value in own.items() if key not in point.domains})

@@ -60,8 +60,8 @@ class ThinTrial(tune.Trainable):
         report = self._store.wait(self._trial, self._task)
         if not report.get("stopped"):
             self._task += 1
-        place = {"task": self._task, "num_tasks": report["num_tasks"], "trial": self._trial}
-        return {**report["metrics"], **place, "done": report["done"]}
+        progress = {"task": self._task, "num_tasks": report["num_tasks"], "trial": self._trial}
+        return {**report["metrics"], **progress, "done": report["done"]}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Where this trial stands. The weights are in the store."""
