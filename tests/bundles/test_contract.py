@@ -11,14 +11,15 @@ import torch
 from bundle_cases import SPLITS, mapping_of, new_learner, write_data
 from lamina.bundles import Bundle, Predictor, open_bundle, write_bundle
 from lamina.bundles.learning import continuation
-from lamina.strategies import strategy_class, strategy_names
+from lamina.strategies import strategy_class
 from lamina.strategies.ranpac import RanPAC
 from lamina.strategies.safe import SAFE
 from lamina.training.evaluate import known_task, logits_by_length
 from lamina.training.learner import Learner
+from nouns import OF_CLASSES
 from two_workers import digest
 
-EVERY = strategy_names()
+EVERY = OF_CLASSES
 GOES_ON = [name for name in EVERY if strategy_class(name).data != "all"]
 ROUTES = [name for name in EVERY if strategy_class(name).routes]
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from lamina.federation.fitness import misfit, previews, reviews
-from lamina.strategies import strategy_class, strategy_names
+from lamina.strategies import strategy_class
 from lamina.training.checkpoint import pack
-from nouns import NO_REPLAY, after, as_scenario, nouns_stream
+from nouns import NO_REPLAY, OF_CLASSES, after, as_scenario, nouns_stream
 
 
 def hides_rows(name):
@@ -20,7 +20,7 @@ def hides_rows(name):
     )
 
 
-STRATEGIES = [name for name in strategy_names() if hides_rows(name)]
+STRATEGIES = [name for name in OF_CLASSES if hides_rows(name)]
 
 
 def test_there_are_strategies_whose_rows_can_be_hidden():

@@ -13,6 +13,8 @@ from transformers import (
     Qwen2Config,
 )
 
+from lamina.backbones.backbone import BackboneSettings
+from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
 from lamina.core import Batch, Experience, Samples, Stream, Task
 
@@ -62,3 +64,13 @@ def calls_stream(backbone) -> Stream[Batch]:
         experiences.append(Experience(Task(index, task, ()), *parts))
     raw = Stream("calls", "domain_incremental", "text", (), tuple(experiences))
     return backbone.encode_stream(replace(raw, answers="tokens"))
+
+
+def brief_llama(folder: Path):
+    """A tiny Llama whose head says the end token every few words, and its stream of calls."""
+    backbone = load_backbone(BackboneSettings(str(write_model("llama", folder))))
+    stream = calls_stream(backbone)
+    hidden = backbone(stream.experiences[0].train.inputs).answers.flatten(0, 1)
+    mean = hidden.mean(dim=0)
+    backbone.language_head.weight[backbone.end_token] = 8.0 * mean / mean.norm().square()
+    return backbone, stream

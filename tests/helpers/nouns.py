@@ -8,7 +8,7 @@ from lamina.adapters import kind_class
 from lamina.core import PARTS, Batch, Experience, Samples, Stream, Task, generator_of
 from lamina.memory import policy_class
 from lamina.memory.memory import Replay
-from lamina.strategies import strategy_class
+from lamina.strategies import strategy_class, strategy_names
 from lamina.strategies.base import NO_ADAPTER
 from lamina.training.learner import Learner
 from lamina.training.settings import TrainingSettings
@@ -25,14 +25,21 @@ PHRASES = [
     "check the {} in the living room please",
 ]
 
+OF_CLASSES = [name for name in strategy_names() if "classes" in strategy_class(name).answers]
+"""Strategies that answer with classes; the others, in tokens alone."""
+
 NO_REPLAY = Replay(None, None, 0, "cpu")
 """What a step draws from where there is no memory."""
 
 SMALL = {
     "ada": {"pool_size": 2},
     "hide_prompt": {"refit_epochs": 2},
+    "lamol": {"longest": 6},
+    "lfpt5": {"longest": 6},
     "ranpac": {"projection": 64},
     "safe": {"projection": 64},
+    "sdft": {"longest": 6},
+    "ssr": {"attempts": 8, "longest": 6},
 }
 """Settings that make a strategy small enough for a tiny backbone."""
 

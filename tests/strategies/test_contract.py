@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from lamina import strategies
-from lamina.strategies import strategy_class, strategy_names
+from lamina.strategies import strategy_class
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.learner import Learner
 from lamina.training.report import TaskReport
 from lamina.training.settings import TrainingSettings
-from nouns import as_scenario, make_learner
+from nouns import OF_CLASSES, as_scenario, make_learner
 from two_workers import digest, train_by_one, train_by_two, with_products
 
-EVERY = strategy_names()
+EVERY = OF_CLASSES
 ONCE = TrainingSettings(epochs=1, batch_size=4, learning_rate=1e-2)
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from lamina.core import Summary
-from lamina.strategies import strategy_class, strategy_names
+from lamina.strategies import strategy_class
 from lamina.strategies.gem import nonnegative_minimum
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.learner import Learner
 from lamina.training.settings import TrainingSettings
-from nouns import as_scenario, make_learner
+from nouns import OF_CLASSES, as_scenario, make_learner
 from pretended_device import CUDA, OnDevice, PretendedDevice, moved, tensors_of
 
 SHORT = TrainingSettings(epochs=1, batch_size=5, learning_rate=1e-2)
@@ -30,7 +30,7 @@ def _summaries_are_on_the_device(monkeypatch):
     monkeypatch.setattr("lamina.training.stepper.added", added)
 
 
-@pytest.mark.parametrize("name", strategy_names())
+@pytest.mark.parametrize("name", OF_CLASSES)
 def test_a_strategy_keeps_to_one_device(name, nouns, shapes, tiny_bert, tiny_vit):
     """In a stream with boundaries from its first to its last task, the last from a checkpoint."""
     cls = strategy_class(name)
@@ -54,7 +54,7 @@ def test_a_strategy_keeps_to_one_device(name, nouns, shapes, tiny_bert, tiny_vit
 
 
 @pytest.mark.parametrize(
-    "name", [each for each in strategy_names() if "task_free" in strategy_class(each).scenarios]
+    "name", [each for each in OF_CLASSES if "task_free" in strategy_class(each).scenarios]
 )
 def test_a_strategy_keeps_to_one_device_without_boundaries(name, nouns, tiny_bert):
     backbone, mode = moved(tiny_bert)

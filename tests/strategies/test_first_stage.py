@@ -3,14 +3,12 @@
 import pytest
 
 from lamina.config.fields import settings_of
-from lamina.strategies import strategy_class, strategy_names
+from lamina.strategies import strategy_class
 from lamina.training.checkpoint import pack, unpack
-from nouns import make_learner, nouns_stream
+from nouns import OF_CLASSES, make_learner, nouns_stream
 from two_workers import digest
 
-DECLARED = [
-    (name, key) for name in strategy_names() for key in strategy_class(name).from_second_task
-]
+DECLARED = [(name, key) for name in OF_CLASSES for key in strategy_class(name).from_second_task]
 FULL_OF_EFFECT = {
     "agem.replay_size": 1,
     "cl_moe.momentum": 0.2,

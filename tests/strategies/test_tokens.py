@@ -21,8 +21,9 @@ from two_workers import digest
 TAKE_TOKENS = [name for name in strategy_names() if "tokens" in strategy_class(name).answers]
 PREFIXES = ("coda_prompt", "dualprompt")
 """Their prefixes are as wide as tokens, and the keys of the tiny Llama are not."""
-STEADY = {"cl_moe": {"picked": 4}}
-"""Settings without a choice that may turn on a rounding: experts are nearly even at first."""
+STEADY = {"cl_moe": {"picked": 4}, "sdft": {"temperature": 0.0}}
+"""Settings without a choice that may turn on a rounding: of experts that are nearly even at first,
+of a token that is drawn."""
 TRAINING = TrainingSettings(epochs=4, batch_size=4, learning_rate=3e-2)
 SHORT = replace(TRAINING, epochs=2)
 

@@ -11,12 +11,12 @@ from sklearn.utils.class_weight import compute_class_weight
 from lamina.core import Stream
 from lamina.evaluation.classification import class_accuracy, confusion_matrix
 from lamina.losses import balanced_weights, cross_entropy, weighing
-from lamina.strategies import strategy_class, strategy_names
+from lamina.strategies import strategy_class
 from lamina.training.cohort import Cohort, shared
 from lamina.training.settings import TrainingSettings
-from nouns import NO_REPLAY, after, as_scenario, make_learner, nouns_stream
+from nouns import NO_REPLAY, OF_CLASSES, after, as_scenario, make_learner, nouns_stream
 
-STEPPING = [n for n in strategy_names() if strategy_class(n).takes_gradient_steps(has_adapter=True)]
+STEPPING = [n for n in OF_CLASSES if strategy_class(n).takes_gradient_steps(has_adapter=True)]
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lamina.adapters.base import AdapterKind, Tensors, grouped_linear, uniform
 from lamina.backbones.backbone import Backbone
+from lamina.backbones.decoding import Choice
 from lamina.backbones.overlay import Overlay, Patch, Site
 from lamina.core import generator_of
 
@@ -167,11 +168,15 @@ class AdaptedModel:
         return Output(hidden.features, self.logits(hidden.features, head, parameters))
 
     def generate(
-        self, inputs: Mapping[str, Tensor], most: int, adapters: Sequence[str] | None = None
+        self,
+        inputs: Mapping[str, Tensor],
+        most: int,
+        adapters: Sequence[str] | None = None,
+        choose: Choice | None = None,
     ) -> Tensor:
         """What is said behind the prompts of N inputs under the given adapters (default: the active
         ones), as `Backbone.generate`."""
-        return self.backbone.generate(inputs, self.overlay(adapters), most=most)
+        return self.backbone.generate(inputs, self.overlay(adapters), most=most, choose=choose)
 
     def overlay(
         self,

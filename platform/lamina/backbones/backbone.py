@@ -35,7 +35,7 @@ from lamina.backbones.architecture import read_architecture, widths
 from lamina.backbones.attention import NAME as ATTENTION
 from lamina.backbones.attention import attend_with_prefixes
 from lamina.backbones.cached_prefix import CachedPrefix
-from lamina.backbones.decoding import decoded, left_padded
+from lamina.backbones.decoding import Choice, decoded, left_padded, likeliest
 from lamina.backbones.encoding import Encoder, TextEncoder
 from lamina.backbones.features import FeatureStore
 from lamina.backbones.hooks import laid_over
@@ -129,6 +129,8 @@ class Call:
     overlay: Overlay
     most: int = 0
     """How many tokens may be generated behind the prompts; 0: the inputs are read and no more."""
+    choose: "Choice | None" = None
+    """How the next token is chosen; None: the likeliest."""
 
     @property
     def num_rows(self) -> int:
@@ -403,6 +405,12 @@ class Backbone:
         assert isinstance(self.encoder, TextEncoder)
         return int(self.encoder.tokenizer.eos_token_id)
 
+    def tokens_of(self, text: str) -> list[int]:
+        """The tokens of a piece of text, without special ones."""
+        assert isinstance(self.encoder, TextEncoder)
+        found: list[int] = self.encoder.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return found
+
     def texts_of(self, answers: Tensor) -> list[str]:
         """Answers int64 [N, A] in words, without what is IGNORED and without special tokens."""
         assert isinstance(self.encoder, TextEncoder)
@@ -459,14 +467,20 @@ class Backbone:
 
     @torch.no_grad()
     def generate(
-        self, inputs: Mapping[str, Tensor], overlay: Overlay | None = None, *, most: int
+        self,
+        inputs: Mapping[str, Tensor],
+        overlay: Overlay | None = None,
+        *,
+        most: int,
+        choose: Choice | None = None,
     ) -> Tensor:
-        """Tokens that greedy decoding says behind the prompts of N inputs under an overlay, int64
-        [N, L] with L <= `most`; the end token is part of an answer, and IGNORED follows it.
+        """Tokens that are said behind the prompts of N inputs under an overlay, int64 [N, L] with L
+        <= `most`; the end token is part of an answer, and IGNORED follows it. Each is chosen of the
+        logits by `choose`, by default the likeliest.
 
         Raises InputError where the model has no head of words.
         """
-        call = Call(inputs, overlay or Overlay(), most)
+        call = Call(inputs, overlay or Overlay(), most, choose)
         said = (self.run(call) if self._gate is None else self._gate.run(call)).said
         assert said is not None
         return said
@@ -541,7 +555,7 @@ class Backbone:
 
     def _decode(self, call: Call) -> Hidden:
         """Prompts first, then padding, then the text: so a prompt is in the same place for all."""
-        overlay, model = call.overlay, self.model
+        overlay, model, choose = call.overlay, self.model, call.choose or likeliest
         texts = left_padded(call.inputs)
         given = [rows_of(each, call.num_rows) for each in overlay.prompts]
         prompt = torch.cat(given, dim=1) if given else None
@@ -557,7 +571,7 @@ class Backbone:
         with laid_over(stood_in, self.architecture, overlay, None, self.num_first):
             said, tokens = decoded(
                 forward,
-                lambda hidden: self.token_logits(hidden).argmax(dim=-1),
+                lambda hidden: choose(self.token_logits(hidden)),
                 self._text_arguments(dict(texts), prompt, 0),
                 most=call.most,
                 end=self.end_token,
@@ -580,7 +594,9 @@ class Backbone:
         Texts meet where they are padded to one length: padding further would round differently.
         """
         added = added_by(call.overlay)
-        if added is None or (self.architecture.projects_positions and not call.overlay.is_empty):
+        if added is None or call.choose is not None:
+            return None
+        if self.architecture.projects_positions and not call.overlay.is_empty:
             return None
         shapes = {name: value.shape[1:] for name, value in call.inputs.items()}
         shape = tuple(sorted(shapes.items()))

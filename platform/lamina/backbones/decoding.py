@@ -7,12 +7,39 @@ rows of several overlays apart.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lamina.core import ANSWER_AT, IGNORED
+
+Choice = Callable[[Tensor], Tensor]
+"""The next tokens, int64 [N], of logits [N, V]."""
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """Greedy decoding."""
+    return logits.argmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A token drawn by its probability, among the likeliest."""
+
+    generator: torch.Generator
+    """On the CPU, so that every device draws alike."""
+    top_k: int | None = None
+    """Among how many; None: all."""
+    temperature: float = 1.0
+    """What logits are divided by."""
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        number = min(self.top_k or logits.shape[1], logits.shape[1])
+        values, tokens = (logits.float().cpu() / self.temperature).topk(number, dim=1)
+        drawn = torch.multinomial(values.softmax(dim=1), 1, generator=self.generator)
+        return tokens.gather(1, drawn)[:, 0].to(logits.device)
 
 
 def left_padded(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ from lamina.federation.timetable import timetable
 from lamina.federation.work import Download, DownloadSizes, Item, LocalWork, Reply
 from lamina.memory import policy_class
 from lamina.registry import InputError
-from lamina.strategies import strategy_class, strategy_names
+from lamina.strategies import strategy_class
 from lamina.strategies.base import NO_ADAPTER, Strategy
 from lamina.streams.arrivals.in_step import InStep
 from lamina.streams.arrivals.periodic import Periodic
@@ -41,7 +41,7 @@ from lamina.streams.partitioners.iid import Iid
 from lamina.training.cohort import shared, together
 from lamina.training.evaluate import answered_rightly
 from lamina.training.settings import TrainingSettings
-from nouns import SMALL, as_scenario, make_learner, nouns_stream
+from nouns import OF_CLASSES, SMALL, as_scenario, make_learner, nouns_stream
 
 TRAINING = TrainingSettings(epochs=2, batch_size=4, learning_rate=1e-2)
 
@@ -292,7 +292,7 @@ def test_clients_that_train_together_learn_what_they_learn_alone(
 
 FEDERATED = [
     name
-    for name in strategy_names()
+    for name in OF_CLASSES
     if misfit(name, strategy_class(name), kind_of(strategy_class(name)) is not None) is None
 ]
 

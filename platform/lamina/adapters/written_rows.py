@@ -1,0 +1,61 @@
+"""Rows that a language model writes by itself: what methods of generative replay share.
+
+A row is said as a whole behind the end token: prompt, end token, answer, end token. The backbone is
+frozen, so there is no embedding to learn for a token that would say "now write a row" or "here the
+answer begins"; the end token, which no row has inside, stands for both.
+"""
+
+import torch
+from torch import Tensor
+
+from lamina.adapters.model import AdaptedModel
+from lamina.backbones.decoding import Choice
+from lamina.core import ANSWER_AT, Batch
+from lamina.memory.token_rows import Pair, put_together, said_in, taken_apart
+
+
+def as_texts(batch: Batch, end: int, longest: int | None) -> Batch:
+    """Rows as they are said as a whole. Of more than `longest` tokens the beginning is cut."""
+    token = batch.inputs[ANSWER_AT].new_tensor([end])
+    pairs = [(token, torch.cat([prompt, token, answer])) for prompt, answer in taken_apart(batch)]
+    if longest is not None:
+        pairs = [(first, rest[max(len(rest) - longest + 1, 0) :]) for first, rest in pairs]
+    return put_together(pairs)
+
+
+@torch.no_grad()
+def write_rows(model: AdaptedModel, number: int, longest: int, choose: Choice) -> list[Pair]:
+    """Rows that the model says, begun `number` times, without those of which prompt or answer has
+    no end within `longest` tokens (fewer where the model has no room), or no token before it."""
+    end = torch.tensor([model.backbone.end_token], device=model.backbone.device)
+    longest = min(longest, max(room_of(model) // 2 - 1, 1))
+    prompts = [each[:-1] for each in ended(model, [end] * number, longest, choose) if len(each) > 1]
+    if not prompts:
+        return []
+    asked = [torch.cat([end, prompt, end]) for prompt in prompts]
+    answers = ended(model, asked, longest, choose)
+    pairs = zip(prompts, answers, strict=True)
+    return [(prompt, answer) for prompt, answer in pairs if len(answer) > 1]
+
+
+def room_of(model: AdaptedModel) -> int:
+    """How many tokens a text may have."""
+    room = model.backbone.max_length
+    assert room is not None, "a language model reads texts"
+    return room
+
+
+def ended(
+    model: AdaptedModel,
+    prompts: list[Tensor],
+    longest: int,
+    choose: Choice | None = None,
+    adapters: list[str] | None = None,
+) -> list[Tensor]:
+    """What is said behind each prompt, with its end token; empty where that does not come within
+    `longest` tokens. Arguments else as of `AdaptedModel.generate`."""
+    nothing = prompts[0][:0]
+    inputs = put_together([(prompt, nothing) for prompt in prompts]).inputs
+    said = said_in(model.generate(inputs, longest, adapters=adapters, choose=choose))
+    end = model.backbone.end_token
+    return [each if len(each) and int(each[-1]) == end else nothing for each in said]

@@ -1,0 +1,83 @@
+"""LFPT5: its loss against a naive version, and what its weights do."""
+
+import pytest
+import torch
+from torch.nn.functional import log_softmax
+
+from lamina.adapters.model import MAIN
+from lamina.memory.token_rows import put_together, remembered, taken_apart
+from language_models import brief_llama
+from nouns import NO_REPLAY, make_learner
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A tiny language model that comes to an end, and its stream of calls."""
+    return brief_llama(tmp_path_factory.mktemp("llama"))
+
+
+def begun(llama, **settings):
+    """A learner that has learned a task and has begun the next, with a prompt that went on, rows of
+    the new task, and the two rows that it remembers as written."""
+    backbone, stream = llama
+    learner = make_learner("lfpt5", stream, backbone, **{"longest": 6, "share": 0.5, **settings})
+    next(learner.learn())
+    experience = stream.experiences[1]
+    preview = learner.summarise(learner.strategy.preview, experience.train)
+    learner.strategy.begin_task(learner.model, experience.task, preview)
+    written = stream.experiences[0].train[slice(0, 2)].trimmed()
+    learner.strategy.state["written"] = remembered(written)
+    with torch.no_grad():
+        for tensor in learner.model.adapters[MAIN].tensors.values():
+            tensor.add_(0.3)
+    return learner, experience.train[slice(0, 4)].trimmed(), written
+
+
+def scores_of(model, pair, **adapters):
+    one = put_together([pair])
+    return log_softmax(model(one.inputs, **adapters).logits[0], dim=1)
+
+
+def test_the_loss_is_of_answers_whole_rows_and_the_divergence_on_written_ones(llama):
+    learner, batch, written = begun(llama, writing=0.5, consistency=3.0)
+    model, end = learner.model, torch.tensor([llama[0].end_token])
+    said, read, apart = [], [], []
+    with torch.no_grad():
+        found = learner.strategy.step(model, batch, NO_REPLAY).loss
+        for prompt, answer in [*taken_apart(batch), *taken_apart(written)]:
+            scores = scores_of(model, (prompt, answer))
+            said += [-scores[at, token] for at, token in enumerate(answer.tolist())]
+            whole = torch.cat([prompt, end, answer])
+            scores = scores_of(model, (end, whole))
+            read += [-scores[at, token] for at, token in enumerate(whole.tolist())]
+        for pair in taken_apart(written):
+            now, before = scores_of(model, pair), scores_of(model, pair, adapters=["before"])
+            apart += list((before.exp() * (before - now)).sum(dim=1))
+    means = [torch.stack(each).mean() for each in (said, read, apart)]
+    torch.testing.assert_close(
+        found, means[0] + 0.5 * means[1] + 3.0 * means[2], atol=1e-4, rtol=1e-4
+    )
+    assert means[2] > 1e-3
+
+
+def test_the_prompt_before_is_that_which_the_last_task_left(llama):
+    learner, *_ = begun(llama)
+    now, before = (learner.model.adapters[name] for name in (MAIN, "before"))
+    assert not before.trainable
+    for name, tensor in before.tensors.items():
+        torch.testing.assert_close(now.tensors[name].detach(), tensor + 0.3)
+    assert {name.partition(".")[0] for name in learner.model.parameters()} == {MAIN}
+
+
+def test_consistency_moves_what_is_learned(llama):
+    def gradient(consistency):
+        learner, batch, _ = begun(llama, consistency=consistency)
+        loss = learner.strategy.step(learner.model, batch, NO_REPLAY).loss
+        return torch.autograd.grad(loss, next(iter(learner.model.parameters().values())))[0]
+
+    assert (gradient(5.0) - gradient(0.0)).abs().max() > 1e-4
+
+
+def test_a_setting_out_of_range_is_refused_by_its_key(llama):
+    with pytest.raises(ValueError, match=r"strategy\.consistency"):
+        begun(llama, consistency=-1.0)
