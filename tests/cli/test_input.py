@@ -120,3 +120,10 @@ def test_ray_and_mlflow_are_imported_only_by_what_uses_them(job):
     code, *modules = modules_after("sweep", job, "adapter.targets=[qproj]")
     assert code == "2"
     assert modules == ["torch", "transformers"]
+
+
+def test_a_command_to_a_sweep_from_another_terminal_loads_no_torch(tmp_path):
+    (tmp_path / "store").mkdir()
+    code, *modules = modules_after("pause", tmp_path, "er")
+    assert code == "2"
+    assert modules == ["ray"]

@@ -1,4 +1,7 @@
-"""`lamina trials | stop | pause | resume | fork`: a sweep from another terminal."""
+"""`lamina trials | stop | pause | resume | fork`: a sweep from another terminal.
+
+Only `fork` loads torch, for the job that it changes, so the others answer at once.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,14 +10,12 @@ from typing import Any
 
 from rich.table import Table
 
-from lamina.cli.report import stdout
-from lamina.config import fork_trial
+from lamina.cli.console import stdout
 from lamina.evaluation.halving import projected_accuracy
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.control import Action
 from lamina.orchestration.sweep.terminal import read_ledger, store_of
 from lamina.registry import InputError, unknown
-from lamina.reporting.results import no_results_in
 
 _DONE = {"stop": "stops", "pause": "pauses", "resume": "goes on"}
 
@@ -26,7 +27,7 @@ def show_trials(run: Path) -> None:
         rows = store.results() if store is not None else read_ledger(run)
         is_live = store is not None
     if rows is None:
-        raise no_results_in(run)
+        raise _no_results_in(run)
     console = stdout()
     console.print(f"{run} {'runs' if is_live else 'does not run'}: {len(rows)} trials so far")
     console.print(_table(rows, is_live))
@@ -49,11 +50,12 @@ def fork_of_trial(run: Path, word: str, words: Sequence[str]) -> None:
     left, so `stream.` keys must say what comes next.
     """
     if _has_ended(run, word):
-        # They load torch, which no other command here needs.
         from lamina.cli.learn import learn_on
 
         learn_on(run, words, trial=word, output=None)
         return
+    from lamina.config import fork_trial
+
     with _running(run) as store:
         parent = _trial(store.results(), word)
         made = fork_trial(parent["mapping"], words)
@@ -89,12 +91,18 @@ def _running(run: Path) -> Iterator[StoreClient]:
     with store_of(run) as store:
         if store is None:
             if not (run / "store").is_dir():
-                raise no_results_in(run)
+                raise _no_results_in(run)
             raise InputError(
                 f"RUN: {str(run)!r} does not run (allowed: the output_dir of a sweep "
                 "that does; start it again with `lamina sweep`)"
             )
         yield store
+
+
+def _no_results_in(run: Path) -> InputError:
+    from lamina.reporting.results import no_results_in
+
+    return no_results_in(run)
 
 
 def _trial(rows: Sequence[dict[str, Any]], word: str) -> dict[str, Any]:

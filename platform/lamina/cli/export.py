@@ -4,7 +4,7 @@ from pathlib import Path
 
 from lamina.bundles import find_bundle, open_bundle
 from lamina.bundles.exporting import CLASSIFIER, export_bundle, push
-from lamina.cli.report import stdout
+from lamina.cli.console import stdout
 
 
 def export_to(path: Path, folder: Path, *, trial: str | None, repository: str | None) -> None:

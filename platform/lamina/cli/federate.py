@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from lamina.bundles.federated import why_no_bundle, write_global_bundle
+from lamina.cli.console import stdout
 from lamina.cli.progress import Display, display
-from lamina.cli.report import notes_in_record, show_mlflow, show_notes, stdout
+from lamina.cli.report import notes_in_record, show_mlflow, show_notes
 from lamina.cli.run import resident_backbone
 from lamina.config import Job, check_components, load_job
 from lamina.config.identity import identified, learned_from

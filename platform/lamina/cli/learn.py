@@ -5,8 +5,9 @@ from pathlib import Path
 
 from lamina.bundles import find_bundle, open_bundle, write_bundle
 from lamina.bundles.learning import Continuation, continuation
+from lamina.cli.console import stdout
 from lamina.cli.progress import display, learned
-from lamina.cli.report import show_notes, stdout
+from lamina.cli.report import show_notes
 from lamina.cli.run import resident_backbone
 from lamina.digests import trial_id
 from lamina.registry import InputError

@@ -11,6 +11,7 @@ import rich.table
 from rich.console import Console
 from rich.text import Text
 
+from lamina.cli.console import LOG_WIDTH, stdout
 from lamina.core import Stream
 from lamina.evaluation.leaderboard import Row
 from lamina.evaluation.seeds import groups_over_seeds
@@ -21,15 +22,6 @@ from lamina.reporting.formats import as_csv, as_json, as_latex, as_markdown
 from lamina.reporting.results import Board, output_dir_of, read_boards, title_of
 from lamina.reporting.tables import Table, group_table, trial_table
 from lamina.tracking.mlflow_store import ui_command, ui_page
-
-_LOG_WIDTH = 160
-"""Columns of a table in a log, which nobody resizes."""
-
-
-def stdout() -> Console:
-    """Standard output: a terminal's own width, or wide enough for a table where there is none."""
-    console = Console(highlight=False, soft_wrap=False)
-    return console if console.is_terminal else Console(highlight=False, width=_LOG_WIDTH)
 
 
 def notes_in_record(streams: Iterable[Stream[Any]]) -> list[Mapping[str, Any]]:
@@ -159,7 +151,7 @@ def report(run: Path, wanted: Format | None, output: Path | None) -> None:
         click.echo(page)
     elif wanted == "table":
         with nullcontext() if output is None else _opened(output) as file:
-            console = stdout() if file is None else Console(file=file, width=_LOG_WIDTH)
+            console = stdout() if file is None else Console(file=file, width=LOG_WIDTH)
             _show(console, boards, output_dir_of(run), write_page=False)
     else:
         text = {

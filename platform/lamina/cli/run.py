@@ -16,13 +16,13 @@ from rich.table import Table
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.bundles import write_bundle
+from lamina.cli.console import stdout
 from lamina.cli.progress import display, learned
 from lamina.cli.report import (
     notes_in_record,
     show_leaderboard,
     show_mlflow,
     show_notes,
-    stdout,
 )
 from lamina.config import (
     HostSettings,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.bundles import Bundle
-from lamina.cli.report import stdout
+from lamina.cli.console import stdout
 from lamina.orchestration.serving.run import serve_bundles
 from lamina.orchestration.serving.selection import select_bundles
 from lamina.orchestration.serving.settings import ServingSettings, check_access, read_token

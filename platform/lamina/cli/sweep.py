@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from lamina.cli.console import stdout
 from lamina.cli.plan import show_outcome, show_plan
 from lamina.cli.progress import SweepProgress, display
 from lamina.cli.report import (
@@ -16,7 +17,6 @@ from lamina.cli.report import (
     show_leaderboard,
     show_mlflow,
     show_notes,
-    stdout,
     write_leaderboard,
 )
 from lamina.config import Job, SweepPlan, SweepSettings, check_components, expand, load_job
