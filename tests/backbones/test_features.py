@@ -4,11 +4,12 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lamina.adapters import kind_class
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import BackboneSettings
-from lamina.backbones.features import FeatureStore
+from lamina.backbones.features import FeatureStore, _Shelf
 from lamina.backbones.load import load_backbone
 from lamina.backbones.overlay import Overlay
 from lamina.core import KEYS, PARTS, Batch, Samples
@@ -271,3 +272,23 @@ def test_operations_are_counted_as_if_nothing_were_kept(
     assert metrics[2]["cost/train_flops"] == metrics[0]["cost/train_flops"]
     for name in ("cost/train_flops", "cost/inference_flops", "cost/inference_passes"):
         assert metrics[0][name] == metrics[1][name] > 0
+
+
+@pytest.mark.parametrize("damage", ["a bit", "torn", "empty", "no digest"])
+def test_a_damaged_file_is_computed_again_and_replaced(tmp_path, damage):
+    keys, lengths = torch.arange(3), torch.ones(3, dtype=torch.int64)
+    tokens = torch.rand(3, 4)
+    shelf = _Shelf(tmp_path)
+    shelf.write(keys, lengths, tokens)
+    (path,) = tmp_path.glob("*.safetensors")
+    content = path.read_bytes()
+    if damage == "no digest":
+        save_file({"keys": keys, "lengths": lengths, "tokens": tokens}, path)
+    else:
+        flipped = content[:-1] + bytes([content[-1] ^ 1])
+        path.write_bytes({"a bit": flipped, "torn": content[:-8], "empty": b""}[damage])
+    again = _Shelf(tmp_path)
+    assert again.locations.of(keys)[:, 0].tolist() == [-1, -1, -1]
+    assert not path.exists()
+    again.write(keys, lengths, tokens)
+    assert torch.equal(_Shelf(tmp_path).files[0], tokens)

@@ -112,7 +112,9 @@ def test_a_run_that_breaks_off_leaves_no_run_open(lamina, job, only_run, monkeyp
 
     # A person's Ctrl-C, at a moment of our choosing.
     monkeypatch.setattr(Scorecard, "evaluate", interrupted)
-    assert lamina("run", job).exit_code == 1
+    stopped = lamina("run", job)
+    assert stopped.exit_code == 130
+    assert stopped.stderr == "stopped by SIGINT; the same command begins again\n"
     events = [json.loads(line) for line in (only_run() / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["start_trial", "data", "finish_trial"]
     assert events[-1]["status"] == "stopped"

@@ -60,3 +60,12 @@ def test_those_who_ask_at_once_agree():
             for number in range(4)
         ]
         assert len({each.result() for each in asked}) == 1
+
+
+@pytest.mark.parametrize("content", ["", '{"key": 1', "[]", "null"])
+def test_a_damaged_file_is_measured_again(cache, content):
+    assert measured({"of": "a"}, lambda: 1.5, CPU) == 1.5
+    (path,) = cache.glob("*.json")
+    path.write_text(content)
+    assert measured({"of": "a"}, lambda: 2.5, CPU) == 2.5
+    assert json.loads(path.read_text())["result"] == 2.5

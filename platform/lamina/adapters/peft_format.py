@@ -48,7 +48,9 @@ def import_adapter(kind: AdapterKind, backbone: Backbone, folder: Path) -> dict[
     try:
         state = load_file(folder / WEIGHTS)
         config = json.loads((folder / CONFIG).read_text())
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        if not isinstance(config, dict):
+            raise ValueError(f"{CONFIG} is no JSON object")
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise InputError(f"{folder}: not an adapter's folder: {error}") from error
     tensors = state if config.get("lamina_kind") == kind.name else kind.from_peft(state, backbone)
     _check(kind, tensors, backbone, folder)

@@ -15,17 +15,21 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lamina.backbones.locate import cache_folder
 from lamina.core import LazyInput
+from lamina.files import replacing
 
 Inputs = Mapping[str, Tensor | LazyInput]
 """What the model takes, as tensors or to be made when it is needed."""
 Compute = Callable[[Mapping[str, Tensor]], Tensor]
 """The frozen part on N inputs: numbers of every token [N, S, width], or features [N, width]."""
 
+_DIGEST = "sha256"
+"""Where a file says what its numbers were when it was written: see `_digest`."""
 CHUNK_ROWS = 64
 """Rows that are computed at a time."""
 TOGETHER_TOKENS = 32_768
@@ -106,8 +110,10 @@ class _Shelf:
         """Take in the files that are new."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name not in self._seen:
+                content = _read(path)
+                if content is None:
+                    continue
                 self._seen.add(path.name)
-                content = load_file(path)
                 starts = content["lengths"].cumsum(0) - content["lengths"]
                 number = torch.full_like(starts, len(self.files))
                 locations = torch.stack([number, starts], dim=1)
@@ -117,10 +123,32 @@ class _Shelf:
     def write(self, keys: Tensor, lengths: Tensor, tokens: Tensor) -> None:
         """Add a file, complete or not at all."""
         name = sha256(keys.numpy().tobytes()).hexdigest()[:32]
-        unfinished = self.folder / f"{name}.{os.getpid()}.part"
-        save_file({"keys": keys, "lengths": lengths, "tokens": tokens}, unfinished)
-        unfinished.replace(self.folder / f"{name}.safetensors")
+        content = {"keys": keys, "lengths": lengths, "tokens": tokens}
+        with replacing(self.folder / f"{name}.safetensors") as unfinished:
+            save_file(content, unfinished, {_DIGEST: _digest(content)})
         self.look()
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a file. One that is not as it was written, or of a version that wrote no
+    digest, is deleted: then None, and what was in it is computed again."""
+    with suppress(SafetensorError):
+        with safe_open(path, "pt") as file:
+            written = (file.metadata() or {}).get(_DIGEST)
+        content: dict[str, Tensor] = load_file(path)
+        if written == _digest(content):
+            return content
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _digest(content: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of the numbers of some tensors, by name."""
+    digest = sha256()
+    for name, tensor in sorted(content.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 class FeatureStore:

@@ -4,13 +4,13 @@ GGUF weights are quantised; a folder made of them holds what they stand for, in 
 model's numbers are those of its 4-bit weights, not of the original ones.
 """
 
-import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from lamina.files import replacing_folder
 from lamina.registry import InputError
 
 
@@ -41,8 +41,6 @@ def _make(path: Path, folder: Path) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    unfinished = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(unfinished, ignore_errors=True)
     where, file = str(path.parent), path.name
     model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=file)
     # Nothing is quantised any more, which transformers would refuse to save.
@@ -51,6 +49,6 @@ def _make(path: Path, folder: Path) -> None:
         if hasattr(model.config, key):
             delattr(model.config, key)
     model.is_quantized = False
-    model.save_pretrained(unfinished)
-    AutoTokenizer.from_pretrained(where, gguf_file=file).save_pretrained(unfinished)
-    unfinished.rename(folder)
+    with replacing_folder(folder) as unfinished:
+        model.save_pretrained(unfinished)
+        AutoTokenizer.from_pretrained(where, gguf_file=file).save_pretrained(unfinished)

@@ -1,6 +1,7 @@
 """The weights of a backbone: the class of transformers that holds them, the part of a model that is
 used, and whether a folder has all of them."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pickle import UnpicklingError
@@ -150,7 +151,10 @@ def _one_line(location: str) -> Iterator[None]:
             f"backbone.name: {location!r} has a pickle that holds more than tensors, or is damaged "
             "(allowed: safetensors, or a pytorch_model.bin of plain tensors)"
         ) from error
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError, EOFError) as error:
+    except (
+        *(OSError, ValueError, RuntimeError, ImportError, KeyError, EOFError),
+        *(TypeError, AttributeError, IndexError, ArithmeticError),
+    ) as error:
         said = str(error).strip().splitlines()
         first = said[0] if said and not isinstance(error, KeyError) else repr(error)
         raise InputError(f"backbone.name: {location!r} does not load: {first}") from error
@@ -166,7 +170,10 @@ def _quietly() -> Iterator[None]:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # torch warns of a pickle that it then refuses.
+            warnings.filterwarnings("ignore", "Detected pickle protocol")
+            yield
     finally:
         logging.set_verbosity(before)
         if shows_bars:

@@ -83,7 +83,12 @@ def open_bundle(folder: Path) -> Bundle:
             f"BUNDLE: {str(folder)!r} is no bundle ({FACTS}: {error.strerror})"
         ) from error
     facts = read_facts(content, f"BUNDLE: {path}")
-    mapping = json.loads(read_file(folder, JOB, facts))
+    try:
+        mapping = json.loads(read_file(folder, JOB, facts))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"BUNDLE: {str(folder / JOB)!r} is not JSON ({error})") from error
+    if not isinstance(mapping, dict):
+        raise InputError(f"BUNDLE: {str(folder / JOB)!r} is no job (allowed: a mapping)")
     return Bundle(folder, facts, parse_job(mapping), sha256(content).hexdigest())
 
 
@@ -146,7 +151,7 @@ def _trials(output_dir: Path) -> list[tuple[Path, str, str]]:
     ranked = output_dir / LEADERBOARD
     try:
         rows = json.loads(ranked.read_text(encoding="utf-8")) if ranked.is_file() else []
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"BUNDLE: {str(ranked)!r} is not JSON ({error})") from error
     folders = [output_dir / TRIALS / row["trial"] / BUNDLE for row in rows]
     lone = output_dir.glob(f"{RUNS}/*/{BUNDLE}")

@@ -1,6 +1,5 @@
 """Exporting a bundle: a folder to hand on, and the Hugging Face hub."""
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from lamina.bundles.bundle import ADAPTERS, FACTS, Bundle, read_file
 from lamina.bundles.card import card_of
 from lamina.bundles.classifier import why_not_plain, write_classifier
 from lamina.bundles.predictor import Predictor, load_predictor
+from lamina.files import replacing_folder
 from lamina.registry import InputError
 
 CLASSIFIER = "classifier"
@@ -34,13 +34,8 @@ def export_bundle(bundle: Bundle, folder: Path) -> Exported:
         raise InputError(f"OUT: {str(folder)!r} is there already (allowed: a new folder)")
     # Where the plain classifier, which it is compared with, is made.
     predictor = load_predictor(bundle, "cpu")
-    unfinished = folder.with_name(folder.name + ".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
+    with replacing_folder(folder) as unfinished:
         not_plain = _write(predictor, unfinished)
-        os.replace(unfinished, folder)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return Exported(folder, not_plain)
 
 

@@ -174,7 +174,7 @@ def read_facts(content: bytes, where: str) -> Facts:
 def _is_inside(name: str) -> bool:
     """Whether a path stays in the folder that it is relative to."""
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    return not path.is_absolute() and ".." not in path.parts and not {"\\", "\0"} & set(name)
 
 
 def _check(facts: Facts, where: str) -> None:

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import os
-import shutil
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -32,6 +30,7 @@ from lamina.bundles.pixels import packed
 from lamina.config.identity import stream_content
 from lamina.config.job import Job
 from lamina.core import KEYS, PARTS, Batch, D, Part, Stream
+from lamina.files import replacing_folder
 from lamina.folders import PREDICTIONS
 from lamina.training.checkpoint import pack
 from lamina.training.learner import Learner
@@ -66,27 +65,22 @@ def write_bundle(
     bundle, `data` and `origin` say so: see `Facts`. `reached`: its numbers; by default those of its
     scorecard.
     """
-    unfinished = folder.with_name(folder.name + ".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    _write_tensors(job, learner, unfinished)
-    _write_adapters(learner, unfinished / ADAPTERS)
-    save_encoder(learner.model.backbone.encoder, unfinished / TOKENIZER)
-    if learner.stream.answers == "classes":
-        (unfinished / PREDICTIONS).write_bytes(predictions_of(learner))
-    (unfinished / CLASSES).write_text(
-        json.dumps(classes_of(learner), indent=1) + "\n", encoding="utf-8"
-    )
-    digests = {
-        path.relative_to(unfinished).as_posix(): sha256(path.read_bytes()).hexdigest()
-        for path in sorted(unfinished.rglob("*"))
-        if path.is_file()
-    }
-    facts = _facts(job, learner, reached or _reached(learner), digests)
-    known = replace(facts, name=name, trial=trial, origin=origin, data=data or facts.data)
-    (unfinished / FACTS).write_bytes(known.dump())
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(unfinished, folder)
+    with replacing_folder(folder) as unfinished:
+        _write_tensors(job, learner, unfinished)
+        _write_adapters(learner, unfinished / ADAPTERS)
+        save_encoder(learner.model.backbone.encoder, unfinished / TOKENIZER)
+        if learner.stream.answers == "classes":
+            (unfinished / PREDICTIONS).write_bytes(predictions_of(learner))
+        classes = json.dumps(classes_of(learner), indent=1) + "\n"
+        (unfinished / CLASSES).write_text(classes, encoding="utf-8")
+        digests = {
+            path.relative_to(unfinished).as_posix(): sha256(path.read_bytes()).hexdigest()
+            for path in sorted(unfinished.rglob("*"))
+            if path.is_file()
+        }
+        facts = _facts(job, learner, reached or _reached(learner), digests)
+        known = replace(facts, name=name, trial=trial, origin=origin, data=data or facts.data)
+        (unfinished / FACTS).write_bytes(known.dump())
 
 
 def predictions_of(learner: Learner) -> bytes:

@@ -6,7 +6,7 @@ Each command imports what it needs when it is called, so that `lamina --help` is
 only what concerns a sweep, a federation or serving knows Ray. Keys, names and types of a job are
 checked before torch is imported, which takes seconds. What is wrong with the input is said on
 stderr, a line each. Exit codes: 0, done; 1, it ran, and it or some of its trials failed; 2, the job
-or its input is refused, and nothing was trained.
+or its input is refused, and nothing was trained; 130 and 143, it was stopped by Ctrl-C or SIGTERM.
 """
 
 from pathlib import Path
@@ -14,7 +14,9 @@ from typing import Any
 
 import click
 
+from lamina.cli.stopping import ending_in_a_line
 from lamina.config import check_words
+from lamina.files import disk_fault
 from lamina.garbage import collect_seldom
 from lamina.registry import InputError
 
@@ -30,6 +32,10 @@ _OWN_DATA = """\b
 Data of your own, a csv file say:
   lamina init tickets.csv        # looks at it and writes tickets.yaml
   lamina sweep tickets.yaml      # compares a few methods on it"""
+
+
+_GOES_ON = "the same command goes on from here, or `lamina resume OUTPUT_DIR`"
+"""What is said to whoever has stopped a command that keeps what it has done."""
 
 
 class _Commands(click.Group):
@@ -48,6 +54,12 @@ class _Commands(click.Group):
                 line = " ".join(problem.split())
                 click.echo("".join(map(_readable, line)), err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            fault = disk_fault(error)
+            if fault is None:
+                raise
+            click.echo(fault, err=True)
+            ctx.exit(1)
 
 
 def _readable(character: str) -> str:
@@ -65,7 +77,7 @@ def main() -> None:
     """Continual learning with adapters on one frozen backbone.
 
     Exit codes: 0, done; 1, it ran, and it or some of its trials failed; 2, the job or its input is
-    refused.
+    refused; 130 and 143, it was stopped by Ctrl-C or SIGTERM.
     """
     collect_seldom()
 
@@ -120,7 +132,8 @@ def run(job: Path, overrides: tuple[str, ...]) -> None:
     check_words(job, overrides)
     from lamina.cli.run import run_job
 
-    run_job(job, overrides)
+    with ending_in_a_line("the same command begins again"):
+        run_job(job, overrides)
 
 
 @main.command()
@@ -139,7 +152,8 @@ def sweep(job: Path, overrides: tuple[str, ...], plan: bool) -> None:
     if plan:
         plan_job(job, overrides)
     else:
-        sweep_job(job, overrides).raise_for_failures()
+        with ending_in_a_line(_GOES_ON):
+            sweep_job(job, overrides).raise_for_failures()
 
 
 @main.command()
@@ -156,7 +170,8 @@ def federate(job: Path, overrides: tuple[str, ...], in_process: bool) -> None:
     check_words(job, overrides)
     from lamina.cli.federate import federate_job
 
-    federate_job(job, overrides, in_process)
+    with ending_in_a_line(_GOES_ON):
+        federate_job(job, overrides, in_process)
 
 
 @main.command()
@@ -389,11 +404,21 @@ def pause(run: Path, trial: str, address: str | None) -> None:
 
 @main.command()
 @_run
-@_trial
+@click.argument("trial", required=False)
 @_address
-def resume(run: Path, trial: str, address: str | None) -> None:
-    """Go on with a trial that was paused or stopped, or try one again that failed."""
-    _elsewhere(address, "resume", str(run), trial)
+def resume(run: Path, trial: str | None, address: str | None) -> None:
+    """Go on with what was begun in RUN; with TRIAL, with one that was paused, stopped or failed.
+
+    RUN is the output_dir of a sweep or a federation that was stopped or killed: it goes on as the
+    command that began it would. With TRIAL the sweep is one that is running.
+    """
+    _elsewhere(address, "resume", str(run), *([] if trial is None else [trial]))
+    if trial is None:
+        from lamina.cli.resuming import resume_run
+
+        with ending_in_a_line(_GOES_ON):
+            resume_run(run)
+        return
     from lamina.cli.control import control_trial
 
     control_trial("resume", run, trial)

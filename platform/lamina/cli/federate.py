@@ -12,12 +12,15 @@ from lamina.bundles.federated import why_no_bundle, write_global_bundle
 from lamina.cli.console import stdout
 from lamina.cli.progress import Display, display
 from lamina.cli.report import notes_in_record, show_mlflow, show_notes
+from lamina.cli.resuming import record_job
 from lamina.cli.run import resident_backbone
 from lamina.config import Job, check_components, load_job
 from lamina.config.identity import identified, learned_from
 from lamina.config.unused import unused_by
+from lamina.config.words import JobSource
 from lamina.core import Samples, Stream
 from lamina.digests import trial_id
+from lamina.files import write_json
 from lamina.folders import BUNDLE, RESULT
 from lamina.registry import InputError
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from lamina.federation.server.rounds import FederatedRun
 
 ADAPTER = "global.safetensors"
+FORMAT = 1
+"""Of federated_result.json: one more whenever its keys or their meaning change."""
 _UNITS = {
     "client": "of whether a client took part",
     "example": "of whether a row was at a client: the largest over clients",
@@ -35,26 +40,27 @@ _MOST_CLIENTS = 20
 """So many are shown one by one."""
 
 
-def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None:
+def federate_job(source: JobSource, overrides: Sequence[str], in_process: bool) -> None:
     """Run a job's federation, from where an earlier run stopped, and show what came out.
 
     In the output folder: federated_result.json, the final global tensors, the bundle of the global
     model where all clients have one, the stream manifest, events.jsonl.
     """
     console = stdout()
-    job = load_job(path, overrides)
+    job = load_job(source, overrides)
     if job.federation is None:
         raise InputError(
-            f"federation: missing in {str(path)!r} (allowed: a mapping; see jobs/federated_*.yaml)"
+            f"federation: missing in {job.name!r} (allowed: a mapping; see jobs/federated_*.yaml)"
         )
     (raw,) = check_components([job])
     # Only a job that is sound is worth the seconds that Ray takes to be imported and started.
     from lamina.federation.server.outcome import result_of
-    from lamina.orchestration.federated.event_recorder import FederatedEventRecorder, write_result
+    from lamina.orchestration.federated.event_recorder import FederatedEventRecorder
     from lamina.orchestration.federated.learner import save_global
     from lamina.orchestration.federated.run import MANIFEST, run_federated
 
-    recorder = FederatedEventRecorder(job, str(path))
+    name = str(source) if isinstance(source, Path | str) else job.name
+    recorder = FederatedEventRecorder(job, name)
     for key, why in unused_by(job, "federate --in-process" if in_process else "federate").items():
         console.print(f"{key} changes nothing: {why}", markup=False, soft_wrap=True)
     show_notes(console, [raw])
@@ -64,6 +70,8 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
             progress = _Progress(shown, raw.scenario, raw.name)
 
             def tell(event: Mapping[str, Any]) -> None:
+                if event["event"] == "federation_started":
+                    record_job(job, "federate", overrides, in_process)
                 recorder(event)
                 progress(event)
 
@@ -74,7 +82,7 @@ def federate_job(path: Path, overrides: Sequence[str], in_process: bool) -> None
     notes = notes_in_record([raw])
     result = {**result_of(found.run, found.sha, found.central, found.local), "notes": notes}
     folder = job.output_dir
-    write_result(folder / RESULT_OF_FEDERATION, result)
+    write_json(folder / RESULT_OF_FEDERATION, {"format": FORMAT, **result})
     save_global(found.run.server.global_state, folder / ADAPTER)
     without = _write_bundle(job, raw, found.run)
     kept = {folder / ADAPTER: "adapters", folder / MANIFEST: "", folder / RESULT_OF_FEDERATION: ""}
@@ -120,6 +128,8 @@ class _Progress:
                 self._rounds = rounds
                 again = f", from round {event['done'] + 1} on" if event["done"] else ""
                 self._shown.line(f"{clients} clients, {rounds} rounds{again}: {self._about}")
+            case {"event": "state_damaged", "damage": damage, "done": done}:
+                self._shown.line(f"{damage}: goes on from the state before it, after round {done}")
             case {"event": "host_ready", "host": host}:
                 self._shown.line(f"{host} is ready")
             case {"event": "host_lost", "host": host, "error": error}:

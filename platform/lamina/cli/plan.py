@@ -13,6 +13,7 @@ from rich.table import Table
 from lamina.config import Job, SweepPlan
 from lamina.config.estimate import Estimate, Group, estimate
 from lamina.core import Samples, Stream
+from lamina.files import write_json
 
 FILE = "plan.json"
 """Where the forecast waits for the sweep, in its output folder."""
@@ -32,7 +33,7 @@ def show_plan(console: Console, plan: SweepPlan, streams: Sequence[Stream[Sample
     plan.job.output_dir.mkdir(parents=True, exist_ok=True)
     expected = {name: found.range(name) for name in PHASES}
     path = plan.job.output_dir / FILE
-    path.write_text(json.dumps(expected, indent=1) + "\n", encoding="utf-8")
+    write_json(path, expected)
 
 
 def _check_search(plan: SweepPlan, num_tasks: int) -> None:

@@ -94,6 +94,10 @@ class SweepProgress:
                 shown = names if len(names) <= _NAMED else [*names[:_NAMED], "..."]
                 number = "1 trial is" if len(names) == 1 else f"{len(names)} trials are"
                 self._display.line(f"{number} trained again, as {why}: {', '.join(shown)}")
+            case {"event": "set_back", "trial": trial, "damage": damage, "task": task}:
+                where = f"after task {task + 1}" if task >= 0 else "at its beginning"
+                name = self._trials[trial].name
+                self._display.line(f"{damage}: {name} goes on {where}")
             case {"event": "tracking_incomplete", "error": error}:
                 self._display.line(f"tracking: {error}")
             case {"event": "submitted", "trial": trial, "name": name}:

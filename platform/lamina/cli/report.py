@@ -1,6 +1,5 @@
 """What a job left behind, shown: the leaderboard, and where everything is."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +14,7 @@ from lamina.cli.console import LOG_WIDTH, stdout
 from lamina.core import Stream
 from lamina.evaluation.leaderboard import Row
 from lamina.evaluation.seeds import groups_over_seeds
+from lamina.files import write_json
 from lamina.folders import EVENTS, LEADERBOARD, PAGE, RUNS, TRIALS
 from lamina.registry import InputError
 from lamina.reporting import formatting
@@ -40,7 +40,7 @@ def write_leaderboard(rows: Sequence[Row], output_dir: Path) -> Path:
     """`rows` as a JSON list in the output folder."""
     output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / LEADERBOARD
-    path.write_text(json.dumps(list(rows), indent=1) + "\n", encoding="utf-8")
+    write_json(path, list(rows))
     return path
 
 

@@ -1,6 +1,5 @@
 """`lamina run`: one trial in this process, without Ray."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +23,7 @@ from lamina.cli.report import (
     show_mlflow,
     show_notes,
 )
+from lamina.cli.resuming import record_job
 from lamina.config import (
     HostSettings,
     Job,
@@ -41,6 +41,7 @@ from lamina.config.words import JobSource
 from lamina.core import Samples, Stream
 from lamina.digests import trial_id
 from lamina.evaluation.leaderboard import Row, leaderboard
+from lamina.files import held, write_json
 from lamina.folders import BUNDLE, RESULT, RUNS
 from lamina.orchestration.store.event_recorder import EventRecorder, TrialReports
 from lamina.registry import InputError
@@ -79,7 +80,7 @@ class _Run:
             "notes": self.notes,
         }
         (row,) = leaderboard([result])
-        (self.folder / RESULT).write_text(json.dumps(row, indent=1) + "\n", encoding="utf-8")
+        write_json(self.folder / RESULT, row)
         return row
 
 
@@ -106,7 +107,22 @@ def run_job(source: JobSource, overrides: Sequence[str]) -> tuple[Path, Row]:
     trial = replace(trial, job=identified(trial.job, learned_from(trial.job, raw)))
     identity = trial_id(trial.job.mapping)
     folder = job.output_dir / RUNS / identity
-    shutil.rmtree(folder, ignore_errors=True)
+    with held(job.output_dir / f".lock-{identity}", "output_dir", repr(str(folder))):
+        shutil.rmtree(folder, ignore_errors=True)
+        record_job(job, "run", overrides)
+        return job.output_dir, _trained(source, learner, trial, identity, folder, console)
+
+
+def _trained(
+    source: JobSource,
+    learner: Learner,
+    trial: Trial,
+    identity: str,
+    folder: Path,
+    console: Console,
+) -> Row:
+    """Train the trial in its folder, and show what came out."""
+    job = trial.job
     tracker = make_tracker(
         job.output_dir,
         events=folder,
@@ -125,7 +141,7 @@ def run_job(source: JobSource, overrides: Sequence[str]) -> tuple[Path, Row]:
             recorder.close()
         except TrackingError as error:
             click.echo(f"tracking: {error}", err=True)
-    return job.output_dir, _show(run, reports, console)
+    return _show(run, reports, console)
 
 
 def resident_backbone(job: Job) -> Backbone:

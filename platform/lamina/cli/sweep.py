@@ -19,6 +19,7 @@ from lamina.cli.report import (
     show_notes,
     write_leaderboard,
 )
+from lamina.cli.resuming import record_job, say_what_is_there
 from lamina.config import Job, SweepPlan, SweepSettings, check_components, expand, load_job
 from lamina.config.words import JobSource
 from lamina.core import Samples, Stream
@@ -60,6 +61,7 @@ def sweep_job(source: JobSource, overrides: Sequence[str]) -> Swept:
     # Only a job that is sound is worth the seconds that Ray takes to be imported and started.
     from lamina.orchestration.sweep.run import run_sweep
 
+    say_what_is_there(console, job.output_dir)
     lengths = [len(stream) for stream in streams]
     draws = [plan.num_draws(point) for point in plan.points]
     total = sum(length * number for length, number in zip(lengths, draws, strict=True))
@@ -68,7 +70,13 @@ def sweep_job(source: JobSource, overrides: Sequence[str]) -> Swept:
     notes = _notes_by_trial([point.trial.job for point in plan.points], streams)
     with display(console, total) as shown:
         progress = SweepProgress(shown, plan.num_trials, max(lengths))
-        results = run_sweep(job, progress, streams)
+
+        def tell(event: Mapping[str, Any]) -> None:
+            if event["event"] == "sweep_started":
+                record_job(job, "sweep", overrides)
+            progress(event)
+
+        results = run_sweep(job, tell, streams)
     settings = job.sweep or SweepSettings()
     results = [{**each, "notes": notes(each["mapping"])} for each in results]
     rows = leaderboard(results, settings.metric, settings.mode)

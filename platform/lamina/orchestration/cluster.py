@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,16 +55,27 @@ def cluster(num_cpus: int | None = None) -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS")
     try:
-        if address:
-            _join(address)
-        else:
-            _start(num_cpus)
+        with _own_sigterm():
+            if address:
+                _join(address)
+            else:
+                _start(num_cpus)
         # Tune's summaries of failed trials are errors to it; the store tells of each trial.
         logging.getLogger("ray").setLevel(logging.ERROR)
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Ray puts its own way to end on SIGTERM in the place of this process's, if that has one."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and before not in (signal.SIG_DFL, None):
+        signal.signal(signal.SIGTERM, before)
 
 
 def _join(address: str) -> None:

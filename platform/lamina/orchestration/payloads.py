@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from hashlib import sha256
 from pathlib import Path
 
+from lamina.files import UNFINISHED, sync
 from lamina.registry import InputError
 
 
@@ -21,7 +22,7 @@ class Payloads:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        for torn in folder.glob("*.part"):
+        for torn in folder.glob(f"*{UNFINISHED}"):
             torn.unlink()
 
     def put(self, content: bytes) -> str:
@@ -35,10 +36,10 @@ class Payloads:
         new = {path: each for path, each in given.items() if not _holds(path, each)}
         # All are written before the first is waited for: the disk then has them at one go.
         for path, content in new.items():
-            path.with_suffix(".part").write_bytes(content)
+            path.with_suffix(UNFINISHED).write_bytes(content)
         for path in new:
-            sync(path.with_suffix(".part"))
-            os.replace(path.with_suffix(".part"), path)
+            sync(path.with_suffix(UNFINISHED))
+            os.replace(path.with_suffix(UNFINISHED), path)
         # Also where all were there: whoever wrote them may have been killed before this.
         sync(self._folder)
         return digests
@@ -76,15 +77,6 @@ def _holds(path: Path, content: bytes) -> bool:
         return path.stat().st_size == len(content) and path.read_bytes() == content
     except FileNotFoundError:
         return False
-
-
-def sync(path: Path) -> None:
-    """Bring the content of a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _refused(path: Path, why: str) -> InputError:

@@ -288,17 +288,17 @@ def _read_events(path: Path) -> _Tracked:
 def _events(path: Path) -> Iterator[Mapping[str, Any]]:
     if not path.is_file():
         return
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             # The last line of a sweep that is running, or was killed, may be half written.
             try:
                 yield json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 return
 
 
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"RUN: {str(path)!r} is not JSON ({error})") from error

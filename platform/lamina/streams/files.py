@@ -43,6 +43,12 @@ def find(path: str, config: str | None, revision: str | None, form: Format) -> D
     if not path.strip():
         raise InputError(f"stream.path: {path!r} is no path (allowed: a file, a folder, a hub id)")
     local = Path(path).expanduser()
+    try:
+        local.exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        shown = path if len(path) <= 80 else f"{path[:77]}..."
+        raise InputError(f"stream.path: {shown!r} cannot be read: {reason}") from None
     if revision is not None and (local.exists() or glob(str(local))):
         raise InputError(
             f"stream.revision: {revision!r} is of the hub, and {path!r} is on this disk "

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lamina.core import PARTS, D, Part, Stream
+from lamina.files import replacing, write_file
 from lamina.registry import InputError, unknown
 from lamina.streams.manifest import (
     NEVER,
@@ -89,13 +90,16 @@ def write_manifest(manifest: StreamManifest, path: Path) -> None:
         # A line for each entry: readable, and a change of one shows as one.
         lines = ",\n".join(json.dumps(entry) for entry in entries)
         head = json.dumps(header)[:-1]
-        path.write_text(f'{head}, "entries": [\n{lines}\n]}}\n', encoding="utf-8")
+        write_file(path, f'{head}, "entries": [\n{lines}\n]}}\n')
         return
     import pyarrow
     from pyarrow import parquet
 
     table = pyarrow.Table.from_pylist(entries, schema=_schema(pyarrow))
-    parquet.write_table(table.replace_schema_metadata({_HEADER: json.dumps(header)}), path)
+    with replacing(path) as unfinished:
+        parquet.write_table(
+            table.replace_schema_metadata({_HEADER: json.dumps(header)}), unfinished
+        )
 
 
 def read_manifest(path: Path, stream: Stream[D]) -> StreamManifest:

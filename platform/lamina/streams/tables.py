@@ -37,6 +37,10 @@ NEWLINE = b"\n"
 ROW_IDS = "id"
 """A column of this name says what people call a row."""
 _OPENERS: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+MOST_UNPACKED = 200
+"""A compressed file may be so many times larger when it is unpacked; texts hardly reach 20."""
+_ALWAYS_UNPACKED = 2**26
+"""So many bytes of any file are unpacked."""
 _DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}
 """What csv files are delimited by, and how a job writes it."""
 _ENCODINGS = ("utf-8", "cp1252", "latin-1")
@@ -574,7 +578,10 @@ def _text_of(path: Path, named: str, encoding: str) -> Iterator[IO[str]]:
     an encoding that is not known."""
     codec = _codec(encoding)
     with open_bytes(path, named) as content:
-        first = content.read(max(map(len, MARKS)))
+        first = content.read(max(map(len, (*MARKS, *_MAGIC))))
+        for magic, what in _MAGIC.items():
+            if first.startswith(magic):
+                raise InputError(f"stream.path: {named!r} is no text but {what}")
         skipped = 0
         # A codec that does not know the mark would make letters of it.
         if codec not in ("utf-8-sig", "utf-16", "utf-32"):
@@ -601,9 +608,43 @@ def _codec(encoding: str) -> str:
 
 def open_bytes(path: Path, named: str) -> IO[bytes]:
     """A file, decompressed where its name says that it is compressed."""
-    opener = _OPENERS.get(Path(named).suffix.lower(), open)
-    file: IO[bytes] = opener(path, "rb")
-    return file
+    opener = _OPENERS.get(Path(named).suffix.lower())
+    if opener is None:
+        return path.open("rb")
+    most = MOST_UNPACKED * path.stat().st_size + _ALWAYS_UNPACKED
+    return io.BufferedReader(_Bounded(opener(path, "rb"), named, most))
+
+
+class _Bounded(io.RawIOBase):
+    """A file that is unpacked as it is read, and refused where it grows beyond all measure."""
+
+    def __init__(self, file: IO[bytes], named: str, most: int) -> None:
+        self._file = file
+        self._named = named
+        self._most = most
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._file.read(len(buffer))
+        buffer[: len(content)] = content
+        if self._file.tell() > self._most:
+            raise InputError(
+                f"stream.path: {self._named!r} is more than {MOST_UNPACKED} times larger when it "
+                "is unpacked (allowed: less, or unpack it yourself)"
+            )
+        return len(content)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _zero_bytes(named: str, encoding: str) -> InputError:
@@ -617,9 +658,6 @@ def _wrong_encoding(path: Path, named: str, encoding: str, error: UnicodeError) 
     """Says which encoding would read the file."""
     with open_bytes(path, named) as file:
         content = file.read()
-    for magic, what in _MAGIC.items():
-        if content.startswith(magic):
-            return InputError(f"stream.path: {named!r} is no text but {what}")
     marked = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
     if marked is None and b"\0" in content:
         marked = "utf-16-le" if b"\0" in content[1::2] else "utf-16-be"

@@ -33,7 +33,7 @@ def unpack(data: bytes) -> Any:
         tensors = load(data)
         structure = json.loads(bytes(tensors.pop(_STRUCTURE).numpy()))
         return _with_tensors(structure, tensors)
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"not a checkpoint: {error}") from error
 
 

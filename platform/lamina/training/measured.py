@@ -5,6 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from filelock import FileLock
 
 from lamina.backbones.features import default_folder
 from lamina.digests import digest_of
+from lamina.files import write_json
 
 
 def measured(key: Mapping[str, Any], measure: Callable[[], Any], device: torch.device) -> Any:
@@ -27,12 +29,11 @@ def measured(key: Mapping[str, Any], measure: Callable[[], Any], device: torch.d
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{digest_of(whole)}.json"
     with FileLock(path.with_suffix(".lock")):
-        if path.exists():
+        # What is damaged is measured again.
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
             return json.loads(path.read_text(encoding="utf-8"))["result"]
         result = measure()
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps({"key": whole, "result": result}, indent=1), encoding="utf-8")
-        draft.replace(path)
+        write_json(path, {"key": whole, "result": result})
     return result
 
 

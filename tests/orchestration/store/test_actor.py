@@ -257,11 +257,12 @@ def test_what_is_being_written_is_not_deleted_when_another_trial_needs_it_no_mor
             await actor.claim(f"host-{host}", "x", [], 2)
         same = {"rest": b"the same"}
         await actor.report(one, "host-0", report_of(0), same)
+        await actor.report(one, "host-0", report_of(1), {"rest": b"others"})
         disk = SlowDisk(actor._store)
         writing = asyncio.create_task(actor.report(other, "host-1", report_of(0), same))
         await asyncio.to_thread(disk.has_written.wait)
         forgetting = asyncio.create_task(
-            actor.report(one, "host-0", report_of(1), {"rest": b"others"})
+            actor.report(one, "host-0", report_of(2), {"rest": b"more"})
         )
         await asyncio.wait([forgetting], timeout=1)
         disk.let_go()

@@ -127,6 +127,7 @@ def test_what_a_fork_has_yet_to_start_from_outlives_the_sweep(store):
     store.claim("h0", "x")
     learn(store, "h0", 0, rest="zero")
     learn(store, "h0", 1, rest="one")
+    learn(store, "h0", 2, rest="two")
     store.tidy()
     assert store.pieces(Boundary("a", 0)) == {"rest": b"zero"}
     wanted_again(store, "b")

@@ -180,7 +180,7 @@ def test_a_fork_goes_on_from_the_other_trials_boundary_and_has_its_past(store):
     assert store.report_of("fork", 0) == report_of(0)
 
 
-def test_only_the_last_checkpoint_of_a_trial_is_kept_and_shared_bytes_once(store):
+def test_only_the_last_two_checkpoints_of_a_trial_are_kept_and_shared_bytes_once(store):
     files = lambda: sorted(store._payloads._folder.glob("*.safetensors"))  # noqa: E731
     for trial in ("a", "b"):
         store.submit(trial, trial, JOB)
@@ -188,9 +188,9 @@ def test_only_the_last_checkpoint_of_a_trial_is_kept_and_shared_bytes_once(store
         for task in range(3):
             parts = {"rest": f"{trial}{task}".encode(), "shared": b"the same"}
             store.report(trial, trial, report_of(task), parts)
-    assert len(files()) == 3
+    assert len(files()) == 5
     assert store.pieces(Boundary("a", 2)) == {"rest": b"a2", "shared": b"the same"}
-    assert store.pieces(Boundary("a", 1)) == {}
+    assert store.pieces(Boundary("a", 0)) == {}
 
 
 def test_under_a_scheduler_every_checkpoint_is_kept_until_the_sweep_is_over(store):

@@ -43,7 +43,13 @@ def update_from_bytes(data: bytes) -> ClientUpdate:
         if plain.keys() != {*_PLAIN, "metrics"}:
             raise KeyError(*plain)
         return ClientUpdate(**plain, tensors=groups["tensors"], summaries=groups["summaries"])
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (
+        safetensors.SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise InputError(f"update: {len(data)} bytes that are no update ({error})") from error
 
 

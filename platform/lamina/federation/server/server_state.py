@@ -16,7 +16,7 @@ from lamina.federation.shared_model import SharedModel
 from lamina.federation.state import GlobalState
 from lamina.registry import InputError
 
-FORMAT = 3
+FORMAT = 4
 """Of what `ServerState.state_dict` gives: one more whenever its keys or their meaning change."""
 
 

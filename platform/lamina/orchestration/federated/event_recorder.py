@@ -1,8 +1,8 @@
 """Tells a tracker what happened in a federated run: metrics of each round, the adapter, the
 manifest."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,23 @@ class FederatedEventRecorder:
         self._source = source
         self._tracker: Tracker | None = None
         self._run = ""
+        self._missing: dict[str, None] = {}
+        """Why something could not be written, each once."""
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        """Record what happened."""
+        """Record what happened. What cannot be written is said at the end: training is worth more
+        than its diary."""
+        with self._noting():
+            self._record(event)
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, TrackingError) as error:
+            self._missing[str(error)] = None
+
+    def _record(self, event: Mapping[str, Any]) -> None:
         if event["event"] == "federation_started":
             job, self._run = self._job, f"{self._job.name}-{event['config']}"
             tracking = job.tracking
@@ -49,19 +63,13 @@ class FederatedEventRecorder:
         not be written."""
         tracker = self._tracker
         if tracker is None:
-            return None
-        try:
+            return "; ".join(self._missing) or None
+        with self._noting():
             if metrics:
                 tracker.log(self._run, metrics, step=rounds)
             for path, folder in files.items():
                 tracker.artifact(self._run, path, folder)
             tracker.finish_trial(self._run, status)
+        with self._noting():
             tracker.close()
-        except TrackingError as error:
-            return str(error)
-        return None
-
-
-def write_result(path: Path, result: Mapping[str, Any]) -> None:
-    """A result as JSON."""
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        return "; ".join(self._missing) or None

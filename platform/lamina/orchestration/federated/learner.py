@@ -24,6 +24,7 @@ from lamina.federation.server.rounds import FederatedRun
 from lamina.federation.server.scores import EVALUATED
 from lamina.federation.server.server_state import ServerState
 from lamina.federation.state import GlobalState
+from lamina.files import replacing
 from lamina.folders import BUNDLE
 from lamina.orchestration.federated.pool import LocalPool
 from lamina.orchestration.federated.run import advance
@@ -145,4 +146,5 @@ def save_global(state: GlobalState, path: Path) -> None:
     """The tensors of a global state, and its ledger under `ledger:`."""
     ledger = {f"ledger:{name}": tensor for name, tensor in state.ledger.items()}
     tensors = {**state.tensors, **ledger}
-    save_file({name: each.contiguous() for name, each in tensors.items()}, path)
+    with replacing(path) as unfinished:
+        save_file({name: each.contiguous() for name, each in tensors.items()}, unfinished)

@@ -18,6 +18,7 @@ from lamina.federation.privacy.wire import update_from_bytes
 from lamina.federation.server.outcome import Bound
 from lamina.federation.server.rounds import FederatedRun
 from lamina.federation.work import Reply, Work
+from lamina.files import alone_in
 from lamina.orchestration.cluster import choose_devices, cluster
 from lamina.orchestration.federated.broadcasts import Broadcasts, ClientStore
 from lamina.orchestration.federated.chunks import ItemResult, boundary_of
@@ -54,17 +55,28 @@ def run_federated(
 ) -> Federated:
     """Run a job's federation in its output folder, from where an earlier run was killed.
 
-    `on_event` is told `federation_started` (`rounds`, `clients`, `manifest`, `config`, `done`),
-    `host_ready` (`host`, `process`), `host_lost` (`host`, `error`), `hosts_missing` (`needs`: what
-    no machine has now), `work_done` (`kind`, `round`, `task`, `metrics`, `num_done`)
+    `on_event` is told `state_damaged` (`damage`, `done`: the rounds that are over in the state
+    before, from which it goes on), `federation_started` (`rounds`, `clients`, `manifest`, `config`,
+    `done`), `host_ready` (`host`, `process`), `host_lost` (`host`, `error`), `hosts_missing`
+    (`needs`: what no machine has now), `work_done` (`kind`, `round`, `task`, `metrics`, `num_done`)
     and `bounds_started`. With `in_process` there is no Ray.
 
     Raises InputError where the job has no federation or its clients cannot be had.
     """
     if job.federation is None:
         raise InputError("federation: missing (allowed: a mapping; see jobs/federated_*.yaml)")
+    with alone_in(job.output_dir):
+        return _run_alone(job, raw, on_event, in_process)
+
+
+def _run_alone(
+    job: Job,
+    raw: Stream[Samples],
+    on_event: Callable[[Mapping[str, Any]], None],
+    in_process: bool,
+) -> Federated:
+    """`run_federated`, while no other process runs in the folder."""
     folder = job.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
     manifest = manifest_of(job, raw)
     write_manifest(manifest, folder / MANIFEST)
     run = FederatedRun(settings_of_run(job, raw, manifest))
@@ -72,6 +84,8 @@ def run_federated(
     kept = store.latest()
     if kept is not None:
         run.load_state_dict(kept)
+    for damage in store.damaged:
+        on_event({"event": "state_damaged", "damage": damage, "done": run.server.version})
     on_event(
         {
             "event": "federation_started",

@@ -9,7 +9,6 @@ that were under way are made again.
 
 import asyncio
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -20,8 +19,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lamina.digests import trial_id
+from lamina.files import replacing_folder
 from lamina.folders import TRIALS
-from lamina.orchestration.payloads import sync
 from lamina.orchestration.store import control
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.demand import Demand
@@ -386,15 +385,10 @@ class StoreActor:
 
 def _write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write `files` so that the folder is there complete, or as it was; also after a power cut."""
-    unfinished = folder.with_suffix(".part")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    for name, content in files.items():
-        path = unfinished / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    if files:
-        for path in [*unfinished.rglob("*"), unfinished]:
-            sync(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-        sync(folder.parent)
+    if not files:
+        return
+    with replacing_folder(folder) as unfinished:
+        for name, content in files.items():
+            path = unfinished / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from lamina.orchestration.payloads import Payloads
 from lamina.orchestration.store.ledger import Ledger
 from lamina.orchestration.store.records import Boundary
+from lamina.registry import InputError
 
 
 class Checkpoints:
@@ -14,7 +15,8 @@ class Checkpoints:
 
     def __init__(self, ledger: Ledger, payloads: Payloads, keeps_all: bool) -> None:
         """`keeps_all`: every checkpoint is kept until the sweep is over, so that trials can be
-        forked anywhere; otherwise only the last of each trial."""
+        forked anywhere; otherwise the last of each trial, and the one before for where a file of
+        that is damaged."""
         self._ledger = ledger
         self._payloads = payloads
         self._keeps_all = keeps_all
@@ -45,6 +47,20 @@ class Checkpoints:
         )
         return {piece: self._payloads.get(digest) for piece, digest in rows}
 
+    def damage(self, boundary: Boundary) -> str | None:
+        """Why the checkpoint at `boundary` cannot be used; None where it can."""
+        try:
+            return None if self.pieces(boundary) else "its checkpoint is kept no more"
+        except InputError as error:
+            return str(error)
+
+    def drop(self, boundary: Boundary) -> None:
+        """Forget a checkpoint that cannot be used. Its files stay until the store is opened
+        again."""
+        self._ledger.change(
+            "DELETE FROM payloads WHERE trial = ? AND task = ?", boundary.trial, boundary.task
+        )
+
     def forget_before_last(self, trial: str) -> list[str]:
         """Forget the checkpoints of `trial` that nobody can need while the sweep runs. Returns the
         digests that nothing refers to any more, to be deleted once this is committed."""
@@ -55,8 +71,8 @@ class Checkpoints:
         self._payloads.delete(digests)
 
     def tidy(self) -> None:
-        """Keep only the last checkpoint of every trial, and those that a fork has yet to start
-        from: the sweep is over."""
+        """Keep only the last checkpoint of every trial that has finished, the last two of others,
+        and those that a fork has yet to start from: the sweep is over."""
         with self._ledger.transaction():
             unused = [
                 digest
@@ -66,10 +82,15 @@ class Checkpoints:
         self.delete(unused)
 
     def _forget(self, trial: str, is_over: bool) -> list[str]:
-        """Forget all checkpoints of `trial` but the last and those that a fork has yet to start
-        from; the first of a stage others may still join, unless all `is_over`."""
+        """Forget all checkpoints of `trial` but the last two (one, where it has finished) and those
+        that a fork has yet to start from; the first of a stage others may still join, unless all
+        `is_over`."""
+        has_finished = self._ledger.row(
+            "SELECT 1 FROM trials WHERE trial = ? AND state = 'finished'", trial
+        )
         old = (
-            "trial = ? AND task < (SELECT MAX(task) FROM payloads WHERE trial = ?) "
+            "trial = ? AND task NOT IN (SELECT DISTINCT task FROM payloads WHERE trial = ? "
+            f"ORDER BY task DESC LIMIT {1 if has_finished else 2}) "
             "AND NOT EXISTS (SELECT 1 FROM trials AS fork WHERE fork.fork_trial = payloads.trial "
             "AND fork.fork_task = payloads.task AND NOT EXISTS "
             "(SELECT 1 FROM reports WHERE reports.trial = fork.trial))"

@@ -3,7 +3,6 @@
 matplotlib is imported when something is drawn, and not while a sweep waits for its store to start.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lamina.digests import LEARNED_FROM
 from lamina.evaluation.leaderboard import precedence, trainable_parameters
+from lamina.files import write_json
 from lamina.folders import BUNDLE, MATRIX
 from lamina.orchestration.store.records import Report
 from lamina.tracking import descriptions
@@ -152,7 +152,7 @@ def write_matrix(folder: Path, reports: Sequence[Report], name: str, draws: bool
     }
     paths = [folder / MATRIX]
     document = matrix_document(tasks, rows["validation"], rows["test"])
-    paths[0].write_text(json.dumps(document, indent=1), encoding="utf-8")
+    write_json(paths[0], document)
     if not draws:
         return paths
     from lamina.tracking.plots import draw_matrix
@@ -175,7 +175,7 @@ def write_classes(folder: Path, data: Sequence[DataDocument]) -> Path:
         }
         for each in data
     ]
-    path.write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")
+    write_json(path, named)
     return path
 
 

@@ -25,6 +25,10 @@ class FirstStages:
         """`trial` is the same as all others of `stage` until its second task."""
         self._ledger.change("INSERT OR IGNORE INTO stages VALUES (?, ?)", trial, stage)
 
+    def is_member(self, trial: str) -> bool:
+        """Whether `trial` shares its first stage with others."""
+        return self._ledger.row("SELECT 1 FROM stages WHERE trial = ?", trial) is not None
+
     def is_led(self, trial: str) -> bool:
         """Whether `trial` had better wait, as another of its stage is learning their first task."""
         row = self._ledger.row(

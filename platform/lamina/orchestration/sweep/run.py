@@ -15,6 +15,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from lamina.config import Job, SweepPlan, SweepSettings, expand, stage_id
 from lamina.core import Samples, Stream
+from lamina.files import alone_in
 from lamina.orchestration.cluster import Device, choose_devices, cluster, own_node_resource
 from lamina.orchestration.hosts.host import run_host
 from lamina.orchestration.hosts.spec import HostSpec
@@ -65,10 +66,12 @@ def run_sweep(
     trained again, as their data or model has changed; `host_ready` (`host`, `where`, `process`),
     `host_lost` (`host`, `error`), `host_missing` (`host`, `needs`: no machine has that now); for a
     `trial`: `submitted` (`name`), `known` (finished before: `name`, `reports`), `started` (`host`),
-    `reported` (`report`), `paused`, `finished`, `stopped`, `failed` (`error`); `asked` (`action`,
-    `subject`: the trial) when a person does from another terminal; then `sweep_finished`
-    (`status`), and `tracking_incomplete` (`error`) if the tracker could not write everything; last
-    `verified` (`same_matrices`, `difference`, `holds`) for each trial that was trained again alone.
+    `reported` (`report`), `set_back` (`damage`, `task`: a checkpoint is damaged, and it goes on
+    after this task, or with -1 at its beginning), `paused`, `finished`, `stopped`, `failed`
+    (`error`); `asked` (`action`, `subject`: the trial) when a person does from another terminal;
+    then `sweep_finished` (`status`), and `tracking_incomplete` (`error`) if the tracker could not
+    write everything; last `verified` (`same_matrices`, `difference`, `holds`) for each trial that
+    was trained again alone.
 
     Raises InputError, before Ray is started where possible, for what is wrong with the job.
     """
@@ -78,13 +81,16 @@ def run_sweep(
     built = first_streams(plan, checked)
     scheduler = make_scheduler(plan, max(map(len, built.values())))
     check_searcher(plan)
-    # Ray may still be writing there when it is told to stop.
-    scratch = TemporaryDirectory(prefix="lamina-ray-", ignore_cleanup_errors=True)
-    with scratch, cluster():
+    with (
+        alone_in(job.output_dir),
+        # Ray may still be writing there when it is told to stop.
+        TemporaryDirectory(prefix="lamina-ray-", ignore_cleanup_errors=True) as scratch,
+        cluster(),
+    ):
         devices = choose_devices(job.hosts)
         streams = DriverStreams(built)
         plan = streams.plan(plan)
-        rows = _Sweep(plan, devices, scheduler, streams, Path(scratch.name), on_event).run()
+        rows = _Sweep(plan, devices, scheduler, streams, Path(scratch), on_event).run()
         if settings.verify:
             for verdict in verify(
                 rows, settings.verify, job.seed, job.output_dir, job.hosts, devices

@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from lamina.files import write_json
 from lamina.orchestration.cluster import check_address
 from lamina.orchestration.store.actor import NAMESPACE, store_name
 from lamina.orchestration.store.client import StoreClient
@@ -34,9 +35,7 @@ def announced(output_dir: Path, session: str) -> Iterator[None]:
         "address": ray.get_runtime_context().gcs_address,
         "auth_mode": mode,
     }
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(said), encoding="utf-8")
-    os.replace(unfinished, path)
+    write_json(path, said)
     try:
         yield
     finally:

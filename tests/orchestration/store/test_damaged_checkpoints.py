@@ -1,0 +1,97 @@
+"""A checkpoint whose file is damaged: its trial goes on from the one before, and that is said."""
+
+import pytest
+
+from lamina.orchestration.store.shared_store import Boundary, SharedStore
+from watched import report_of
+
+JOB = {"seed": 0, "strategy": {"name": "er"}}
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = SharedStore(tmp_path / "store", session="one")
+    store.submit("a", "a", JOB)
+    store.claim("h0", "first")
+    yield store
+    store.close()
+
+
+def learn(store, *tasks, trial="a"):
+    for task in tasks:
+        store.report(trial, "h0", report_of(task, 5), {"rest": f"{trial} {task}".encode()})
+
+
+def damage(store, boundary, content=b"x"):
+    (digest,) = store.ledger.column(
+        "SELECT digest FROM payloads WHERE trial = ? AND task = ?", boundary.trial, boundary.task
+    )
+    path = store._payloads._folder / f"{digest}.safetensors"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    return path
+
+
+def set_back(store):
+    return [event for _, event in store.events(0) if event["event"] == "set_back"]
+
+
+@pytest.mark.parametrize("content", [b"x", b"", None])
+def test_the_trial_goes_on_from_the_boundary_before(store, content):
+    learn(store, 0, 1, 2)
+    path = damage(store, Boundary("a", 2), content)
+    claim = store.claim("h0", "second")
+    assert claim.start == Boundary("a", 1)
+    assert store.pieces(claim.start) == {"rest": b"a 1"}
+    (event,) = set_back(store)
+    assert event["task"] == 1
+    assert str(path) in event["damage"]
+    assert [each["task"] for each in store.reports("a")] == [0, 1]
+    learn(store, 2)
+    assert store.claim("h0", "third").start == Boundary("a", 2)
+    assert store.pieces(Boundary("a", 2)) == {"rest": b"a 2"}
+
+
+def test_where_that_is_damaged_too_the_trial_starts_again(store):
+    learn(store, 0, 1, 2)
+    damage(store, Boundary("a", 2))
+    damage(store, Boundary("a", 1))
+    claim = store.claim("h0", "second")
+    assert (claim.trial, claim.start) == ("a", None)
+    assert [event["task"] for event in set_back(store)] == [1, 0, -1]
+    assert store.reports("a") == []
+
+
+def test_no_more_than_two_checkpoints_of_a_trial_are_kept_and_one_of_a_finished_one(store):
+    learn(store, 0, 1, 2, 3)
+    files = lambda: len(list(store._payloads._folder.iterdir()))  # noqa: E731
+    assert files() == 2
+    learn(store, 4)
+    store.finish("a")
+    store.tidy()
+    assert files() == 1
+    assert store.pieces(Boundary("a", 4)) == {"rest": b"a 4"}
+
+
+def test_a_trial_that_took_its_first_task_from_another_learns_it_itself(store):
+    store.submit("b", "b", JOB, stage="s")
+    store.claim("h0", "first", held=("a",))
+    learn(store, 0, trial="b")
+    store.submit("c", "c", JOB, stage="s")
+    damage(store, Boundary("b", 0))
+    claim = store.claim("h1", "first")
+    assert (claim.trial, claim.start) == ("c", None)
+    assert set_back(store)[-1]["task"] == -1
+
+
+def test_a_fork_of_another_trial_fails_in_one_line_and_the_next_has_its_turn(store):
+    learn(store, 0)
+    store.submit("fork", "fork", JOB, fork=Boundary("a", 0))
+    store.submit("next", "next", JOB)
+    path = damage(store, Boundary("a", 0))
+    assert store.claim("h1", "first").trial == "next"
+    assert store.state("fork") == "failed"
+    assert str(path) in store.error("fork")
+    assert "\n" not in store.error("fork")
