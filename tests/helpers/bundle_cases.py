@@ -15,6 +15,7 @@ from nouns import NOUNS, PHRASES, SMALL
 
 SPLITS = {"train": slice(0, 10), "validation": slice(10, 12), "test": slice(12, 16)}
 """Of the sixteen sentences of a task."""
+_STREAMS: dict[str, Stream[Samples]] = {}
 
 
 def write_data(folder: Path, tasks: range, is_domain: bool = False) -> Path:
@@ -64,8 +65,11 @@ def mapping_of(name: str, data: Path, backbone: Path, **sections: Any) -> dict[s
 
 
 def raw_stream(job: Job) -> Stream[Samples]:
-    """A job's rows."""
-    return build_stream(job.stream, job.scenario, job.seed)
+    """A job's rows, read once for all jobs that read the same."""
+    key = repr((job.stream, job.scenario, job.seed))
+    if key not in _STREAMS:
+        _STREAMS[key] = build_stream(job.stream, job.scenario, job.seed)
+    return _STREAMS[key]
 
 
 def new_learner(mapping: dict[str, Any], backbone: Any) -> tuple[Job, Learner]:
