@@ -23,6 +23,7 @@ from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
 from lamina.core import Batch, Stream
 from lamina.streams import ScenarioSettings, build_stream, source_class
+from language_models import write_model
 from nouns import nouns_stream, shapes_stream
 
 torch.set_num_threads(1)
@@ -57,6 +58,12 @@ def tiny_bert_folder(tmp_path_factory) -> Path:
 def tiny_bert(tiny_bert_folder) -> Backbone:
     """A random BERT of two layers."""
     return load_backbone(BackboneSettings(str(tiny_bert_folder)))
+
+
+@pytest.fixture(scope="session")
+def tiny_language_model(tmp_path_factory) -> Path:
+    """A random three-layer Llama with MiniLM's words."""
+    return write_model("llama", tmp_path_factory.mktemp("tiny-llama"))
 
 
 @pytest.fixture(scope="session")

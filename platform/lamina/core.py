@@ -63,6 +63,22 @@ class Task:
     """What a person calls these classes, in the same order; an encoded stream's tasks know."""
 
 
+class Conversation(str):
+    """A prompt of several turns, for a tokenizer's chat template; as a text, the turns under a
+    plain template."""
+
+    turns: tuple[tuple[str, str], ...]
+    """Role (`system`, `user`, `assistant` or `tool`) and text of each, the oldest first."""
+
+    def __new__(cls, text: str, turns: Sequence[tuple[str, str]]) -> "Conversation":
+        made = super().__new__(cls, text)
+        made.turns = tuple(turns)
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Conversation, (str(self), self.turns)
+
+
 class RowSource(Protocol):
     """Rows that are read one by one, when they are asked for (images that are decoded, say)."""
 
@@ -179,7 +195,8 @@ class Samples:
     """Rows of one part of an experience, as the source gave them."""
 
     values: Sequence[Any]
-    """N texts, or N images as uint8 tensors [height, width, channels]; images may be lazy."""
+    """N texts (conversations among them), or N images as uint8 tensors [height, width, channels];
+    images may be lazy."""
     labels: Tensor
     """int64 [N], class numbers; all zero where `targets` is given."""
     ids: Tensor

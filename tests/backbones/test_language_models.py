@@ -1,16 +1,21 @@
 """Language models as backbones: answers are tokens."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import BackboneSettings
+from lamina.backbones.encoding import TextEncoder
 from lamina.backbones.load import load_backbone
-from lamina.core import ANSWER_AT, IGNORED, Batch, Samples
+from lamina.backbones.padding import with_padding
+from lamina.core import ANSWER_AT, IGNORED, Batch, Conversation, Samples
 from lamina.losses import cross_entropy
 from lamina.registry import InputError
 from language_models import CONFIGS, calls_stream, write_model
@@ -122,8 +127,45 @@ def test_what_is_too_long_loses_the_beginning_of_its_prompt_and_nothing_of_its_a
     assert inputs["input_ids"].shape == (1, 8)
     assert labels.tolist()[0][-1] == encoder.tokenizer.eos_token_id
     assert inputs["input_ids"][0, -3:].tolist() == labels[0].tolist()
-    with pytest.raises(InputError, match="leaves no room for its prompt"):
-        encoder.with_answers(["why"], ["a very long answer that fills it all"])
+    with pytest.raises(InputError, match=r"answer of row 8 of the stream has 9 tokens, which leav"):
+        encoder.with_answers(["why"], ["a very long answer that fills it all"], [7])
+    assert (
+        encoder.num_cut_prompts(["why", "one two three four five six"], ["yes", "no"], [0, 1]) == 1
+    )
+
+
+def test_a_chat_template_wraps_the_turns_of_a_prompt_and_the_answer_follows(models):
+    _, backbone = models("llama")
+    tokenizer = deepcopy(backbone.encoder.tokenizer)
+    tokenizer.chat_template = (
+        "{% for each in messages %}{{ each.role }} said {{ each.content }} "
+        "{% endfor %}{% if add_generation_prompt %}assistant said{% endif %}"
+    )
+    encoder = replace(backbone.encoder, tokenizer=tokenizer)
+    asked = Conversation("you there", [("system", "be short"), ("user", "you there")])
+    inputs, labels = encoder.with_answers([asked], ["yes"])
+    assert tokenizer.decode(inputs["input_ids"][0]) == (
+        "system said be short user said you there assistant said yes [SEP]"
+    )
+    assert tokenizer.decode(labels[0]) == "yes [SEP]"
+    with pytest.raises(InputError, match=r"stream\.template: 'chat' needs a tokenizer with"):
+        backbone.encoder.with_answers([asked], ["yes"])
+
+
+def test_where_the_end_token_pads_as_well_it_is_learned_and_the_padding_is_not():
+    letters = Tokenizer(BPE({each: n for n, each in enumerate("abcd")}, []))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=letters, eos_token="<end>")
+    encoder = TextEncoder(with_padding(tokenizer), 16, "mean")
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 4
+    inputs, labels = encoder.with_answers(["ab", "a"], ["cd", "b"])
+    assert labels.tolist() == [[2, 3, 4], [1, 4, IGNORED]]
+    assert inputs["input_ids"].tolist() == [[0, 1, 2, 3, 4], [0, 1, 4, 4, 4]]
+    assert inputs["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
+    # Nothing is asked: all of the text is predicted, the first token from the end of another.
+    inputs, labels = encoder.with_answers([""], ["abc"])
+    assert inputs["input_ids"].tolist() == [[4, 0, 1, 2, 4]]
+    assert inputs[ANSWER_AT].tolist() == [1]
+    assert labels.tolist() == [[0, 1, 2, 4]]
 
 
 def test_a_model_that_is_not_causal_cannot_answer_in_tokens(tiny_bert):

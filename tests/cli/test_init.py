@@ -1,12 +1,14 @@
 """`lamina init` writes a job that runs unchanged, and says what it saw."""
 
 import csv
+import json
 
 import pytest
 import yaml
 from PIL import Image
 
-from lamina.config import expand, load_job
+from lamina.config import expand, load_job, parse_job
+from lamina.config.proposal import propose
 from tickets import tickets, write_tickets
 
 
@@ -146,6 +148,44 @@ def test_a_folder_of_images_gets_the_backbone_that_is_there_and_a_note(lamina, t
     text = (tmp_path / "pets.yaml").read_text()
     assert yaml.safe_load(text)["backbone"] == {"name": "glyph_vit"}
     assert "for photographs a hub id" in text
+
+
+def test_instructions_are_found_by_their_columns_and_their_tasks_by_a_column(
+    lamina, tmp_path, tiny_language_model
+):
+    pairs = [(f"Which {kind} is number {n}?", f"{kind} {n}") for kind in "xyz" for n in range(12)]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": asked},
+                {"role": "assistant", "content": said},
+            ],
+            "category": said[0],
+        }
+        for asked, said in pairs
+    ]
+    (tmp_path / "chat.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    proposal = propose("chat.jsonl", tmp_path / "chat.yaml")
+    assert proposal.lines[0].startswith("format messages (prompt 'messages'), by its columns")
+    (tmp_path / "chat.yaml").write_text(proposal.text)
+    words = [f"backbone.name={tiny_language_model}", "adapter.layers=[-1]", "training.epochs=1"]
+    checked = lamina("check", "chat.yaml", *words)
+    assert checked.exit_code == 0, checked.stderr
+    assert "3 strategies, 3 tasks, answers of tokens, 36 rows" in checked.stdout
+    ran = lamina("run", "chat.yaml", *words)
+    assert ran.exit_code == 0, ran.stderr
+    too_short = lamina("check", "chat.yaml", *words, "backbone.max_length=3")
+    assert too_short.exit_code == 2
+    assert "backbone.max_length: the answer of row " in too_short.stderr
+
+
+def test_texts_alone_become_a_job_that_goes_on_with_training(tmp_path):
+    rows = [{"text": f"This is text number {n} of a corpus."} for n in range(30)]
+    (tmp_path / "corpus.json").write_text(json.dumps(rows))
+    proposal = propose("corpus.json", tmp_path / "corpus.yaml")
+    job = parse_job(yaml.safe_load(proposal.text))
+    assert job.stream.words_per_row == 128
+    assert job.scenario.kind == "joint"
 
 
 def test_names_that_yaml_reads_otherwise_stand_in_quotes(lamina, tmp_path):

@@ -379,7 +379,8 @@ class Backbone:
                 f"backbone.name: a {self.model_type!r} model cannot answer in tokens (allowed: "
                 "causal language models, as 'smollm2')"
             )
-        inputs, labels = encoder.with_answers(samples.values, samples.targets)
+        ids = samples.ids.tolist()
+        inputs, labels = encoder.with_answers(samples.values, samples.targets, ids)
         read = {n: each for n, each in inputs.items() if n == ANSWER_AT or self._reads(n)}
         return Batch(read, labels, samples.ids)
 

@@ -16,7 +16,17 @@ from torch import Tensor
 from lamina.backbones.locate import config_of
 from lamina.backbones.padding import with_padding
 from lamina.backbones.weights import reads_images
-from lamina.core import ANSWER_AT, IGNORED, PARTS, LazyInput, LazyValues, Modality, Samples, Stream
+from lamina.core import (
+    ANSWER_AT,
+    IGNORED,
+    PARTS,
+    Conversation,
+    LazyInput,
+    LazyValues,
+    Modality,
+    Samples,
+    Stream,
+)
 from lamina.registry import InputError
 
 LONGEST_TEXT = 512
@@ -84,40 +94,97 @@ class TextEncoder:
         return dict(encoded)
 
     def with_answers(
-        self, prompts: Sequence[str], answers: Sequence[str]
+        self, prompts: Sequence[str], answers: Sequence[str], ids: Sequence[int] | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Inputs of N prompts, each followed by its answer, padded on the right, and the answers'
-        tokens int64 [N, A] with IGNORED behind those that are shorter.
+        tokens int64 [N, A] with IGNORED behind those that are shorter. `ids`: their numbers in the
+        stream, for people.
 
         Prompt and answer are tokenised apart, so that no token is half of either; an answer ends in
         the end token. Of what is too long the beginning of the prompt is cut, and nothing of the
         answer. Raises InputError for an answer that leaves no room for a prompt.
         """
+        asked = self._asked(prompts)
+        labels = self._said(answers, ids)
+        rows = [
+            [*prompt[-(self.max_length - len(answer)) :], *answer]
+            for prompt, answer in zip(asked, labels, strict=True)
+        ]
+        inputs = self._padded(rows)
+        targets = _answers_padded(labels)
+        counts = (targets != IGNORED).sum(dim=1)
+        return {**inputs, ANSWER_AT: inputs["attention_mask"].sum(dim=1) - counts}, targets
+
+    def num_cut_prompts(
+        self, prompts: Sequence[str], answers: Sequence[str], ids: Sequence[int]
+    ) -> int:
+        """How many prompts are cut for the sake of their answers. Raises InputError as
+        `with_answers` does."""
+        asked, said = self._asked(prompts), self._said(answers, ids)
+        return sum(len(p) + len(a) > self.max_length for p, a in zip(asked, said, strict=True))
+
+    def _asked(self, prompts: Sequence[str]) -> list[list[int]]:
+        """The tokens of prompts; one at least, which the answer's first is predicted from."""
         tokenizer = self.tokenizer
-        asked = tokenizer(list(prompts))["input_ids"]
-        said = tokenizer(list(answers), add_special_tokens=False)["input_ids"]
-        rows: list[list[int]] = []
-        labels: list[list[int]] = []
-        for place, (prompt, answer) in enumerate(zip(asked, said, strict=True)):
-            whole = [*answer, tokenizer.eos_token_id]
-            room = self.max_length - len(whole)
-            if room < 1:
+        texts = [self._templated(each) for each in prompts]
+        asked = [
+            tokenizer(text, add_special_tokens=not isinstance(prompt, Conversation))["input_ids"]
+            for text, prompt in zip(texts, prompts, strict=True)
+        ]
+        first = tokenizer.bos_token_id
+        return [each or [tokenizer.eos_token_id if first is None else first] for each in asked]
+
+    def _templated(self, prompt: str) -> str:
+        """A conversation as the tokenizer's chat template has it; another prompt as it is."""
+        if not isinstance(prompt, Conversation):
+            return prompt
+        if self.tokenizer.chat_template is None:
+            raise InputError(
+                "stream.template: 'chat' needs a tokenizer with a chat template, and that of the "
+                "backbone has none (allowed: plain)"
+            )
+        turns = [{"role": role, "content": text} for role, text in prompt.turns]
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # A template raises what its author wrote into it.
+            raise InputError(
+                f"stream.template: the tokenizer's chat template refuses a prompt: {error} "
+                f"({shorten(prompt, 60)!r})"
+            ) from error
+        return text
+
+    def _said(self, answers: Sequence[str], ids: Sequence[int] | None) -> list[list[int]]:
+        """The tokens of answers, each with the end token."""
+        tokenizer = self.tokenizer
+        if tokenizer.eos_token_id is None:
+            raise InputError(
+                "backbone.name: its tokenizer has no end token, in which an answer ends (allowed: "
+                "a tokenizer with eos_token)"
+            )
+        said = [
+            [*tokens, tokenizer.eos_token_id]
+            for tokens in tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+        ]
+        for index, tokens in enumerate(said):
+            if len(tokens) >= self.max_length:
+                row = (index if ids is None else ids[index]) + 1
                 raise InputError(
-                    f"backbone.max_length: answer {place + 1} has {len(whole)} tokens, which "
-                    f"leaves no room for its prompt (given: {self.max_length}): "
-                    f"{answers[place]!r:.60}"
+                    f"backbone.max_length: the answer of row {row} of the stream has "
+                    f"{len(tokens)} tokens, which leaves no room for its prompt (given: "
+                    f"{self.max_length}): "
+                    f"{shorten(answers[index], 60)!r}"
                 )
-            rows.append([*prompt[-room:], *whole])
-            labels.append(whole)
+        return said
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """Rows of tokens, padded on the right, with their mask."""
         length = max(map(len, rows))
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
-        padding = tokenizer.pad_token_id
-        ids = torch.tensor([row + [padding] * (length - len(row)) for row in rows])
-        longest = max(map(len, labels))
-        targets = torch.tensor([each + [IGNORED] * (longest - len(each)) for each in labels])
-        counts = torch.tensor([len(each) for each in labels])
-        inputs = {"input_ids": ids, "attention_mask": mask, ANSWER_AT: mask.sum(dim=1) - counts}
-        return inputs, targets
+        padding = self.tokenizer.pad_token_id
+        ids = torch.tensor([[*row, *[padding] * (length - len(row))] for row in rows])
+        return {"input_ids": ids, "attention_mask": mask}
 
     def num_cut(self, values: Sequence[str]) -> int:
         """How many texts have more than `max_length` tokens."""
@@ -216,21 +283,37 @@ def _processed(processor: Any, values: Sequence[Tensor]) -> Tensor:
 
 
 def cut_note(stream: Stream[Samples], encoder: Encoder) -> Mapping[str, Any] | None:
-    """A note for a stream's record that says how many texts an encoder cuts; None where none is."""
+    """A note for a stream's record that says how many texts an encoder cuts; None where none is.
+    Raises InputError for an answer that is too long to be kept whole."""
     parts = [each.part(name) for each in stream.experiences for name in PARTS]
     total = sum(len(part) for part in parts)
-    number = sum(encoder.num_cut(part.values) for part in parts)
+    number = sum(_num_cut(part, encoder) for part in parts)
     if number == 0 or not isinstance(encoder, TextEncoder):
         return None
-    are = ("is", "is") if number == 1 else ("are", "are")
+    are, what, where = ("is", "are")[number > 1], "texts", ""
+    if stream.answers == "tokens":
+        what, where = "prompts with their answers", " at their beginning"
+    most = encoder.max_length
     return {
         "about": "cut_texts",
         "texts": number,
         "of": total,
-        "max_length": encoder.max_length,
-        "line": f"{number:,} of {total:,} texts {are[0]} longer than {encoder.max_length} tokens "
-        f"and {are[1]} cut (backbone.max_length)",
+        "max_length": most,
+        "line": f"{number:,} of {total:,} {what} {are} longer than {most} tokens and {are} cut"
+        f"{where} (backbone.max_length)",
     }
+
+
+def _num_cut(part: Samples, encoder: Encoder) -> int:
+    if part.targets is None or not isinstance(encoder, TextEncoder):
+        return encoder.num_cut(part.values)
+    return encoder.num_cut_prompts(part.values, part.targets, part.ids.tolist())
+
+
+def _answers_padded(labels: Sequence[Sequence[int]]) -> Tensor:
+    """int64 [N, A] with IGNORED on the right of those that are shorter than A."""
+    longest = max(map(len, labels))
+    return torch.tensor([[*each, *[IGNORED] * (longest - len(each))] for each in labels])
 
 
 def load_encoder(location: str, max_length: int | None, config: Any = None) -> Encoder:

@@ -88,7 +88,9 @@ def check_components(jobs: Iterable[Job]) -> list[Stream[Samples]]:
         if stream is not None:
             read_by = (stream_key, job.backbone)
             if read_by not in noted:
-                noted[read_by] = _with_cut_texts(stream, backbone)
+                noted[read_by] = stream
+                with _taking_down(problems):
+                    noted[read_by] = _with_cut_texts(stream, backbone)
             found.append(noted[read_by])
             with _taking_down(problems):
                 check_clients(job, stream)

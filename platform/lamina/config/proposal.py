@@ -1,9 +1,7 @@
 """A job for data that nobody has described yet: which columns to read, how to cut tasks, and a few
 strategies that are worth comparing. Every choice stands in the job file with its reason."""
 
-import json
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +13,9 @@ from typing import Any
 import torch
 
 from lamina.backbones.locate import NAMED, ON_THE_HUB
-from lamina.config.reading import Plain, read_yaml
+from lamina.config.instruction_proposal import propose_instructions
+from lamina.config.job_lines import commands, flow, scalar, section
+from lamina.config.reading import Plain
 from lamina.core import PARTS, Samples, Stream
 from lamina.registry import InputError, unknown
 from lamina.streams import ScenarioSettings, Table, load_table, make_stream
@@ -114,11 +114,20 @@ def propose(
 ) -> Proposal:
     """What to write into the file `job` for the file or folder (or hub id) at `path`.
 
-    `text`, `label` and `tasks` (a column of tasks or dates, or `classes`) are what a person knows
+    Instructions with their answers are found by their columns, where no `label` is given. `text`,
+    `label` and `tasks` (a column of tasks or dates, or `classes`) are what a person knows
     already. Raises InputError where the data cannot be read, or no column looks like texts, images
     or labels.
     """
-    data = _look(path)
+    first = _first_table(path)
+    written = Written() if first is None else detect_format(first)
+    files = find(path, None, None, written.form)
+    splits = _parts_of(files)
+    if label is None and not text:
+        proposed = propose_instructions(path, job, tasks, written, files, splits)
+        if proposed is not None:
+            return Proposal(*proposed)
+    data = _Data(path, written, splits, *_columns(files.splits[splits["train"]]))
     _check_named(data, [*text, *([label] if label else []), *([tasks] if tasks else [])])
     roles = roles_of(data.columns, text, label, has_images=bool(data.images))
     if roles.label is None:
@@ -132,15 +141,6 @@ def propose(
 
 
 # Looking at the data
-
-
-def _look(path: str) -> _Data:
-    first = _first_table(path)
-    written = Written() if first is None else detect_format(first)
-    found = find(path, None, None, written.form)
-    splits = _parts_of(found)
-    columns, images, unreadable = _columns(found.splits[splits["train"]])
-    return _Data(path, written, splits, columns, images, unreadable)
 
 
 def _first_table(path: str) -> Path | None:
@@ -265,7 +265,7 @@ def _best_cut(
     if taken != (tasks or taken):
         raise InputError(f"--tasks: {tasks!r} makes no two tasks (allowed: {CLASSES})")
     if best is not by_classes:
-        found.others.append(f"scenario: {_flow(by_classes.scenario)}  # {by_classes.why}")
+        found.others.append(f"scenario: {flow(by_classes.scenario)}  # {by_classes.why}")
     found.others += _other_columns(roles, taken)
     return best
 
@@ -274,10 +274,10 @@ def _other_columns(roles: Roles, taken: str) -> Iterator[str]:
     """Other columns that a person may want tasks of, as lines of a job."""
     if roles.date not in (None, taken):
         by = {"kind": "domain_incremental", "by": roles.date, "num_tasks": 3}
-        yield f"scenario: {_flow(by)}  # tasks by time"
+        yield f"scenario: {flow(by)}  # tasks by time"
     for column in roles.maybe_tasks:
         if column != taken:
-            yield f"stream.task_column: {_scalar(column)}  # with scenario.kind: domain_incremental"
+            yield f"stream.task_column: {scalar(column)}  # with scenario.kind: domain_incremental"
 
 
 def _with_splits(source: HuggingFace, splits: Mapping[str, str], found: _Found) -> HuggingFace:
@@ -424,16 +424,16 @@ def _job_text(job: Path, data: _Data, roles: Roles, cut: _Cut, others: Sequence[
         f"# {data.path}: {counted(len(cut.table), 'row')}, {num_classes} classes. "
         "Made by `lamina init`; jobs/README.md has all keys.",
         "#",
-        *(f"#   {line}" for line in _commands(job)),
-        f"name: {_scalar(job.stem)}",
+        *(f"#   {line}" for line in commands(job)),
+        f"name: {scalar(job.stem)}",
         "seed: 0",
         "",
-        *_section("stream", *_stream_keys(data, roles, cut)),
+        *section("stream", *_stream_keys(data, roles, cut)),
         "",
-        *_section("scenario", scenario, reasons),
+        *section("scenario", scenario, reasons),
         *(f"# {line}" for line in others),
         "",
-        *_section("backbone", *_backbone_keys(cut.source.modality)),
+        *section("backbone", *_backbone_keys(cut.source.modality)),
         "adapter: {kind: lora, rank: 8, alpha: 16}",
         "strategy: {name: er, replay_size: 16}  # what `lamina run` trains",
         f"memory: {{policy: class_balanced, size: {_memory_size(num_classes, sum(train))}}}",
@@ -445,15 +445,9 @@ def _job_text(job: Path, data: _Data, roles: Roles, cut: _Cut, others: Sequence[
         "  space:",
         "    training.learning_rate: {grid_search: [1.0e-3, 2.0e-3]}",
         "",
-        f"output_dir: {_scalar(f'runs/{job.stem}')}",
+        f"output_dir: {scalar(f'runs/{job.stem}')}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _commands(job: Path) -> Iterator[str]:
-    yield f"lamina check {job}     # is all well?"
-    yield f"lamina run {job}       # one trial, in this process"
-    yield f"lamina sweep {job}     # the trials of the sweep below, ranked"
 
 
 def _training(epochs: int, why: str | None) -> Iterator[str]:
@@ -514,28 +508,3 @@ def _backbone_keys(modality: str) -> tuple[Plain, dict[str, str]]:
     else:
         why = "an English sentence encoder; or a folder, or a hub id"
     return {"name": name}, {"name": why}
-
-
-def _section(name: str, values: Plain, reasons: Mapping[str, str]) -> Iterator[str]:
-    yield f"{name}:"
-    for key, value in values.items():
-        said = f"  {key}: {_flow(value)}"
-        yield f"{said}  # {reasons[key]}" if reasons.get(key) else said
-
-
-def _flow(value: Any) -> str:
-    """A value as YAML on one line."""
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_flow(each)}' for key, each in value.items())}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_flow, value))}]"
-    return _scalar(value) if isinstance(value, str) else json.dumps(value)
-
-
-def _scalar(text: str) -> str:
-    """A text as YAML: plain where that is read as the same text, or else in quotes."""
-    is_plain = re.fullmatch(r"[\w./-]+( [\w./-]+)*", text, re.ASCII) is not None
-    if is_plain and not text.startswith("-") and read_yaml(text, "init") == text:
-        return text
-    # JSON leaves DEL and other controls beyond ASCII's first as they are; YAML takes none.
-    return json.dumps(text, ensure_ascii=not text.isprintable())

@@ -53,7 +53,7 @@ def notes_of(table: Table) -> list[Note]:
 
 def _key(table: Table, row: int) -> bytes:
     if table.modality == "text":
-        return text_key(table.values[row]).encode()
+        return text_key(_text(table, row)).encode()
     return blake2b(content_of(table.values, row), digest_size=16).digest()
 
 
@@ -91,5 +91,11 @@ def _value(table: Table, row: int) -> str:
         return table.values.source.name(int(table.values.rows[row]))
     if not isinstance(table.values[row], str):
         return f"image {row}"
-    text = shown(table.values[row])
+    text = shown(_text(table, row))
     return text if len(text) <= 50 else f"{text[:47]}..."
+
+
+def _text(table: Table, row: int) -> str:
+    """A row's text; where nothing is asked, its answer."""
+    text = str(table.values[row])
+    return text if text or table.targets is None else table.targets[row]

@@ -33,6 +33,23 @@ class DataSet:
     left_out: Sequence[str] = ()
     """Files that lie beside images and are no images by their names."""
 
+    def check_form(self, form: Format, path: str) -> None:
+        """Raises InputError for a key that says how other files than these are read."""
+        plain, tables = Format(), {"csv", "images"}
+        readers = {
+            "delimiter": (tables, "csv files"),
+            "quote": (tables, "csv files"),
+            "field": ({"json"}, "JSON files"),
+            "encoding": (tables | {"json"}, "csv and JSON files"),
+        }
+        for key, (kinds, words) in readers.items():
+            given = getattr(form, key)
+            if given != getattr(plain, key) and not self.kinds & kinds:
+                raise InputError(
+                    f"stream.{key}: {given!r} changes nothing for {path!r}: it is for {words} "
+                    f"(found: {', '.join(sorted(self.kinds))})"
+                )
+
 
 def find(path: str, config: str | None, revision: str | None, form: Format) -> DataSet:
     """The data set at `path`.
@@ -125,7 +142,7 @@ def _of_builder(
             builder.download_and_prepare()
             loaded = builder.as_dataset()
     return DataSet(
-        {split: [_loaded_reader(data, given, split)] for split, data in loaded.items()},
+        {split: [_loaded_reader(data, given, split, form)] for split, data in loaded.items()},
         frozenset({kind}),
     )
 
@@ -139,10 +156,11 @@ def _listed(features: Any) -> dict[str, Sequence[str]]:
     }
 
 
-def _loaded_reader(data: Any, given: str, split: str) -> Read:
+def _loaded_reader(data: Any, given: str, split: str, form: Format) -> Read:
     def read(wanted: Sequence[str]) -> Columns:
         table = data.data.table
-        return arrow_columns(table, f"{given} ({split})", wanted, _listed(data.features))
+        named, listed = f"{given} ({split})", _listed(data.features)
+        return arrow_columns(table, named, wanted, listed, nested=form.nested)
 
     return read
 

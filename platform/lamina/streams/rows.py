@@ -45,7 +45,8 @@ class Rows:
             if not self.owners:
                 raise InputError(
                     f"federation.partition.by: {by!r} is unknown; this source does not say what "
-                    "its rows belong to (huggingface takes it from stream.client_column)"
+                    "its rows belong to (huggingface and instructions take it from "
+                    "stream.client_column)"
                 )
             raise unknown("federation.partition.by", by, list(self.owners))
         return self.owners[by]

@@ -346,7 +346,8 @@ def _groups(table: Table, among: Sequence[int]) -> dict[str, list[int]]:
     if table.groups is None:
         raise InputError(
             "scenario.kind: 'domain_incremental' needs a source with groups, and this one has none "
-            "(huggingface takes them from stream.task_column, or periods from scenario.by)"
+            "(huggingface and instructions take them from stream.task_column, or periods from "
+            "scenario.by)"
         )
     rows: dict[str, list[int]] = {}
     for row in among:

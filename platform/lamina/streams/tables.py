@@ -75,6 +75,8 @@ class Format:
     encoding: str = "utf-8"
     quote: str = '"'
     field: str | None = None
+    nested: tuple[str, ...] = ()
+    """Columns whose cells may be lists and objects: they are given as JSON."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def read_table(
         elif kind == "json":
             columns = _read_json(path, named, wanted, form)
         else:
-            return _read_parquet(path, named, wanted, declared or {})
+            return _read_parquet(path, named, wanted, declared or {}, form.nested)
     except (OSError, EOFError, lzma.LZMAError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"stream.path: {named!r} cannot be read: {reason}") from None
@@ -270,7 +272,11 @@ def _read_json(path: Path, named: str, wanted: Collection[str], form: Format) ->
     cells: dict[str, list[Cell]] = {name: [] for name in wanted if name in names}
     for number, record in enumerate(records, 1):
         for name, column in cells.items():
-            column.append(_json_cell(record.get(name), name, number, named))
+            value = record.get(name)
+            if name in form.nested and isinstance(value, list | dict):
+                column.append(json.dumps(value, ensure_ascii=False))
+            else:
+                column.append(_json_cell(value, name, number, named))
     return Columns(named, tuple(names), len(records), cells)
 
 
@@ -422,7 +428,11 @@ def _kind_of_json(value: Any) -> str:
 
 
 def _read_parquet(
-    path: Path, named: str, wanted: Collection[str], declared: Mapping[str, Sequence[str]]
+    path: Path,
+    named: str,
+    wanted: Collection[str],
+    declared: Mapping[str, Sequence[str]],
+    nested: Collection[str],
 ) -> Columns:
     import pyarrow
     from pyarrow import parquet
@@ -435,7 +445,8 @@ def _read_parquet(
     except (pyarrow.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"stream.path: {named!r} cannot be read: {reason}") from None
-    found = arrow_columns(table, named, there, {**declared, **_listed(schema)}, path.parent)
+    listed = {**declared, **_listed(schema)}
+    found = arrow_columns(table, named, there, listed, path.parent, nested)
     return replace(found, names=names)
 
 
@@ -445,11 +456,12 @@ def arrow_columns(
     wanted: Collection[str],
     listed: Mapping[str, Sequence[str]],
     folder: Path = Path(),
+    nested: Collection[str] = (),
 ) -> Columns:
     """The `wanted` columns of an Arrow table, as far as it has them.
 
     `listed` are the names that the codes of class labels stand for; `folder` is where images lie
-    that are given by a relative path.
+    that are given by a relative path; `nested` columns may hold lists and objects, given as JSON.
     """
     import pyarrow
 
@@ -465,6 +477,11 @@ def arrow_columns(
             images[name] = _image_cells(column, folder)
         elif name in listed and pyarrow.types.is_integer(column.type):
             texts[name] = _named(column.to_pylist(), listed[name], name, named)
+        elif name in nested and pyarrow.types.is_nested(column.type):
+            texts[name] = [
+                None if cell is None else json.dumps(cell, ensure_ascii=False, default=str)
+                for cell in column.to_pylist()
+            ]
         else:
             texts[name] = _arrow_cells(column, name, named)
     names = tuple(table.column_names)

@@ -1,9 +1,8 @@
 """Any data set in files or on the Hugging Face hub: csv, JSON and Parquet as they are written, a
 folder of images, and whatever else `datasets` reads."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from itertools import chain
 from typing import Any, Literal
 
@@ -13,7 +12,6 @@ from lamina.core import LazyValues, Modality, Part
 from lamina.registry import InputError, unknown
 from lamina.streams.base import Asked, Note, Source, Table
 from lamina.streams.checks import text_key
-from lamina.streams.dates import read_dates
 from lamina.streams.files import DataSet, find
 from lamina.streams.images import Background, EncodedImages
 from lamina.streams.names import (
@@ -25,12 +23,12 @@ from lamina.streams.names import (
     renamed,
     shown,
 )
+from lamina.streams.records import BY, Records, check_unicode, is_hole, times_of
 from lamina.streams.tables import ROW_IDS, Cell, Columns, Format, check_columns
 
 _TEXT, _IMAGE, _LABEL, _TASK, _CLIENT = (
     f"stream.{each}_column" for each in ("text", "image", "label", "task", "client")
 )
-_BY = "scenario.by"
 Keys = Sequence[tuple[str, str]]
 """Dotted keys of the job that name columns, each with one of its columns."""
 
@@ -192,7 +190,7 @@ class HuggingFace(Source):
                 check_columns(columns, keys, split)
                 _check_kinds(columns, keys)
                 files.append((part, split, columns))
-        rows = _Rows(files)
+        rows = Records(files)
         self._check_not_void(rows, chosen)
         kept, notes = self._kept(rows, by)
         if not any(rows.parts[row] == "train" for row in kept):
@@ -202,7 +200,7 @@ class HuggingFace(Source):
             if key in (_LABEL, _TASK, _CLIENT):
                 cells = rows.texts(column)
                 names[key] = [str(cells[row]) for row in kept]
-                _check_unicode(names[key], key, kept, rows)
+                check_unicode(names[key], key, kept, rows)
                 names[key], note = self._read_as_one(names[key], key, rows, kept)
                 notes += [note] if note else []
         labels = names[_LABEL]
@@ -218,7 +216,7 @@ class HuggingFace(Source):
             labels=labels,
             classes=_in_order(labels, rows.listed(self.label_column)),
             groups=names.get(_TASK),
-            times=None if by is None else _times(rows, by, kept),
+            times=None if by is None else times_of(rows, by, kept),
             parts=parts,
             templates=templates,
             owners={self.client_column: names[_CLIENT]} if self.client_column else {},
@@ -244,11 +242,11 @@ class HuggingFace(Source):
                 check_columns(columns, keys, split)
                 _check_kinds(columns, keys)
                 files.append(("test", split, columns))
-        rows = _Rows(files)
+        rows = Records(files)
         if not len(rows):
             raise InputError(f"stream.path: {self.path!r} has no rows")
         _, cells = next(self._cells(rows, None))
-        kept = [row for row, cell in enumerate(cells) if not _is_hole(cell)]
+        kept = [row for row, cell in enumerate(cells) if not is_hole(cell)]
         values, _ = self._values(rows, kept)
         has_labels = all(self.label_column in each.names for *_, each in files)
         labels = rows.texts(self.label_column) if has_labels else None
@@ -272,25 +270,13 @@ class HuggingFace(Source):
             _LABEL: self.label_column,
             _TASK: self.task_column,
             _CLIENT: self.client_column,
-            _BY: by,
+            BY: by,
         }
         return [*texts, *((key, column) for key, column in single.items() if column is not None)]
 
     def _check_keys(self, found: DataSet) -> None:
         """Raises InputError for a key that says how other files than these are read."""
-        tables = {"csv", "images"}
-        readers = {
-            "delimiter": (self.delimiter is not None, tables, "csv files"),
-            "quote": (self.quote != '"', tables, "csv files"),
-            "field": (self.field is not None, {"json"}, "JSON files"),
-            "encoding": (self.encoding != "utf-8", tables | {"json"}, "csv and JSON files"),
-        }
-        for key, (is_given, kinds, words) in readers.items():
-            if is_given and not found.kinds & kinds:
-                raise InputError(
-                    f"stream.{key}: {getattr(self, key)!r} changes nothing for {self.path!r}: it "
-                    f"is for {words} (found: {', '.join(sorted(found.kinds))})"
-                )
+        found.check_form(self._format, self.path)
         if self.background != "white" and self.modality != "image":
             raise InputError(
                 f"stream.background: {self.background!r} changes nothing for texts (allowed: white)"
@@ -310,18 +296,18 @@ class HuggingFace(Source):
                 )
         return chosen
 
-    def _check_not_void(self, rows: "_Rows", chosen: Mapping[Part, str]) -> None:
+    def _check_not_void(self, rows: Records, chosen: Mapping[Part, str]) -> None:
         if not rows.parts:
             raise InputError(f"stream.path: {self.path!r} has no rows")
         for part, split in chosen.items():
             if part not in rows.parts:
                 raise InputError(f"stream.{part}_split: {split!r} of {self.path!r} has no rows")
 
-    def _kept(self, rows: "_Rows", by: str | None) -> tuple[list[int], list[Note]]:
+    def _kept(self, rows: Records, by: str | None) -> tuple[list[int], list[Note]]:
         """The rows without an empty text, image or other cell, and what to say of the others."""
         empty: dict[str, list[int]] = {}
         for column, cells in self._cells(rows, by):
-            holes = [row for row, cell in enumerate(cells) if _is_hole(cell)]
+            holes = [row for row, cell in enumerate(cells) if is_hole(cell)]
             if holes:
                 empty[column] = holes
         if not empty:
@@ -344,7 +330,7 @@ class HuggingFace(Source):
         )
         return [row for row in range(len(rows)) if row not in gone], [note]
 
-    def _cells(self, rows: "_Rows", by: str | None) -> Iterator[tuple[str, Sequence[Any]]]:
+    def _cells(self, rows: Records, by: str | None) -> Iterator[tuple[str, Sequence[Any]]]:
         """What each row needs, by what a person calls it, its text or image first; texts of several
         columns are one."""
         if self.text_columns:
@@ -356,7 +342,7 @@ class HuggingFace(Source):
                 yield column, rows.texts(column)
 
     def _read_as_one(
-        self, names: list[str], key: str, rows: "_Rows", kept: Sequence[int]
+        self, names: list[str], key: str, rows: Records, kept: Sequence[int]
     ) -> tuple[list[str], Note | None]:
         """Names with those that look alike as the job wants them, and what to say of these."""
         found = alike(names)
@@ -409,12 +395,12 @@ class HuggingFace(Source):
                     "split must call a class the same"
                 )
 
-    def _values(self, rows: "_Rows", kept: Sequence[int]) -> tuple[Sequence[Any], Sequence[str]]:
+    def _values(self, rows: Records, kept: Sequence[int]) -> tuple[Sequence[Any], Sequence[str]]:
         """Texts or images, and what tells equal ones."""
         if self.text_columns:
             cells = rows.made(self.texts)
             texts = [str(cells[row]) for row in kept]
-            _check_unicode(texts, _TEXT, kept, rows)
+            check_unicode(texts, _TEXT, kept, rows)
             return texts, [text_key(text) for text in texts]
         assert self.image_column is not None
         encoded = rows.images(self.image_column)
@@ -449,84 +435,12 @@ class HuggingFace(Source):
             )
 
 
-def _is_hole(cell: object) -> bool:
-    """Whether a cell is empty, or has blanks only."""
-    return cell is None or (isinstance(cell, str) and is_blank(cell))
-
-
-class _Rows:
-    """The rows of all splits, one file after the other."""
-
-    def __init__(self, files: Sequence[tuple[Part, str, Columns]]) -> None:
-        self.files = files
-        self.parts = [part for part, _, columns in files for _ in range(columns.num_rows)]
-        """The part of each row."""
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def texts(self, column: str) -> list[str | None]:
-        """A column of texts."""
-        return list(chain.from_iterable(columns.texts[column] for *_, columns in self.files))
-
-    def images(self, column: str) -> list[Any]:
-        """A column of images."""
-        return list(chain.from_iterable(columns.images[column] for *_, columns in self.files))
-
-    def made(self, make: Callable[[Columns], list[Cell]]) -> list[Cell]:
-        """What `make` makes of each file, one after the other."""
-        return list(chain.from_iterable(make(columns) for *_, columns in self.files))
-
-    def listed(self, column: str) -> list[str]:
-        """The names that the files list for a column, in their order."""
-        listed = (columns.ordered.get(column, ()) for *_, columns in self.files)
-        return list(dict.fromkeys(chain.from_iterable(listed)))
-
-    def where(self, row: int, path: str | None = None) -> str:
-        """What a person calls a row: its file where it has one, or its number in split or file,
-        with its id where the table has such a column."""
-        splits = [split for _, split, _ in self.files]
-        for _, split, columns in self.files:
-            if row >= columns.num_rows:
-                row -= columns.num_rows
-                continue
-            if columns.row_names is not None:
-                return repr(columns.row_names[row])
-            ids = columns.texts.get(ROW_IDS)
-            named = "" if ids is None or ids[row] is None else f" (id {ids[row]})"
-            of = f" of {columns.file!r}" if splits.count(split) > 1 or path else ""
-            of = of or (f" of split {split!r}" if len(set(splits)) > 1 else "")
-            return f"row {row + 1}{named}{of}"
-        raise IndexError(row)
-
-
 def _check_kinds(columns: Columns, keys: Keys) -> None:
     """Raises InputError where a column of images is to be read as texts, or the other way round."""
     for key, column in keys:
         wanted, given = ("images", "texts") if key == _IMAGE else ("texts", "images")
         if column not in getattr(columns, wanted):
             raise InputError(f"{key}: {column!r} has no {wanted} but {given}, in {columns.file!r}")
-
-
-def _times(rows: _Rows, column: str, kept: Sequence[int]) -> list[datetime]:
-    """The time of each row that is kept."""
-    cells = rows.texts(column)
-    dates = [str(cells[row]) for row in kept]
-    return read_dates(dates, f"{_BY}: {column!r}", lambda index: rows.where(kept[index]))
-
-
-def _check_unicode(texts: Sequence[str], key: str, kept: Sequence[int], rows: _Rows) -> None:
-    """Raises InputError for half a character (a lone surrogate), which no tokenizer takes."""
-    for index, text in enumerate(texts):
-        if not text.isascii():
-            try:
-                text.encode()
-            except UnicodeEncodeError:
-                what = key.removeprefix("stream.").removesuffix("_column")
-                raise InputError(
-                    f"{key}: the {what} of {rows.where(kept[index])} has half a character (a "
-                    "surrogate of UTF-16 without the other)"
-                ) from None
 
 
 def _left_out_note(files: Sequence[str]) -> Note:
