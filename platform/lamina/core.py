@@ -28,6 +28,11 @@ IGNORED = -100
 ANSWER_AT = "lamina_answer_at"
 """Among a batch's inputs where answers are tokens: int64 [N], how many tokens of a row come before
 its answer. No model reads it."""
+DECODED = "decoder_input_ids"
+"""Among a batch's inputs where a model with a decoder answers in tokens: int64 [N, A], what the
+decoder reads, each token of an answer in the place of the next one."""
+DECODED_MASK = "decoder_attention_mask"
+"""Beside DECODED: 1 at the tokens of an answer, [N, A]."""
 KEYS = "lamina_keys"
 """Among a batch's inputs: int64 [N], what a backbone's feature store knows its rows by. No model
 reads it."""
@@ -290,6 +295,8 @@ class Batch:
             name: value[:, :length] if value.shape[:2] == mask.shape else value
             for name, value in self.inputs.items()
         }
+        for name in {DECODED, DECODED_MASK} & self.inputs.keys():
+            inputs[name] = self.inputs[name][:, : labels.shape[1]]
         return replace(self, inputs=inputs, labels=labels)
 
     def lengths(self) -> Tensor:

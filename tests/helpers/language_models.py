@@ -6,14 +6,17 @@ from pathlib import Path
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BartConfig,
     GPT2Config,
     LlamaConfig,
     PreTrainedConfig,
     Qwen2Config,
+    T5Config,
 )
 
-from lamina.backbones.backbone import BackboneSettings
+from lamina.backbones.backbone import Backbone, BackboneSettings
 from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
 from lamina.core import Batch, Experience, Samples, Stream, Task
@@ -26,6 +29,38 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**SMALL, **HEADS, vocab_size=WORDS, tie_word_embeddings=True),
     "gpt2": GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=WORDS, n_positions=64),
 }
+SMALL_T5 = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 4, "num_layers": 2}
+SEQ2SEQ: dict[str, PreTrainedConfig] = {
+    "t5": T5Config(
+        **SMALL_T5, vocab_size=WORDS, pad_token_id=0, eos_token_id=102, decoder_start_token_id=0
+    ),
+    "t5 gated": T5Config(
+        **SMALL_T5,
+        vocab_size=WORDS,
+        pad_token_id=0,
+        eos_token_id=102,
+        decoder_start_token_id=0,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    ),
+    "bart": BartConfig(
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        vocab_size=WORDS,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=101,
+        eos_token_id=102,
+        decoder_start_token_id=102,
+        forced_eos_token_id=102,
+    ),
+}
+"""Models with encoder and decoder; [SEP] ends a text."""
 ROOMS = ["kitchen", "cellar", "attic", "garage"]
 CALLS = {"lights": "LightOn", "doors": "DoorOpen", "music": "Play"}
 ASKED = ["turn it on in the {}", "the {} please", "I am in the {} now", "{}", "do it for the {}"]
@@ -34,16 +69,26 @@ ASKED = ["turn it on in the {}", "the {} please", "I am in the {} now", "{}", "d
 def write_model(name: str, folder: Path) -> Path:
     """A tiny language model as a folder; its end token is BERT's [SEP]."""
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(CONFIGS[name])
+    if name in SEQ2SEQ:
+        model = AutoModelForSeq2SeqLM.from_config(SEQ2SEQ[name])
+    else:
+        model = AutoModelForCausalLM.from_config(CONFIGS[name])
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.mul_(4.0)  # So that answers depend on what is asked.
+            # So that answers depend on what is asked. T5 starts with large weights.
+            if parameter.dim() > 1 and model.config.model_type != "t5":
+                parameter.mul_(4.0)
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(locate("minilm"))
     tokenizer.eos_token = tokenizer.sep_token
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def language_backbone(name: str, folder: Path) -> Backbone:
+    """A tiny language model, loaded: whole where it has a decoder."""
+    write_model(name, folder)
+    return load_backbone(BackboneSettings(str(folder), tower="both" if name in SEQ2SEQ else None))
 
 
 def calls_stream(backbone) -> Stream[Batch]:

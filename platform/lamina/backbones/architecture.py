@@ -44,6 +44,8 @@ NORMS_BEFORE_MLP = (
     "post_attention_layernorm",
 )
 """How models call the norm that a layer's MLP reads through; the first that every layer has."""
+CROSS = re.compile(r"EncDecAttention|encoder_attn|cross_?attn|cross_?attention", re.IGNORECASE)
+"""Modules by which a decoder reads what its encoder made of the prompt."""
 POOLERS = re.compile(r"(^|\.)(pooler|pooler_activation|head)(\.|$)")
 """Modules that make one vector of the tokens, which Lamina does not read."""
 UNREAD = {
@@ -92,6 +94,9 @@ class Architecture:
     """Whether a token sees only those before it."""
     rotates_keys: bool
     """Whether the attention changes keys after their projection: by position, or by a norm."""
+    num_encoder_layers: int
+    """How many of the layers, the first ones, are those of an encoder with a decoder behind it; 0
+    where there is none."""
     projects_positions: bool
     """Whether projections of the attention read embeddings of positions besides tokens (DeBERTa),
     so that what they read is not a row's."""
@@ -104,7 +109,12 @@ class Architecture:
     @property
     def is_hierarchical(self) -> bool:
         """Whether tokens are merged on the way, so that layers differ in width."""
-        return self.stack is None and len(self.blocks) > 1
+        return self.stack is None and len(self.blocks) > 1 and not self.has_decoder
+
+    @property
+    def has_decoder(self) -> bool:
+        """Whether its last layers are a decoder's, which read answers and the encoder's output."""
+        return self.num_encoder_layers > 0
 
     @property
     def mlps(self) -> tuple[Site, ...]:
@@ -232,6 +242,7 @@ class _Reader:
         self.model = model
         self.config: Any = model.config
         self.modules = dict(model.named_modules())
+        self.halves = self._find_halves()
         self.blocks, self.stack = self._find_layers()
 
     def read(self) -> Architecture:
@@ -252,16 +263,33 @@ class _Reader:
             norms_before_mlp=self._norms_before_mlp(),
             mlp_sites=self._mlps(),
             after=frozenset(self._after()),
-            is_causal=self._is_causal,
+            is_causal=self._is_causal and not self.halves,
             rotates_keys=any(
                 "rotary" in type(each).__name__.lower() or "rope" in type(each).__name__.lower()
                 for each in self.modules.values()
             )
             or any(_inside(norm, attentions) for norm in norms),
+            num_encoder_layers=len(self.halves[0]) if self.halves else 0,
             projects_positions=any(_ends_in(name, "rel_embeddings") for name in self.modules),
         )
 
+    def _find_halves(self) -> tuple[tuple[str, ...], ...]:
+        """The layers of an encoder and of its decoder; nothing where the model is not both."""
+        halves = []
+        for half in ("encoder", "decoder"):
+            lists = (
+                [f"{name}.{number}" for number in range(len(module))]
+                for name, module in self.modules.items()
+                if name.startswith(f"{half}.")
+                and isinstance(module, nn.ModuleList)
+                and any(map(is_linear, module.modules()))
+            )
+            halves.append(tuple(next(lists, ())))
+        return tuple(halves) if all(halves) and self.config.is_encoder_decoder else ()
+
     def _find_layers(self) -> tuple[tuple[str, ...], str | None]:
+        if self.halves:
+            return (*self.halves[0], *self.halves[1]), None
         lists = {n: m for n, m in self.modules.items() if isinstance(m, nn.ModuleList)}
         wanted = getattr(self.config, "num_hidden_layers", None)
         if not getattr(self.config, "depths", None):
@@ -309,7 +337,8 @@ class _Reader:
     def _projections(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What they are called, and the attention of each layer; nothing where none is found."""
         for names in (*PROJECTIONS, *((name,) for name in FUSED)):
-            found = [[n for n in self._linears if _ends_in(n, name)] for name in names]
+            own = [name for name in self._linears if not CROSS.search(name)]
+            found = [[n for n in own if _ends_in(n, name)] for name in names]
             if self.blocks and all(len(each) == len(self.blocks) for each in found):
                 return tuple(names), tuple(name.rsplit(".", 1)[0] for name in found[0])
         return (), ()

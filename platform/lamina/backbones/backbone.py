@@ -51,8 +51,11 @@ from lamina.backbones.packing import added_by, are_shared, packed
 from lamina.backbones.unpadded import TokenPositions
 from lamina.core import (
     ANSWER_AT,
+    DECODED,
+    DECODED_MASK,
     IGNORED,
     KEYS,
+    AnswerKind,
     Batch,
     Experience,
     LazyInput,
@@ -66,7 +69,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Pooling = Literal["mean", "first"]
-Tower = Literal["text", "vision"]
+OF_DECODER = (DECODED, DECODED_MASK)
+Tower = Literal["text", "vision", "encoder", "both"]
 
 INSTEAD = "allowed: adapter.kind 'lora', 'bottleneck', 'bias', 'layernorm' ..."
 POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wpe")
@@ -86,8 +90,9 @@ class BackboneSettings:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the frozen weights and of what they compute."""
     tower: Tower | None = None
-    """Which half of a model that has two (CLIP, SigLIP): the one that reads images (`vision`, the
-    default) or texts (`text`)."""
+    """Which half of a model that has two: of CLIP and SigLIP the one that reads images (`vision`,
+    the default) or texts (`text`); of T5, BART and their kin the `encoder` (the default), or `both`
+    encoder and decoder, for answers of tokens."""
     pooling: Pooling | None = None
     """How tokens become one feature: their `mean`, or the `first` (CLS). Default: as the model was
     trained, else the first for images whose model has a CLS, and the mean for all others.
@@ -362,8 +367,30 @@ class Backbone:
             f"{key} cannot be projected by a {self.model_type!r} backbone: {why} ({INSTEAD})"
         )
 
+    def check_answers(self, answers: AnswerKind) -> None:
+        """Raise InputError where the model cannot give such answers."""
+        parts = self.architecture
+        if answers == "classes" and parts.has_decoder:
+            raise InputError(
+                f"backbone.tower: 'both' is for answers of tokens, and the encoder of a "
+                f"{self.model_type!r} model knows classes (allowed: encoder)"
+            )
+        if answers == "classes" or parts.has_decoder:
+            return
+        if self.modality == "text" and getattr(self.model.config, "is_encoder_decoder", False):
+            raise InputError(
+                f"backbone.tower: the encoder of a {self.model_type!r} model cannot answer in "
+                "tokens (allowed: both, with its decoder)"
+            )
+        if self.modality != "text" or not parts.is_causal:
+            raise InputError(
+                f"backbone.name: a {self.model_type!r} model cannot answer in tokens (allowed: "
+                "causal language models, as 'smollm2', and those with encoder and decoder)"
+            )
+
     def encode(self, samples: Samples) -> Batch:
         """Texts or images as tensors that the model takes, padded to the longest."""
+        self.check_answers("classes" if samples.targets is None else "tokens")
         if samples.targets is not None:
             return self._encode_answers(samples, self.encoder)
         inputs = self.encoder(samples.values)
@@ -374,12 +401,12 @@ class Backbone:
 
     def _encode_answers(self, samples: Samples, encoder: Encoder) -> Batch:
         assert samples.targets is not None
-        if not isinstance(encoder, TextEncoder) or not self.architecture.is_causal:
-            raise InputError(
-                f"backbone.name: a {self.model_type!r} model cannot answer in tokens (allowed: "
-                "causal language models, as 'smollm2')"
-            )
+        assert isinstance(encoder, TextEncoder)
         ids = samples.ids.tolist()
+        if self.architecture.has_decoder:
+            first = self.decoder_start
+            inputs, labels = encoder.with_decoded(samples.values, samples.targets, first, ids)
+            return Batch(inputs, labels, samples.ids)
         inputs, labels = encoder.with_answers(samples.values, samples.targets, ids)
         read = {n: each for n, each in inputs.items() if n == ANSWER_AT or self._reads(n)}
         return Batch(read, labels, samples.ids)
@@ -423,6 +450,13 @@ class Backbone:
         head that the language model came with."""
         return self.language_head(answers)
 
+    @property
+    def decoder_start(self) -> int:
+        """The token that a decoder reads first."""
+        config = self.model.config
+        start = getattr(config, "decoder_start_token_id", None)
+        return int(config.bos_token_id if start is None else start)
+
     @cached_property
     def language_head(self) -> "LanguageHead":
         """The frozen head. Raises InputError where the model has none."""
@@ -460,7 +494,7 @@ class Backbone:
         call = Call(inputs, overlay or Overlay())
         self._num_asked += call.num_rows
         is_bare = self.frozen_below(call.overlay) == self.architecture.num_layers
-        if is_bare and ANSWER_AT not in inputs:
+        if is_bare and ANSWER_AT not in inputs and DECODED not in inputs:
             features = self._layers.features(self.features, inputs, self._bare)
             if features is not None:
                 return Hidden(features, None)
@@ -525,7 +559,10 @@ class Backbone:
         prompts = [rows_of(prompt, call.num_rows) for prompt in overlay.prompts]
         prompt = torch.cat(prompts, dim=1) if prompts else None
         start = self.frozen_below(overlay)
-        cached = self._layers.tokens(self.features, start, call.inputs)
+        if self.architecture.has_decoder:
+            cached = self._layers.encoded(self.features, start, call.inputs)
+        else:
+            cached = self._layers.tokens(self.features, start, call.inputs)
         if self.modality == "text":
             arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
         positions = self._positions_without_padding(overlay, arguments)
@@ -534,6 +571,8 @@ class Backbone:
         return ForwardPlan(start, cached, positions, prompt, arguments, mask, answer_at, overlay)
 
     def _execute(self, plan: ForwardPlan) -> Hidden:
+        if self.architecture.has_decoder:
+            return self._both_halves(plan)
         overlay = plan.overlay
         model = self.model if overlay.stand_in is None else overlay.stand_in.module
         embedded = plan.prompt if self.modality == "image" else None
@@ -553,6 +592,22 @@ class Backbone:
         before = answer_positions(plan.mask, plan.answer_at) + plan.num_prompts
         index = before[:, :, None].expand(-1, -1, tokens.shape[2])
         return replace(hidden, answers=tokens.gather(1, index).float())
+
+    def _both_halves(self, plan: ForwardPlan) -> Hidden:
+        """A forward of encoder and decoder; of the decoder alone, where the encoder's output is
+        kept."""
+        overlay = plan.overlay
+        arguments: dict[str, Any] = dict(plan.arguments)
+        model = self.model if overlay.stand_in is None else overlay.stand_in.module
+        if plan.cached is not None:
+            from transformers.modeling_outputs import BaseModelOutput
+
+            del arguments["input_ids"]
+            arguments["encoder_outputs"] = BaseModelOutput(plan.cached)
+        with laid_over(model, self.architecture, overlay, None, 0):
+            output = self._run({**arguments, "use_cache": False}, overlay.stand_in)
+        hidden = self._pooled(output.encoder_last_hidden_state, plan.mask, plan.num_prompts)
+        return replace(hidden, answers=output.last_hidden_state.float())
 
     def _decode(self, call: Call) -> Hidden:
         """Prompts first, then padding, then the text: so a prompt is in the same place for all."""
@@ -629,6 +684,8 @@ class Backbone:
         """Encoded, and known to the feature store."""
         batch = self.encode(samples)
         inputs: dict[str, Tensor | LazyInput] = {**batch.inputs, **batch.lazy}
+        if self.architecture.has_decoder:  # What is kept is the encoder's, and a prompt's.
+            inputs = {name: each for name, each in inputs.items() if name not in OF_DECODER}
         keys = None if self.features is None else self.features.register(inputs)
         return batch if keys is None else replace(batch, inputs={**batch.inputs, KEYS: keys})
 
@@ -681,7 +738,7 @@ class Backbone:
         before = self._num_asked
         yield lambda: self._num_asked - before
 
-    def _run(self, arguments: Mapping[str, Tensor], stand_in: StandIn | None) -> Any:
+    def _run(self, arguments: Mapping[str, Any], stand_in: StandIn | None) -> Any:
         if stand_in is None:
             return self.model(**arguments)
         return functional_call(stand_in.module, dict(stand_in.tensors), kwargs=dict(arguments))
@@ -745,6 +802,8 @@ def _cut(said: Tensor) -> Tensor:
 
 def _longest(call: Call) -> int:
     """Tokens of a call's longest answer."""
+    if DECODED in call.inputs:
+        return call.inputs[DECODED].shape[1]
     return int((call.inputs["attention_mask"].sum(dim=1) - call.inputs[ANSWER_AT]).max())
 
 

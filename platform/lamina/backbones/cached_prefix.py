@@ -85,6 +85,34 @@ class CachedPrefix:
 
         return self._priced(layer, inputs, find)
 
+    @torch.no_grad()
+    def encoded(
+        self, store: FeatureStore | None, start: int, inputs: Mapping[str, Tensor]
+    ) -> Tensor | None:
+        """What a frozen encoder makes of prompts, [N, S, dim], for a call that begins at layer
+        `start` of its decoder or above. None where it cannot be kept."""
+        if store is None or KEYS not in inputs or start < self._architecture.num_encoder_layers:
+            return None
+        encoder = self._model.get_encoder()
+        asked = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+
+        def encode(samples: Mapping[str, Tensor]) -> Tensor:
+            return encoder(**samples).last_hidden_state
+
+        def price() -> int:
+            row = self._on_device({name: each[:1] for name, each in asked.items()})
+            key = ("encoder", row["input_ids"].shape)
+            if key not in self._prices:
+                self._prices[key] = counted(lambda: encode(row))[1]
+            return 0 if kept is None else len(asked["input_ids"]) * self._prices[key]
+
+        kept: Tensor | None = None
+        with counting_as(price):
+            kept = store.tokens("encoder", inputs[KEYS].cpu(), self._moving(encode))
+        if kept is None:
+            return None
+        return padded(kept.to(self._model.device), asked["attention_mask"])
+
     @contextmanager
     def begun(
         self,

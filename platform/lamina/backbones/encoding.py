@@ -18,6 +18,8 @@ from lamina.backbones.padding import with_padding
 from lamina.backbones.weights import reads_images
 from lamina.core import (
     ANSWER_AT,
+    DECODED,
+    DECODED_MASK,
     IGNORED,
     PARTS,
     Conversation,
@@ -115,6 +117,28 @@ class TextEncoder:
         counts = (targets != IGNORED).sum(dim=1)
         return {**inputs, ANSWER_AT: inputs["attention_mask"].sum(dim=1) - counts}, targets
 
+    def with_decoded(
+        self,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        start: int,
+        ids: Sequence[int] | None = None,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Inputs of N prompts for an encoder, and of their answers for a decoder that reads `start`
+        first; and the answers' tokens int64 [N, A], IGNORED behind those that are shorter.
+
+        An answer has the special tokens that its tokenizer puts around a text, the end token among
+        them. Of a prompt that is too long the beginning is cut. Raises InputError for an answer
+        that is too long.
+        """
+        asked = [each[-self.max_length :] for each in self._asked(prompts)]
+        labels = self._said(answers, ids, special=True)
+        targets = _answers_padded(labels)
+        mask = (targets != IGNORED).long()
+        read = torch.cat([torch.full_like(targets[:, :1], start), targets[:, :-1]], dim=1)
+        decoded = read.masked_fill(read == IGNORED, self.tokenizer.pad_token_id)
+        return {**self._padded(asked), DECODED: decoded, DECODED_MASK: mask}, targets
+
     def num_cut_prompts(
         self, prompts: Sequence[str], answers: Sequence[str], ids: Sequence[int]
     ) -> int:
@@ -155,8 +179,10 @@ class TextEncoder:
             ) from error
         return text
 
-    def _said(self, answers: Sequence[str], ids: Sequence[int] | None) -> list[list[int]]:
-        """The tokens of answers, each with the end token."""
+    def _said(
+        self, answers: Sequence[str], ids: Sequence[int] | None, special: bool = False
+    ) -> list[list[int]]:
+        """The tokens of answers, each with the end token, and with the `special` ones before it."""
         tokenizer = self.tokenizer
         if tokenizer.eos_token_id is None:
             raise InputError(
@@ -164,8 +190,8 @@ class TextEncoder:
                 "a tokenizer with eos_token)"
             )
         said = [
-            [*tokens, tokenizer.eos_token_id]
-            for tokens in tokenizer(list(answers), add_special_tokens=False)["input_ids"]
+            tokens if tokens[-1:] == [tokenizer.eos_token_id] else [*tokens, tokenizer.eos_token_id]
+            for tokens in tokenizer(list(answers), add_special_tokens=special)["input_ids"]
         ]
         for index, tokens in enumerate(said):
             if len(tokens) >= self.max_length:

@@ -18,10 +18,12 @@ from lamina.registry import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_BIAS = "final_logits_bias"
+
 
 @dataclass(frozen=True)
 class LanguageHead:
-    """logits = W h + b, maybe squeezed into (-cap, cap)."""
+    """logits = W (scale h) + b, maybe squeezed into (-cap, cap)."""
 
     weight: Tensor
     """[V, dim]."""
@@ -29,6 +31,8 @@ class LanguageHead:
     """[V]."""
     cap: float | None
     """Gemma 2's `final_logit_softcapping`."""
+    scale: float = 1.0
+    """T5 with tied embeddings makes hidden states smaller first."""
 
     @property
     def num_tokens(self) -> int:
@@ -54,7 +58,8 @@ class LanguageHead:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """float32 [..., V] of hidden states [..., dim] behind the model's last norm."""
-        logits = F.linear(hidden.to(self.weight.dtype), self.weight, self.bias).float()
+        scaled = hidden.to(self.weight.dtype) * self.scale
+        logits = F.linear(scaled, self.weight, self.bias).float()
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
 
 
@@ -63,9 +68,13 @@ def load_head(model: "PreTrainedModel", name: str) -> LanguageHead:
     else what its folder has. Raises InputError where there is none."""
     config: Any = model.config
     cap = getattr(config, "final_logit_softcapping", None)
+    scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
     if getattr(config, "tie_word_embeddings", True):
         words = cast(nn.Embedding, model.get_input_embeddings()).weight
-        return LanguageHead(words, None, cap)
+        # BART's own, of zeros unless somebody trained it.
+        bias = _tensors(Path(locate(name)), (_BIAS,)).get(_BIAS)
+        own = None if bias is None else bias[0].to(model.device, model.dtype)
+        return LanguageHead(words, own, cap, scale)
     module = _name_of_head(config, name)
     found = _tensors(Path(locate(name)), (f"{module}.weight", f"{module}.bias"))
     if f"{module}.weight" not in found:
@@ -74,17 +83,18 @@ def load_head(model: "PreTrainedModel", name: str) -> LanguageHead:
             "language model (allowed: a folder that was saved with its head)"
         )
     moved = {key: each.to(model.device, model.dtype) for key, each in found.items()}
-    return LanguageHead(moved[f"{module}.weight"], moved.get(f"{module}.bias"), cap)
+    return LanguageHead(moved[f"{module}.weight"], moved.get(f"{module}.bias"), cap, scale)
 
 
 def _name_of_head(config: Any, name: str) -> str:
     """What the whole language model calls its head."""
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+    whole_model = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         with init_empty_weights():
-            whole = AutoModelForCausalLM.from_config(config)
+            whole = whole_model.from_config(config)
     except ValueError as error:
         raise InputError(
             f"backbone.name: {name!r} is a {config.model_type!r} model, which is no causal "

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 TOWERS = ("vision", "text")
+HALVES = ("encoder", "both")
+"""What is used of a model with a decoder, the default first."""
 READABLE = {"input_ids": "texts", "pixel_values": "images"}
 """Inputs of models that are taken, by transformers' name."""
 NAMED = 3
@@ -35,11 +37,18 @@ def tower_config(config: "PretrainedConfig", tower: str | None) -> "PretrainedCo
     """
     towers = {each: getattr(config, f"{each}_config", None) for each in TOWERS}
     if all(towers.values()):
+        if tower in HALVES:
+            raise InputError(
+                f"backbone.tower: a {config.model_type!r} model has no decoder (allowed: "
+                f"{', '.join(TOWERS)})"
+            )
         chosen: Any = towers[tower or TOWERS[0]]
         return chosen
-    if tower is not None:
+    if tower is not None and (tower in TOWERS or not config.is_encoder_decoder):
+        allowed = ", ".join(HALVES) if config.is_encoder_decoder else "null"
         raise InputError(
-            f"backbone.tower: a {config.model_type!r} model is one part (leave the key out)"
+            f"backbone.tower: a {config.model_type!r} model has no part {tower!r} (allowed: "
+            f"{allowed})"
         )
     return config
 
@@ -99,8 +108,8 @@ def _class_of(config: "PretrainedConfig") -> Any:
 
 
 def _used(model: Any, tower: str | None) -> tuple[str, Any]:
-    """What is used of a model and the prefix of its parameters' names: a tower of two, the encoder
-    where there is a decoder too, or all of it."""
+    """What is used of a model and the prefix of its parameters' names: a tower of two; where there
+    is a decoder too, the encoder unless both are wanted; or all of it."""
     config = model.config
     if tower_config(config, tower) is not config:
         name = f"{tower or TOWERS[0]}_model"
@@ -116,6 +125,8 @@ def _used(model: Any, tower: str | None) -> tuple[str, Any]:
             f"backbone.name: a {config.model_type!r} model reads {model.main_input_name!r} "
             f"(allowed: models of {' or '.join(READABLE.values())})"
         )
+    if tower == HALVES[1]:
+        return "", model
     # T5 says that it has no decoder where its encoder was saved by itself, and gets one here.
     if config.is_encoder_decoder or (hasattr(model, "encoder") and hasattr(model, "decoder")):
         encoder = model.get_encoder()

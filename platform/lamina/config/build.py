@@ -97,6 +97,7 @@ def check_components(jobs: Iterable[Job]) -> list[Stream[Samples]]:
         if stream is not None and backbone is not None:
             with _taking_down(problems):
                 _check_modality(job, stream, backbone)
+                backbone.check_answers(stream.answers)
                 _check_rank(job, backbone)
                 replace(job.strategy).setup(AdaptedModel(backbone, job.adapter, job.seed))
     if problems:
