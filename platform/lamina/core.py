@@ -257,6 +257,13 @@ class Batch:
             lazy={name: value.pick(rows) for name, value in self.lazy.items()},
         )
 
+    def num_terms(self) -> int:
+        """How many terms the mean of a loss over the batch has: its rows, or where answers are
+        tokens, the tokens of all answers. Means over parts of a batch weigh as much."""
+        if self.labels.dim() == 1:
+            return len(self)
+        return int((self.labels != IGNORED).sum())
+
     def num_bytes(self) -> int:
         """What the model reads of these rows, their labels and extras take."""
         inputs = [value for name, value in self.inputs.items() if name != KEYS]

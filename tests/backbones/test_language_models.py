@@ -18,7 +18,7 @@ from lamina.backbones.padding import with_padding
 from lamina.core import ANSWER_AT, IGNORED, Batch, Conversation, Samples
 from lamina.losses import cross_entropy
 from lamina.registry import InputError
-from language_models import CONFIGS, calls_stream, write_model
+from language_models import CONFIGS, MORE, calls_stream, write_model
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def models(tmp_path_factory):
     return of
 
 
-EVERY = list(CONFIGS)
+EVERY = [*CONFIGS, *MORE]
 
 
 def adapted(backbone) -> AdaptedModel:
@@ -96,6 +96,29 @@ def test_features_know_the_prompt_and_nothing_of_the_answer(name, models):
         for answers in (["LightOn()", "x"], ["something else and longer", "LightOn()"])
     ]
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("llama", ("q_proj", "v_proj")),
+        ("gpt2", ("c_attn",)),
+        ("phi3", ("qkv_proj",)),
+        ("gpt_neox", ("query_key_value",)),
+        ("qwen3", ("q_proj", "v_proj")),
+        ("opt", ("q_proj", "v_proj")),
+    ],
+)
+def test_lora_sits_on_queries_and_values_whatever_they_are_called(name, modules, models):
+    _, backbone = models(name)
+    sites = backbone.architecture.sites(None, None)
+    assert len(sites) == 3 * len(modules)
+    assert {site.read.rsplit(".", 1)[-1] for site in sites} == set(modules)
+    adapter = AdaptedModel(backbone, LoRA(rank=2), seed=0).add()
+    for site in sites:
+        width, out = backbone.shape_of(site.read)
+        shapes = {n: tuple(t.shape) for n, t in adapter.tensors.items() if site.read in n}
+        assert sorted(shapes.values()) == sorted([(2, width), (out, 2)])
 
 
 def test_the_greedy_answer_is_right_where_every_token_is(models):

@@ -9,10 +9,18 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     BartConfig,
+    Gemma2Config,
+    GemmaConfig,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    Phi3Config,
+    PhiConfig,
     PreTrainedConfig,
     Qwen2Config,
+    Qwen3Config,
     T5Config,
 )
 
@@ -29,6 +37,28 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**SMALL, **HEADS, vocab_size=WORDS, tie_word_embeddings=True),
     "gpt2": GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=WORDS, n_positions=64),
 }
+MORE: dict[str, PreTrainedConfig] = {
+    "qwen3": Qwen3Config(**SMALL, **HEADS, head_dim=8, vocab_size=WORDS, tie_word_embeddings=True),
+    "gemma": GemmaConfig(**SMALL, **HEADS, head_dim=8, vocab_size=WORDS),
+    "gemma2": Gemma2Config(
+        **SMALL, **HEADS, head_dim=8, vocab_size=WORDS, final_logit_softcapping=5.0
+    ),
+    "mistral": MistralConfig(**SMALL, **HEADS, vocab_size=WORDS, sliding_window=4),
+    "phi": PhiConfig(**SMALL, num_attention_heads=4, vocab_size=WORDS),
+    "phi3": Phi3Config(**SMALL, **HEADS, vocab_size=WORDS, pad_token_id=0),
+    "opt": OPTConfig(
+        hidden_size=32,
+        num_hidden_layers=3,
+        ffn_dim=48,
+        num_attention_heads=4,
+        vocab_size=WORDS,
+        max_position_embeddings=64,
+        word_embed_proj_dim=32,
+    ),
+    "gpt_neox": GPTNeoXConfig(**SMALL, num_attention_heads=4, vocab_size=WORDS),
+}
+"""Further causal models: norms of queries and keys, shared keys, capped logits, a sliding window, a
+head with a bias, fused projections, learned positions."""
 SMALL_T5 = {"d_model": 32, "d_ff": 48, "d_kv": 8, "num_heads": 4, "num_layers": 2}
 SEQ2SEQ: dict[str, PreTrainedConfig] = {
     "t5": T5Config(
@@ -72,7 +102,7 @@ def write_model(name: str, folder: Path) -> Path:
     if name in SEQ2SEQ:
         model = AutoModelForSeq2SeqLM.from_config(SEQ2SEQ[name])
     else:
-        model = AutoModelForCausalLM.from_config(CONFIGS[name])
+        model = AutoModelForCausalLM.from_config({**CONFIGS, **MORE}[name])
     with torch.no_grad():
         for parameter in model.parameters():
             # So that answers depend on what is asked. T5 starts with large weights.

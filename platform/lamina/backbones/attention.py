@@ -81,6 +81,10 @@ def attend_with_prefixes(model: "PreTrainedModel") -> bool:
 
     if not model._supports_attention_backend:
         return False
+    if getattr(model.config, "attn_logit_softcapping", None) is not None:
+        # Gemma 2 squeezes what torch's attention does not show.
+        model.set_attn_implementation("eager")
+        return False
     AttentionInterface.register(NAME, attention_with_prefix)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     model.set_attn_implementation(NAME)

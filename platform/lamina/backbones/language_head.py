@@ -18,6 +18,8 @@ from lamina.registry import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_OF_GPT_NEOX = "embed_out"
+"""What folders call its head, whatever its code does."""
 _BIAS = "final_logits_bias"
 
 
@@ -76,7 +78,10 @@ def load_head(model: "PreTrainedModel", name: str) -> LanguageHead:
         own = None if bias is None else bias[0].to(model.device, model.dtype)
         return LanguageHead(words, own, cap, scale)
     module = _name_of_head(config, name)
-    found = _tensors(Path(locate(name)), (f"{module}.weight", f"{module}.bias"))
+    heads = (module, _OF_GPT_NEOX)
+    names = tuple(f"{each}.{kind}" for each in heads for kind in ("weight", "bias"))
+    found = _tensors(Path(locate(name)), names)
+    module = next((each for each in heads if f"{each}.weight" in found), module)
     if f"{module}.weight" not in found:
         raise InputError(
             f"backbone.name: {name!r} lacks {module}.weight, the head of a {config.model_type!r} "

@@ -1,6 +1,7 @@
 """Who trains a trial together: one process, or several that each take a share of every batch.
 
-Losses and gradients are averaged over workers, by how many rows of the batch each had. So several
+Losses and gradients are averaged over workers, by how many rows of the batch each had, or where
+answers are tokens, how many tokens. So several
 workers learn what one does, up to rounding, where a loss is a mean over the rows of a batch, and
 where the rows that are drawn from a memory divide as the batch does. A loss that looks at a batch
 as a whole (a correlation of features) sees each worker's share.
@@ -91,8 +92,10 @@ def share_of(batch: Batch, workers: Workers) -> Batch:
 
 
 def weight_of(share: Batch, whole: Batch, workers: Workers) -> float:
-    """What the mean over a worker's share counts in the mean over all workers' rows."""
-    return len(share) / len(whole) if len(whole) >= workers.size else 1 / workers.size
+    """What the mean over a worker's share counts in the mean over all workers' rows or tokens."""
+    if len(whole) < workers.size:
+        return 1 / workers.size
+    return share.num_terms() / whole.num_terms()
 
 
 def added(summary: Summary, workers: Workers) -> Summary:

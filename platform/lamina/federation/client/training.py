@@ -62,7 +62,8 @@ class LocalTraining:
         left = {name: each for name, each in trained.items() if setup.aggregator.keeps(name)}
         if left:
             after.tensors = {**after.tensors, **left}
-        return self._update(download, item, delivery, trained, sums, len(data), loss), after
+        terms = data.num_terms()
+        return self._update(download, item, delivery, trained, sums, terms, loss), after
 
     def _learn(
         self,
