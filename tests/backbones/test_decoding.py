@@ -8,12 +8,11 @@ from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.kinds.prefix import Prefix
 from lamina.adapters.kinds.prompt import Prompt
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import BackboneSettings, Call
+from lamina.backbones.backbone import Call
 from lamina.backbones.decoding import decoded_by, left_padded
-from lamina.backbones.load import load_backbone
 from lamina.core import ANSWER_AT, IGNORED
 from lamina.registry import InputError
-from language_models import CONFIGS, write_model
+from language_models import CONFIGS, language_backbone
 
 MOST = 7
 PROMPTS = ["kitchen", "turn it on in the attic please", "the cellar", "I am in the garage now"]
@@ -27,8 +26,8 @@ def models(tmp_path_factory):
 
     def of(name):
         if name not in made:
-            folder = write_model(name, tmp_path_factory.mktemp(name))
-            made[name] = folder, load_backbone(BackboneSettings(str(folder)))
+            folder = tmp_path_factory.mktemp(name)
+            made[name] = folder, language_backbone(name, folder)
         return made[name]
 
     return of
@@ -46,8 +45,13 @@ def adapted(backbone, kind, seed=1) -> AdaptedModel:
     return model
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, kind) for name in CONFIGS for kind in KINDS),
+        *((name, kind) for name in ("t5", "bart") for kind in ("none", "lora")),
+    ],
+)
 def test_each_token_is_the_best_one_and_company_changes_none(name, kind, models):
     backbone = models(name)[1]
     model = adapted(backbone, kind)
@@ -91,9 +95,11 @@ def test_an_answer_ends_in_its_end_token(models, monkeypatch):
     assert torch.equal(stopped, by_logits)
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
-def test_overlays_decode_together_as_they_do_alone(kind, models):
-    backbone = models("llama")[1]
+@pytest.mark.parametrize(
+    ("name", "kind"), [*(("llama", kind) for kind in KINDS), ("t5", "lora"), ("bart", "prompt")]
+)
+def test_overlays_decode_together_as_they_do_alone(name, kind, models):
+    backbone = models(name)[1]
     inputs = backbone.encode_prompts(PROMPTS, MOST)
     calls = [Call(inputs, adapted(backbone, kind, seed).overlay(), MOST) for seed in (1, 2)]
     assert backbone.meeting(calls[0]) == backbone.meeting(calls[1])

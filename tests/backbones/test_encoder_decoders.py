@@ -76,9 +76,9 @@ def test_the_greedy_answer_is_right_where_every_token_is(name, models):
     whole = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     batch = stream.experiences[0].train[slice(0, 1)].trimmed()
     asked = {key: batch.inputs[key] for key in ("input_ids", "attention_mask")}
-    said = whole.generate(
-        **asked, max_new_tokens=5, do_sample=False, forced_eos_token_id=None, eos_token_id=None
-    )
+    whole.generation_config.forced_eos_token_id = None
+    said = whole.generate(**asked, max_new_tokens=5, do_sample=False, eos_token_id=None)
+    assert torch.equal(AdaptedModel(backbone, None, 0).generate(batch.inputs, 5), said[:, 1:])
     inputs = {
         **asked,
         DECODED: said[:, :-1],

@@ -35,7 +35,13 @@ from lamina.backbones.architecture import read_architecture, widths
 from lamina.backbones.attention import NAME as ATTENTION
 from lamina.backbones.attention import attend_with_prefixes
 from lamina.backbones.cached_prefix import CachedPrefix
-from lamina.backbones.decoding import Choice, decoded, left_padded, likeliest
+from lamina.backbones.decoding import (
+    Choice,
+    decoded,
+    decoded_by_decoder,
+    left_padded,
+    likeliest,
+)
 from lamina.backbones.encoding import Encoder, TextEncoder
 from lamina.backbones.features import FeatureStore
 from lamina.backbones.hooks import laid_over
@@ -611,6 +617,8 @@ class Backbone:
 
     def _decode(self, call: Call) -> Hidden:
         """Prompts first, then padding, then the text: so a prompt is in the same place for all."""
+        if self.architecture.has_decoder:
+            return self._decode_by_decoder(call)
         overlay, model, choose = call.overlay, self.model, call.choose or likeliest
         texts = left_padded(call.inputs)
         given = [rows_of(each, call.num_rows) for each in overlay.prompts]
@@ -638,11 +646,31 @@ class Backbone:
         length = 0 if prompt is None else prompt.shape[1]
         return replace(self._pooled(tokens, texts["attention_mask"], length), said=said)
 
+    def _decode_by_decoder(self, call: Call) -> Hidden:
+        """The encoder reads the prompts, and the decoder says one token after the other."""
+        overlay, choose = call.overlay, call.choose or likeliest
+        plan = self.plan(replace(call, inputs=_prompts_of(call.inputs)))
+        model = self.model if overlay.stand_in is None else overlay.stand_in.module
+        with laid_over(model, self.architecture, overlay, None, 0):
+            said, encoded = decoded_by_decoder(
+                lambda arguments: self._run(arguments, overlay.stand_in),
+                lambda hidden: choose(self.token_logits(hidden)),
+                plan.arguments,
+                call.inputs[DECODED][:, :1],
+                most=call.most,
+                end=self.end_token,
+                cache=self._new_cache(),
+            )
+        return replace(self._pooled(encoded, plan.mask, plan.num_prompts), said=said)
+
     def _new_cache(self) -> Any:
         """Where transformers keeps keys and values of one generation."""
-        from transformers import DynamicCache
+        from transformers import DynamicCache, EncoderDecoderCache
 
-        return DynamicCache(config=self.model.config)
+        config = self.model.config
+        if self.architecture.has_decoder:
+            return EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+        return DynamicCache(config=config)
 
     def meeting(self, call: Call) -> Hashable | None:
         """Calls that this is the same of can be run together; None where one only runs alone.
@@ -798,6 +826,11 @@ def answer_positions(mask: Tensor, answer_at: Tensor) -> Tensor:
 def _cut(said: Tensor) -> Tensor:
     """As long as the longest answer is that these rows gave."""
     return said[:, : int((said != IGNORED).sum(dim=1).max())]
+
+
+def _prompts_of(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What an encoder reads."""
+    return {name: each for name, each in inputs.items() if name not in (*OF_DECODER, KEYS)}
 
 
 def _longest(call: Call) -> int:

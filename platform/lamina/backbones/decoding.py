@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lamina.core import ANSWER_AT, IGNORED
+from lamina.core import ANSWER_AT, DECODED, DECODED_MASK, IGNORED
+
+_READ_ONCE = ("input_ids", "inputs_embeds")
 
 Choice = Callable[[Tensor], Tensor]
 """The next tokens, int64 [N], of logits [N, V]."""
@@ -113,6 +115,36 @@ def decoded(
     return said[:, : at + 1], prompt
 
 
+def decoded_by_decoder(
+    forward: Callable[[Mapping[str, Any]], Any],
+    best: Callable[[Tensor], Tensor],
+    prompts: Mapping[str, Any],
+    start: Tensor,
+    *,
+    most: int,
+    end: int,
+    cache: Any,
+) -> tuple[Tensor, Tensor]:
+    """As `decoded`, by a model whose decoder reads `start` [N, 1] first: the encoder reads prompts
+    once. Returns what is said, and the encoder's output [N, P, dim]."""
+    given: dict[str, Any] = {**prompts, "past_key_values": cache, "use_cache": True}
+    said = start.new_full((len(start), most), IGNORED)
+    goes_on = torch.ones(len(start), dtype=torch.bool, device=start.device)
+    token = start[:, 0]
+    for at in range(most):
+        output = forward({**given, DECODED: token[:, None]})
+        if at == 0:
+            encoded = output.encoder_last_hidden_state
+            given = {name: each for name, each in given.items() if name not in _READ_ONCE}
+            given["encoder_outputs"] = type(output)(last_hidden_state=encoded)
+        token = best(output.last_hidden_state[:, -1])
+        said[:, at] = torch.where(goes_on, token, IGNORED)
+        goes_on &= token != end
+        if not bool(goes_on.any()):
+            break
+    return said[:, : at + 1], encoded
+
+
 def decoded_by(
     logits: Callable[[Mapping[str, Tensor]], Tensor],
     inputs: Mapping[str, Tensor],
@@ -122,6 +154,8 @@ def decoded_by(
 ) -> Tensor:
     """As `decoded`, of whatever gives logits [N, A, V] of the tokens of answers: each step reads
     all tokens again, as nothing is known of how the logits come about."""
+    if DECODED in inputs:
+        return _by_decoder(logits, inputs, most, end)
     mask = inputs["attention_mask"]
     starts, number = _where(inputs)
     columns = starts[:, None] + torch.arange(int(number.max()) + most, device=mask.device)
@@ -139,4 +173,25 @@ def decoded_by(
         if not bool(goes_on.any()):
             break
         ids.scatter_(1, (number + at)[:, None], token[:, None])
+    return said[:, : at + 1]
+
+
+def _by_decoder(
+    logits: Callable[[Mapping[str, Tensor]], Tensor],
+    inputs: Mapping[str, Tensor],
+    most: int,
+    end: int,
+) -> Tensor:
+    """`decoded_by` of a model with a decoder, which reads what has been said so far."""
+    read = inputs[DECODED][:, :1]
+    said = read.new_full((len(read), most), IGNORED)
+    goes_on = torch.ones(len(read), dtype=torch.bool, device=read.device)
+    for at in range(most):
+        shown = {**inputs, DECODED: read, DECODED_MASK: torch.ones_like(read)}
+        token = logits(shown)[:, at].argmax(dim=-1)
+        said[:, at] = torch.where(goes_on, token, IGNORED)
+        goes_on &= token != end
+        if not bool(goes_on.any()):
+            break
+        read = torch.cat([read, token[:, None]], dim=1)
     return said[:, : at + 1]
