@@ -129,5 +129,7 @@ def test_which_half_is_used_goes_with_the_answers(models, tiny_bert_folder):
         encoder.encode(Samples(["x"], zero, zero, ["y"]))
     with pytest.raises(InputError, match=r"backbone\.tower: 'both' is for answers of tokens"):
         whole.encode(Samples(["x"], zero, zero))
-    with pytest.raises(InputError, match=r"backbone\.tower: a 'bert' model has no part 'both'"):
+    with pytest.raises(InputError, match=r"backbone\.tower: a 't5' model has no part 'text'"):
+        load_backbone(BackboneSettings(str(folder), tower="text"))
+    with pytest.raises(InputError, match=r"backbone\.tower: a 'bert' model is one part"):
         load_backbone(BackboneSettings(str(tiny_bert_folder), tower="both"))

@@ -44,11 +44,14 @@ def tower_config(config: "PretrainedConfig", tower: str | None) -> "PretrainedCo
             )
         chosen: Any = towers[tower or TOWERS[0]]
         return chosen
-    if tower is not None and (tower in TOWERS or not config.is_encoder_decoder):
-        allowed = ", ".join(HALVES) if config.is_encoder_decoder else "null"
+    if tower is not None and not config.is_encoder_decoder:
+        raise InputError(
+            f"backbone.tower: a {config.model_type!r} model is one part (leave the key out)"
+        )
+    if tower in TOWERS:
         raise InputError(
             f"backbone.tower: a {config.model_type!r} model has no part {tower!r} (allowed: "
-            f"{allowed})"
+            f"{', '.join(HALVES)})"
         )
     return config
 
