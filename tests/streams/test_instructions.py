@@ -148,6 +148,12 @@ def test_tasks_are_files_or_folders_below_a_path_in_the_order_that_is_given(tmp_
     stream = build_stream(both, ScenarioSettings("domain_incremental"), 0)
     assert [each.task.name for each in stream.experiences] == ["facts", "sums"]
     assert [len(each.test) for each in stream.experiences] == [1, 1]
+    forms = {"facts": "Q: {prompt}", "sums": "{prompt} ="}
+    framed = Instructions(path=str(tmp_path), tasks=("facts", "sums"), prompt_format=forms).load(0)
+    assert framed.values[0] == f"Q: {ASKED[0]}"
+    assert framed.values[-1] == f"{ASKED[-1]} ="
+    with pytest.raises(InputError, match=r"stream\.prompt_format: 'chat' is unknown"):
+        Instructions(path=str(tmp_path), tasks=("chat",), prompt_format=forms).load(0)
     mixed = Instructions(path=str(tmp_path), tasks=("chat", "sums")).load(0)
     assert list(dict.fromkeys(mixed.groups)) == ["chat", "sums"]
     with pytest.raises(InputError, match=r"stream\.tasks: 'fact'.*did you mean 'facts'"):

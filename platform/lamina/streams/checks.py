@@ -71,7 +71,8 @@ def _shared(
     differing = sum(table.labels[row] not in labels_of[_key(table, row)] for row in shared)
     under = f", {differing:,} of them under another label" if differing else ""
     are = "is" if len(shared) == 1 else "are"
-    first = few_of([_value(table, row) for row in shared])
+    # Of long texts only those that are shown are looked at.
+    first = few_of([_value(table, row) for row in shared[:3]] + [""] * (len(shared) - 3))
     return Note(
         f"{part}_rows_in_train",
         {"rows": len(shared), "of": len(own), "under_another_label": differing},

@@ -71,8 +71,9 @@ class Instructions(Source):
     template: Literal["plain", "chat"] = "plain"
     """How turns become a prompt: one after the other, or by the chat template of the backbone's
     tokenizer."""
-    prompt_format: str = _ASKED
-    """What a plain prompt stands in, as `Question: {prompt} Answer:`."""
+    prompt_format: str | dict[str, str] = _ASKED
+    """What a plain prompt stands in, as `Question: {prompt} Answer:`; by task, where tasks
+    differ."""
     system: str | None = None
     """What the system says to every row, instead of what the rows have: '' leaves it empty, which
     also keeps a chat template from putting in its own; null takes the rows'."""
@@ -119,10 +120,17 @@ class Instructions(Source):
                 f"stream.prompt_format: {self.prompt_format!r} changes nothing with "
                 "stream.template 'chat' (allowed: leave it out)"
             )
-        if self.prompt_format.count(_ASKED) != 1:
+        form = self.prompt_format
+        for text in form.values() if isinstance(form, dict) else [form]:
+            if text.count(_ASKED) != 1:
+                raise InputError(
+                    f"stream.prompt_format: {text!r} does not say where a prompt stands (allowed: "
+                    f"a text with one {_ASKED})"
+                )
+        if isinstance(form, dict) and not (self.tasks or self.task_column):
             raise InputError(
-                f"stream.prompt_format: {self.prompt_format!r} does not say where a prompt stands "
-                f"(allowed: a text with one {_ASKED})"
+                "stream.prompt_format: there are no tasks to have one each (allowed: a text, or "
+                "stream.tasks or stream.task_column)"
             )
         if self.words_per_row is not None and self.words_per_row < 1:
             raise InputError(
@@ -149,8 +157,8 @@ class Instructions(Source):
         return {part: split for part, split in named.items() if split is not None}
 
     def asked(self, question: str) -> str:
-        """A question as the prompts of its rows are."""
-        return self._prompt([("user", question)])
+        """A question as the prompts of its rows are; where tasks differ, as it is."""
+        return self._prompt([("user", question)], None)
 
     def load(self, seed: int) -> Table:
         """All rows, split by split, whatever the seed.
@@ -355,14 +363,15 @@ class Instructions(Source):
             own = {column: each[row] for column, each in cells.items()}
             example = example_of(layout, own, read.where(row))
             made.num_answered += example.was_answered
-            prompt = self._prompt(example.turns) if example.turns else ""
+            task = read.task if tasks is None else tasks[row]
+            prompt = self._prompt(example.turns, task) if example.turns else ""
             for piece in self._pieces(example):
                 made.prompts.append(prompt)
                 made.targets.append(piece)
                 made.templates.append(text_key(prompt or example.answer))
                 made.parts.append(rows.parts[row])
-                if tasks is not None or read.task is not None:
-                    made.groups.append(str(read.task if tasks is None else tasks[row]))
+                if task is not None:
+                    made.groups.append(task)
                 if owners is not None:
                     made.owners.append(str(owners[row]))
                 if times is not None:
@@ -375,7 +384,7 @@ class Instructions(Source):
         starts = range(0, len(words), self.words_per_row)
         return [" ".join(words[start : start + self.words_per_row]) for start in starts]
 
-    def _prompt(self, turns: Sequence[tuple[str, str]]) -> str:
+    def _prompt(self, turns: Sequence[tuple[str, str]], task: str | None) -> str:
         if self.system is not None:
             rest = [turn for turn in turns if turn[0] != "system"]
             # A chat template puts in a system turn of its own where there is none.
@@ -384,7 +393,12 @@ class Instructions(Source):
         text = plain(turns)
         if self.template == "chat":
             return Conversation(text, turns)
-        return self.prompt_format.replace(_ASKED, text)
+        form = self.prompt_format
+        if isinstance(form, dict):
+            if task is not None and task not in form:
+                raise unknown("stream.prompt_format", task, list(form))
+            form = _ASKED if task is None else form[task]
+        return form.replace(_ASKED, text)
 
     # What is said
 
