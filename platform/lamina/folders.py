@@ -5,7 +5,8 @@
     leaderboard.json                        the trials of a sweep as they rank
     events.jsonl                            everything that was reported, a line each
     report.html                             the page of `lamina report`
-    trials/TRIAL/                           a trial of the sweep: accuracy_matrix.json, bundle/
+    trials/TRIAL/                           a trial of the sweep: accuracy_matrix.json, bundle/, and
+                                            error.txt where it failed
     run/TRIAL/                              a lone run: the same, result.json and events.jsonl
 """
 
@@ -19,6 +20,8 @@ RUNS = "run"
 RESULT = "result.json"
 """A lone run's row of a leaderboard."""
 MATRIX = "accuracy_matrix.json"
+ERROR = "error.txt"
+"""Why a trial failed: all of the traceback."""
 BUNDLE = "bundle"
 """The folder of what a trial learned, in the trial's."""
 PREDICTIONS = "predictions.csv"

@@ -8,6 +8,8 @@ from rich.console import Console
 
 from finished_sweep import finished_sweep
 from lamina.cli.report import show_leaderboard
+from lamina.orchestration.store.event_recorder import EventRecorder
+from lamina.tracking.base import CompositeTracker
 
 
 def row(rank, strategy, **changes):
@@ -38,9 +40,9 @@ def row(rank, strategy, **changes):
     }
 
 
-def shown(*rows, width=80):
+def shown(*rows, width=80, trials=None):
     out = StringIO()
-    show_leaderboard(Console(file=out, width=width, highlight=False), rows, "job")
+    show_leaderboard(Console(file=out, width=width, highlight=False), rows, "job", trials)
     return out.getvalue()
 
 
@@ -78,7 +80,18 @@ def test_what_is_undefined_is_a_dash_and_a_broken_trial_says_why():
     lines = shown(broken, other, width=120).splitlines()
     assert lines[3].split()[:5] == ["1", "er", "-", "-", "-"]
     assert lines[3].rstrip().endswith("failed in its first task")
-    assert lines[-1] == "er-bottleneck, other failed: ValueError: no good"
+    assert lines[-2:] == ["er-bottleneck, other failed: ValueError: no good", "  Traceback"]
+
+
+def test_a_broken_trial_shows_where_it_broke_and_the_file_with_all_of_it(tmp_path):
+    recorder = EventRecorder(CompositeTracker([]), tmp_path)
+    error = 'Traceback\n  File "a.py", line 1\n  File "er.py", line 7\n    step()\nValueError: no'
+    broken = row(1, "er", status="failed", error=error)
+    recorder.record({"event": "failed", "trial": broken["trial"], "error": error}, [])
+    lines = shown(broken, width=200, trials=tmp_path).splitlines()
+    path = tmp_path / broken["trial"] / "error.txt"
+    assert lines[-3:] == ['    File "er.py", line 7', "      step()", f"  all of it: {path}"]
+    assert path.read_text() == error + "\n"
 
 
 @pytest.fixture

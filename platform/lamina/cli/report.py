@@ -15,7 +15,7 @@ from lamina.core import Stream
 from lamina.evaluation.leaderboard import Row
 from lamina.evaluation.seeds import groups_over_seeds
 from lamina.files import write_json
-from lamina.folders import EVENTS, LEADERBOARD, PAGE, RUNS, TRIALS
+from lamina.folders import ERROR, EVENTS, LEADERBOARD, PAGE, RUNS, TRIALS
 from lamina.registry import InputError
 from lamina.reporting import formatting
 from lamina.reporting.formats import as_csv, as_json, as_latex, as_markdown
@@ -44,6 +44,8 @@ def write_leaderboard(rows: Sequence[Row], output_dir: Path) -> Path:
     return path
 
 
+_WHERE = 2
+"""So many lines of a traceback are shown before its last: the file and the line of code."""
 _SHOWN = (
     "rank",
     "strategy",
@@ -75,17 +77,28 @@ def _in_terminal(table: Table) -> rich.table.Table:
     return shown
 
 
-def show_leaderboard(console: Console, rows: Sequence[Row], name: str) -> None:
-    """The ranked trials, why some failed, and the settings over their seeds, if these vary."""
+def show_leaderboard(
+    console: Console, rows: Sequence[Row], name: str, trials: Path | None = None
+) -> None:
+    """The ranked trials, why some failed, and the settings over their seeds, if these vary.
+    `trials` is where each has its folder."""
     console.print()
     console.print(title_of(rows, name), markup=False, soft_wrap=True)
     console.print(_in_terminal(trial_table(rows).only(*_SHOWN, *_OF_TRIALS)))
-    failed: dict[str, list[str]] = {}
+    failed: dict[str, list[Row]] = {}
     for row in rows:
         if row["error"]:
-            failed.setdefault(formatting.reason(str(row["error"])), []).append(row["name"])
-    for reason, names in failed.items():
-        console.print(Text(f"{', '.join(names)} failed: {reason}", style="red"), soft_wrap=True)
+            failed.setdefault(formatting.reason(str(row["error"])), []).append(row)
+    for reason, those in failed.items():
+        names = ", ".join(row["name"] for row in those)
+        console.print(Text(f"{names} failed: {reason}", style="red"), soft_wrap=True)
+        # Of several that failed alike, one shows where.
+        *before, _ = str(those[0]["error"]).strip().splitlines()
+        for line in before[-_WHERE:]:
+            console.print(Text(f"  {line}"), soft_wrap=True)
+        whole = None if trials is None else trials / those[0]["trial"] / ERROR
+        if whole is not None and whole.is_file():
+            console.print(Text(f"  all of it: {whole}"), soft_wrap=True)
     if groups := groups_over_seeds(rows):
         console.print(
             "\nOver seeds: mean ± standard deviation, and a 95 % interval of the mean accuracy "
@@ -198,7 +211,7 @@ def _write_page(path: Path, boards: Sequence[Board]) -> None:
 
 def _show(console: Console, boards: Sequence[Board], output_dir: Path, write_page: bool) -> None:
     for board in boards:
-        show_leaderboard(console, board.rows, board.name)
+        show_leaderboard(console, board.rows, board.name, output_dir / TRIALS)
     if write_page:
         try:
             _write_page(output_dir / PAGE, boards)

@@ -24,6 +24,7 @@ from lamina.config import Job, SweepPlan, SweepSettings, check_components, expan
 from lamina.config.words import JobSource
 from lamina.core import Samples, Stream
 from lamina.evaluation.leaderboard import Row, leaderboard
+from lamina.folders import TRIALS
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def sweep_job(source: JobSource, overrides: Sequence[str]) -> Swept:
     results = [{**each, "notes": notes(each["mapping"])} for each in results]
     rows = leaderboard(results, settings.metric, settings.mode)
     write_leaderboard(rows, job.output_dir)
-    show_leaderboard(console, rows, job.name)
+    show_leaderboard(console, rows, job.name, job.output_dir / TRIALS)
     show_files(console, job.output_dir)
     console.print(f"lamina report {job.output_dir}: a page of all this", soft_wrap=True)
     show_mlflow(console, job.output_dir, rows[0]["mlflow_uri"], rows[0]["experiment"])

@@ -2,12 +2,16 @@
 
 import asyncio
 import os
+import resource
+import signal
 import threading
+from contextlib import contextmanager
 from functools import partial
 
 import pytest
 
 from lamina.digests import trial_id
+from lamina.files import disk_fault
 from lamina.orchestration.store.actor import StoreActor
 from lamina.orchestration.store.shared_store import Boundary, Expected
 from lamina.tracking.trackers import make_tracker
@@ -296,3 +300,56 @@ def test_adapters_are_on_the_disk_before_their_trial_has_finished(run, tmp_path,
         assert {each.stat().st_ino for each in written} <= synced
 
     run(course)
+
+
+@pytest.fixture
+def full_disk():
+    """While within, no file may grow: the system refuses what is written, as a full disk does."""
+
+    @contextmanager
+    def full():
+        unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, unlimited[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+            signal.signal(signal.SIGXFSZ, before)
+
+    return full
+
+
+@pytest.mark.parametrize("what", ["a checkpoint", "an adapter", "the ledger"])
+def test_a_full_disk_ends_the_sweep_for_whoever_waits_and_with_room_it_goes_on(
+    tmp_path, full_disk, killed, what
+):
+    async def course():
+        actor = started(tmp_path)
+        await actor.expect([Expected("er", JOB, None)], None)
+        await actor.claim("host-0", "x", [], 1)
+        await actor.report(TRIAL, "host-0", report_of(0), {"rest": b"0"})
+        waiting = asyncio.create_task(actor.wait(TRIAL, 1))
+        await asyncio.sleep(0)
+        large = {"rest": b"1" * 1000}
+        call = {
+            "a checkpoint": lambda: actor.report(TRIAL, "host-0", report_of(1), large),
+            "an adapter": lambda: actor.finish(TRIAL, "bundle", large),
+            "the ledger": lambda: actor.fail(TRIAL, "broken " * 100_000),
+        }[what]
+        with full_disk():
+            for each in (call(), waiting, actor.claim("host-1", "x", [], 1)):
+                with pytest.raises(OSError, match=r"too large|full|I/O") as error:
+                    await each
+                assert disk_fault(error.value) is not None
+        actor = killed(actor, session="two")
+        assert [each["task"] for each in await actor.reports(TRIAL)] == [0]
+        await actor.expect([Expected("er", JOB, None)], None)
+        actor._store.resume(TRIAL)
+        claim = await actor.claim("host-0", "y", [], 1)
+        assert claim.start == Boundary(TRIAL, 0)
+        assert not list(tmp_path.rglob("*.part"))
+        await actor.close("finished")
+        actor._store.close()
+
+    asyncio.run(course())

@@ -19,7 +19,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lamina.digests import trial_id
-from lamina.files import replacing_folder
+from lamina.files import disk_fault, replacing_folder
 from lamina.folders import TRIALS
 from lamina.orchestration.store import control
 from lamina.orchestration.store.client import StoreClient
@@ -93,6 +93,9 @@ class StoreActor:
         self._changed = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
         self._refusal: str | None = None
+        self._fault: OSError | None = None
+        """What was wrong with the disk when it let the store down. The sweep is over then: whoever
+        waits is told, and what is on the disk goes on with the next."""
         self._writing = asyncio.Lock()
         """Held while a checkpoint is on the disk and not yet in the ledger: tidying up would delete
         it."""
@@ -110,6 +113,7 @@ class StoreActor:
         recorder = EventRecorder(make_tracker(run), output_dir / TRIALS)
         self._narrator = Narrator(self._store, recorder)
         self._ledger.on_change = self._wake
+        self._ledger.on_fault = self._halt
 
     async def refusal(self) -> str | None:
         """Why this store cannot be used."""
@@ -195,7 +199,7 @@ class StoreActor:
         self._hosts.hear(host)
         async with self._writing:
             # A slow disk holds up this host, and no other call.
-            digests = await asyncio.to_thread(self._store.write, pieces)
+            digests = await self._on_disk(self._store.write, pieces)
             self._store.record(trial, host, report, digests)
         with suppress(TimeoutError):
             decided = self._until(lambda: self._demand.is_decided(trial, host, report) or None)
@@ -206,7 +210,7 @@ class StoreActor:
         """`trial` has learned its last task; `files` are what it leaves, by path below `folder`
         of its own folder."""
         target = self._output_dir / TRIALS / trial / folder
-        await asyncio.to_thread(_write_folder, target, files)
+        await self._on_disk(_write_folder, target, files)
         self._store.finish(trial, str(target) if files else None)
 
     async def fail(self, trial: str, error: str) -> None:
@@ -366,10 +370,25 @@ class StoreActor:
         if self._watching is None:
             self._watching = asyncio.get_running_loop().create_task(self._watch())
         while True:
+            if self._fault is not None:
+                raise self._fault
             changed = self._changed
             if (value := ready()) is not None:
                 return value
             await changed.wait()
+
+    async def _on_disk(self, write: Callable[..., T], *arguments: Any) -> T:
+        """What `write` returns, called in a thread. A fault of the disk is the sweep's."""
+        try:
+            return await asyncio.to_thread(write, *arguments)
+        except OSError as error:
+            if disk_fault(error) is not None:
+                self._halt(error)
+            raise
+
+    def _halt(self, error: OSError) -> None:
+        self._fault = self._fault or error
+        self._wake()
 
     def _wake(self) -> None:
         """Something has changed: whoever waits looks again."""

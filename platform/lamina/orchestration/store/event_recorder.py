@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from lamina.digests import LEARNED_FROM
 from lamina.evaluation.leaderboard import precedence, trainable_parameters
-from lamina.files import write_json
-from lamina.folders import BUNDLE, MATRIX
+from lamina.files import write_file, write_json
+from lamina.folders import BUNDLE, ERROR, MATRIX
 from lamina.orchestration.store.records import Report
 from lamina.tracking import descriptions
 from lamina.tracking.base import Tracker
@@ -71,6 +71,8 @@ class EventRecorder:
                 report = event["report"]
                 self._tracker.log(trial, metrics_of(report), step=report["task"])
             case "finished" | "failed" | "stopped" as status:
+                if status == "failed":
+                    write_error(self._folder / trial, event["error"])
                 # Those of a sweep wait until it is known which are the best.
                 draws = self._tracker.shows_pictures and not self._is_sweep
                 for _, name, reports in trials:
@@ -161,6 +163,12 @@ def write_matrix(folder: Path, reports: Sequence[Report], name: str, draws: bool
         paths.append(folder / f"accuracy_matrix_{part}.png")
         draw_matrix(paths[-1], tasks=tasks, accuracy=accuracy, part=part, name=name)
     return paths
+
+
+def write_error(folder: Path, error: str) -> None:
+    """Why a trial failed, as text in `folder`: all of the traceback."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / ERROR, error.rstrip() + "\n")
 
 
 def write_classes(folder: Path, data: Sequence[DataDocument]) -> Path:

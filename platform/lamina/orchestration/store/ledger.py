@@ -1,5 +1,6 @@
 """The store's database: one SQLite file with one schema, whose changes wake whoever waits."""
 
+import errno
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -9,6 +10,12 @@ from typing import Any
 
 from lamina.registry import InputError
 
+_FAULTS = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+}
+"""What SQLite says of a disk, as the system says it."""
 VERSION = 2
 """Of the schema. It goes up with every change of the tables."""
 
@@ -81,32 +88,49 @@ class Ledger:
 
         Raises InputError when it stays open there, or is damaged, or of another version.
         """
+        self._path = path
         self._database = _open(path, repr(str(output_dir)), lock_seconds)
         self._depth = 0
         self.on_change: Callable[[], None] = lambda: None
         """Called after each transaction that changed something."""
+        self.on_fault: Callable[[OSError], None] = lambda _: None
+        """Called where the disk did not take a transaction, before that raises the same error."""
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """What is changed within appears as one, or not at all. Transactions may be nested: they
-        are one."""
+        are one. Raises OSError where the disk does not take it."""
         if self._depth:
             yield
             return
         before = self._database.total_changes
+        try:
+            with self._one_transaction():
+                yield
+        except sqlite3.OperationalError as error:
+            number = _FAULTS.get(error.sqlite_errorcode & 0xFF)
+            if number is None:
+                raise
+            fault = OSError(number, str(error), str(self._path))
+            self.on_fault(fault)
+            raise fault from error
+        if self._database.total_changes != before:
+            self.on_change()
+
+    @contextmanager
+    def _one_transaction(self) -> Iterator[None]:
         self._database.execute("BEGIN IMMEDIATE")
         self._depth += 1
         try:
             yield
-        except BaseException:
-            self._database.execute("ROLLBACK")
-            raise
-        else:
             self._database.execute("COMMIT")
+        except BaseException:
+            # Some faults of the disk have ended the transaction already.
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
         finally:
             self._depth -= 1
-        if self._database.total_changes != before:
-            self.on_change()
 
     def change(self, statement: str, *values: Any) -> int:
         """Execute a statement. Returns how many rows it changed."""

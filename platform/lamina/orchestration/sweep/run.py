@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -183,13 +184,15 @@ class _Sweep:
             raise
         finally:
             self._over.set()
-            missing = store.close(status)
-            results = store.results()
-            if hosts is not None and status == "finished":
-                hosts.join(left)
-            store.kill()
-            if hosts is not None:
-                hosts.end()
+            try:
+                missing = store.close(status)
+                results = store.results()
+                if hosts is not None and status == "finished":
+                    hosts.join(left)
+            finally:
+                store.kill()
+                if hosts is not None:
+                    hosts.end()
         feed.join()
         if missing:
             self._on_event({"event": "tracking_incomplete", "trial": None, "error": missing})
@@ -285,6 +288,8 @@ class _Sweep:
         while True:
             try:
                 news = store.events(after)
+            except OSError:
+                return  # The disk has let the store down: the driver is told so, too.
             except Exception:
                 if self._over.is_set():
                     return
@@ -341,7 +346,8 @@ class _Hosts:
             with self._lock:
                 self._num_left -= 1
                 self.all_lost = self._num_left == 0
-                self._store.lose(spec.name, reason, last=self.all_lost)
+                with suppress(OSError):
+                    self._store.lose(spec.name, reason, last=self.all_lost)
 
 
 def _start_thread(name: str, target: Callable[[], None]) -> threading.Thread:
