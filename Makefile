@@ -41,7 +41,7 @@ $(READY): pyproject.toml constraints.txt
 # What the tests need beside that.
 $(READY_TO_TEST): $(READY)
 	@echo "Setting up what the tests need: pytest, mypy, ruff, opacus ..."
-	@$(PIP) --editable '.[demo,dev,privacy,serve]'
+	@$(PIP) --editable '.[demo,dev,lm,privacy,serve]'
 	@touch $@
 
 clean:

@@ -9,7 +9,7 @@ from lamina.cli.run import run_job
 from lamina.cli.sweep import sweep_job
 from lamina.config.words import JobSource
 from lamina.core import Part
-from lamina.evaluation.leaderboard import Row
+from lamina.evaluation.leaderboard import Row, written
 from lamina.reporting.results import results_in
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Results:
         return DataFrame(flat).set_index("rank")
 
     def matrix(self, trial: str = BEST, part: Part = "test") -> "DataFrame":
-        """R of a trial: accuracy on each task (columns) after each task (rows). Raises InputError
-        where there is no such trial, or it has not finished."""
+        """R of a trial: its measure on each task (columns) after each task (rows). Raises
+        InputError where there is no such trial, or it has not finished."""
         from pandas import DataFrame
 
         facts = open_bundle(find_bundle(self.output_dir, trial)).facts
@@ -58,20 +58,20 @@ def run(job: JobSource, *overrides: str) -> Results:
     that are laid over it. Raises InputError (its `problems` a line each) for what is wrong with it.
     """
     folder, row = run_job(job, overrides)
-    return Results(folder, [row])
+    return Results(folder, [written(row)])
 
 
 def sweep(job: JobSource, *overrides: str) -> Results:
     """Train every trial of a job's sweep on Ray, and rank them: `lamina sweep`. Arguments and
     errors as for `run`; trials that fail are in the results with their `error`."""
     swept = sweep_job(job, overrides)
-    return Results(swept.output_dir, swept.rows)
+    return Results(swept.output_dir, [written(row) for row in swept.rows])
 
 
 def results(output_dir: Path | str) -> Results:
     """What a job left behind. Raises InputError where there is nothing."""
     swept, lone = results_in(Path(output_dir))
-    return Results(Path(output_dir), swept or lone)
+    return Results(Path(output_dir), [written(row) for row in swept or lone])
 
 
 def load(bundle: Path | str, trial: str | None = None, device: str | None = None) -> Predictor:

@@ -29,7 +29,7 @@ def share(path, colour) -> float:
 def test_a_heat_map_has_the_fixed_scale_and_grey_where_r_is_undefined(tmp_path):
     path = tmp_path / "matrix.png"
     accuracy = [[1.0, None, None], [0.0, 1.0, None]]
-    draw_matrix(path, tasks=TASKS, accuracy=accuracy, part="validation", name="er")
+    draw_matrix(path, tasks=TASKS, cells=accuracy, part="validation", name="er")
 
     cell = share(path, PURPLE)
     assert cell > 0.02
@@ -39,7 +39,7 @@ def test_a_heat_map_has_the_fixed_scale_and_grey_where_r_is_undefined(tmp_path):
 
 def test_the_scale_does_not_follow_the_values(tmp_path):
     path = tmp_path / "matrix.png"
-    draw_matrix(path, tasks=TASKS, accuracy=[[0.5, 0.5, 0.5]], part="test", name="er")
+    draw_matrix(path, tasks=TASKS, cells=[[0.5, 0.5, 0.5]], part="test", name="er")
 
     teal = (0.13, 0.57, 0.55)
     assert share(path, teal) > 0.06
@@ -121,6 +121,6 @@ def test_labels_stay_inside_the_picture():
 
 def test_drawing_needs_no_global_state_of_pyplot(tmp_path):
     before = "matplotlib.pyplot" in sys.modules
-    draw_matrix(tmp_path / "m.png", tasks=["a"], accuracy=[[0.5]], part="test", name="er")
+    draw_matrix(tmp_path / "m.png", tasks=["a"], cells=[[0.5]], part="test", name="er")
 
     assert ("matplotlib.pyplot" in sys.modules) == before

@@ -10,8 +10,9 @@ import small_job
 from lamina.adapters.model import MAIN
 from lamina.cli import main
 from lamina.core import Summary
+from lamina.evaluation.measures.accuracy import Accuracy
 from lamina.training.cohort import Cohort, shared
-from lamina.training.evaluate import accuracy, answered_rightly
+from lamina.training.evaluate import answered_rightly, measured
 from lamina.training.finite import NotFiniteError, check_tensors
 from lamina.training.settings import TrainingSettings
 from nouns import make_learner
@@ -126,7 +127,7 @@ def test_logits_that_are_not_finite_are_no_answer(value, nouns, tiny_bert):
     learner.strategy.predict = predict
     assert torch.equal(answered_rightly(*asked), before & ~is_longest)
     with pytest.raises(NotFiniteError, match=f"{int(is_longest.sum())} of {len(data)} rows"):
-        accuracy(*asked)
+        measured(Accuracy(), *asked)
 
 
 def test_classes_that_cannot_be_meant_may_be_minus_infinity(nouns, tiny_bert):
@@ -141,10 +142,10 @@ def test_classes_that_cannot_be_meant_may_be_minus_infinity(nouns, tiny_bert):
 
     learner.strategy.predict = predict
     asked = (learner.strategy, learner.model, data, None, 8)
-    assert accuracy(*asked) == (own == 1).float().mean().item()
+    assert measured(Accuracy(), *asked) == (own == 1).float().mean().item()
     learner.strategy.predict = lambda model, inputs, task: predict(model, inputs, task) - torch.inf
     with pytest.raises(NotFiniteError, match="logits"):
-        accuracy(*asked)
+        measured(Accuracy(), *asked)
 
 
 def test_only_the_trial_that_fails_leaves_a_cohort(nouns, tiny_bert):

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from lamina.adapters.model import per_sample_gradients
+from lamina.evaluation.measures.accuracy import Accuracy
 from lamina.losses import cross_entropy
 from lamina.registry import InputError
-from lamina.training.evaluate import accuracy, accuracy_row, answers_by_task
+from lamina.training.evaluate import answers_by_task, measured, row_of
 from lamina.training.settings import TrainingSettings, make_optimizer, make_schedule
 from nouns import make_learner, nouns_stream
 
@@ -43,8 +44,8 @@ def test_a_task_that_is_told_leaves_only_its_classes_to_compete(nouns, tiny_bert
     list(learner.learn())
     strategy, model = learner.strategy, learner.model
     told = replace(nouns, scenario="task_incremental")
-    free_row = accuracy_row(answers_by_task(strategy, model, nouns, "train", 8))
-    told_row = accuracy_row(answers_by_task(strategy, model, told, "train", 8))
+    free_row = row_of(answers_by_task(strategy, model, nouns, "train", 8), Accuracy())
+    told_row = row_of(answers_by_task(strategy, model, told, "train", 8), Accuracy())
     assert told_row[0] > free_row[0]
     data = nouns.experiences[0].train
     logits = model(data.inputs).logits[:, :2]
@@ -56,7 +57,8 @@ def test_accuracy_does_not_depend_on_the_size_of_evaluation_batches(nouns, tiny_
     list(learner.learn())
     data = nouns.experiences[2].train
     values = {
-        size: accuracy(learner.strategy, learner.model, data, None, size) for size in (1, 3, 64)
+        size: measured(Accuracy(), learner.strategy, learner.model, data, None, size)
+        for size in (1, 3, 64)
     }
     assert len(set(values.values())) == 1
 

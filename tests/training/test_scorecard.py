@@ -5,8 +5,9 @@ import torch
 from sklearn.metrics import f1_score
 
 from lamina.evaluation.drift import drift
+from lamina.evaluation.measures.accuracy import Accuracy
 from lamina.training.checkpoint import pack, unpack
-from lamina.training.evaluate import accuracy
+from lamina.training.evaluate import measured
 from lamina.training.settings import TrainingSettings
 from nouns import as_scenario, make_learner, nouns_stream
 
@@ -44,7 +45,7 @@ def test_the_learning_curve_has_a_point_before_training_and_one_after_each_batch
     untrained = make_learner("finetune", stream, tiny_bert)
     untrained.model.grow_head(2)
     first = stream.experiences[0].test
-    start = accuracy(untrained.strategy, untrained.model, first, None, 256)
+    start = measured(Accuracy(), untrained.strategy, untrained.model, first, None, 256)
     last = list(learner.learn())[-1]
     curves = learner.scores.probes.curves["test"]
     assert [len(curve) for curve in curves] == [3, 3, 3]

@@ -6,6 +6,7 @@ from pathlib import Path
 from lamina.backbones.locate import locate
 from lamina.bundles.facts import Facts
 from lamina.bundles.predictor import Predictor
+from lamina.evaluation.measures import measure_in, named
 
 _SHOWN = ("average_accuracy", "forgetting", "backward_transfer", "average_incremental_accuracy")
 
@@ -22,7 +23,7 @@ def card_of(predictor: Predictor, plain: str | None) -> str:
         license=license_of(job.backbone.name),
         pipeline_tag=f"{facts.modality}-classification",
         tags=["lamina", "continual-learning", "peft", job.strategy_name],
-        metrics=["accuracy"],
+        metrics=[measure_in(facts.metrics)],
     )
     return "\n".join(
         [
@@ -81,10 +82,16 @@ def _data(facts: Facts) -> list[str]:
 
 def _numbers(facts: Facts) -> list[str]:
     lines = ["## Results on the test parts", ""]
-    for name in _SHOWN:
+    measure = measure_in(facts.metrics)
+    words = measure.replace("_", " ")
+    for name in (named(each, measure) for each in _SHOWN):
         if (value := facts.metrics.get(f"test/{name}")) is not None:
             lines.append(f"- {name.replace('_', ' ')}: {value:.3f}")
-    lines += ["", "Accuracy on each task (across) after each task (down):", ""]
+    lines += [
+        "",
+        f"{words[0].upper()}{words[1:]} on each task (across) after each task (down):",
+        "",
+    ]
     lines.append("| after | " + " | ".join(_cell(each.name) for each in facts.tasks) + " |")
     lines.append("|---" * (len(facts.tasks) + 1) + "|")
     for each, row in zip(facts.tasks, facts.test, strict=False):

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from lamina.cli.console import stdout
 from lamina.evaluation.halving import projected_accuracy
+from lamina.evaluation.measures import better_of, measure_in, named
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.control import Action
 from lamina.orchestration.sweep.terminal import read_ledger, store_of
@@ -127,10 +128,12 @@ def _table(rows: Sequence[dict[str, Any]], is_live: bool) -> Table:
     for row in rows:
         reports = row["reports"]
         metrics = reports[-1]["metrics"] if reports else {}
-        accuracy = metrics.get("validation/average_accuracy")
+        measure = measure_in(metrics)
+        accuracy = metrics.get(named("validation/average_accuracy", measure))
         num_tasks = reports[-1]["num_tasks"] if reports else None
         validation = [each["validation"] for each in reports]
-        projected = projected_accuracy(validation, num_tasks) if num_tasks else None
+        is_share = better_of(measure) == "max"
+        projected = projected_accuracy(validation, num_tasks) if num_tasks and is_share else None
         table.add_row(
             row["trial"],
             row["name"],

@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from lamina.evaluation.measures import measure_in, named
+
 if TYPE_CHECKING:
     from lamina.training.report import TaskReport
 
@@ -148,9 +150,10 @@ def learned(report: "TaskReport") -> str:
 
 def numbers(metrics: Mapping[str, float]) -> str:
     """The numbers of a trial that a person waits for, as the end of a line."""
+    measure = measure_in(metrics)
     words = {
-        "validation/average_accuracy": "validation",
-        "test/average_accuracy": "test",
+        named("validation/average_accuracy", measure): "validation",
+        named("test/average_accuracy", measure): "test",
         "test/forgetting": "forgetting",
     }
     found = [f"{word} {metrics[key]:.3f}" for key, word in words.items() if key in metrics]

@@ -12,14 +12,14 @@ from rich.text import Text
 
 from lamina.cli.console import LOG_WIDTH, stdout
 from lamina.core import Stream
-from lamina.evaluation.leaderboard import Row
+from lamina.evaluation.leaderboard import Row, written
 from lamina.evaluation.seeds import groups_over_seeds
 from lamina.files import write_json
 from lamina.folders import ERROR, EVENTS, LEADERBOARD, PAGE, RUNS, TRIALS
 from lamina.registry import InputError
 from lamina.reporting import formatting
 from lamina.reporting.formats import as_csv, as_json, as_latex, as_markdown
-from lamina.reporting.results import Board, output_dir_of, read_boards, title_of
+from lamina.reporting.results import Board, output_dir_of, read_boards, title_of, words_of
 from lamina.reporting.tables import Table, group_table, trial_table
 from lamina.tracking.mlflow_store import ui_command, ui_page
 
@@ -40,7 +40,7 @@ def write_leaderboard(rows: Sequence[Row], output_dir: Path) -> Path:
     """`rows` as a JSON list in the output folder."""
     output_dir.mkdir(parents=True, exist_ok=True)
     path = output_dir / LEADERBOARD
-    write_json(path, list(rows))
+    write_json(path, [written(row) for row in rows])
     return path
 
 
@@ -101,8 +101,8 @@ def show_leaderboard(
             console.print(Text(f"  all of it: {whole}"), soft_wrap=True)
     if groups := groups_over_seeds(rows):
         console.print(
-            "\nOver seeds: mean ± standard deviation, and a 95 % interval of the mean accuracy "
-            f"(Student's t); ranked by the mean of {rows[0]['metric']}.",
+            "\nOver seeds: mean ± standard deviation, and a 95 % interval of the mean "
+            f"{words_of(rows[0])} (Student's t); ranked by the mean of {rows[0]['metric']}.",
             soft_wrap=True,
         )
         console.print(_in_terminal(group_table(groups).only(*_SHOWN)))

@@ -40,11 +40,12 @@ from lamina.config.unused import unused_by
 from lamina.config.words import JobSource
 from lamina.core import Samples, Stream
 from lamina.digests import trial_id
-from lamina.evaluation.leaderboard import Row, leaderboard
+from lamina.evaluation.leaderboard import Row, leaderboard, written
 from lamina.files import held, write_json
 from lamina.folders import BUNDLE, RESULT, RUNS
 from lamina.orchestration.store.event_recorder import EventRecorder, TrialReports
 from lamina.registry import InputError
+from lamina.reporting.results import words_of
 from lamina.tracking.base import TrackingError
 from lamina.tracking.data import data_document
 from lamina.tracking.trackers import make_tracker
@@ -80,7 +81,7 @@ class _Run:
             "notes": self.notes,
         }
         (row,) = leaderboard([result])
-        write_json(self.folder / RESULT, row)
+        write_json(self.folder / RESULT, written(row))
         return row
 
 
@@ -201,7 +202,10 @@ def _train(learner: Learner, run: _Run, recorder: EventRecorder, console: Consol
 
 def _show(run: _Run, reports: Sequence[Report], console: Console) -> Row:
     rows = [run.write_result(reports, "finished", None)]
-    console.print(f"\nAccuracy on each task (test part, {run.trial.job.scenario.kind})")
+    words = words_of(rows[0])
+    console.print(
+        f"\n{words[0].upper()}{words[1:]} on each task (test part, {run.trial.job.scenario.kind})"
+    )
     console.print(_matrix(reports))
     show_leaderboard(console, rows, run.trial.job.name)
     console.print(f"\n{run.folder}: the accuracy matrix, the bundle, {RESULT}", soft_wrap=True)

@@ -6,7 +6,9 @@ from typing import Any
 from lamina.config.federation import SECTION, not_together
 from lamina.config.fields import Unfit
 from lamina.config.unused import draws_from_memory, takes_adapter
+from lamina.evaluation.measures import measure_of
 from lamina.memory import policy_names
+from lamina.registry import InputError
 from lamina.strategies.base import NO_ADAPTER, Strategy
 from lamina.training.settings import TrainingSettings
 
@@ -30,6 +32,10 @@ def misfits(sections: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[s
                 f"training.class_weights: {training.class_weights!r} does not go with a stream "
                 "whose answers are tokens: there are no classes (allowed: null)"
             )
+        try:
+            measure_of(training.measure, answers)
+        except InputError as error:
+            yield Unfit(str(error))
         if sections[SECTION] is not None:
             kind = None if adapter is None else adapter.name
             yield from not_together(sections[SECTION], name, strategy, kind, training, scenario)

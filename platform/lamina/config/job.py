@@ -19,6 +19,7 @@ from lamina.config.settings import HostSettings, SweepSettings, TrackingSettings
 from lamina.config.unused import given, unused_keys, without
 from lamina.config.words import JobSource, read_job
 from lamina.digests import LEARNED_FROM
+from lamina.evaluation.measures import measure_of, named
 from lamina.memory.base import Policy
 from lamina.strategies.base import Strategy
 from lamina.streams import ScenarioSettings, Source
@@ -117,7 +118,20 @@ def parse_job(mapping: Mapping[str, Any]) -> Job:
         problems += misfits(sections, opened)
     if problems:
         raise ConfigError(*problems)
+    sections["sweep"] = _ranking(sections["sweep"], sections["training"], sections["stream"])
     return _without_unused(Job(**top, **sections, mapping=opened))
+
+
+def _ranking(
+    sweep: SweepSettings | None, training: TrainingSettings, stream: Source
+) -> SweepSettings | None:
+    """A sweep that knows what it goes by."""
+    if sweep is None:
+        return None
+    measure = measure_of(training.measure, stream.answers)
+    metric = sweep.metric or named("validation/average_accuracy", measure.name)
+    mode = sweep.mode or ("max" if sweep.metric else measure.better)
+    return replace(sweep, metric=metric, mode=mode)
 
 
 def _without_unused(job: Job) -> Job:

@@ -9,6 +9,7 @@ from lamina.config.reading import shown
 from lamina.config.space import Domain, read_domain
 from lamina.config.tune_classes import SCHEDULERS, SEARCHERS
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
+from lamina.evaluation.measures import measure_names, named
 from lamina.registry import InputError, Where, unknown
 
 _SUMMARIES = AccuracyMatrix([1, 1], [[1.0, 1.0], [1.0, 1.0]]).summaries(chance=0.5)
@@ -29,10 +30,11 @@ class SweepSettings:
     is refused, or the variant is left out and the plan says why."""
     num_samples: int = 1
     """How often what is drawn at random is drawn; a grid is tried in full each time."""
-    metric: str = "validation/average_accuracy"
-    """What schedulers, searchers and the leaderboard go by. Never of the test part."""
-    mode: Literal["max", "min"] = "max"
-    """Whether more or less of it is better."""
+    metric: str | None = None
+    """What schedulers, searchers and the leaderboard go by. Never of the test part. Default: the
+    average of the measure, `validation/average_accuracy` for classes."""
+    mode: Literal["max", "min"] | None = None
+    """Whether more or less of it is better. Default: as of the measure."""
     scheduler: dict[str, Any] | None = None
     """`task_halving` or Ray Tune's scheduler by `name`, with its arguments; null lets every trial
     end by itself."""
@@ -50,10 +52,15 @@ class SweepSettings:
         if not 0 <= self.verify <= 1:
             raise InputError(f"sweep.verify: {self.verify} is no share (allowed: 0 to 1)")
         _check_positive("sweep", num_samples=self.num_samples, max_concurrent=self.max_concurrent)
-        known = [f"validation/{name}" for name in (*_SUMMARIES, "macro_f1")]
-        if not self.metric.startswith(("test/", "train/", "cost/")) and self.metric not in known:
+        known = [
+            f"validation/{named(name, each)}" for each in measure_names() for name in _SUMMARIES
+        ]
+        known = [*dict.fromkeys(known), "validation/macro_f1"]
+        if self.metric is None:
+            pass
+        elif not self.metric.startswith(("test/", "train/", "cost/")) and self.metric not in known:
             raise unknown("sweep.metric", self.metric, known)
-        if self.metric.startswith("test/"):
+        if self.metric is not None and self.metric.startswith("test/"):
             raise InputError(
                 f"sweep.metric: {self.metric!r} is not allowed, as nothing may be chosen on the "
                 f"test part; did you mean {self.metric.replace('test/', 'validation/', 1)!r}?"

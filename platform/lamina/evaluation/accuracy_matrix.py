@@ -1,5 +1,6 @@
 """The accuracy matrix R and its summaries. R[t, i] is the accuracy on task i after training task t,
-both from 0.
+both from 0; or what another measure says of its answers (`measures/`), and then its summaries are
+called by that.
 
 One matrix gives four different "forgetting" values in four published toolkits, so every summary
 states its formula. T is the number of tasks trained so far, t = T - 1 the last one. A summary is
@@ -9,6 +10,9 @@ None where it is not defined.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Literal
+
+from lamina.evaluation.measures import named
 
 Row = list[float | None]
 
@@ -26,6 +30,11 @@ class AccuracyMatrix:
     learned: list[int] | None = None
     """The row of the training in which each task was learned for the first time. By default task i
     is learned in training i; clients that each have an order of their own learn several at once."""
+    measure: str = "accuracy"
+    """What R is of, by its name."""
+    better: Literal["max", "min"] = "max"
+    """Whether more or less of it is better: where less is, forgetting is a rise and a transfer a
+    fall, so that both mean what they always do."""
 
     def add(self, row: Row) -> None:
         """The accuracies after one more task."""
@@ -46,7 +55,9 @@ class AccuracyMatrix:
             "forward_transfer": self.forward_transfer(chance),
             "learning_accuracy": self.learning_accuracy(),
         }
-        return {name: value for name, value in values.items() if value is not None}
+        return {
+            named(name, self.measure): value for name, value in values.items() if value is not None
+        }
 
     def average_accuracy(self, after: int = -1) -> float | None:
         """Mean over the tasks seen of the accuracy on each, (1/T) sum_{i<T} R[T-1, i].
@@ -57,8 +68,8 @@ class AccuracyMatrix:
         return _mean(self._seen(after))
 
     def pooled_accuracy(self, after: int = -1) -> float | None:
-        """Share of all samples of the tasks seen that are right: the mean weighted by sample counts
-        (iCaRL, PILOT)."""
+        """Share of all samples of the tasks seen that are right (iCaRL, PILOT): the mean weighted
+        by sample counts, of other measures too."""
         seen = self._seen(after)
         if not seen or None in seen:
             return None
@@ -91,7 +102,7 @@ class AccuracyMatrix:
     def backward_transfer(self) -> float | None:
         """Lopez-Paz and Ranzato (2017): (1/(T-1)) sum_{i<T-1} (R[T-1, i] - R[i, i])."""
         own = self._first_rows()
-        return _mean([_minus(self.rows[-1][i], self.rows[own[i]][i]) for i in self._tasks(-2)])
+        return _mean([self._gain(self.rows[-1][i], self.rows[own[i]][i]) for i in self._tasks(-2)])
 
     def forward_transfer(self, chance: float | None) -> float | None:
         """Lopez-Paz and Ranzato (2017): (1/(T-1)) sum_{0<i<T} (R[i-1, i] - b_i), with b_i =
@@ -102,7 +113,7 @@ class AccuracyMatrix:
         """
         own = self._first_rows()
         ahead = [self.rows[own[i] - 1][i] for i in self._tasks(-1) if own[i] > 0]
-        return _mean([_minus(value, chance) for value in ahead])
+        return _mean([self._gain(value, chance) for value in ahead])
 
     def learning_accuracy(self) -> float | None:
         """Mean accuracy on each task right after it was learned, (1/T) sum_i R[i, i]:
@@ -130,11 +141,16 @@ class AccuracyMatrix:
         for i in self._tasks(-2):
             *earlier, last = self.rows[own[i] :]
             known = [value for row in earlier if (value := row[i]) is not None]
-            best = max(known) if known else None
-            if best is not None and with_last:
-                best = max(best, last[i] or 0.0)
-            drops.append(_minus(best, last[i]))
+            if with_last and known and (value := last[i]) is not None:
+                known.append(value)
+            best = (max if self.better == "max" else min)(known) if known else None
+            drops.append(self._gain(best, last[i]))
         return _mean(drops)
+
+    def _gain(self, first: float | None, second: float | None) -> float | None:
+        """How much better the first is than the second."""
+        gain = _minus(first, second)
+        return -gain if gain is not None and self.better == "min" else gain
 
 
 def _minus(first: float | None, second: float | None) -> float | None:

@@ -3,6 +3,9 @@
 A result is what a sweep says of a trial, as plain JSON: `trial`, `name`, `settings` (what tells it
 from others), `mapping` (its whole job), `status`, `error` and `reports`, one for each task learned;
 maybe `notes`, what was said of its rows, and `hold`: `stop` where a person has stopped it.
+
+The columns of a row that its `measure` fills are called by accuracy here, whatever it is; in files
+they have its own name (`written`, `read_row`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,19 +13,29 @@ from math import inf, isfinite
 from typing import Any, Literal
 
 from lamina.digests import LEARNED_FROM
+from lamina.evaluation.measures import better_of, measure_in, named
 
 Result = Mapping[str, Any]
 Row = dict[str, Any]
 
+MEASURED = (
+    "average_accuracy",
+    "validation_average_accuracy",
+    "pooled_accuracy",
+    "average_incremental_accuracy",
+    "learning_accuracy",
+)
+"""The columns that are of the measure."""
 _STATUS_ORDER = {"finished": 0, "stopped": 1, "failed": 2}
 
 
 def leaderboard(
     results: Iterable[Result],
-    metric: str = "validation/average_accuracy",
-    mode: Literal["max", "min"] = "max",
+    metric: str | None = None,
+    mode: Literal["max", "min"] | None = None,
 ) -> list[Row]:
-    """A row for each result, ranked from 1 by `metric`; what is undefined is None. See `ranked`."""
+    """A row for each result, ranked from 1 by `metric`, or else by the average of its measure on
+    the validation part; what is undefined is None. See `ranked`."""
     return ranked([_row(result, metric, mode) for result in results])
 
 
@@ -45,6 +58,19 @@ def ranked(rows: Iterable[Row]) -> list[Row]:
 
     in_order = enumerate(sorted(rows, key=order), start=1)
     return [{"rank": place, **_without_rank(row)} for place, row in in_order]
+
+
+def written(row: Row) -> Row:
+    """A row as files have it."""
+    measure = row.get("measure", "accuracy")
+    return {named(key, measure) if key in MEASURED else key: row[key] for key in row}
+
+
+def read_row(row: Row) -> Row:
+    """What `written` gave."""
+    measure = row.get("measure", "accuracy")
+    names = {named(key, measure): key for key in MEASURED}
+    return {**{names.get(key, key): value for key, value in row.items()}, "measure": measure}
 
 
 def _without_rank(row: Row) -> Row:
@@ -70,32 +96,39 @@ def trainable_parameters(reports: Sequence[Mapping[str, Any]]) -> int | None:
     return _most(reports, "cost/trainable_parameters")
 
 
-def _row(result: Result, metric: str, mode: str) -> Row:
+def _row(result: Result, metric: str | None, mode: str | None) -> Row:
     mapping, reports = result["mapping"], result["reports"]
     tracking = mapping["tracking"]
     metrics = reports[-1]["metrics"] if reports else {}
+    measure = measure_in(metrics)
+    metric = metric or named("validation/average_accuracy", measure)
+    mode = mode or better_of(measure)
 
     def of(key: str) -> float | None:
         value = metrics.get(key)
         return value if value is not None and isfinite(value) else None
+
+    def of_measure(summary: str) -> float | None:
+        return of(named(summary, measure))
 
     return {
         "strategy": mapping["strategy"]["name"],
         "adapter": (mapping.get("adapter") or {}).get("kind"),
         "settings": dict(result["settings"]),
         "scenario": mapping["scenario"]["kind"],
-        "average_accuracy": of("test/average_accuracy"),
+        "measure": measure,
+        "average_accuracy": of_measure("test/average_accuracy"),
         "forgetting": of("test/forgetting"),
-        "validation_average_accuracy": of("validation/average_accuracy"),
+        "validation_average_accuracy": of_measure("validation/average_accuracy"),
         "trainable_parameters": trainable_parameters(reports),
         "stored_parameters": _whole(of("cost/stored_parameters")),
         "memory_bytes": _whole(of("cost/memory_bytes")),
         "seconds": _sum(of("cost/train_seconds"), of("cost/evaluation_seconds")),
-        "pooled_accuracy": of("test/pooled_accuracy"),
-        "average_incremental_accuracy": of("test/average_incremental_accuracy"),
+        "pooled_accuracy": of_measure("test/pooled_accuracy"),
+        "average_incremental_accuracy": of_measure("test/average_incremental_accuracy"),
         "backward_transfer": of("test/backward_transfer"),
         "forward_transfer": of("test/forward_transfer"),
-        "learning_accuracy": of("test/learning_accuracy"),
+        "learning_accuracy": of_measure("test/learning_accuracy"),
         "macro_f1": of("test/macro_f1"),
         "drift": of("drift/mean_kl"),
         "metric": metric,

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from io import StringIO
 from typing import Any
 
+from lamina.evaluation.leaderboard import written
+from lamina.evaluation.measures import named
 from lamina.evaluation.seeds import LEVEL, Group
 from lamina.reporting.results import Board
 from lamina.reporting.tables import (
@@ -40,7 +42,7 @@ _DIGITS = 6
 
 def as_csv(boards: Sequence[Board]) -> str:
     """A line for each trial and a column for each of the leaderboard's, settings by dotted key."""
-    rows = [row for board in boards for row in board.rows]
+    rows = [written(row) for board in boards for row in board.rows]
     varied = list(dict.fromkeys(key for row in rows for key in row["settings"]))
     plain = [key for key in rows[0] if key not in _NOT_IN_CSV]
     text = StringIO()
@@ -66,11 +68,15 @@ def _document(board: Board) -> dict[str, Any]:
         "name": board.name,
         "title": board.title,
         "trials": [
-            {**trial.row, "tasks": trial.tasks, "accuracy_matrix": trial.matrices}
+            {
+                **written(trial.row),
+                "tasks": trial.tasks,
+                named("accuracy_matrix", board.measure): trial.matrices,
+            }
             for trial in board.trials
         ],
         "level_of_intervals": LEVEL,
-        "groups": [_group(group) for group in board.groups],
+        "groups": [_group(group, board.measure) for group in board.groups],
         "comparisons": [
             {
                 "reference": _identity(group),
@@ -93,8 +99,8 @@ def _identity(group: Group) -> dict[str, Any]:
     }
 
 
-def _group(group: Group) -> dict[str, Any]:
-    means = {key: group.estimate(key) for key in ("score", *NUMBERS)}
+def _group(group: Group, measure: str) -> dict[str, Any]:
+    means = {named(key, measure): group.estimate(key) for key in ("score", *NUMBERS)}
     return {
         **_identity(group),
         "trials": [row["trial"] for row in group.rows],

@@ -11,7 +11,8 @@ from typing import Any
 
 from lamina.core import Part
 from lamina.evaluation.drift import Correlation, drift_and_forgetting
-from lamina.evaluation.leaderboard import Row, ranked
+from lamina.evaluation.leaderboard import Row, ranked, read_row
+from lamina.evaluation.measures import named
 from lamina.evaluation.seeds import Group, groups_over_seeds
 from lamina.folders import BUNDLE, EVENTS, LEADERBOARD, MATRIX, PREDICTIONS, RESULT, RUNS, TRIALS
 from lamina.registry import InputError
@@ -143,6 +144,16 @@ class Board:
         return [f"task {step + 1}" for step in range(max(map(len, orders), default=0))]
 
     @property
+    def measure(self) -> str:
+        """What R is of, by its name: of trials that are compared, it is the same."""
+        return str(self.rows[0].get("measure", "accuracy"))
+
+    @property
+    def words(self) -> str:
+        """The same, as a person says it."""
+        return words_of(self.rows[0])
+
+    @property
     def title(self) -> str:
         """What its numbers are of."""
         return title_of(self.rows, self.name)
@@ -159,6 +170,11 @@ def bounds(rows: Sequence[Row]) -> frozenset[str]:
     )
 
 
+def words_of(row: Row) -> str:
+    """What a row is measured by, as a person says it."""
+    return named("accuracy", row.get("measure", "accuracy")).replace("_", " ")
+
+
 def title_of(rows: Sequence[Row], name: str) -> str:
     """What the numbers of a leaderboard are of: scenario, stream, tasks and backbone."""
     first = rows[0]
@@ -166,7 +182,8 @@ def title_of(rows: Sequence[Row], name: str) -> str:
     tasks = f", {first['num_tasks']} tasks" if first["num_tasks"] else ""
     return (
         f"{name}: {scenarios} on {first['stream']}{tasks}, {Path(first['backbone']).name}. "
-        "Average accuracy and forgetting are of the test part, trained counts parameters; "
+        f"Average {words_of(first)} and forgetting are of the test part, trained counts "
+        "parameters; "
         f"ranked by {first['metric']}."
     )
 
@@ -179,8 +196,9 @@ def output_dir_of(run: Path) -> Path:
 def results_in(output_dir: Path) -> tuple[list[Row], list[Row]]:
     """The rows of a sweep's leaderboard, and of lone runs. Raises InputError when there is none of
     either."""
-    rows = _read(output_dir / LEADERBOARD) if (output_dir / LEADERBOARD).is_file() else []
-    lone = [_read(folder / RESULT) for folder in _lone_runs(output_dir)]
+    ranked = output_dir / LEADERBOARD
+    rows = [read_row(each) for each in _read(ranked)] if ranked.is_file() else []
+    lone = [read_row(_read(folder / RESULT)) for folder in _lone_runs(output_dir)]
     if not rows and not lone:
         raise no_results_in(output_dir)
     return rows, lone

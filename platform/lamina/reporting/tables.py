@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lamina.evaluation.leaderboard import Row
+from lamina.evaluation.measures import better_of
 from lamina.evaluation.seeds import Comparison, Group, compare, holm
 from lamina.reporting import formatting
-from lamina.reporting.results import bounds
+from lamina.reporting.results import bounds, words_of
 
 
 @dataclass(frozen=True)
@@ -50,49 +51,58 @@ class Table:
         )
 
 
-_NUMBERS: tuple[tuple[Column, Callable[[Any], str]], ...] = (
-    (
-        Column("average_accuracy", "accuracy", better="max", about="test part, mean over tasks"),
-        formatting.number,
-    ),
-    (
-        Column("forgetting", "forgetting", better="min", about="test part; lower is better"),
-        formatting.number,
-    ),
-    (
-        Column(
-            "validation_average_accuracy", "validation", about="validation part, mean over tasks"
+def _numbers(row: Row) -> tuple[tuple[Column, Callable[[Any], str]], ...]:
+    """The columns of numbers, of trials that are measured as this one is."""
+    words, better = words_of(row), better_of(row.get("measure", "accuracy"))
+    return (
+        (
+            Column("average_accuracy", words, better=better, about="test part, mean over tasks"),
+            formatting.number,
         ),
-        formatting.number,
-    ),
-    (
-        Column(
-            "average_incremental_accuracy",
-            "incremental",
-            better="max",
-            about="test part, mean over time of the average accuracy",
+        (
+            Column("forgetting", "forgetting", better="min", about="test part; lower is better"),
+            formatting.number,
         ),
-        formatting.number,
-    ),
-    (
-        Column("learning_accuracy", "learning", about="test part, each task right after training"),
-        formatting.number,
-    ),
-    (
-        Column("backward_transfer", "backward", about="test part, backward transfer"),
-        formatting.number,
-    ),
-    (
-        Column("forward_transfer", "forward", about="test part, forward transfer"),
-        formatting.number,
-    ),
-    (Column("pooled_accuracy", "pooled", about="test part, share of all rows"), formatting.number),
-    (Column("trainable_parameters", "trained", about="parameters"), formatting.count),
-    (Column("stored_parameters", "stored", about="parameters"), formatting.count),
-    (Column("memory_bytes", "memory", about="bytes of exemplars"), formatting.count),
-    (Column("seconds", "seconds", about="training and evaluation"), formatting.seconds),
-)
-NUMBERS = tuple(column.key for column, _ in _NUMBERS)
+        (
+            Column(
+                "validation_average_accuracy",
+                "validation",
+                about="validation part, mean over tasks",
+            ),
+            formatting.number,
+        ),
+        (
+            Column(
+                "average_incremental_accuracy",
+                "incremental",
+                better=better,
+                about=f"test part, mean over time of the average {words}",
+            ),
+            formatting.number,
+        ),
+        (
+            Column(
+                "learning_accuracy", "learning", about="test part, each task right after training"
+            ),
+            formatting.number,
+        ),
+        (
+            Column("backward_transfer", "backward", about="test part, backward transfer"),
+            formatting.number,
+        ),
+        (
+            Column("forward_transfer", "forward", about="test part, forward transfer"),
+            formatting.number,
+        ),
+        (Column("pooled_accuracy", "pooled", about="test part, mean over rows"), formatting.number),
+        (Column("trainable_parameters", "trained", about="parameters"), formatting.count),
+        (Column("stored_parameters", "stored", about="parameters"), formatting.count),
+        (Column("memory_bytes", "memory", about="bytes of exemplars"), formatting.count),
+        (Column("seconds", "seconds", about="training and evaluation"), formatting.seconds),
+    )
+
+
+NUMBERS = tuple(column.key for column, _ in _numbers({"measure": "accuracy"}))
 """The columns of a row that are numbers to compare trials by."""
 _RANK = Column("rank", "#")
 _STRATEGY = Column("strategy", "strategy", is_number=False)
@@ -110,7 +120,7 @@ def trial_table(rows: Sequence[Row]) -> Table:
     cells = [_names(row, names) for row in rows]
     numbers = [
         (column, text)
-        for column, text in _NUMBERS
+        for column, text in _numbers(rows[0])
         if column.key in _ALWAYS or any(row.get(column.key) is not None for row in rows)
     ]
     for line, row in zip(cells, rows, strict=True):
@@ -131,16 +141,17 @@ _ALWAYS = {"average_accuracy", "forgetting", "validation_average_accuracy", "sec
 
 def group_table(groups: Sequence[Group]) -> Table:
     """A line for each setting over its seeds: means with standard deviations, and the interval of
-    the accuracy's mean."""
+    the average's mean."""
     names = [_RANK, _STRATEGY, _ADAPTER, _SETTINGS]
     if len({group.scenario for group in groups}) > 1:
         names.append(_SCENARIO)
-    of_interval = Column("interval", "95 %", about="interval of the mean accuracy")
+    words = words_of(groups[0].rows[0])
+    of_interval = Column("interval", "95 %", about=f"interval of the mean {words}")
     columns = [*names, Column("seeds", "n", about="finished seeds")]
     cells = []
     shown = [
         (column, text)
-        for column, text in _NUMBERS
+        for column, text in _numbers(groups[0].rows[0])
         if any(group.estimate(column.key) for group in groups)
     ]
     for column, _ in shown:
@@ -192,7 +203,7 @@ def against(reference: Group, groups: Iterable[Group], key: str = "average_accur
 
 
 def comparison_table(reference: Group, groups: Iterable[Group]) -> Table:
-    """The average accuracy of every other setting less the reference's, over common seeds."""
+    """The average of every other setting less the reference's, over common seeds."""
     columns = (
         Column("setting", "setting", is_number=False),
         Column("seeds", "n", about="common seeds"),

@@ -37,4 +37,4 @@ def _tasks(data: DataDocument) -> list[str]:
     named = [f"{index:02d} {each['name']}" for index, each in enumerate(data["tasks"])]
     more = [f"and {len(named) - _MOST_TASKS} more"] if len(named) > _MOST_TASKS else []
     names = ", ".join([*named[:_MOST_TASKS], *more])
-    return [f"Tasks in order, as `accuracy_task_00` counts them: {names}."]
+    return [f"Tasks in order, as `..._task_00` counts them: {names}."]

@@ -1,11 +1,11 @@
-"""The accuracy matrix R as a JSON document: the artifact that reports and other tools read."""
+"""The matrix R as a JSON document: the artifact that reports and other tools read."""
 
 from collections.abc import Sequence
 from math import isnan
 from typing import TypedDict
 
 Rows = Sequence[Sequence[float | None]]
-"""R[t][i], the accuracy on task i after training task t, in 0..1; None where it is undefined."""
+"""R[t][i], the measure on task i after training task t; None where it is undefined."""
 
 
 class MatrixDocument(TypedDict):

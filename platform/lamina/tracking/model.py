@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lamina.evaluation.measures import measure_in, named
+
 LOADER = "lamina.bundles.pyfunc"
 """The module that makes a model of a bundle's folder."""
 _SHOWN = ("validation/average_accuracy", "test/average_accuracy", "test/forgetting")
+"""Of the measure that the trial has."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,9 @@ def tracked_model(bundle: Path) -> TrackedModel | None:
     if facts.get("class_names") == []:
         return None
     job: Mapping[str, Any] = json.loads((bundle / "job.json").read_bytes())
-    accuracies = {key: facts["metrics"][key] for key in _SHOWN if key in facts["metrics"]}
+    metrics = facts["metrics"]
+    keys = [named(key, measure_in(metrics)) for key in _SHOWN]
+    accuracies = {key: metrics[key] for key in keys if key in metrics}
     return TrackedModel(
         bundle=bundle,
         trial=facts["trial"],

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lamina.evaluation.measures import better_of
 from lamina.tracking.matrix import Rows
 from lamina.tracking.palette import BOUND, PALETTE
 
@@ -19,34 +20,44 @@ _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 _DPI = 144
 
 
-def draw_matrix(path: Path, *, tasks: Sequence[str], accuracy: Rows, part: str, name: str) -> None:
+def draw_matrix(
+    path: Path,
+    *,
+    tasks: Sequence[str],
+    cells: Rows,
+    part: str,
+    name: str,
+    measure: str = "accuracy",
+) -> None:
     """A heat map of R as PNG at `path`; cells that are undefined or not reached yet are grey.
 
     Args:
-        accuracy: R[t][i] in 0..1 for the tasks trained so far, or for all.
+        cells: R[t][i] for the tasks trained so far, or for all.
         part: "validation" or "test".
         name: Whose it is: the strategy or the trial.
+        measure: What R is of.
     """
-    size = len(tasks)
-    cells = np.full((size, size), nan)
-    for t, row in enumerate(accuracy):
-        cells[t, : len(row)] = [nan if value is None else value for value in row]
+    size, words = len(tasks), measure.replace("_", " ")
+    grid = np.full((size, size), nan)
+    for t, row in enumerate(cells):
+        grid[t, : len(row)] = [nan if value is None else value for value in row]
 
     side = 0.62 * max(size, 4) if size <= 10 else 0.5 * size
     figure = Figure(figsize=(side, side), dpi=_DPI)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_facecolor(_EMPTY)
-    image = axes.imshow(cells, cmap="viridis", vmin=0.0, vmax=1.0)
-    for (t, i), value in np.ndenumerate(cells):
+    top = 1.0 if better_of(measure) == "max" else float(np.nanmax(grid, initial=1.0))
+    image = axes.imshow(grid, cmap="viridis", vmin=0.0, vmax=top)
+    for (t, i), value in np.ndenumerate(grid):
         if not isnan(value):
-            ink = "white" if value < 0.6 else "black"
+            ink = "white" if value < 0.6 * top else "black"
             axes.text(i, t, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=10)
 
     labels = [fill(task, 14, break_long_words=False) for task in tasks]
     axes.set_xticks(range(size), labels, rotation=40, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(size), labels)
-    axes.set_xlabel("accuracy on task")
+    axes.set_xlabel(f"{words} on task")
     axes.set_ylabel("after training task")
     # White seams between the cells.
     axes.set_xticks(np.arange(size - 1) + 0.5, minor=True)
@@ -56,7 +67,7 @@ def draw_matrix(path: Path, *, tasks: Sequence[str], accuracy: Rows, part: str, 
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, cax=axes.inset_axes((1.0 + 0.2 / side, 0.0, 0.2 / side, 1.0)))
     bar.outline.set_visible(False)
-    _title(axes, name, f"{part} accuracy")
+    _title(axes, name, f"{part} {words}")
     figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.2)
 
 
@@ -65,7 +76,7 @@ class Curve:
     """How a trial went on."""
 
     values: Sequence[float]
-    """In 0..1, one after each task that it has learned."""
+    """One after each task that it has learned."""
     num_tasks: int
     """How many steps it takes its own stream in: its tasks, or 1 where it learns all at once."""
 
@@ -80,9 +91,16 @@ LABELLED = 12
 
 
 def draw_curves(
-    path: Path, *, tasks: Sequence[str], curves: Mapping[str, Curve], part: str, name: str
+    path: Path,
+    *,
+    tasks: Sequence[str],
+    curves: Mapping[str, Curve],
+    part: str,
+    name: str,
+    measure: str = "accuracy",
 ) -> None:
-    """Average accuracy after each task as PNG at `path`: a line per trial, the best named first.
+    """The average of the measure after each task as PNG at `path`: a line per trial, the best named
+    first.
 
     A trial that learned everything as one task (a joint one) has no curve over tasks: it is a level
     across the picture without a colour of its own, a bound for the others.
@@ -91,22 +109,27 @@ def draw_curves(
         curves: By the trial's name.
         part: "validation" or "test".
         name: Whose trials they are: the sweep.
+        measure: What R is of.
     """
+    better = better_of(measure)
     started = [(trial, curve) for trial, curve in curves.items() if curve.values]
-    ranked = sorted(started, key=lambda item: item[1].values[-1], reverse=True)
+    ranked = sorted(started, key=lambda item: item[1].values[-1], reverse=better == "max")
     named, others = ranked[:LABELLED], ranked[LABELLED:]
     figure = Figure(figsize=(8.0, 5.2), dpi=_DPI)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     more = f"; the {len(others)} below the best {LABELLED} in grey" if others else ""
-    _title(axes, name, f"{part} accuracy, average over the tasks so far{more}")
+    _title(axes, name, f"{part} {measure.replace('_', ' ')}, average over the tasks so far{more}")
 
     last = len(tasks) - 1
     for _, curve in others:
         steps, values = _line(curve, last)
         axes.plot(steps, values, color="#999999", linewidth=0.6, zorder=1)
     column = last + 0.12 * max(last, 1)
-    heights = _apart([curve.values[-1] for _, curve in named], gap=0.052, top=1.0)
+    values = [value for _, curve in started for value in curve.values]
+    top = 1.0 if better == "max" else max(values, default=1.0)
+    ends = [curve.values[-1] for _, curve in named]
+    heights = _apart(ends, gap=0.052 * top, top=top)
     number = 0
     for (trial, curve), height in zip(named, heights, strict=True):
         steps, values = _line(curve, last)
@@ -125,7 +148,7 @@ def draw_curves(
         axes.text(column, height, label, color=colour, va="center", fontsize=10)
 
     axes.set_xlim(-0.15, column)
-    axes.set_ylim(0.0, 1.02)
+    axes.set_ylim(0.0, 1.02 * top)
     labels = [fill(task, 14, break_long_words=False) for task in tasks]
     axes.set_xticks(range(len(tasks)), labels, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_xlabel("after training task")

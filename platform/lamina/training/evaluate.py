@@ -1,7 +1,8 @@
-"""Accuracy on the validation and test data of a stream."""
+"""What a strategy answers to the validation and test data of a stream, and what a measure makes of
+it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from math import inf
 from statistics import fmean
 
@@ -11,59 +12,15 @@ from torch import Tensor
 from lamina.adapters.model import AdaptedModel
 from lamina.core import IGNORED, Batch, Part, Stream, Task
 from lamina.evaluation.accuracy_matrix import Row
+from lamina.evaluation.answers import Answers, AnyAnswers, TokenAnswers
+from lamina.evaluation.measures.base import Measure
+from lamina.losses import cross_entropy
 from lamina.strategies.base import Strategy
 from lamina.training.finite import NotFiniteError
+from lamina.training.generate import said
 
-
-@dataclass(frozen=True)
-class Answers:
-    """What was predicted of N rows; every tensor is on the CPU.
-
-    Where answers are tokens, a row's `labels` is the number of its tokens, its `predicted` the
-    number of those that are right when all before them are given, and its `place` that of the
-    others. So a row is right if all its tokens are: an exact match of what greedy decoding gives.
-    """
-
-    labels: Tensor
-    """int64 [N], what is right."""
-    predicted: Tensor
-    """int64 [N], the class with the best logit."""
-    place: Tensor
-    """int64 [N], the place of the right class among all, from 0: how many have a better logit. Of
-    a class that the head does not know, the number of all."""
-    finite: Tensor
-    """bool [N], whether the best logit is a finite number (classes that cannot be meant are minus
-    infinity, and that is fine)."""
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def right(self) -> Tensor:
-        """bool [N]; a row whose logits are not finite is wrong."""
-        return (self.predicted == self.labels) & self.finite
-
-    def checked(self) -> "Answers":
-        """These. Raises NotFiniteError where a row's logits are not finite."""
-        if bool(self.finite.all()):
-            return self
-        number = int((~self.finite).sum())
-        raise NotFiniteError(f"the logits of {number} of {len(self)} rows are not finite")
-
-    def packed(self) -> Tensor:
-        """As one tensor, int32 [4, N], for a checkpoint."""
-        columns = [self.labels, self.predicted, self.place, self.finite]
-        return torch.stack([each.int() for each in columns])
-
-    @staticmethod
-    def unpacked(columns: Tensor) -> "Answers":
-        """What `packed` gave."""
-        labels, predicted, place, finite = columns.long()
-        return Answers(labels, predicted, place, finite.bool())
-
-    def split(self, sizes: Sequence[int]) -> list["Answers"]:
-        """Of consecutive rows, so many each."""
-        return [Answers.unpacked(each) for each in self.packed().split(list(sizes), dim=1)]
+LOGITS_BYTES = 2**27
+"""What the logits of the tokens of answers may take at a time."""
 
 
 class KeptLogits:
@@ -95,13 +52,15 @@ def answers_by_task(
     part: Part,
     batch_size: int,
     keep: KeptLogits | None = None,
-) -> list[Answers | None]:
+    most: int | None = None,
+) -> list[AnyAnswers | None]:
     """What is predicted of every task's part; None where the head does not know all of the task's
     classes yet, and where the part has no rows (a client need not have some of every task).
 
     Texts are answered in one go, whatever their task, where predictions know none: of many texts
-    more have one length. The logits of a task that are to be kept are put into `keep`. Raises
-    NotFiniteError for logits that are not finite.
+    more have one length. The logits of a task that are to be kept are put into `keep`. Where
+    texts are read, `most` tokens are generated of each answer at most. Raises NotFiniteError for
+    logits that are not finite.
     """
     known = model.num_classes()
     asked = {
@@ -109,28 +68,36 @@ def answers_by_task(
         for index, each in enumerate(stream.experiences)
         if max(each.task.classes, default=-1) < known and len(each.part(part))
     }
-    found: list[Answers | None] = [None] * len(stream)
+    found: list[AnyAnswers | None] = [None] * len(stream)
     if stream.scenario == "task_incremental" or stream.modality != "text":
         for index, data in asked.items():
             task = known_task(stream, stream.experiences[index].task)
             kept = (keep, range(len(data))) if keep is not None and keep.task == index else None
-            found[index] = answers(strategy, model, data, task, batch_size, kept).checked()
+            found[index] = checked(answers(strategy, model, data, task, batch_size, kept, most))
     elif asked:
         together = Batch.cat(list(asked.values()))
         kept = None
         if keep is not None and keep.task in asked:
             start = sum(len(data) for place, data in asked.items() if place < keep.task)
             kept = keep, range(start, start + len(asked[keep.task]))
-        whole = answers(strategy, model, together, None, batch_size, kept).checked()
+        whole = checked(answers(strategy, model, together, None, batch_size, kept, most))
         sizes = [len(data) for data in asked.values()]
         for index, own in zip(asked, whole.split(sizes), strict=True):
             found[index] = own
     return found
 
 
-def accuracy_row(found: Sequence[Answers | None]) -> Row:
-    """The share of right rows of each task."""
-    return [None if each is None else int(each.right.sum()) / len(each) for each in found]
+def checked(found: AnyAnswers) -> AnyAnswers:
+    """The same. Raises NotFiniteError where a row's logits are not finite."""
+    if bool(found.finite.all()):
+        return found
+    number = int((~found.finite).sum())
+    raise NotFiniteError(f"the logits of {number} of {len(found)} rows are not finite")
+
+
+def row_of(found: Sequence[AnyAnswers | None], measure: Measure) -> Row:
+    """What a measure makes of the answers to each task: a row of R."""
+    return [None if each is None else measure.of(each) for each in found]
 
 
 def known_task(stream: Stream[Batch], task: Task) -> Task | None:
@@ -138,13 +105,18 @@ def known_task(stream: Stream[Batch], task: Task) -> Task | None:
     return task if stream.scenario == "task_incremental" else None
 
 
-def accuracy(
-    strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
+def measured(
+    measure: Measure,
+    strategy: Strategy,
+    model: AdaptedModel,
+    data: Batch,
+    task: Task | None,
+    batch_size: int,
+    most: int | None = None,
 ) -> float:
-    """Share of right rows. With a task, only its classes compete. Raises NotFiniteError for logits
-    that are not finite."""
-    found = answers(strategy, model, data, task, batch_size).checked()
-    return int(found.right.sum()) / len(data)
+    """What a measure makes of the answers to rows. With a task, only its classes compete. `most` as
+    in `answers_by_task`. Raises NotFiniteError for logits that are not finite."""
+    return measure.of(checked(answers(strategy, model, data, task, batch_size, most=most)))
 
 
 def answers(
@@ -154,14 +126,16 @@ def answers(
     task: Task | None,
     batch_size: int,
     keep: tuple[KeptLogits, range] | None = None,
-) -> Answers:
+    most: int | None = None,
+) -> AnyAnswers:
     """What is predicted of rows, in their order. With a task, only its classes compete. `keep` is
-    shown the logits, with the numbers of the rows that it wants."""
+    shown the logits, with the numbers of the rows that it wants; `most` as in `answers_by_task`."""
     pieces = []
     order, start = data.lengths().argsort(stable=True), 0
+    is_of_tokens = data.labels.dim() == 2
     for labels, logits in logits_by_length(strategy, model, data, task, batch_size):
         rows = order[start : (start := start + len(labels))]
-        if labels.dim() == 2:
+        if is_of_tokens:
             pieces.append(_of_tokens(labels, logits).cpu())
             continue
         if keep is not None:
@@ -176,17 +150,25 @@ def answers(
         pieces.append(torch.stack([labels, predicted, place, finite]).cpu())
     columns = torch.cat(pieces, dim=1) if pieces else torch.zeros(4, 0, dtype=torch.int64)
     columns[:, order] = columns.clone()
-    return Answers.unpacked(columns)
+    if not is_of_tokens:
+        return Answers.of_plain(columns)
+    found = TokenAnswers.of_plain({"columns": columns.double()})
+    if most is None:
+        return found
+    tokens = said(strategy, model, data, task, most)
+    texts = (tuple(model.backbone.texts_of(each)) for each in (tokens, data.labels))
+    return replace(found, **dict(zip(("said", "wanted"), texts, strict=True)))
 
 
 def _of_tokens(labels: Tensor, logits: Tensor) -> Tensor:
-    """The columns of Answers, int64 [4, N], of answers [N, A] and logits [N, A, V]."""
+    """The columns of TokenAnswers, float64 [4, N], of answers [N, A] and logits [N, A, V]."""
     best, predicted = logits.max(dim=2)
     counts = labels != IGNORED
     right = ((predicted == labels) & counts).sum(dim=1)
     number = counts.sum(dim=1)
-    finite = (best.isfinite() | ~counts).all(dim=1).long()
-    return torch.stack([number, right, number - right, finite])
+    surprise = cross_entropy(logits, labels, reduction="none").sum(dim=1)
+    finite = (best.isfinite() | ~counts).all(dim=1)
+    return torch.stack([each.double() for each in (number, right, surprise, finite)])
 
 
 def answered_rightly(
@@ -203,6 +185,9 @@ def logits_by_length(
     """Labels [n] and logits [n, classes] of batches of rows, on the model's device. Texts are
     answered with others of about their length: the rows come in the order of
     `data.lengths().argsort(stable=True)`. With a task, all but its classes are minus infinity."""
+    if data.labels.dim() == 2:
+        one = 4 * data.labels.shape[1] * model.backbone.language_head.weight.shape[0]
+        batch_size = max(1, min(batch_size, LOGITS_BYTES // one))
     for batch in data.by_length().chunks(batch_size):
         moved = batch.to(model.backbone.device)
         yield moved.labels, logits_of(strategy, model, moved, task)

@@ -144,7 +144,7 @@ class Learner:
         settings = self.training
         steps_per_epoch = -(-len(data) // settings.batch_size)
         loss, epoch, weights = 0.0, 0, self._class_weights(data)
-        self.scores.probes.before_task(task.index, self.scores.accuracy_now)
+        self.scores.probes.before_task(task.index, self.scores.measure_now)
         with self.model.dropping(generator_of(self.seed, "dropout", task.index)):
             for phase, share in enumerate(self.strategy.phases(task)):
                 self.strategy.begin_phase(self.model, task, phase)
@@ -166,7 +166,7 @@ class Learner:
         order = torch.randperm(len(data), generator=shuffle)
         if self._stepper is None:
             self._stepper = self.new_stepper(self._num_steps_of_stream())
-        self.scores.probes.before_task(self.next_task, self.scores.accuracy_now)
+        self.scores.probes.before_task(self.next_task, self.scores.measure_now)
         with self.model.dropping(generator_of(self.seed, "dropout", self.next_task)):
             return self._pass_over(anonymous, order, self._stepper, offer=True)
 
@@ -217,7 +217,7 @@ class Learner:
             losses.append(scores.counting(kind, len(rows), step))
             total += losses[-1] * len(rows)
             self.num_steps += 1
-            scores.probes.after_step(self.next_task, len(rows), scores.accuracy_now)
+            scores.probes.after_step(self.next_task, len(rows), scores.measure_now)
             if offer:
                 self._offer(batch)
         mean = float(total) / len(data)

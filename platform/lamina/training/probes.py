@@ -39,10 +39,11 @@ class Probes:
                 seen = [ask(part, each) for each in range(task + 1)]
                 values.append(fmean(seen))
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, measure: str = "accuracy") -> dict[str, float]:
         """`learning_curve_area` (Chaudhry et al., 2019): LCA_b = (1/(b+1)) sum_{k<=b} Z_k, with Z_k
         the mean over tasks of the accuracy on a task after k batches of it; `anytime_accuracy` (Koh
-        et al., 2022, A_AUC): the mean over time of the accuracy on the tasks seen."""
+        et al., 2022, A_AUC): the mean over time of the accuracy on the tasks seen. Of another
+        measure the latter is called by its name."""
         found = {}
         for part, curves in self.curves.items():
             if curves:
@@ -51,7 +52,7 @@ class Probes:
                 found[f"{part}/learning_curve_area"] = area
         for part, values in self.anytime.items():
             if values:
-                found[f"{part}/anytime_accuracy"] = fmean(values)
+                found[f"{part}/anytime_{measure}"] = fmean(values)
         return found
 
     def state_dict(self) -> dict[str, Any]:

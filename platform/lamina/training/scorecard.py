@@ -14,20 +14,21 @@ from lamina.adapters.model import AdaptedModel
 from lamina.backbones.operations import counted
 from lamina.core import Batch, Part, Stream
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
+from lamina.evaluation.answers import Answers, AnyAnswers, of_plain
 from lamina.evaluation.classification import macro_f1_of
 from lamina.evaluation.continual_score import continual_score, criteria
 from lamina.evaluation.drift import drift
+from lamina.evaluation.measures import measure_of
 from lamina.strategies.base import Strategy
 from lamina.training.costs import Costs
 from lamina.training.evaluate import (
-    Answers,
     KeptLogits,
-    accuracy,
-    accuracy_row,
     answers,
     answers_by_task,
     known_task,
+    measured,
     routing_accuracy,
+    row_of,
 )
 from lamina.training.probes import Probes
 from lamina.training.settings import DRIFTS, TrainingSettings
@@ -56,11 +57,17 @@ class Scorecard:
         self._stream = stream
         self._batch_size = training.evaluation_batch_size
         self._train_bytes = [each.train.num_bytes() for each in stream.experiences]
+        self.measure = measure_of(training.measure, stream.answers)
+        self._most = training.max_new_tokens if self.measure.reads_texts else None
         self.matrices = {
-            part: AccuracyMatrix([len(each.part(part)) for each in stream.experiences])
+            part: AccuracyMatrix(
+                [len(each.part(part)) for each in stream.experiences],
+                measure=self.measure.name,
+                better=self.measure.better,
+            )
             for part in EVALUATED
         }
-        self.answers: dict[Part, list[Answers | None]] = {}
+        self.answers: dict[Part, list[AnyAnswers | None]] = {}
         """Of every task, what was predicted when the last one was evaluated."""
         self.routing: dict[Part, float] = {}
         self.clock: Callable[[], float] = time.perf_counter
@@ -117,13 +124,14 @@ class Scorecard:
         for matrix in self.matrices.values():
             matrix.add([None] * len(self._stream))
 
-    def accuracy_now(self, part: Part, task: int) -> float:
-        """On a part of a task, in the middle of training."""
+    def measure_now(self, part: Part, task: int) -> float:
+        """What the measure says of a part of a task, in the middle of training."""
         experience = self._stream.experiences[task]
         known = known_task(self._stream, experience.task)
         with self._model.dropping(None):
             data = experience.part(part)
-            return accuracy(self._strategy, self._model, data, known, self._batch_size)
+            asked = (self._strategy, self._model, data, known, self._batch_size)
+            return measured(self.measure, *asked, self._most)
 
     @torch.no_grad()
     def close_task(self, task: int, memory_bytes: int) -> None:
@@ -147,8 +155,8 @@ class Scorecard:
         for part, matrix in self.matrices.items():
             asked = (self._strategy, self._model, self._stream, part)
             wanted = keep if part == "validation" else None
-            self.answers[part] = answers_by_task(*asked, self._batch_size, wanted)
-            matrix.add(accuracy_row(self.answers[part]))
+            self.answers[part] = answers_by_task(*asked, self._batch_size, wanted, self._most)
+            matrix.add(row_of(self.answers[part], self.measure))
             if decides:
                 self.routing[part] = routing_accuracy(*asked, task + 1, self._batch_size)
         moved = None
@@ -160,7 +168,9 @@ class Scorecard:
     def metrics(self) -> dict[str, float]:
         """Every number that is defined, by name."""
         num_classes = self._model.num_classes()
-        chance = 1.0 / num_classes if num_classes else 0.0
+        chance = None if self.measure.better == "min" else 0.0
+        if num_classes:
+            chance = 1.0 / num_classes
         found = {
             f"{part}/{name}": value
             for part, matrix in self.matrices.items()
@@ -172,7 +182,8 @@ class Scorecard:
         if self.drifts and self.drifts[-1] is not None:
             known = [each for each in self.drifts if each is not None]
             found |= {"drift/kl": known[-1], "drift/mean_kl": fmean(known)}
-        return found | self.probes.metrics() | self._composite() | self.costs.metrics()
+        found |= self.probes.metrics(self.measure.name) | self.costs.metrics()
+        return found if self.measure.better == "min" else found | self._composite()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""
@@ -184,7 +195,7 @@ class Scorecard:
             "probes": self.probes.state_dict(),
             "drifts": self.drifts,
             "answers": {
-                part: [None if each is None else each.packed() for each in found]
+                part: [None if each is None else each.plain() for each in found]
                 for part, found in self.answers.items()
             },
         }
@@ -202,7 +213,7 @@ class Scorecard:
         self.probes.load_state_dict(state["probes"])
         self.drifts = list(state["drifts"])
         self.answers = {
-            part: [None if each is None else Answers.unpacked(each) for each in found]
+            part: [None if each is None else of_plain(each) for each in found]
             for part, found in state["answers"].items()
         }
 
@@ -228,7 +239,7 @@ class Scorecard:
             return counted(work)
 
     def _composite(self) -> dict[str, float]:
-        """The continual score of either part, and its criteria."""
+        """The continual score of either part, and its criteria; of shares only."""
         found = {}
         frozen = self._model.backbone.num_parameters()
         for part, matrix in self.matrices.items():
@@ -250,8 +261,8 @@ class Scorecard:
         matrix = self.matrices[part]
         so_far = range(len(matrix.rows)) if part in self.answers else range(0)
         found = [self.answers[part][task] for task in so_far if matrix.num_samples[task]]
-        known = [each for each in found if each is not None]
-        if not known or len(known) < len(found) or self._stream.answers == "tokens":
+        known = [each for each in found if isinstance(each, Answers)]
+        if not known or len(known) < len(found):
             return {}
         labels, predicted, place = (
             torch.cat([getattr(each, name) for each in known])

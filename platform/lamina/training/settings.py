@@ -40,6 +40,12 @@ class TrainingSettings:
     """What a row's cross-entropy is multiplied by: `balanced`, N / (k N_c) for a task with N
     training rows of k classes, N_c of the row's own (scikit-learn's); 1 for a replayed row of a
     class that the task does not have. Default: 1 for every row."""
+    measure: str | None = None
+    """What R is of: `accuracy` of classes; of answers in tokens `exact_match`, `slot_f1` (of
+    calls), `rouge_l`, `bleu`, `chrf`, `token_accuracy` or `perplexity`. Default: `accuracy`, or
+    `exact_match`."""
+    max_new_tokens: int = 64
+    """Tokens of an answer that is generated, at most: for measures that read texts."""
     evaluation_batch_size: int = 256
     """Rows of a forward without gradient: in evaluation, previews and reviews. It changes no
     result."""
@@ -63,7 +69,7 @@ class TrainingSettings:
             )
         if self.anytime_every is not None and self.anytime_every < 1:
             raise InputError(f"training.anytime_every: {self.anytime_every} is not positive")
-        for name in ("epochs", "batch_size", "evaluation_batch_size"):
+        for name in ("epochs", "batch_size", "evaluation_batch_size", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"training.{name}: {getattr(self, name)} is not positive")
         if not self.learning_rate > 0:

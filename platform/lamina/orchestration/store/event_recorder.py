@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lamina.digests import LEARNED_FROM
 from lamina.evaluation.leaderboard import precedence, trainable_parameters
+from lamina.evaluation.measures import better_of, measure_in, named
 from lamina.files import write_file, write_json
 from lamina.folders import BUNDLE, ERROR, MATRIX
 from lamina.orchestration.store.records import Report
@@ -43,7 +44,8 @@ class EventRecorder:
         """`folder` is where each trial gets a folder for its files."""
         self._tracker = tracker
         self._folder = folder
-        self._metric, self._mode = "validation/average_accuracy", "max"
+        self._metric: str | None = None
+        self._mode: str | None = None
         self._is_sweep = False
         self._own: set[str] = set()
         """The trials that this sweep has asked for. A store has those of earlier sweeps as well."""
@@ -127,10 +129,11 @@ class EventRecorder:
 
 
 def metrics_of(report: Report) -> dict[str, float]:
-    """What is tracked of a report: its metrics and the accuracy on each task, as far as they are
+    """What is tracked of a report: its metrics and the measure on each task, as far as they are
     defined."""
+    measure = measure_in(report["metrics"])
     accuracies = {
-        f"{part}/accuracy_task_{task:02d}": value
+        f"{part}/{measure}_task_{task:02d}": value
         for part in ("validation", "test")
         for task, value in enumerate(report[part])
         if value is not None
@@ -152,6 +155,7 @@ def write_matrix(folder: Path, reports: Sequence[Report], name: str, draws: bool
         part: [at[t][part] if t in at else [] for t in range(max(at) + 1)]
         for part in ("validation", "test")
     }
+    measure = measure_in(reports[-1]["metrics"])
     paths = [folder / MATRIX]
     document = matrix_document(tasks, rows["validation"], rows["test"])
     write_json(paths[0], document)
@@ -159,9 +163,9 @@ def write_matrix(folder: Path, reports: Sequence[Report], name: str, draws: bool
         return paths
     from lamina.tracking.plots import draw_matrix
 
-    for part, accuracy in rows.items():
-        paths.append(folder / f"accuracy_matrix_{part}.png")
-        draw_matrix(paths[-1], tasks=tasks, accuracy=accuracy, part=part, name=name)
+    for part, cells in rows.items():
+        paths.append(folder / named(f"accuracy_matrix_{part}.png", measure))
+        draw_matrix(paths[-1], tasks=tasks, cells=cells, part=part, name=name, measure=measure)
     return paths
 
 
@@ -196,9 +200,10 @@ def write_curves(folder: Path, trials: Sequence[TrialReports]) -> list[Path]:
     from lamina.tracking.plots import Curve, draw_curves
 
     longest = max((reports for _, reports in learned), key=len)
+    measure = measure_in(longest[-1]["metrics"])
     paths = []
     for part in ("validation", "test"):
-        key = f"{part}/average_accuracy"
+        key = named(f"{part}/average_accuracy", measure)
         curves = {
             name: Curve(
                 [report["metrics"][key] for report in reports if key in report["metrics"]],
@@ -206,20 +211,29 @@ def write_curves(folder: Path, trials: Sequence[TrialReports]) -> list[Path]:
             )
             for name, reports in learned
         }
-        paths.append(folder / f"average_accuracy_{part}.png")
+        paths.append(folder / named(f"average_accuracy_{part}.png", measure))
         tasks = [report["task_name"] for report in longest]
-        draw_curves(paths[-1], tasks=tasks, curves=curves, part=part, name=folder.name)
+        draw_curves(
+            paths[-1], tasks=tasks, curves=curves, part=part, name=folder.name, measure=measure
+        )
     return paths
 
 
-def ranking(trials: Sequence[TrialReports], metric: str, mode: str) -> list[TrialReports]:
+def ranking(
+    trials: Sequence[TrialReports], metric: str | None, mode: str | None
+) -> list[TrialReports]:
     """Those that learned every task, the best first, as on the leaderboard."""
     ended = [each for each in trials if each.reports and each.reports[-1]["done"]]
-    return sorted(ended, key=lambda each: _precedence(each, metric, mode))
+    if not ended:
+        return []
+    measure = measure_in(ended[0].reports[-1]["metrics"])
+    by = metric or named("validation/average_accuracy", measure)
+    best = mode or better_of(measure)
+    return sorted(ended, key=lambda each: _precedence(each, by, best))
 
 
 def best_of(
-    trials: Sequence[TrialReports], metric: str = "validation/average_accuracy", mode: str = "max"
+    trials: Sequence[TrialReports], metric: str | None = None, mode: str | None = None
 ) -> dict[str, float]:
     """The sweep's own metrics: how many of its trials learned every task, and the average accuracy
     of the one that ranks first among them. The test part chooses nothing: what is said of it is of
@@ -228,10 +242,11 @@ def best_of(
     found = {"sweep/finished_trials": float(len(ended))}
     if ended:
         best = ended[0]
+        measure = measure_in(best.reports[-1]["metrics"])
         for part in ("validation", "test"):
-            value = best.reports[-1]["metrics"].get(f"{part}/average_accuracy")
+            value = best.reports[-1]["metrics"].get(named(f"{part}/average_accuracy", measure))
             if value is not None:
-                found[f"sweep/best_{part}_average_accuracy"] = value
+                found[named(f"sweep/best_{part}_average_accuracy", measure)] = value
     return found
 
 

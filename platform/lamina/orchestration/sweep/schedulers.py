@@ -11,6 +11,7 @@ from lamina.config.forking import meaningless
 from lamina.config.reading import shown
 from lamina.config.space import FUNCTIONS, read_domain
 from lamina.config.tune_classes import SCHEDULERS
+from lamina.evaluation import measures
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.orchestration.sweep.arguments import by_default, has, made_of, named
 from lamina.orchestration.sweep.search import as_tune
@@ -85,8 +86,12 @@ def _defaults(name: str, made: Any, num_tasks: int, most_others: int) -> dict[st
     return {key: value for key, value in found.items() if has(made, key)}
 
 
-def _check_metric(name: str, metric: str) -> None:
-    first = {*AccuracyMatrix([1], [[1.0]]).summaries(chance=0.5), "macro_f1"}
+def _check_metric(name: str, metric: str | None) -> None:
+    if metric is None:
+        return
+    summaries = AccuracyMatrix([1], [[1.0]]).summaries(chance=0.5)
+    first = {measures.named(s, m) for s in summaries for m in measures.measure_names()}
+    first.add("macro_f1")
     if name in _COMPARES_FIRST_TASKS and metric.removeprefix("validation/") not in first:
         raise InputError(
             f"sweep.metric: {metric!r} is undefined after the first task, when {name!r} compares "

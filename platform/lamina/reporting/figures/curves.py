@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lamina.evaluation.measures import better_of, named
 from lamina.evaluation.seeds import Estimate, estimate
 from lamina.reporting import formatting
 from lamina.reporting.figures.style import Figure, Styles, Trace, faint, rounded
@@ -15,13 +16,14 @@ VISIBLE = 8
 
 
 def curves(board: Board, part: str) -> Figure:
-    """Average accuracy after each task: a line for each setting with a band over its seeds, or for
-    each trial. A bound is a level across the picture."""
+    """The average of the measure after each task: a line for each setting with a band over its
+    seeds, or for each trial. A bound is a level across the picture."""
     styles = Styles(board.rows)
     data: list[Trace] = []
     number = 0
     for entry in board.entries:
-        of_seeds = [trial.curve(f"{part}/average_accuracy") for trial in entry.trials]
+        key = named(f"{part}/average_accuracy", board.measure)
+        of_seeds = [trial.curve(key) for trial in entry.trials]
         if entry.is_bound:
             data += _level(entry, board.steps, of_seeds)
             continue
@@ -40,9 +42,9 @@ def curves(board: Board, part: str) -> Figure:
                 "zeroline": False,
             },
             "yaxis": {
-                "title": {"text": f"average accuracy, {part}"},
+                "title": {"text": f"average {board.words}, {part}"},
                 "rangemode": "tozero",
-                "maxallowed": 1.0,
+                **({"maxallowed": 1.0} if better_of(board.measure) == "max" else {}),
                 "minallowed": 0.0,
             },
             "hovermode": "closest",

@@ -26,7 +26,7 @@ def varied(board: Board) -> list[str]:
 
 
 def effect(board: Board, key: str, part: str) -> Figure:
-    """Accuracy against a setting: a point for each trial, a line through the means of each
+    """The measure against a setting: a point for each trial, a line through the means of each
     strategy, all other settings averaged over."""
     column = "average_accuracy" if part == "test" else "validation_average_accuracy"
     points = [
@@ -47,7 +47,7 @@ def effect(board: Board, key: str, part: str) -> Figure:
         "data": data,
         "layout": {
             "xaxis": {"title": {"text": key}, **_axis(values, is_axis)},
-            "yaxis": {"title": {"text": f"average accuracy, {part}"}, "rangemode": "tozero"},
+            "yaxis": {"title": {"text": f"average {board.words}, {part}"}, "rangemode": "tozero"},
             "hovermode": "closest",
         },
     }

@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from lamina.evaluation.measures import better_of
 from lamina.reporting.figures.style import Figure, Trace, rounded
 from lamina.reporting.predictions import ClassReport
-from lamina.reporting.results import TrialResult
+from lamina.reporting.results import TrialResult, words_of
 
 _MOST_LABELLED = 15
 """Tasks or classes of a matrix whose cells still have room for a number."""
@@ -14,7 +15,11 @@ _MOST_LABELLED = 15
 def matrix(trial: TrialResult, part: str) -> Figure:
     """R of a trial as a heat map: a row after each task, a column for each."""
     return _heat_map(
-        trial.tasks, trial.matrices[part], across="accuracy on task", down="after training task"
+        trial.tasks,
+        trial.matrices[part],
+        across=f"{words_of(trial.row)} on task",
+        down="after training task",
+        top=1.0 if better_of(trial.row.get("measure", "accuracy")) == "max" else None,
     )
 
 
@@ -30,16 +35,18 @@ def _heat_map(
     across: str,
     down: str,
     decimals: int = 3,
+    top: float | None = 1.0,
 ) -> Figure:
-    """Cells in 0..1, with the same names down and across; one that is None is empty."""
+    """Cells in 0..`top` (None: up to the largest), with the same names down and across; one that is
+    None is empty."""
     categories = _distinct(names)
     heat: Trace = {
         "type": "heatmap",
         "z": [rounded(line, decimals) for line in cells],
         "x": categories,
         "y": categories,
-        "zmin": 0,
-        "zmax": 1,
+        **({} if top is None else {"zmin": 0}),
+        **({} if top is None else {"zmax": top}),
         "colorscale": "Viridis",
         "colorbar": {"thickness": 12, "outlinewidth": 0},
         "xgap": 1,

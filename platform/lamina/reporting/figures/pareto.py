@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from lamina.evaluation.halving import Standing, pareto_ranks
+from lamina.evaluation.measures import better_of
 from lamina.reporting import formatting
 from lamina.reporting.figures.style import Figure, Styles, Trace, rounded
 from lamina.reporting.results import Board, TrialResult
@@ -32,8 +33,8 @@ class Point(NamedTuple):
 
 
 def pareto(board: Board, cost: str) -> Figure | None:
-    """Accuracy against a cost, of the trials that learned every task; those that no other beats in
-    both are joined. None where the cost is not known of two trials.
+    """The measure against a cost, of the trials that learned every task; those that no other beats
+    in both are joined. None where the cost is not known of two trials.
 
     All of the validation part, because here one chooses; the test part's accuracy is in the hover
     text.
@@ -47,9 +48,10 @@ def pareto(board: Board, cost: str) -> Figure | None:
     ]
     if len(points) < 2:
         return None
+    sign = 1 if better_of(board.measure) == "max" else -1
     ranks = pareto_ranks(
         [
-            Standing(point.trial.row["trial"], point.strategy, point.accuracy, (point.cost,))
+            Standing(point.trial.row["trial"], point.strategy, sign * point.accuracy, (point.cost,))
             for point in points
         ]
     )
@@ -78,7 +80,7 @@ def pareto(board: Board, cost: str) -> Figure | None:
         "data": data,
         "layout": {
             "xaxis": {"title": {"text": COSTS[cost][1]}},
-            "yaxis": {"title": {"text": "average accuracy, validation"}},
+            "yaxis": {"title": {"text": f"average {board.words}, validation"}},
             "hovermode": "closest",
         },
     }

@@ -1,0 +1,35 @@
+"""Slot F1: how much of a call is right, `HassTurnOn(area=attic, name=lamp)`, where each slot with
+its value counts, and the name of the call as one more."""
+
+import re
+from collections import Counter
+
+from lamina.evaluation.measures.base import OfPairs
+
+_CALL = re.compile(r"\s*([^()]*)\((.*)\)\s*", re.DOTALL)
+_BETWEEN = re.compile(r",\s*(?=[^\s=,()]+=)")
+"""Before the next `name=`: a value may have commas of its own."""
+
+
+class SlotF1(OfPairs):
+    """2 c / (s + w) over all rows of a task, of s slots that were said and w that are right, c of
+    them in both: their order does not matter."""
+
+    def of_pairs(self, pairs: list[tuple[str, str]]) -> float:
+        """Micro average, as of CoNLL's scorer."""
+        common = total = 0
+        for said, wanted in pairs:
+            found, right = slots_of(said), slots_of(wanted)
+            common += (found & right).total()
+            total += found.total() + right.total()
+        return 2 * common / total
+
+
+def slots_of(call: str) -> Counter[str]:
+    """The name of a call and its slots, as `name=value`; a text that is no call is one name."""
+    match = _CALL.fullmatch(call)
+    if match is None:
+        return Counter([call.strip()])
+    name, inside = match.groups()
+    slots = [slot.strip() for slot in _BETWEEN.split(inside) if slot.strip()]
+    return Counter([f"{name.strip()}()", *slots])
