@@ -218,3 +218,22 @@ def test_the_loss_of_tokens_is_their_mean_and_no_classes_hide_any():
     expected = -(each[0, 1] + each[1, 2] + each[2, 4]) / 3
     torch.testing.assert_close(cross_entropy(logits, labels), expected)
     torch.testing.assert_close(cross_entropy(logits, labels, classes=()), expected)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_kept_prefix_changes_no_answer_and_is_in_use(name, models, tmp_path):
+    folder, bare = models(name)
+    backbone = load_backbone(BackboneSettings(str(folder)))
+    backbone.keep_features(tmp_path, 10**8)
+    top = LoRA(rank=2, layers=(-1,))
+    kept, plain = (calls_stream(each).experiences[0].train for each in (backbone, bare))
+    found = []
+    for each, batch in ((backbone, kept), (bare, plain)):
+        model = AdaptedModel(each, top, seed=0)
+        model.add()
+        found.append((model(batch.inputs).logits, model.frozen_features(batch.inputs)))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-4)
+    shelves = {path.parent.name for path in tmp_path.rglob("*.safetensors")}
+    assert "features" in shelves
+    assert any(each.endswith("_02") for each in shelves)

@@ -1,4 +1,5 @@
-"""Isolation: an adapter and a head for each task, over its classes alone; all others frozen."""
+"""Isolation: an adapter and a head for each task, over its classes alone; all others frozen. Where
+answers are tokens the language model's own head gives them, and a task's has no rows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lamina.adapters.model import HEAD, AdaptedModel
-from lamina.adapters.routing import among, answered_by
+from lamina.adapters.routing import among, answered_by, said_by
 from lamina.core import Task
 
 
@@ -34,10 +35,9 @@ class IsolatedModules:
         model.grow_head(len(task.classes), head)
 
     def own_logits(self, model: AdaptedModel, inputs: Mapping[str, Tensor], index: int) -> Tensor:
-        """Logits [N, classes of the task] of a task's adapter (if the job has any) and head."""
-        adapter, head = self.names(index)
-        adapters = [adapter] if adapter in model.adapters else []
-        return model(inputs, adapters=adapters, head=head).logits
+        """Logits [N, classes of the task], or [N, A, V] of tokens, of a task's adapter (if the job
+        has any) and head."""
+        return model(inputs, adapters=self._of(model, index), head=self.names(index)[1]).logits
 
     def logits(
         self,
@@ -62,3 +62,16 @@ class IsolatedModules:
         return answered_by(
             chosen, inputs, lambda index, own: self.logits(model, own, index, classes)
         )
+
+    def generate(
+        self, model: AdaptedModel, inputs: Mapping[str, Tensor], chosen: Tensor, most: int
+    ) -> Tensor:
+        """What each row's own task says, `chosen` int64 [N], as `Strategy.generate`."""
+        return said_by(
+            chosen, inputs, lambda index, own: model.generate(own, most, self._of(model, index))
+        )
+
+    def _of(self, model: AdaptedModel, index: int) -> list[str]:
+        """What of a task is laid over the backbone."""
+        adapter, _ = self.names(index)
+        return [adapter] if adapter in model.adapters else []

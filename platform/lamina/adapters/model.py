@@ -205,7 +205,7 @@ class AdaptedModel:
     @torch.no_grad()
     def frozen_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Features [N, dim] of the backbone alone: what a prompt pool is queried with."""
-        return self.backbone(inputs).features
+        return self.backbone.frozen_features(inputs)
 
     @torch.no_grad()
     def inputs_at(

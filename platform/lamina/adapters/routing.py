@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from lamina.core import IGNORED
+
 
 def answered_by(
     chosen: Tensor,
@@ -15,16 +17,39 @@ def answered_by(
     """`answer(module, inputs)` [n, ...] of each row's own module, int64 [N], put back in order [N,
     ...]: one call for each module that is chosen, on its rows only. Of tokens [n, A, V] the shorter
     answers get zeros behind them, where nothing counts."""
+    answers, order = _each(chosen, inputs, answer)
+    if answers[0].dim() == 3:
+        longest = max(each.shape[1] for each in answers)
+        answers = [F.pad(each, (0, 0, 0, longest - each.shape[1])) for each in answers]
+    return torch.cat(answers)[order]
+
+
+def said_by(
+    chosen: Tensor,
+    inputs: Mapping[str, Tensor],
+    say: Callable[[int, Mapping[str, Tensor]], Tensor],
+) -> Tensor:
+    """The same of what is generated, int64 [n, L] of each module: the shorter ones get IGNORED
+    behind them."""
+    answers, order = _each(chosen, inputs, say)
+    longest = max(each.shape[1] for each in answers)
+    padded = [F.pad(each, (0, longest - each.shape[1]), value=IGNORED) for each in answers]
+    return torch.cat(padded)[order]
+
+
+def _each(
+    chosen: Tensor,
+    inputs: Mapping[str, Tensor],
+    answer: Callable[[int, Mapping[str, Tensor]], Tensor],
+) -> tuple[list[Tensor], Tensor]:
+    """The answers of each module to its own rows, and the order that puts all rows back."""
     modules = chosen.unique().tolist()
     rows = [(chosen == module).nonzero()[:, 0] for module in modules]
     answers = [
         answer(module, {name: value[own] for name, value in inputs.items()})
         for module, own in zip(modules, rows, strict=True)
     ]
-    if answers[0].dim() == 3:
-        longest = max(each.shape[1] for each in answers)
-        answers = [F.pad(each, (0, 0, 0, longest - each.shape[1])) for each in answers]
-    return torch.cat(answers)[torch.cat(rows).argsort()]
+    return answers, torch.cat(rows).argsort()
 
 
 def among(logits: Tensor, classes: Sequence[int], num_classes: int) -> Tensor:

@@ -501,10 +501,24 @@ class Backbone:
         self._num_asked += call.num_rows
         is_bare = self.frozen_below(call.overlay) == self.architecture.num_layers
         if is_bare and ANSWER_AT not in inputs and DECODED not in inputs:
-            features = self._layers.features(self.features, inputs, self._bare)
+            features = self._kept_features(inputs)
             if features is not None:
                 return Hidden(features, None)
         return self.run(call) if self._gate is None else self._gate.run(call)
+
+    @torch.no_grad()
+    def frozen_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Features [N, dim] with nothing laid over the model; where answers are tokens, of what is
+        asked alone."""
+        features = self._kept_features(inputs)
+        if features is None:
+            return self(inputs).features
+        self._num_asked += len(features)
+        return features
+
+    def _kept_features(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """The same from the feature store; None where it does not keep them."""
+        return self._layers.features(self.features, inputs, self._bare)
 
     @torch.no_grad()
     def generate(

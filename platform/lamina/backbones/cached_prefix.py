@@ -14,7 +14,7 @@ from lamina.backbones.features import Compute, FeatureStore
 from lamina.backbones.operations import counted, counting_as, is_counting
 from lamina.backbones.overlay import Overlay
 from lamina.backbones.unpadded import TokenPositions, padded, unpadded, unpadded_from
-from lamina.core import KEYS, Modality
+from lamina.core import ANSWER_AT, KEYS, Modality
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,7 +63,7 @@ class CachedPrefix:
 
         def entering(samples: Mapping[str, Tensor]) -> Tensor:
             with ended_before(self._stack, layer) as tokens:
-                self._model(**samples)
+                self._model(**_read(samples))
             return tokens[0]
 
         def projected(samples: Mapping[str, Tensor]) -> Tensor:
@@ -176,7 +176,7 @@ class CachedPrefix:
         """Whether the model says the same of its first row when it begins at a layer with what had
         entered it. Layers of some models hand on more than tokens; tried once per layer."""
         if layer not in self._may_begin:
-            row = self._on_device({name: each[:1] for name, each in inputs.items() if name != KEYS})
+            row = self._on_device({name: each[:1] for name, each in _read(inputs).items()})
             seen: list[Tensor] = []
             hook = self._stack.get_submodule(str(layer)).register_forward_pre_hook(
                 lambda _, arguments: seen.append(arguments[0])
@@ -251,7 +251,7 @@ class CachedPrefix:
     def _price(self, layer: int, inputs: Mapping[str, Tensor]) -> int:
         """Operations that the store saves a call with inputs of this shape which begins at a layer:
         as many for every row."""
-        row = self._on_device({name: each[:1] for name, each in inputs.items() if name != KEYS})
+        row = self._on_device({name: each[:1] for name, each in _read(inputs).items()})
         key = (layer, *sorted((name, each.shape) for name, each in row.items()))
         if key not in self._prices:
             if layer == self._architecture.num_layers:
@@ -265,3 +265,8 @@ class CachedPrefix:
                 self._prices[key] = below - outside
         num_rows = len(next(iter(inputs.values())))
         return num_rows * self._prices[key]
+
+
+def _read(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What the model reads of inputs."""
+    return {name: each for name, each in inputs.items() if name not in (KEYS, ANSWER_AT)}

@@ -6,7 +6,9 @@ density of its inputs. Differs from the paper: there the adapters sit on a langu
 input goes to the adapter under which its perplexity is lowest. An encoder has no perplexity, so
 here each task has a density model of the frozen backbone's features, probabilistic PCA (Tipping and
 Bishop, 1999), that is fitted from sums, and an input goes to the task that gives it the least
-negative log-likelihood. One forward finds the task, one adapter answers.
+negative log-likelihood. One forward finds the task, one adapter answers. Where answers are tokens
+it is the same: the features are of what is asked alone, and the perplexity of a prompt would say
+little here, as the adapters are trained on the answers only.
 """
 
 from collections.abc import Mapping
@@ -40,6 +42,7 @@ class AdapterCL(Strategy):
     family = "adapter"
     paper = "Continual Learning in Task-Oriented Dialogue Systems"
     year = 2021
+    answers = ("classes", "tokens")
     adapters = tuple(kind_names())
     routes = True
     grows = True
@@ -60,12 +63,13 @@ class AdapterCL(Strategy):
         """L = CE(f(x; A_t), y), classes counted within the task."""
         assert batch.task is not None
         logits = MODULES.own_logits(model, batch.inputs, batch.task.index)
-        return StepOutput(cross_entropy(logits, batch.labels, columns=batch.task.classes))
+        return StepOutput(cross_entropy(logits, batch.labels, columns=batch.task.classes or None))
 
     def review(self, model: AdaptedModel, batch: Batch) -> Summary:
         """Moments of the frozen features of the task's rows."""
         features = model.frozen_features(batch.inputs)
-        return Summary(moments(features, torch.zeros_like(batch.labels), 1))
+        one = torch.zeros(len(features), dtype=torch.int64, device=features.device)
+        return Summary(moments(features, one, 1))
 
     def end_task(self, model: AdaptedModel, task: Task, review: Summary | None) -> None:
         """Fit the task's density."""
@@ -88,6 +92,16 @@ class AdapterCL(Strategy):
         if task is not None:
             return MODULES.logits(model, inputs, task.index, classes)
         return MODULES.answer(model, inputs, self.route(model, inputs), classes)
+
+    def generate(
+        self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None, most: int
+    ) -> Tensor:
+        """What the routed task's adapter says."""
+        if task is None:
+            chosen = self.route(model, inputs)
+        else:
+            chosen = torch.full_like(inputs["input_ids"][:, 0], task.index)
+        return MODULES.generate(model, inputs, chosen, most)
 
 
 def principal_density(covariance: Tensor, components: int) -> dict[str, Tensor]:
