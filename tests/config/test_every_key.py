@@ -156,6 +156,8 @@ CHANGES = [
     ("training.anytime_every", 4),
     ("training.learning_curve_batches", 1),
     ("training.drift", True),
+    ("training.general", True),
+    ("training.max_new_tokens", 9),
     ("scenario.kind", "domain_incremental"),
     ("scenario.num_tasks", 5),
     ("scenario.by", "created_at"),
@@ -184,6 +186,7 @@ MEASURES = ("accuracy", "forgetting", "learning_curve_area", "kl")
 NOT_HERE = {
     "scenario.kind": "digits have no groups",
     "training.class_weights": "all classes have as many rows: tests/training/test_class_weights.py",
+    "training.measure": "of classes there is one: tests/evaluation/test_measures.py",
     "backbone.name": "another model",
     "backbone.dtype": "of the weights, that the test's backbone has loaded",
     "backbone.pooling": "as dtype",

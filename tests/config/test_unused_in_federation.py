@@ -113,6 +113,8 @@ CHANGES_NOTHING = {
     "training.epochs": [({}, 9), ({"federation.local_steps": 2}, 9), (NO_STEPS, 9)],
     "training.anytime_every": [(NO_STEPS, 4)],
     "training.learning_curve_batches": [(NO_STEPS, 2)],
+    "training.general": [({}, True)],
+    "training.max_new_tokens": [({}, 9)],
     "training.drift": [({}, True), (NO_STEPS, True)],
     "training.learning_rate": [(NO_STEPS, 0.5)],
     "federation.rounds": [(NO_STEPS, 4)],
@@ -146,6 +148,7 @@ CHANGES_NOTHING = {
 ELSEWHERE = {
     "training.evaluation_batch_size": "changes no result anywhere",
     "training.class_weights": "refused, whatever it says",
+    "training.measure": "refused, whatever it says",
     "federation.manifest": "test_a_manifest_stands_for_clients_partition_and_arrival",
     "federation.bounds": "what is trained beside the federation, not in it",
     "federation.privacy.max_epsilon": "refuses, and changes nothing of a job that it allows",

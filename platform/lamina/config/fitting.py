@@ -36,6 +36,11 @@ def misfits(sections: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[s
             measure_of(training.measure, answers)
         except InputError as error:
             yield Unfit(str(error))
+        if sections[SECTION] is not None and training.measure is not None:
+            yield (
+                f"training.measure: {training.measure!r} does not go with a federation, whose "
+                "clients count right rows (allowed: null)"
+            )
         if sections[SECTION] is not None:
             kind = None if adapter is None else adapter.name
             yield from not_together(sections[SECTION], name, strategy, kind, training, scenario)

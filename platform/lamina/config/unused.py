@@ -11,6 +11,7 @@ from lamina.config.fields import settings_of
 from lamina.config.overrides import SECTIONS, dotted
 from lamina.config.reading import shown
 from lamina.config.unused_in_federation import unused_in_federation
+from lamina.evaluation.measures import measure_of
 from lamina.memory.base import Policy
 from lamina.registry import Where
 from lamina.strategies.base import NO_ADAPTER, Strategy
@@ -24,7 +25,13 @@ if TYPE_CHECKING:
 Reasons = dict[str, str]
 """By dotted key, why it changes nothing."""
 
-_WITH_STEPS_ALONE = settings_of(TrainingSettings).keys() - {"evaluation_batch_size", "drift"}
+_WITH_STEPS_ALONE = settings_of(TrainingSettings).keys() - {
+    "drift",
+    "evaluation_batch_size",
+    "general",
+    "max_new_tokens",
+    "measure",
+}
 _OF_ANY_BATCH = {"batch_size", "anytime_every", "learning_curve_batches"}
 """Keys of training that matter wherever rows come in batches, with a gradient step or without."""
 
@@ -143,7 +150,7 @@ def _by_strategy(job: "Job") -> Iterator[tuple[str, str]]:
         yield "adapter", f"strategy {name!r} takes none"
     if not draws_from_memory(job.strategy, job.scenario, job.memory):
         yield "memory", _why_no_memory(job)
-    if cls.data == "all":
+    if cls.data == "all" and job.stream.answers == "classes":
         yield "training.drift", f"strategy {name!r} learns all tasks at once"
     if not cls.takes_gradient_steps(job.adapter is not None and takes_adapter(cls)):
         in_batches = _OF_ANY_BATCH if job.scenario.kind == "task_free" else set()
@@ -165,10 +172,15 @@ def _by_stream(job: "Job") -> Iterator[tuple[str, str]]:
     yield from _columns(job)
     for part, split in job.stream.own_parts.items():
         yield f"scenario.{part}", f"the rows of {part} are those of split {split!r}"
-    if (kind := job.scenario.kind) not in DRIFTS:
+    has_tokens = job.stream.answers == "tokens"
+    if (kind := job.scenario.kind) not in DRIFTS and not has_tokens:
         yield "training.drift", f"scenario.kind is {kind!r}: no task is asked before it"
-    elif job.stream.answers == "tokens":
-        yield "training.drift", "answers are tokens: there are no classes"
+    if not has_tokens:
+        yield "training.general", "answers are classes"
+    elif kind == "task_incremental":
+        yield "training.general", "such prompts are of no task, and scenario.kind tells each"
+    if not measure_of(job.training.measure, job.stream.answers).reads_texts:
+        yield "training.max_new_tokens", "the measure reads no texts"
     if _ends_with_its_task(job.strategy, job.scenario, job.memory):
         for key in type(job.strategy).from_second_task:
             yield f"strategy.{key}", "it matters from the second task on, and the stream has one"

@@ -70,7 +70,7 @@ def _of_the_budget(federation: "Federation") -> Unused:
         yield "federation.local_epochs", "federation.local_steps is given"
     else:
         yield "training.epochs", "a client makes federation.local_epochs passes in a round"
-    for key in ("anytime_every", "learning_curve_batches", "drift"):
+    for key in ("anytime_every", "learning_curve_batches", "drift", "general"):
         yield f"training.{key}", "a federation is evaluated after each step of the stream only"
 
 

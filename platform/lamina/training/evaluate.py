@@ -2,8 +2,8 @@
 it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from math import inf
+from dataclasses import dataclass, replace
+from math import exp, inf
 from statistics import fmean
 
 import torch
@@ -171,6 +171,45 @@ def _of_tokens(labels: Tensor, logits: Tensor) -> Tensor:
     return torch.stack([each.double() for each in (number, right, surprise, finite)])
 
 
+@dataclass(frozen=True)
+class AgainstFrozen:
+    """What is said of answers in tokens, held against the frozen model with nothing laid over it;
+    means are over tokens."""
+
+    kl: float
+    """KL(frozen || now) in nats."""
+    perplexity: float
+    """Of the right answers."""
+    frozen_perplexity: float
+    """The same by the frozen model."""
+
+
+@torch.no_grad()
+def against_frozen(
+    strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
+) -> AgainstFrozen:
+    """Of rows with answers in tokens, N > 0."""
+    backbone = model.backbone
+    sums = torch.zeros(4, dtype=torch.float64)
+    for batch in data.by_length().chunks(_size_of_batch(model, data, batch_size)):
+        rows = batch.to(backbone.device)
+        bare = backbone(rows.inputs).answers
+        assert bare is not None, "answers are tokens"
+        logits = (backbone.token_logits(bare), logits_of(strategy, model, rows, task))
+        frozen, now = (each.log_softmax(dim=-1) for each in logits)
+        counts = rows.labels != IGNORED
+        kl = (frozen.exp() * (frozen - now)).sum(dim=-1)[counts].double().sum()
+        right = rows.labels.clamp_min(0)[:, :, None]
+        own = [-each.gather(2, right)[:, :, 0][counts].double().sum() for each in (now, frozen)]
+        sums += torch.stack([kl, *own, counts.sum().double()]).cpu()
+    kl, surprise, of_frozen = (float(each / sums[3]) for each in sums[:3])
+    return AgainstFrozen(max(kl, 0.0), _exp(surprise), _exp(of_frozen))
+
+
+def _exp(value: float) -> float:
+    return exp(value) if value < 700 else inf
+
+
 def answered_rightly(
     strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
 ) -> Tensor:
@@ -188,9 +227,17 @@ def logits_by_length(
     if data.labels.dim() == 2:
         one = 4 * data.labels.shape[1] * model.backbone.language_head.weight.shape[0]
         batch_size = max(1, min(batch_size, LOGITS_BYTES // one))
-    for batch in data.by_length().chunks(batch_size):
+    for batch in data.by_length().chunks(_size_of_batch(model, data, batch_size)):
         moved = batch.to(model.backbone.device)
         yield moved.labels, logits_of(strategy, model, moved, task)
+
+
+def _size_of_batch(model: AdaptedModel, data: Batch, batch_size: int) -> int:
+    """Rows of a batch of which the logits fit, at most what is asked for."""
+    if data.labels.dim() == 1:
+        return batch_size
+    one = 4 * max(data.labels.shape[1], 1) * model.backbone.language_head.num_tokens
+    return max(1, min(batch_size, LOGITS_BYTES // one))
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from lamina.strategies.base import Strategy
 from lamina.training.costs import Costs
 from lamina.training.evaluate import (
     KeptLogits,
+    against_frozen,
     answers,
     answers_by_task,
     known_task,
@@ -30,6 +31,7 @@ from lamina.training.evaluate import (
     routing_accuracy,
     row_of,
 )
+from lamina.training.general import general_metrics, general_rows
 from lamina.training.probes import Probes
 from lamina.training.settings import DRIFTS, TrainingSettings
 
@@ -80,6 +82,13 @@ class Scorecard:
             and stream.scenario in DRIFTS
             and stream.answers == "classes"
         )
+        self._drifts_from_frozen = training.drift and stream.answers == "tokens"
+        self._knows_task = stream.scenario == "task_incremental"
+        self._general: Batch | None = None
+        """What a language model is asked that has nothing to do with the stream."""
+        self._asks_general = training.general and stream.answers == "tokens"
+        self.general: dict[str, float] = {}
+        """What came of it after the last task."""
         self._before: Tensor | None = None
         """What was said of the task that is being learned, before: logits [N, classes]."""
         self.drifts: list[float | None] = []
@@ -162,7 +171,14 @@ class Scorecard:
         moved = None
         if before is not None and keep is not None:
             moved = drift(before, keep.logits())
+        if self._drifts_from_frozen:
+            moved = self._drift_from_frozen(task)
         self.drifts.append(moved)
+        if self._asks_general and not self._knows_task:
+            if self._general is None:
+                self._general = general_rows(self._model.backbone)
+            asked = (self._strategy, self._model, self._general, None, self._batch_size)
+            self.general = general_metrics(against_frozen(*asked))
         self._price_a_prediction(task)
 
     def metrics(self) -> dict[str, float]:
@@ -182,7 +198,7 @@ class Scorecard:
         if self.drifts and self.drifts[-1] is not None:
             known = [each for each in self.drifts if each is not None]
             found |= {"drift/kl": known[-1], "drift/mean_kl": fmean(known)}
-        found |= self.probes.metrics(self.measure.name) | self.costs.metrics()
+        found |= self.general | self.probes.metrics(self.measure.name) | self.costs.metrics()
         return found if self.measure.better == "min" else found | self._composite()
 
     def state_dict(self) -> dict[str, Any]:
@@ -194,6 +210,7 @@ class Scorecard:
             "costs": self.costs.state_dict(),
             "probes": self.probes.state_dict(),
             "drifts": self.drifts,
+            "general": self.general,
             "answers": {
                 part: [None if each is None else each.plain() for each in found]
                 for part, found in self.answers.items()
@@ -212,10 +229,20 @@ class Scorecard:
         self.costs = Costs.from_state(state["costs"])
         self.probes.load_state_dict(state["probes"])
         self.drifts = list(state["drifts"])
+        self.general = dict(state.get("general", {}))
         self.answers = {
             part: [None if each is None else of_plain(each) for each in found]
             for part, found in state["answers"].items()
         }
+
+    def _drift_from_frozen(self, task: int) -> float | None:
+        """KL(frozen || now) a token, on the validation rows of the task that was learned."""
+        experience = self._stream.experiences[task]
+        if not len(experience.validation):
+            return None
+        known = known_task(self._stream, experience.task)
+        asked = (self._strategy, self._model, experience.validation, known, self._batch_size)
+        return against_frozen(*asked).kl
 
     @torch.no_grad()
     def _price_a_prediction(self, task: int) -> None:

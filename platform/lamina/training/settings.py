@@ -58,7 +58,11 @@ class TrainingSettings:
     curve area LCA_b."""
     drift: bool = False
     """Whether each task's validation rows are answered once more, before it is learned, for the
-    drift that learning it causes (`drift/kl`)."""
+    drift that learning it causes (`drift/kl`). Where answers are tokens: once more by the frozen
+    model, which it is held against."""
+    general: bool = False
+    """Whether what a language model says to prompts that have nothing to do with the stream is held
+    against the frozen model's answers after each task (`general/kl`, `general/perplexity`)."""
 
     matters_when: ClassVar[dict[str, Where]] = {"momentum": Where("optimizer", "sgd")}
 
