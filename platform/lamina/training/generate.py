@@ -55,4 +55,5 @@ def said(
 
 def _by_length(data: Batch) -> Iterator[Tensor]:
     """The numbers of the rows, those of prompts of about one length together."""
-    yield from data.inputs[ANSWER_AT].argsort(stable=True).split(TOGETHER)
+    lengths = data.inputs[ANSWER_AT] if ANSWER_AT in data.inputs else data.lengths()
+    yield from lengths.argsort(stable=True).split(TOGETHER)
