@@ -30,6 +30,7 @@ from lamina.bundles.pixels import packed
 from lamina.config.identity import stream_content
 from lamina.config.job import Job
 from lamina.core import KEYS, PARTS, Batch, D, Part, Stream
+from lamina.evaluation.answers import Answers
 from lamina.files import replacing_folder
 from lamina.folders import PREDICTIONS
 from lamina.training.checkpoint import pack
@@ -91,7 +92,7 @@ def predictions_of(learner: Learner) -> bytes:
     names = learner.stream.class_names
     answered = learner.scores.answers.get("test", [])
     for each, found in zip(learner.stream.experiences, answered, strict=False):
-        if found is None:
+        if not isinstance(found, Answers):
             continue
         columns = (each.test.ids, found.labels, found.predicted, found.place)
         rows = zip(*(column.tolist() for column in columns), strict=True)
@@ -124,7 +125,7 @@ def classes_of(learner: Learner) -> dict[str, Any]:
 def _by_class(learner: Learner, part: Part) -> list[dict[str, float | None]]:
     """Rows and accuracy of each class of the stream."""
     answered = learner.scores.answers.get(part, [])[: learner.next_task]
-    found = [each for each in answered if each is not None]
+    found = [each for each in answered if isinstance(each, Answers)]
     labels = torch.cat([each.labels for each in found] or [torch.zeros(0, dtype=torch.int64)])
     right = torch.cat([each.right for each in found] or [torch.zeros(0, dtype=torch.bool)])
     size = len(learner.stream.class_names)

@@ -6,6 +6,7 @@ from typing import Any
 from lamina.config.federation import SECTION, not_together
 from lamina.config.fields import Unfit
 from lamina.config.unused import draws_from_memory, takes_adapter
+from lamina.core import AnswerKind
 from lamina.evaluation.measures import measure_of
 from lamina.memory import policy_names
 from lamina.registry import InputError
@@ -26,7 +27,9 @@ def misfits(sections: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[s
         if scenario is not None and scenario.one_pass:
             yield from _passes(strategy, name, training, adapter is not None)
         yield from _probes(training, strategy, name)
-        answers = "classes" if sections["stream"] is None else sections["stream"].answers
+        answers: AnswerKind = (
+            "classes" if sections["stream"] is None else sections["stream"].answers
+        )
         if training.class_weights is not None and answers == "tokens":
             yield (
                 f"training.class_weights: {training.class_weights!r} does not go with a stream "

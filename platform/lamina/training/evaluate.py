@@ -82,7 +82,8 @@ def answers_by_task(
             kept = keep, range(start, start + len(asked[keep.task]))
         whole = checked(answers(strategy, model, together, None, batch_size, kept, most))
         sizes = [len(data) for data in asked.values()]
-        for index, own in zip(asked, whole.split(sizes), strict=True):
+        shares: Sequence[AnyAnswers] = whole.split(sizes)
+        for index, own in zip(asked, shares, strict=True):
             found[index] = own
     return found
 
@@ -156,8 +157,8 @@ def answers(
     if most is None:
         return found
     tokens = said(strategy, model, data, task, most)
-    texts = (tuple(model.backbone.texts_of(each)) for each in (tokens, data.labels))
-    return replace(found, **dict(zip(("said", "wanted"), texts, strict=True)))
+    texts = model.backbone.texts_of
+    return replace(found, said=tuple(texts(tokens)), wanted=tuple(texts(data.labels)))
 
 
 def _of_tokens(labels: Tensor, logits: Tensor) -> Tensor:
@@ -202,8 +203,8 @@ def against_frozen(
         right = rows.labels.clamp_min(0)[:, :, None]
         own = [-each.gather(2, right)[:, :, 0][counts].double().sum() for each in (now, frozen)]
         sums += torch.stack([kl, *own, counts.sum().double()]).cpu()
-    kl, surprise, of_frozen = (float(each / sums[3]) for each in sums[:3])
-    return AgainstFrozen(max(kl, 0.0), _exp(surprise), _exp(of_frozen))
+    mean_kl, surprise, of_frozen = (sums[:3] / sums[3]).tolist()
+    return AgainstFrozen(max(mean_kl, 0.0), _exp(surprise), _exp(of_frozen))
 
 
 def _exp(value: float) -> float:

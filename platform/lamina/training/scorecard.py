@@ -177,8 +177,9 @@ class Scorecard:
         if self._asks_general and not self._knows_task:
             if self._general is None:
                 self._general = general_rows(self._model.backbone)
-            asked = (self._strategy, self._model, self._general, None, self._batch_size)
-            self.general = general_metrics(against_frozen(*asked))
+            rows, size = self._general, self._batch_size
+            held = against_frozen(self._strategy, self._model, rows, None, size)
+            self.general = general_metrics(held)
         self._price_a_prediction(task)
 
     def metrics(self) -> dict[str, float]:
