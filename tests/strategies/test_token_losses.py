@@ -9,6 +9,7 @@ from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
 from lamina.core import IGNORED
 from lamina.memory.memory import Replay
+from lamina.registry import InputError
 from lamina.strategies.der_pp import squared_error
 from language_models import calls_stream, write_model
 from nouns import NO_REPLAY, make_learner
@@ -151,3 +152,32 @@ def test_olora_has_the_authors_weight_and_scale_where_answers_are_tokens(llama):
     found, free = loss(), loss(orthogonality=0.0)
     torch.testing.assert_close(found.loss - free.loss, 0.5 * found.metrics["overlap"])
     assert found.metrics["overlap"] > 0
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory):
+    """A tiny encoder-decoder and its stream of calls."""
+    folder = write_model("t5", tmp_path_factory.mktemp("t5"))
+    backbone = load_backbone(BackboneSettings(str(folder), tower="both"))
+    return backbone, calls_stream(backbone)
+
+
+def test_what_each_half_of_an_encoder_decoder_reads_is_told_from_padding(t5):
+    """Row by row there is none."""
+    backbone, stream = t5
+    model = make_learner("inflora", stream, backbone).model
+    batch = stream.experiences[0].train[slice(0, 6)].trimmed()
+    modules = [site.read for site in backbone.architecture.sites(None, None)]
+    together = model.inputs_at(batch.inputs, modules)
+    alone = [model.inputs_at(one.inputs, modules) for one in batch.chunks(1)]
+    for module in modules:
+        rows = torch.cat([each[module] for each in alone])
+        torch.testing.assert_close(together[module], rows, atol=1e-4, rtol=1e-4)
+    assert len({len(rows) for rows in together.values()}) == 2
+
+
+@pytest.mark.parametrize("name", ["lamol", "lfpt5", "sdft", "ssr"])
+def test_what_has_the_model_say_prompts_is_refused_where_an_encoder_reads_them(name, t5):
+    backbone, stream = t5
+    with pytest.raises(InputError, match=rf"strategy\.name: '{name}'"):
+        make_learner(name, stream, backbone)

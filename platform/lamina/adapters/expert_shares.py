@@ -34,9 +34,9 @@ def with_shares(
     """What the model says of N inputs, and of every module of its mixture how much each expert got
     of a row: the sum of g over its tokens, [N, experts]."""
     seen: dict[str, Tensor] = {}
-    tensors, mask = model.adapters[MAIN].tensors, inputs.get("attention_mask")
-    readers = {
-        Site(module, module): [ShareReader(seen, module, tensors[module + GATE], mask)]
-        for module in gated_modules(tensors)
-    }
+    tensors = model.adapters[MAIN].tensors
+    readers = {}
+    for module in gated_modules(tensors):
+        gate, mask = tensors[module + GATE], model.mask_of(inputs, module)
+        readers[Site(module, module)] = [ShareReader(seen, module, gate, mask)]
     return model.under(inputs, model.overlay() | Overlay(patches=readers)), seen

@@ -13,7 +13,7 @@ from lamina.adapters.base import AdapterKind, Tensors, grouped_linear, uniform
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.decoding import Choice
 from lamina.backbones.overlay import Overlay, Patch, Site
-from lamina.core import generator_of
+from lamina.core import DECODED_MASK, generator_of
 
 HEAD = "head"
 MAIN = "main"
@@ -228,8 +228,15 @@ class AdaptedModel:
 
         reading = Overlay(patches={Site(name, name): [reader(name)] for name in modules})
         self.backbone(inputs, self.overlay(adapters, parameters) | reading)
-        mask = inputs.get("attention_mask")
-        return {name: _own_tokens(x, mask).float() for name, x in seen.items()}
+        return {
+            name: _own_tokens(x, self.mask_of(inputs, name)).float() for name, x in seen.items()
+        }
+
+    def mask_of(self, inputs: Mapping[str, Tensor], module: str) -> Tensor | None:
+        """1 where a token that a module inside a layer reads is no padding, [N, S]; None where none
+        is."""
+        of_answers = self.backbone.architecture.reads_answers(module)
+        return inputs.get(DECODED_MASK if of_answers else "attention_mask")
 
     @contextmanager
     def dropping(self, generator: torch.Generator | None) -> Iterator[None]:

@@ -12,6 +12,17 @@ from lamina.adapters.model import AdaptedModel
 from lamina.backbones.decoding import Choice
 from lamina.core import ANSWER_AT, Batch
 from lamina.memory.token_rows import Pair, put_together, said_in, taken_apart
+from lamina.registry import InputError
+
+
+def check_decoder_alone(model: AdaptedModel, name: str) -> None:
+    """Raise InputError where the model of a strategy called `name` has an encoder too, in which a
+    prompt is not said."""
+    if model.backbone.architecture.has_decoder:
+        raise InputError(
+            f"strategy.name: {name!r} has the model say prompts, and the encoder of a "
+            f"{model.backbone.model_type!r} model only reads them (allowed: causal language models)"
+        )
 
 
 def as_texts(batch: Batch, end: int, longest: int | None) -> Batch:

@@ -148,6 +148,14 @@ class Architecture:
         """The projections of a layer's attention, by their whole names."""
         return tuple(f"{self.attentions[layer]}.{name}" for name in self.projections)
 
+    def reads_answers(self, module: str) -> bool:
+        """Whether a module inside a layer reads the tokens of a decoder: not one of an encoder, and
+        not what makes keys and values of the encoder's output."""
+        if not self.has_decoder or self.layer_of(module) < self.num_encoder_layers:
+            return False
+        is_of_keys = module.rpartition(".")[2] in self.projections[1:]
+        return not (is_of_keys and CROSS.search(module))
+
     def layer_of(self, module: str) -> int:
         """The layer that a module is inside, or else the one that the model has come to when the
         module is called: the first or the last."""

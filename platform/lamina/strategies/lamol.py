@@ -15,7 +15,7 @@ import torch
 
 from lamina.adapters import kind_names
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.written_rows import as_texts, write_rows
+from lamina.adapters.written_rows import as_texts, check_decoder_alone, write_rows
 from lamina.backbones.decoding import Drawn
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
@@ -54,6 +54,11 @@ class LAMOL(Strategy):
             not_negative=["writing", "share"],
             positive=["top_k", "longest"],
         )
+
+    def setup(self, model: AdaptedModel) -> None:
+        """The adapter. Raises InputError for a model with an encoder."""
+        check_decoder_alone(model, "lamol")
+        model.add()
 
     def preview(self, model: AdaptedModel, batch: Batch) -> Summary:
         """How many rows the task has."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from lamina.adapters.model import MAIN, AdaptedModel
-from lamina.adapters.written_rows import as_texts, write_rows
+from lamina.adapters.written_rows import as_texts, check_decoder_alone, write_rows
 from lamina.backbones.decoding import Drawn
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
@@ -62,6 +62,11 @@ class LFPT5(Strategy):
             not_negative=["writing", "consistency", "share"],
             positive=["top_k", "longest"],
         )
+
+    def setup(self, model: AdaptedModel) -> None:
+        """The adapter. Raises InputError for a model with an encoder."""
+        check_decoder_alone(model, "lfpt5")
+        model.add()
 
     def preview(self, model: AdaptedModel, batch: Batch) -> Summary:
         """How many rows the task has."""

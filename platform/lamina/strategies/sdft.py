@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lamina.adapters import kind_names
 from lamina.adapters.model import MAIN, AdaptedModel
+from lamina.adapters.written_rows import check_decoder_alone
 from lamina.backbones.decoding import Drawn
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, generator_of
@@ -59,7 +60,9 @@ class SDFT(Strategy):
         )
 
     def setup(self, model: AdaptedModel) -> None:
-        """The student, and the teacher as its copy."""
+        """The student, and the teacher as its copy. Raises InputError for a model with an
+        encoder."""
+        check_decoder_alone(model, "sdft")
         model.add()
         model.copy(MAIN, TEACHER)
         self.state["num_steps"] = 0

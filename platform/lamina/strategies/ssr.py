@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lamina.adapters import kind_names
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.written_rows import ended, room_of
+from lamina.adapters.written_rows import check_decoder_alone, ended, room_of
 from lamina.backbones.decoding import Drawn
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
@@ -84,6 +84,11 @@ class SSR(Strategy):
             not_negative=["replay_size"],
             positive=["examples", "attempts", "kept", "clusters", "top_k", "longest"],
         )
+
+    def setup(self, model: AdaptedModel) -> None:
+        """The adapter. Raises InputError for a model with an encoder."""
+        check_decoder_alone(model, "ssr")
+        model.add()
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """What was written of earlier tasks before is of no use any more: it is written anew, of
