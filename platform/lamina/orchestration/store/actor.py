@@ -27,6 +27,7 @@ from lamina.orchestration.store.demand import Demand
 from lamina.orchestration.store.event_recorder import EventRecorder
 from lamina.orchestration.store.host_watch import HostWatch
 from lamina.orchestration.store.narrator import Narrator
+from lamina.orchestration.store.parcels import Parcel, packed, unpacked
 from lamina.orchestration.store.records import Boundary, Claim, Configuration, Expected, Report
 from lamina.orchestration.store.shared_store import SharedStore
 from lamina.orchestration.store.sweep_record import change_sweep, read_sweep
@@ -187,30 +188,32 @@ class StoreActor:
         (claim,) = await self._until(ready)
         return claim
 
-    async def pieces(self, boundary: Boundary) -> dict[str, bytes]:
+    async def pieces(self, boundary: Boundary) -> dict[str, Parcel]:
         """The checkpoint at `boundary`, in named pieces."""
-        return self._store.pieces(boundary)
+        async with self._writing:
+            # Nothing is deleted meanwhile.
+            return await asyncio.to_thread(lambda: packed(self._store.pieces(boundary)))
 
     async def report(
-        self, trial: str, host: str, report: Report, pieces: Mapping[str, bytes]
+        self, trial: str, host: str, report: Report, pieces: Mapping[str, Parcel]
     ) -> bool:
         """`host` has learned a task of `trial`. Returns whether to go on: under a scheduler, when
         that is known."""
         self._hosts.hear(host)
         async with self._writing:
             # A slow disk holds up this host, and no other call.
-            digests = await self._on_disk(self._store.write, pieces)
+            digests = await self._on_disk(lambda: self._store.write(unpacked(pieces)))
             self._store.record(trial, host, report, digests)
         with suppress(TimeoutError):
             decided = self._until(lambda: self._demand.is_decided(trial, host, report) or None)
             await asyncio.wait_for(decided, _DECISION_SECONDS)
         return self._demand.goes_on(trial, host, report)
 
-    async def finish(self, trial: str, folder: str, files: Mapping[str, bytes]) -> None:
+    async def finish(self, trial: str, folder: str, files: Mapping[str, Parcel]) -> None:
         """`trial` has learned its last task; `files` are what it leaves, by path below `folder`
         of its own folder."""
         target = self._output_dir / TRIALS / trial / folder
-        await self._on_disk(_write_folder, target, files)
+        await self._on_disk(lambda: _write_folder(target, unpacked(files)))
         self._store.finish(trial, str(target) if files else None)
 
     async def fail(self, trial: str, error: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import ray
 
 from lamina.orchestration.store.control import Action
+from lamina.orchestration.store.parcels import packed, unpacked
 from lamina.orchestration.store.records import Boundary, Claim, Expected, Report
 from lamina.tracking.base import Status
 from lamina.tracking.data import DataDocument
@@ -58,17 +59,20 @@ class StoreClient:
         self._call("advance", trials, num_tasks)
 
     def pieces(self, boundary: Boundary) -> dict[str, bytes]:
-        return self._call("pieces", boundary)
+        found = unpacked(self._call("pieces", boundary))
+        return {name: bytes(each) for name, each in found.items()}
 
     def report(
         self, trial: str, host: str, report: Report, pieces: Mapping[str, bytes]
     ) -> "ray.ObjectRef[bool]":
         """Does not wait: Ray's reference is to whether the host is to go on."""
-        reference: ray.ObjectRef[bool] = self.actor.report.remote(trial, host, report, pieces)
+        reference: ray.ObjectRef[bool] = self.actor.report.remote(
+            trial, host, report, packed(pieces)
+        )
         return reference
 
     def finish(self, trial: str, folder: str, files: Mapping[str, bytes]) -> None:
-        self._call("finish", trial, folder, files)
+        self._call("finish", trial, folder, packed(files))
 
     def fail(self, trial: str, error: str) -> None:
         self._call("fail", trial, error)
