@@ -511,9 +511,12 @@ def test_a_key_of_the_job_is_said_only_where_no_trial_depends_on_it(base_of):
 
 
 def test_a_command_says_which_keys_are_for_others(base_of):
-    given = {"sweep": {"num_samples": 1}, "hosts": {"count": 2, "cohort": 4, "device": "cpu"}}
+    hosts = {"count": 2, "cohort": 4, "device": "cpu", "workers_per_trial": 2}
+    given = {"sweep": {"num_samples": 1}, "hosts": hosts}
     job = parse_job(base_of("er") | given)
-    assert unused_by(job, "run").keys() == {"sweep", "hosts.count", "hosts.cohort"}
-    assert unused_by(job, "federate").keys() == {"sweep", "hosts.cohort"}
+    of_sweeps = {"sweep", "hosts.cohort"}
+    of_hosts = {"hosts.count", "hosts.workers_per_trial"}
+    assert unused_by(job, "run").keys() == of_sweeps | of_hosts
+    assert unused_by(job, "federate").keys() == of_sweeps
     in_process = unused_by(job, "federate --in-process")
-    assert in_process.keys() == {"sweep", "hosts.count", "hosts.cohort", "hosts.device"}
+    assert in_process.keys() == {*of_sweeps, "hosts.count", "hosts.device"}

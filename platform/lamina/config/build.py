@@ -23,10 +23,14 @@ from lamina.registry import InputError
 from lamina.streams import build_stream
 from lamina.tracking.mlflow_store import check_uri
 from lamina.training.learner import Learner
+from lamina.training.workers import Workers
 
 
-def build_learner(job: Job, stream: Stream[Batch], backbone: Backbone) -> Learner:
-    """The learner that a job asks for, at its beginning. Others may share stream and backbone.
+def build_learner(
+    job: Job, stream: Stream[Batch], backbone: Backbone, workers: Workers | None = None
+) -> Learner:
+    """The learner that a job asks for, at its beginning. Others may share stream and backbone;
+    `workers` train it together, each in a process with a learner of its own.
 
     Raises InputError where the backbone has no place for the adapter.
     """
@@ -39,6 +43,7 @@ def build_learner(job: Job, stream: Stream[Batch], backbone: Backbone) -> Learne
         seed=job.seed,
         stream=stream,
         backbone=backbone,
+        workers=workers,
     )
 
 

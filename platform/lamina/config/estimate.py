@@ -239,9 +239,8 @@ def _row_seconds(kind: _Kind, neighbours: int) -> tuple[float, float]:
 
 def _num_devices(hosts: HostSettings, on_gpu: bool) -> int:
     """How many hosts this machine has room for."""
-    if on_gpu:
-        return torch.cuda.device_count()
-    return max((os.cpu_count() or 1) // hosts.threads, 1)
+    room = torch.cuda.device_count() if on_gpu else (os.cpu_count() or 1) // hosts.threads
+    return max(room // hosts.workers_per_trial, 1)
 
 
 @contextmanager

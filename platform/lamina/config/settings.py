@@ -96,15 +96,27 @@ class HostSettings:
     """Threads of torch in each."""
     cohort: int | None = None
     """Trials that a host trains at a time; null: as many as pay, which it tries out."""
+    workers_per_trial: int = 1
+    """Processes that train a trial together, each on a device of its own and on a share of every
+    batch. A host is as many processes; it trains one trial at a time where they are several."""
     features_gb: float = 4.0
     """Disk on each machine for what the frozen layers make of samples; 0 keeps nothing."""
     features_dir: Path | None = None
     """The folder for it; null: `features` in `$LAMINA_CACHE`, or in the user's cache."""
 
-    matters_when: ClassVar[dict[str, Where]] = {"features_dir": Where("features_gb")}
+    matters_when: ClassVar[dict[str, Where]] = {
+        "cohort": Where("workers_per_trial", 1),
+        "features_dir": Where("features_gb"),
+    }
 
     def __post_init__(self) -> None:
-        _check_positive("hosts", count=self.count, threads=self.threads, cohort=self.cohort)
+        _check_positive(
+            "hosts",
+            count=self.count,
+            threads=self.threads,
+            cohort=self.cohort,
+            workers_per_trial=self.workers_per_trial,
+        )
         if self.features_gb < 0:
             raise InputError(f"hosts.features_gb: {self.features_gb} is negative")
 

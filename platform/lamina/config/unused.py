@@ -42,7 +42,12 @@ _FEDERATE = {
     "hosts.cohort": "it counts trials of a sweep",
 }
 _BY_COMMAND: dict[str, Reasons] = {
-    "run": {"sweep": _ALONE, "hosts.count": _ALONE, "hosts.cohort": _ALONE},
+    "run": {
+        "sweep": _ALONE,
+        "hosts.count": _ALONE,
+        "hosts.cohort": _ALONE,
+        "hosts.workers_per_trial": _ALONE,
+    },
     "federate": _FEDERATE,
     "federate --in-process": {
         **_FEDERATE,

@@ -47,6 +47,7 @@ def unused_in_federation(job: "Job") -> dict[str, str]:
     if federation is None:
         return {}
     found: dict[str, str] = dict(_of_the_manifest(federation))
+    found["hosts.workers_per_trial"] = "a client's work is one process's"
     if type(job.strategy).takes_gradient_steps(job.adapter is not None):
         found |= dict(_of_the_budget(federation))
         found |= dict(_of_the_round(federation))

@@ -145,7 +145,8 @@ class Device:
 
 
 def choose_devices(hosts: HostSettings) -> list[Device]:
-    """One device per host: a GPU or CPU cores, as the job says and the cluster has.
+    """What each process of each host takes: a GPU or CPU cores, as the job says and the cluster
+    has. A host is `hosts.workers_per_trial` processes.
 
     Raises InputError for GPUs where there are none.
     """
@@ -154,7 +155,8 @@ def choose_devices(hosts: HostSettings) -> list[Device]:
     if hosts.device == "cuda" and num_gpus == 0 and hosts.count is None:
         raise InputError("hosts.device: 'cuda' is not there (allowed: auto, cpu)")
     is_gpu = hosts.device == "cuda" or (hosts.device == "auto" and num_gpus > 0)
-    count = hosts.count or (num_gpus if is_gpu else max(num_cpus // hosts.threads, 1))
+    room = num_gpus if is_gpu else num_cpus // hosts.threads
+    count = hosts.count or max(room // hosts.workers_per_trial, 1)
     return [Device(is_gpu, hosts.threads)] * count
 
 

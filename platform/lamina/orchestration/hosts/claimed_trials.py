@@ -67,10 +67,7 @@ class ClaimedTrials:
         try:
             learner = self._backbones.learner(claim.mapping)
             if claim.start is not None:
-                state: dict[str, Any] = {}
-                for content in self._store.pieces(claim.start).values():
-                    state.update(unpack(content))
-                learner.load_state_dict(state)
+                restore(learner, self._store.pieces(claim.start))
             if not self._claims:
                 self._size, self._cohort.most_rows = self._backbones.packing(claim.mapping)
         except Exception as error:
@@ -92,10 +89,8 @@ class ClaimedTrials:
             self._leave(trial)
             self._store.finish(trial, folder, files)
         else:
-            state = self._learners[trial].state_dict()
-            pieces = {name: pack(piece) for name, piece in split(state).items()}
-            report = asdict(progress.report)
-            decision = self._store.report(trial, self._host, report, pieces)
+            pieces = checkpoint_of(self._learners[trial])
+            decision = self._store.report(trial, self._host, asdict(progress.report), pieces)
             self._decisions[decision] = trial
 
     def _follow_decisions(self) -> None:
@@ -144,6 +139,19 @@ def left_behind(
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
+
+
+def checkpoint_of(learner: Learner | FederatedLearner) -> dict[str, bytes]:
+    """A learner's state as the store keeps it, in named pieces."""
+    return {name: pack(piece) for name, piece in split(learner.state_dict()).items()}
+
+
+def restore(learner: Learner | FederatedLearner, pieces: Mapping[str, bytes]) -> None:
+    """Bring a learner to where `checkpoint_of` another left off."""
+    state: dict[str, Any] = {}
+    for content in pieces.values():
+        state.update(unpack(content))
+    learner.load_state_dict(state)
 
 
 def split(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

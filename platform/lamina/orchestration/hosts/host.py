@@ -1,5 +1,5 @@
 """The host: a Ray Train worker that holds frozen backbones and trains the trials that it claims on
-them."""
+them; or several workers, that train each trial together."""
 
 import os
 import platform
@@ -32,9 +32,9 @@ _WAIT_SECONDS = 10.0
 
 
 class _HostTrainer(DataParallelTrainer):
-    """Ray Train's trainer without what a host has no use for: the process group of a TorchTrainer,
-    as a host is one worker (its controller needs no torch then), and two processes, one for Ray's
-    own data sets, one that cleans up after controllers that outlive their driver.
+    """Ray Train's trainer without what a host has no use for: the process group of a TorchTrainer
+    where a host is one worker (its controller needs no torch then), and two processes, one for
+    Ray's own data sets, one that cleans up after controllers that outlive their driver.
 
     Every start of a host would wait for them. A Ray that calls no such method starts the two as
     usual.
@@ -80,7 +80,7 @@ def run_host(settings: HostSpec, folder: Path, on_controller: Callable[[Any], No
     the host with it, and this raises a RayError.
     """
     scaling = ScalingConfig(
-        num_workers=1,
+        num_workers=settings.workers,
         use_gpu=settings.use_gpu,
         resources_per_worker={"CPU": settings.threads, "GPU": int(settings.use_gpu)},
     )
@@ -91,6 +91,7 @@ def run_host(settings: HostSpec, folder: Path, on_controller: Callable[[Any], No
             # which would import Lamina and torch for it.
             partial(host_loop, settings),
             scaling_config=scaling,
+            backend_config=_process_group() if settings.workers > 1 else None,
             run_config=RunConfig(
                 name=settings.name,
                 storage_path=str(folder),
@@ -112,6 +113,9 @@ def host_loop(settings: HostSpec) -> None:
     """What the Ray Train worker does: claim trials, train them and send the store what they
     learned, until there is nothing left to claim."""
     collect_seldom()
+    if ray.train.get_context().get_world_rank() > 0:
+        _train(settings)
+        return
     with heartbeat(settings.store, settings.name):
         _train(settings)
 
@@ -130,8 +134,24 @@ def _train(settings: HostSpec) -> None:
     backbones = ResidentBackbones(
         device, settings.hosts, lambda digest, build: _find_stream(store, digest, build)
     )
+    if settings.workers > 1:
+        from lamina.orchestration.hosts.trials_of_several import TrialsOfSeveral
+
+        together = TrialsOfSeveral(settings, backbones)
+        if ray.train.get_context().get_world_rank() == 0:
+            where = f"{settings.workers} workers, the first on {device} of {platform.node()}"
+            store.arrive(settings.name, where, os.getpid())
+        together.train()
+        return
     store.arrive(settings.name, f"{device} of {platform.node()}", os.getpid())
     ClaimedTrials(settings, backbones).train()
+
+
+def _process_group() -> Any:
+    """Of the workers of one host: NCCL on GPUs, gloo elsewhere."""
+    from ray.train.torch import TorchConfig
+
+    return TorchConfig()
 
 
 @contextmanager
@@ -139,7 +159,8 @@ def _missing_is_said(settings: HostSpec) -> Iterator[None]:
     """While within, the store is told that the host waits for a machine, if it does."""
     is_over = threading.Event()
     gpu = " and a free GPU" if settings.use_gpu else ""
-    needs = f"a machine with {settings.threads} free CPU cores{gpu}"
+    each = f" for each of {settings.workers} workers" if settings.workers > 1 else ""
+    needs = f"a machine with {settings.threads} free CPU cores{gpu}{each}"
 
     def look() -> None:
         # After the sweep a call would start a Ray of its own.

@@ -19,6 +19,7 @@ from lamina.streams import build_stream
 from lamina.training.cohort import shared
 from lamina.training.learner import Learner
 from lamina.training.packing_size import MOST_PACKED, kept_packing_size
+from lamina.training.workers import Workers
 
 FindStream = Callable[[str, Callable[[], Stream[Samples]]], Stream[Samples]]
 """Given the digest of a raw stream and how to build it, returns it from wherever it is cheapest."""
@@ -47,13 +48,18 @@ class ResidentBackbones:
         self._streams: dict[tuple[BackboneSettings, str], Stream[Batch]] = {}
         self._sizes: dict[Hashable, int] = {}
 
-    def learner(self, mapping: Mapping[str, Any]) -> Learner | FederatedLearner:
-        """The learner that a job asks for: one that sees all rows, able to join a cohort, or a
-        federation of several. Raises InputError when the job cannot be done."""
+    def learner(
+        self, mapping: Mapping[str, Any], workers: Workers | None = None
+    ) -> Learner | FederatedLearner:
+        """The learner that a job asks for: one that sees all rows, able to join a cohort or, with
+        `workers`, one of several that train it together; or a federation of several. Raises
+        InputError when the job cannot be done."""
         job = parse_job(mapping)
         backbone, stream = self._cached(job)
         if job.federation is not None:
             return FederatedLearner(job, stream, backbone)
+        if workers is not None:
+            return build_learner(job, stream, backbone, workers)
         return build_learner(job, stream, shared(backbone))
 
     def packing(self, mapping: Mapping[str, Any]) -> tuple[int, int]:

@@ -21,5 +21,10 @@ class HostSpec:
 
     @property
     def threads(self) -> int:
-        """CPU cores it takes, and threads that torch uses."""
+        """CPU cores that each of its processes takes, and threads that torch uses there."""
         return self.hosts.threads
+
+    @property
+    def workers(self) -> int:
+        """Processes that it is."""
+        return self.hosts.workers_per_trial
