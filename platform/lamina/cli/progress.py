@@ -100,6 +100,8 @@ class SweepProgress:
                 where = f"after task {task + 1}" if task >= 0 else "at its beginning"
                 name = self._trials[trial].name
                 self._display.line(f"{damage}: {name} goes on {where}")
+            case {"event": "tracking_behind", "number": number}:
+                self._display.line(f"all is learned; MLflow is told of the last {number} events")
             case {"event": "tracking_incomplete", "error": error}:
                 self._display.line(f"tracking: {error}")
             case {"event": "submitted", "trial": trial, "name": name}:

@@ -41,6 +41,11 @@ class Tracker(Protocol):
         """Whether a picture is worth drawing: it takes longer than a small task."""
         ...
 
+    @property
+    def pending(self) -> int:
+        """How many of the calls below it has still to write."""
+        ...
+
     def start_sweep(self, name: str, params: Mapping[str, object], about: str = "") -> None:
         """Open the run that the trials are children of; `params`, nested or not, are shared.
         `about` is what a person reads beside it, as Markdown."""
@@ -81,6 +86,10 @@ class CompositeTracker:
     @property
     def shows_pictures(self) -> bool:
         return any(tracker.shows_pictures for tracker in self._trackers)
+
+    @property
+    def pending(self) -> int:
+        return sum(tracker.pending for tracker in self._trackers)
 
     def start_sweep(self, name: str, params: Mapping[str, object], about: str = "") -> None:
         for tracker in self._trackers:

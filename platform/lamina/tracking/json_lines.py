@@ -22,6 +22,7 @@ class JsonLinesTracker:
     """
 
     shows_pictures = False
+    pending = 0
 
     def __init__(self, output_dir: Path) -> None:
         output_dir.mkdir(parents=True, exist_ok=True)

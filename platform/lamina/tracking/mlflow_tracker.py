@@ -130,6 +130,10 @@ class MlflowTracker:
         self._writer = Thread(target=self._write, name="mlflow-writer", daemon=True)
         self._writer.start()
 
+    @property
+    def pending(self) -> int:
+        return len(self._backlog)
+
     def start_sweep(self, name: str, params: Mapping[str, object], about: str = "") -> None:
         now = _milliseconds()
         flat = dict(flatten(params))

@@ -273,11 +273,7 @@ class StoreActor:
     async def progress(self, host: str) -> int:
         """How many tasks `host` has reported, and trials that were given up on it: whether it got
         anywhere since it was started."""
-        return sum(
-            (event["event"] == "reported" and event["host"] == host)
-            or (event["event"] == "failed" and event.get("on") == host)
-            for _, event in self._store.events(0)
-        )
+        return self._store.num_ended_on(host)
 
     async def start_sweep(
         self, name: str, params: Mapping[str, Any], data: Sequence[DataDocument]
@@ -325,6 +321,10 @@ class StoreActor:
         change_sweep(self._ledger, is_closing=True)
         await self._until(lambda: None if self._hosts.here() else True)
         return self._hosts.left()
+
+    async def behind(self) -> int:
+        """How much happened that the tracker has not written yet."""
+        return self._narrator.behind
 
     async def close(self, status: Status) -> str | None:
         """Close every run of the tracker and let go of the folder. Returns what the tracker could

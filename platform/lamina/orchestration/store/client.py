@@ -1,6 +1,6 @@
 """The store as all other processes see it: calls that return when there is something to return."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ from lamina.orchestration.store.parcels import packed, unpacked
 from lamina.orchestration.store.records import Boundary, Claim, Expected, Report
 from lamina.tracking.base import Status
 from lamina.tracking.data import DataDocument
+
+_BEHIND_SECONDS = 3.0
+"""If the end of a sweep waits so long for its tracker, that is said."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +143,14 @@ class StoreClient:
     def dismiss(self) -> list[str]:
         return self._call("dismiss")
 
-    def close(self, status: Status) -> str | None:
-        return self._call("close", status)
+    def close(self, status: Status, on_behind: Callable[[int], None]) -> str | None:
+        """`on_behind` is told how much is still to be written where that takes a while."""
+        closed = self.actor.close.remote(status)
+        ready, _ = ray.wait([closed], timeout=_BEHIND_SECONDS)
+        if not ready:
+            on_behind(self._call("behind"))
+        missing: str | None = ray.get(closed)
+        return missing
 
     def kill(self) -> None:
         """End the actor for good."""

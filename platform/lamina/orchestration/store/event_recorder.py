@@ -52,6 +52,11 @@ class EventRecorder:
         self._data: dict[str, DataDocument] = {}
         """What they learn from, by digest."""
 
+    @property
+    def pending(self) -> int:
+        """How much the tracker has been told and not written yet."""
+        return self._tracker.pending
+
     def record(self, event: Mapping[str, Any], trials: Sequence[TrialReports]) -> None:
         """Record `event`; `trials` is its trial when that ends, and every trial of the store when
         the sweep does."""

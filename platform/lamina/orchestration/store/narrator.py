@@ -10,6 +10,11 @@ from lamina.orchestration.store.shared_store import SharedStore
 from lamina.orchestration.store.sweep_record import change_sweep, read_sweep
 from lamina.tracking.base import TrackingError
 
+MOST_PENDING = 1000
+"""Calls that wait in the tracker, at most, before it is told more: what it has not been told is in
+the ledger, and takes no memory."""
+_PAUSE_SECONDS = 0.2
+
 
 class Narrator:
     """The one writer to the tracker. It has a thread of its own, because it draws pictures.
@@ -26,6 +31,7 @@ class Narrator:
         self._missing: list[str] = []
         """What the recorder could not record."""
         self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
 
     def notify(self) -> None:
         """There may be news. Returns at once."""
@@ -34,6 +40,8 @@ class Narrator:
 
     async def close(self) -> str | None:
         """Return when everything is written: what could not be, or None."""
+        # A tracker that does not answer gives up by itself once it is closed.
+        self._is_closing = True
         while self._task is not None:
             await self._task
         missing = [*self._missing]
@@ -43,6 +51,11 @@ class Narrator:
         except TrackingError as error:
             missing.append(str(error))
         return "; ".join(missing) or None
+
+    @property
+    def behind(self) -> int:
+        """How much happened that the tracker has not written yet."""
+        return self._store.ledger.last_event() - self._recorded + self._recorder.pending
 
     async def _tell(self) -> None:
         loop = asyncio.get_running_loop()
@@ -58,6 +71,8 @@ class Narrator:
                     # A full disk, say. Training is worth more than its diary.
                     self._missing.append(f"{event['event']} of {event['trial']}: {error}")
                 self._recorded = number
+                while self._recorder.pending > MOST_PENDING and not self._is_closing:
+                    await asyncio.sleep(_PAUSE_SECONDS)
         self._task = None
 
     def _concerned(self, event: Mapping[str, Any]) -> list[str]:

@@ -26,10 +26,11 @@ def packed(contents: Mapping[str, bytes]) -> dict[str, Parcel]:
 def unpacked(parcels: Mapping[str, Parcel]) -> dict[str, bytes]:
     """What was sent, not to be changed. Those from the object store are there as long as the result
     is. Raises Ray's error where whoever sent them has died."""
-    return {
-        name: each if isinstance(each, bytes) else memoryview(ray.get(each[0]))  # type: ignore[misc]
-        for name, each in parcels.items()
-    }
+    return {name: _unpacked(each) for name, each in parcels.items()}
+
+
+def _unpacked(parcel: Parcel) -> Any:
+    return parcel if isinstance(parcel, bytes) else memoryview(ray.get(parcel[0]))
 
 
 def _packed(content: bytes) -> Parcel:

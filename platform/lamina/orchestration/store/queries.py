@@ -8,6 +8,9 @@ from lamina.orchestration.store.ledger import Ledger
 from lamina.orchestration.store.records import Boundary, Configuration, Report
 from lamina.orchestration.store.transitions import State
 
+MOST_EVENTS = 500
+"""Events that are told at a time: whoever comes late does not get all of them at once."""
+
 
 class Queries:
     """Reads the ledger."""
@@ -109,11 +112,26 @@ class Queries:
         return json.loads(row[0]) if row else None
 
     def events(self, after: int) -> list[tuple[int, dict[str, Any]]]:
-        """What happened after event number `after`, in order, each with its number."""
+        """What happened after event number `after`, in order, each with its number: the first
+        `MOST_EVENTS`, where it is more."""
         rows = self._ledger.rows(
-            "SELECT number, event FROM events WHERE number > ? ORDER BY number", after
+            "SELECT number, event FROM events WHERE number > ? ORDER BY number LIMIT ?",
+            after,
+            MOST_EVENTS,
         )
         return [(number, json.loads(event)) for number, event in rows]
+
+    def num_ended_on(self, host: str) -> int:
+        """How many tasks `host` has reported, and trials that were given up on it."""
+        row = self._ledger.row(
+            "SELECT COUNT(*) FROM events WHERE "
+            "(json_extract(event, '$.event') = 'reported' AND json_extract(event, '$.host') = ?) "
+            "OR (json_extract(event, '$.event') = 'failed' AND json_extract(event, '$.on') = ?)",
+            host,
+            host,
+        )
+        assert row is not None
+        return int(row[0])
 
     def configuration(self, config: str) -> Configuration | None:
         """What the driver has said of a configuration of Ray Tune; None: nothing yet."""

@@ -102,6 +102,7 @@ class SharedStore:
         self.report_of = queries.report_of
         self.last_report = queries.last_report
         self.events = queries.events
+        self.num_ended_on = queries.num_ended_on
         self.configuration = queries.configuration
         self.note = queries.note
 

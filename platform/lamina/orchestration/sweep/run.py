@@ -70,9 +70,9 @@ def run_sweep(
     `reported` (`report`), `set_back` (`damage`, `task`: a checkpoint is damaged, and it goes on
     after this task, or with -1 at its beginning), `paused`, `finished`, `stopped`, `failed`
     (`error`); `asked` (`action`, `subject`: the trial) when a person does from another terminal;
-    then `sweep_finished` (`status`), and `tracking_incomplete` (`error`) if the tracker could not
-    write everything; last `verified` (`same_matrices`, `difference`, `holds`) for each trial that
-    was trained again alone.
+    then `sweep_finished` (`status`), `tracking_behind` (`number`) if the tracker has still so much
+    to write, and `tracking_incomplete` (`error`) if it could not write everything; last `verified`
+    (`same_matrices`, `difference`, `holds`) for each trial that was trained again alone.
 
     Raises InputError, before Ray is started where possible, for what is wrong with the job.
     """
@@ -185,7 +185,7 @@ class _Sweep:
         finally:
             self._over.set()
             try:
-                missing = store.close(status)
+                missing = store.close(status, self._say_what_is_written)
                 results = store.results()
                 if hosts is not None and status == "finished":
                     hosts.join(left)
@@ -197,6 +197,9 @@ class _Sweep:
         if missing:
             self._on_event({"event": "tracking_incomplete", "trial": None, "error": missing})
         return callback.rows(results)
+
+    def _say_what_is_written(self, number: int) -> None:
+        self._on_event({"event": "tracking_behind", "trial": None, "number": number})
 
     def _on_event(self, event: Mapping[str, Any]) -> None:
         with self._telling:
