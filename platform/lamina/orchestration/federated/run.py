@@ -10,6 +10,7 @@ import ray
 import torch
 
 from lamina.backbones.content import backbone_digest
+from lamina.backbones.copies import is_folder, keep_copy
 from lamina.config import Job
 from lamina.config.clients import manifest_of, passes_of, settings_of_run
 from lamina.core import Samples, Stream
@@ -19,6 +20,7 @@ from lamina.federation.server.outcome import Bound
 from lamina.federation.server.rounds import FederatedRun
 from lamina.federation.work import Reply, Work
 from lamina.files import alone_in
+from lamina.orchestration.backbone_copies import put_copy
 from lamina.orchestration.cluster import choose_devices, cluster
 from lamina.orchestration.federated.broadcasts import Broadcasts, ClientStore
 from lamina.orchestration.federated.chunks import ItemResult, boundary_of
@@ -101,7 +103,7 @@ def _run_alone(
         worker = worker_of(job.mapping, raw, manifest, torch.device("cpu"))
         return _run(job, run, LocalPool(worker), store, manifest, on_event)
     with cluster():
-        shared = (ray.put(raw), ray.put(manifest))
+        shared = (ray.put(raw), ray.put(manifest), *put_copy(job.backbone.name))
         devices = choose_devices(job.hosts)
         pool = RayPool(partial(_make_worker, job.mapping), devices, shared, on_event)
         try:
@@ -190,7 +192,9 @@ def _bounds(
 
 
 def _make_worker(mapping: Mapping[str, Any], is_gpu: bool, *shared: Any) -> LearningWorker:
-    raw, manifest = shared
+    raw, manifest, *copy = shared
+    if copy and not is_folder(mapping["backbone"]["name"]):
+        keep_copy(mapping["backbone"]["name"], *copy)
     return worker_of(mapping, raw, manifest, torch.device("cuda" if is_gpu else "cpu"))
 
 

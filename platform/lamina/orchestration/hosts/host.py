@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lamina.core import Samples, Stream
 from lamina.garbage import collect_seldom
+from lamina.orchestration.backbone_copies import copy_key, take_copy
 from lamina.orchestration.hosts.heartbeat import heartbeat
 from lamina.orchestration.hosts.spec import HostSpec
 from lamina.orchestration.store.client import StoreClient
@@ -132,7 +133,10 @@ def _train(settings: HostSpec) -> None:
     device = get_device()
     store = settings.store
     backbones = ResidentBackbones(
-        device, settings.hosts, lambda digest, build: _find_stream(store, digest, build)
+        device,
+        settings.hosts,
+        lambda digest, build: _find_stream(store, digest, build),
+        lambda name: take_copy(name, store.stream(copy_key(name))),
     )
     if settings.workers > 1:
         from lamina.orchestration.hosts.trials_of_several import TrialsOfSeveral

@@ -40,10 +40,19 @@ class ResidentBackbones:
     """A cache that lives as long as the process: one backbone per settings, one encoded stream per
     backbone and raw stream."""
 
-    def __init__(self, device: torch.device, hosts: HostSettings, find_stream: FindStream) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        hosts: HostSettings,
+        find_stream: FindStream,
+        fetch_backbone: Callable[[str], None] | None = None,
+    ) -> None:
+        """`fetch_backbone` is called with the name of each backbone before it is loaded: this
+        machine may not have its folder."""
         self._device = device
         self._hosts = hosts
         self._find_stream = find_stream
+        self._fetch_backbone = fetch_backbone
         self._backbones: dict[BackboneSettings, Backbone] = {}
         self._streams: dict[tuple[BackboneSettings, str], Stream[Batch]] = {}
         self._sizes: dict[Hashable, int] = {}
@@ -82,6 +91,8 @@ class ResidentBackbones:
         """The backbone and the encoded stream of a job, made where they are not cached yet."""
         backbone = self._backbones.get(job.backbone)
         if backbone is None:
+            if self._fetch_backbone is not None:
+                self._fetch_backbone(job.backbone.name)
             backbone = load_backbone(job.backbone, self._device)
             keep_features(backbone, self._hosts)
             self._backbones[job.backbone] = backbone

@@ -1,4 +1,4 @@
-"""The streams of a sweep, each built once, on the driver, and offered to the hosts; and what each
+"""The streams and backbones' folders of a sweep, on the driver, offered to the hosts; and what each
 trial learns from."""
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ import ray
 from lamina.config import Job, SweepPlan
 from lamina.config.identity import identified, learned_from, source_of
 from lamina.core import Samples, Stream
+from lamina.orchestration.backbone_copies import copy_key, put_copy
 from lamina.orchestration.hosts.resident_backbones import stream_digest, stream_of
 from lamina.tracking.data import DataDocument, data_document
 
@@ -49,6 +50,7 @@ class DriverStreams:
             found = self._found[key] = learned_from(job, stream)
             digest = found["stream"]
             self._documents[digest] = data_document(stream, digest, source_of(job))
+            self._put_backbone(job.backbone.name)
         return identified(job, self._found[key])
 
     def documents(self) -> list[DataDocument]:
@@ -73,6 +75,14 @@ class DriverStreams:
         if self._offer is not None:
             self._offer(digest, self._references[digest])
         return stream
+
+    def _put_backbone(self, name: str) -> None:
+        """Have the backbone's folder in the object store, if hosts may lack it."""
+        key = copy_key(name)
+        for reference in [] if key in self._references else put_copy(name):
+            self._references[key] = reference
+            if self._offer is not None:
+                self._offer(key, reference)
 
 
 def _reads(job: Job) -> str:

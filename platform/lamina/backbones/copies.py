@@ -1,0 +1,46 @@
+"""Copies of backbones' folders, for machines that do not have them."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from lamina.backbones.content import files_of
+from lamina.backbones.locate import cache_folder, stand_in
+
+
+def is_folder(name: str) -> bool:
+    """Whether a backbone is a folder of this machine: others may not have it. What a package ships
+    or the hub has, each machine finds by itself."""
+    return Path(name).expanduser().is_dir()
+
+
+def content_of(name: str) -> dict[str, bytes]:
+    """What is read of a backbone's folder, by path below it."""
+    folder = Path(name).expanduser()
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files_of(folder)}
+
+
+def keep_copy(name: str, files: Mapping[str, Any]) -> Path:
+    """From now on `name` is, in this process, a copy of the folder that these files are of. The
+    copy is in the cache, once for all processes of a machine, and whole or not there."""
+    digest = sha256()
+    for path, content in sorted(files.items()):
+        digest.update(path.encode() + sha256(content).digest())
+    folder = cache_folder() / "backbones" / digest.hexdigest()[:16]
+    if not folder.is_dir():
+        part = folder.with_name(f"{folder.name}.{uuid4().hex}.part")
+        for path, content in files.items():
+            target = part / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        try:
+            os.rename(part, folder)
+        except OSError:
+            # Another process was faster.
+            shutil.rmtree(part)
+    stand_in(name, folder)
+    return folder
