@@ -9,7 +9,8 @@ and bundle as those of every other, `c` trials at a time. Measured are
 - seconds per trial of the whole command, and of its end, when all is learned and the tracker
   catches up;
 - each call of the store that a host makes: how many in a second, median, 95th and 99th percentile;
-- the memory of the driver and of the store, at a quarter and at the end: what a trial adds;
+- the memory of the driver and of the store, at a quarter and at the end: what a trial adds; and
+  their CPU seconds for each trial, which a busy machine does not change much;
 - bytes on the disk per trial.
 
 `scheduler` is a sweep of a tenth of the trials under task halving. `writer` is the tracker by
@@ -161,7 +162,7 @@ def sweep(folder: Path, given: Namespace) -> None:
     host.host_loop = no_op_loop
     path = folder / "job.yaml"
     path.write_text(yaml.safe_dump(job_of(folder, given)))
-    samples: list[tuple[int, float, float]] = []
+    samples: list[tuple[float, ...]] = []
     over = threading.Event()
     thread = threading.Thread(target=_sample, args=(folder / "out", samples, over), daemon=True)
     begin = time.perf_counter()
@@ -177,16 +178,17 @@ def sweep(folder: Path, given: Namespace) -> None:
 
 
 def _sample(output_dir: Path, samples: list[Any], over: threading.Event) -> None:
-    """Take down, every second: finished trials, and MiB of the driver and of the store."""
+    """Take down, every second: finished trials, MiB of the driver and of the store, and the CPU
+    seconds of either."""
     driver = psutil.Process()
     while not over.wait(_LOOK_SECONDS):
         finished = len(list(output_dir.glob("trials/*/bundle")))
-        store = [
-            process.memory_info().rss
-            for process in driver.children(recursive=True)
-            if "ray::StoreActor" in " ".join(process.cmdline()[:1])
-        ]
-        samples.append((finished, driver.memory_info().rss / MIB, sum(store) / MIB))
+        with psutil_silent():
+            for process in driver.children(recursive=True):
+                if "ray::StoreActor" in " ".join(process.cmdline()[:1]):
+                    memory = [each.memory_info().rss / MIB for each in (driver, process)]
+                    seconds = [sum(each.cpu_times()[:2]) for each in (driver, process)]
+                    samples.append((finished, *memory, *seconds))
 
 
 def measured_sweep(folder: Path, trials: int, concurrent: int, scheduled: bool) -> dict[str, Any]:
@@ -214,6 +216,8 @@ def measured_sweep(folder: Path, trials: int, concurrent: int, scheduled: bool) 
         "store MiB": max(each[2] for each in samples),
         "driver MiB per 1000 trials": 1000 * (samples[-1][1] - quarter[1]) / added,
         "store MiB per 1000 trials": 1000 * (samples[-1][2] - quarter[2]) / added,
+        "driver CPU seconds per trial": (samples[-1][3] - quarter[3]) / added,
+        "store CPU seconds per trial": (samples[-1][4] - quarter[4]) / added,
         "disk MiB per trial": size / MIB / trials,
         "calls": {name: quantiles(each) for name, each in json.loads(calls.read_text()).items()},
     }
@@ -252,7 +256,7 @@ def writer(folder: Path, given: Namespace) -> dict[str, Any]:
     reports = [report_of(task, TASKS) for task in range(TASKS)]
     seconds = defaultdict(list)
     before = psutil.Process().memory_info().rss
-    begin = time.perf_counter()
+    begin, cpu_before = time.perf_counter(), time.process_time()
 
     def tell(event: Mapping[str, Any], about: list[TrialReports]) -> None:
         start = time.perf_counter()
@@ -273,9 +277,11 @@ def writer(folder: Path, given: Namespace) -> dict[str, Any]:
     tell({"event": "sweep_finished", "trial": None, "status": "finished"}, known)
     recorder.close()
     took = time.perf_counter() - begin
+    cpu = time.process_time() - cpu_before
     return {
         "trials": given.trials,
         "seconds per trial": took / given.trials,
+        "CPU seconds per trial": cpu / given.trials,
         "MiB": (psutil.Process().memory_info().rss - before) / MIB,
         "calls": {name: quantiles(each) for name, each in seconds.items()},
     }
