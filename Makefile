@@ -7,7 +7,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 READY := $(VENV)/.ready
 READY_TO_TEST := $(VENV)/.ready-to-test
 
-.PHONY: sweep test check clean
+.PHONY: sweep test check audit clean
 
 # The main job: eight strategies on a stream of voice commands, and a leaderboard.
 sweep: $(READY)
@@ -23,6 +23,11 @@ check: $(READY_TO_TEST)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=platform $(BIN)/lint-imports --no-logo
+
+# Known faults of what is installed, by PyPI's own list. It needs the network, so it is no part of `check`.
+audit: $(READY_TO_TEST)
+	@$(PIP) pip-audit
+	$(BIN)/pip-audit --local --skip-editable
 
 # What it takes to use Lamina. torch comes first and by itself: whatever asks for it afterwards takes
 # the build that is there.

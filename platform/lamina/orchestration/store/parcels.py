@@ -30,7 +30,10 @@ def unpacked(parcels: Mapping[str, Parcel]) -> dict[str, bytes]:
 
 
 def _unpacked(parcel: Parcel) -> Any:
-    return parcel if isinstance(parcel, bytes) else memoryview(ray.get(parcel[0]))
+    if isinstance(parcel, bytes):
+        return parcel
+    content: Any = ray.get(parcel[0])
+    return memoryview(content)
 
 
 def _packed(content: bytes) -> Parcel:
