@@ -27,7 +27,8 @@ class ClientUpdate:
     tensors: Tensors
     """What it trained, as it stands after its steps (not the difference)."""
     num_rows: int
-    """How many rows it trained on: its weight, where clients are weighted."""
+    """How many rows it trained on, or where answers are tokens, how many tokens: its weight, where
+    clients are weighted."""
     phase: str
     """What the round trained and how (`a`, `b`, `both`, a task key ...): updates of different
     phases do not mix."""

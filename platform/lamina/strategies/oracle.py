@@ -28,6 +28,7 @@ class Oracle(Strategy):
     paper = "Learning multiple visual domains with residual adapters"
     year = 2017
     scenarios = ("task_incremental",)
+    classes_only = "it must be told the task, which a stream of tokens does not"
     grows = True
 
     def setup(self, model: AdaptedModel) -> None:

@@ -96,7 +96,8 @@ class Boundaries:
         if not end:
             experiences = setup.stream.experiences
             seen = experiences[: task + 1] if setup.in_step else experiences
-            model.grow_head(max(max(each.task.classes) for each in seen) + 1)
+            known = max(max(each.task.classes, default=-1) for each in seen)
+            model.grow_head(known + 1)
         return model, strategy
 
     @torch.no_grad()
