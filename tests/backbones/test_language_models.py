@@ -233,6 +233,7 @@ def test_a_kept_prefix_changes_no_answer_and_is_in_use(name, models, tmp_path):
         model.add()
         found.append((model(batch.inputs).logits, model.frozen_features(batch.inputs)))
     torch.testing.assert_close(found[0][0], found[1][0], atol=1e-4, rtol=1e-4)
+    assert torch.equal(*(logits.argmax(dim=-1) for logits, _ in found))
     torch.testing.assert_close(found[0][1], found[1][1], atol=1e-5, rtol=1e-4)
     shelves = {path.parent.name for path in tmp_path.rglob("*.safetensors")}
     assert "features" in shelves

@@ -6,7 +6,7 @@ from pathlib import Path
 from lamina.backbones.locate import locate
 from lamina.bundles.facts import Facts
 from lamina.bundles.predictor import Predictor
-from lamina.evaluation.measures import measure_in, named
+from lamina.evaluation.measures import measure_in, named, words_of
 
 _SHOWN = ("average_accuracy", "forgetting", "backward_transfer", "average_incremental_accuracy")
 
@@ -83,7 +83,7 @@ def _data(facts: Facts) -> list[str]:
 def _numbers(facts: Facts) -> list[str]:
     lines = ["## Results on the test parts", ""]
     measure = measure_in(facts.metrics)
-    words = measure.replace("_", " ")
+    words = words_of(measure)
     for name in (named(each, measure) for each in _SHOWN):
         if (value := facts.metrics.get(f"test/{name}")) is not None:
             lines.append(f"- {name.replace('_', ' ')}: {value:.3f}")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lamina.core import Part
+from lamina.evaluation import measures
 from lamina.evaluation.drift import Correlation, drift_and_forgetting
 from lamina.evaluation.leaderboard import Row, ranked, read_row
-from lamina.evaluation.measures import named
 from lamina.evaluation.seeds import Group, groups_over_seeds
 from lamina.folders import BUNDLE, EVENTS, LEADERBOARD, MATRIX, PREDICTIONS, RESULT, RUNS, TRIALS
 from lamina.registry import InputError
@@ -172,7 +172,7 @@ def bounds(rows: Sequence[Row]) -> frozenset[str]:
 
 def words_of(row: Row) -> str:
     """What a row is measured by, as a person says it."""
-    return named("accuracy", row.get("measure", "accuracy")).replace("_", " ")
+    return measures.words_of(row.get("measure", "accuracy"))
 
 
 def title_of(rows: Sequence[Row], name: str) -> str:

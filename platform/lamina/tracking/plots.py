@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lamina.evaluation.measures import better_of
+from lamina.evaluation.measures import better_of, words_of
 from lamina.tracking.matrix import Rows
 from lamina.tracking.palette import BOUND, PALETTE
 
@@ -37,7 +37,7 @@ def draw_matrix(
         name: Whose it is: the strategy or the trial.
         measure: What R is of.
     """
-    size, words = len(tasks), measure.replace("_", " ")
+    size, words = len(tasks), words_of(measure)
     grid = np.full((size, size), nan)
     for t, row in enumerate(cells):
         grid[t, : len(row)] = [nan if value is None else value for value in row]
@@ -119,7 +119,7 @@ def draw_curves(
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     more = f"; the {len(others)} below the best {LABELLED} in grey" if others else ""
-    _title(axes, name, f"{part} {measure.replace('_', ' ')}, average over the tasks so far{more}")
+    _title(axes, name, f"{part} {words_of(measure)}, average over the tasks so far{more}")
 
     last = len(tasks) - 1
     for _, curve in others:

@@ -53,5 +53,10 @@ def better_of(name: str) -> Literal["max", "min"]:
     return _class(name).better
 
 
+def words_of(name: str) -> str:
+    """What a person calls a measure."""
+    return _class(name).words or name.replace("_", " ")
+
+
 def _class(name: str) -> type[Measure]:
     return cast(type[Measure], member_class(_PACKAGE, name, Measure, KEY))

@@ -21,6 +21,8 @@ class Measure(ABC):
     reads_texts: ClassVar[bool] = False
     """Whether it reads what is said, which then is generated: some five times as slow as to look
     at the right answers' logits alone."""
+    words: ClassVar[str | None] = None
+    """What a person calls it; None: its name."""
     package: ClassVar[str | None] = None
     """The package of `lamina[lm]` that it needs, as Python imports it."""
 
@@ -28,11 +30,6 @@ class Measure(ABC):
     def name(self) -> str:
         """As in a job."""
         return type(self).__module__.rsplit(".", 1)[-1]
-
-    @property
-    def words(self) -> str:
-        """As a person says it."""
-        return self.name.replace("_", " ")
 
     @abstractmethod
     def of(self, found: Any) -> float:

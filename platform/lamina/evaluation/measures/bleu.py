@@ -8,6 +8,7 @@ class Bleu(OfPairs):
     """Corpus BLEU with sacrebleu's defaults: 13a tokens, up to four of them, exponential
     smoothing."""
 
+    words = "BLEU"
     package = "sacrebleu"
 
     def of_pairs(self, pairs: list[tuple[str, str]]) -> float:

@@ -8,6 +8,7 @@ class ChrF(OfPairs):
     """F2 of runs of up to six characters, with sacrebleu's defaults: it needs no words, and so
     suits every language."""
 
+    words = "chrF"
     package = "sacrebleu"
 
     def of_pairs(self, pairs: list[tuple[str, str]]) -> float:

@@ -9,6 +9,7 @@ from lamina.evaluation.measures.base import OfPairs
 class RougeL(OfPairs):
     """Mean over rows; 0 for a row without a common word."""
 
+    words = "Rouge-L"
     package = "rouge_score"
 
     def of_pairs(self, pairs: list[tuple[str, str]]) -> float:

@@ -15,6 +15,8 @@ class SlotF1(OfPairs):
     """2 c / (s + w) over all rows of a task, of s slots that were said and w that are right, c of
     them in both: their order does not matter."""
 
+    words = "slot F1"
+
     def of_pairs(self, pairs: list[tuple[str, str]]) -> float:
         """Micro average, as of CoNLL's scorer."""
         common = total = 0
