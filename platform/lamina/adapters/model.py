@@ -258,6 +258,11 @@ class AdaptedModel:
                         key: tensor.detach().clone() for key, tensor in adapter.tensors.items()
                     },
                     "trainable": adapter.trainable,
+                    "fixed": [
+                        key
+                        for key, tensor in adapter.tensors.items()
+                        if adapter.trainable and not tensor.requires_grad
+                    ],
                     "has_kind": adapter.kind is not None,
                 }
                 for name, adapter in self.adapters.items()
@@ -269,7 +274,9 @@ class AdaptedModel:
         self.adapters.clear()
         for name, saved in state["adapters"].items():
             kind = self.kind if saved["has_kind"] else None
-            self._put(name, kind, saved["tensors"], trainable=saved["trainable"])
+            adapter = self._put(name, kind, saved["tensors"], trainable=saved["trainable"])
+            for key in saved.get("fixed", ()):
+                adapter.tensors[key].requires_grad_(False)
         self.active = list(state["active"])
 
     def _train(self, names: Sequence[str], *, wanted: bool) -> None:

@@ -45,13 +45,21 @@ class SweepSettings:
     verify: float = 0.0
     """The share of the trials that is trained again alone when the sweep ends, to prove that
     packing, kept features and shared stages changed nothing."""
+    checkpoint_steps: int | None = None
+    """After so many steps within a task a trial is kept, so that a host that dies loses no more of
+    a long task; null: at the end of each task only."""
 
     matters_when: ClassVar[dict[str, Where]] = {"unfit": Where("variants")}
 
     def __post_init__(self) -> None:
         if not 0 <= self.verify <= 1:
             raise InputError(f"sweep.verify: {self.verify} is no share (allowed: 0 to 1)")
-        _check_positive("sweep", num_samples=self.num_samples, max_concurrent=self.max_concurrent)
+        _check_positive(
+            "sweep",
+            num_samples=self.num_samples,
+            max_concurrent=self.max_concurrent,
+            checkpoint_steps=self.checkpoint_steps,
+        )
         known = [
             f"validation/{named(name, each)}" for each in measure_names() for name in _SUMMARIES
         ]

@@ -18,6 +18,7 @@ from lamina.memory.base import Policy
 from lamina.memory.memory import Memory, Replay
 from lamina.strategies.base import Strategy
 from lamina.training.finite import check_losses, check_tensors, naming
+from lamina.training.midway import Midway
 from lamina.training.notes import notes_of
 from lamina.training.report import TaskReport
 from lamina.training.rows_by_id import RowsById
@@ -32,7 +33,8 @@ class Learner:
     two accuracy matrices.
 
     Its result depends on its arguments and on nothing else: every draw is seeded by name, so it is
-    the same alone, on any host, and after `load_state_dict` at any task boundary.
+    the same alone, on any host, and after `load_state_dict` at any task boundary, or within a task
+    where it was asked for its state by `on_checkpoint`.
     """
 
     def __init__(
@@ -65,6 +67,12 @@ class Learner:
             self.model.grow_head(len(stream.class_names))
         self.strategy.setup(self.model)
         self._stepper: Stepper | None = None
+        self.checkpoint_steps: int | None = None
+        """After so many steps each, `on_checkpoint` is called; None: never."""
+        self.on_checkpoint: Callable[[], None] = lambda: None
+        self._midway: Midway | None = None
+        """Where it stands within a task: while `on_checkpoint` is called, and until what was loaded
+        is gone on with."""
 
     def learn(self) -> Iterator[TaskReport]:
         """Train the tasks that are left, one for each report.
@@ -83,7 +91,8 @@ class Learner:
     def train_task(self) -> TaskReport:
         """Train the next task, and evaluate."""
         experience = self.stream.experiences[self.next_task]
-        self.scores.before_task(self.next_task)
+        if self._midway is None:
+            self.scores.before_task(self.next_task)
         with self.scores.timed("train"):
             loss = self._train(experience)
             check_tensors({n: a.tensors for n, a in self.model.adapters.items()}, "the tensor")
@@ -96,7 +105,8 @@ class Learner:
         return self._report(experience.task, loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on as if nothing had happened; at a task boundary."""
+        """All that is needed to go on as if nothing had happened; at a task boundary, or from
+        `on_checkpoint`."""
         return {
             "next_task": self.next_task,
             "num_steps": self.num_steps,
@@ -105,6 +115,7 @@ class Learner:
             "memory": self.memory.state_dict() if self.memory is not None else None,
             "scores": self.scores.state_dict(),
             "stepper": self._stepper.state_dict() if self._stepper is not None else None,
+            "midway": self._midway.plain() if self._midway is not None else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -119,20 +130,26 @@ class Learner:
         if state["stepper"] is not None:
             self._stepper = self.new_stepper(self._num_steps_of_stream())
             self._stepper.load_state_dict(to_device(state["stepper"], self.model.backbone.device))
+        midway = state.get("midway")
+        self._midway = None if midway is None else Midway.of(midway)
 
     def _train(self, experience: Experience[Batch]) -> float | None:
         """One task, from its preview to the memory. Returns the mean loss of its last epoch, where
         there was one."""
-        self.scores.costs.train_flops.append(0.0)
+        begins = self._midway is None
+        if begins:
+            self.scores.costs.train_flops.append(0.0)
         if self._is_task_free:
             return self._stream_through(experience.train)
         data = experience.train
         if self.strategy.data == "all":
             data = Batch.cat([each.train for each in self.stream.experiences])
-        self.model.grow_head(1 + max(max(each.task.classes, default=-1) for each in self._so_far()))
         strategy, task = self.strategy, experience.task
         by_length = data.by_length()
-        strategy.begin_task(self.model, task, self.summarise(strategy.preview, by_length))
+        if begins:
+            classes = (max(each.task.classes, default=-1) for each in self._so_far())
+            self.model.grow_head(1 + max(classes))
+            strategy.begin_task(self.model, task, self.summarise(strategy.preview, by_length))
         loss = self.descend(task, data) if self._takes_steps(task) else None
         strategy.end_task(self.model, task, self.summarise(strategy.review, by_length))
         if not self._enters_as_it_passes or loss is None:
@@ -143,20 +160,34 @@ class Learner:
         """The phases of a task. Returns the mean loss of the last epoch."""
         settings = self.training
         steps_per_epoch = -(-len(data) // settings.batch_size)
-        loss, epoch, weights = 0.0, 0, self._class_weights(data)
-        self.scores.probes.before_task(task.index, self.scores.measure_now)
-        with self.model.dropping(generator_of(self.seed, "dropout", task.index)):
+        loss, end, weights = 0.0, 0, self._class_weights(data)
+        at = self._place(task.index)
+        with self.model.dropping(at.dropout):
             for phase, share in enumerate(self.strategy.phases(task)):
-                self.strategy.begin_phase(self.model, task, phase)
                 epochs = max(1, round(share * settings.epochs))
+                end += epochs
+                if at.epoch >= end:
+                    continue
+                if at.stepper is None:
+                    self.strategy.begin_phase(self.model, task, phase)
                 stepper = self.new_stepper(epochs * steps_per_epoch, weights)
-                for epoch in range(epoch, epoch + epochs):  # noqa: B020
+                if at.stepper is not None:
+                    stepper.load_state_dict(to_device(at.stepper, self.model.backbone.device))
+                for epoch in range(max(at.epoch, end - epochs), end):
                     shuffle = generator_of(self.seed, "order", task.index, epoch)
                     order = torch.randperm(len(data), generator=shuffle)
                     is_first = self._enters_as_it_passes and epoch == 0
-                    loss = self._pass_over(data, order, stepper, offer=is_first)
-                epoch += 1
+                    loss = self._pass_over(data, order, stepper, at, offer=is_first)
+                    at = Midway(epoch + 1, at.dropout)
         return loss
+
+    def _place(self, task: int) -> Midway:
+        """Where a task is gone on with, or its beginning."""
+        at, self._midway = self._midway, None
+        if at is None:
+            self.scores.probes.before_task(task, self.scores.measure_now)
+            at = Midway(dropout=generator_of(self.seed, "dropout", task))
+        return at
 
     def _stream_through(self, data: Batch) -> float:
         """The rows of a task-free stream in the order in which they come, once; nothing says where
@@ -166,9 +197,9 @@ class Learner:
         order = torch.randperm(len(data), generator=shuffle)
         if self._stepper is None:
             self._stepper = self.new_stepper(self._num_steps_of_stream())
-        self.scores.probes.before_task(self.next_task, self.scores.measure_now)
-        with self.model.dropping(generator_of(self.seed, "dropout", self.next_task)):
-            return self._pass_over(anonymous, order, self._stepper, offer=True)
+        at = self._place(self.next_task)
+        with self.model.dropping(at.dropout):
+            return self._pass_over(anonymous, order, self._stepper, at, offer=True)
 
     def _num_steps_of_stream(self) -> int:
         """Of one pass."""
@@ -192,18 +223,20 @@ class Learner:
         costs.trained_parameters = max(costs.trained_parameters, trained)
         return stepper
 
-    def _pass_over(self, data: Batch, order: Tensor, stepper: Stepper, *, offer: bool) -> float:
-        """A step for each batch of rows in this order, after which the memory is offered the batch
-        if it should `offer`. Returns the mean loss.
+    def _pass_over(
+        self, data: Batch, order: Tensor, stepper: Stepper, at: Midway, *, offer: bool
+    ) -> float:
+        """A step for each batch of rows in this order, from where the epoch stands (`at`) on, after
+        which the memory is offered the batch if it should `offer`. Returns the mean loss.
 
         Raises NotFiniteError where a loss, or what was trained, is not finite at the end. It is
         read there only, so that no step waits for the device.
         """
         device = self.model.backbone.device
-        total = torch.zeros((), device=device)
-        losses: list[Tensor] = []
-        scores, first_step = self.scores, self.num_steps
-        for rows in order.split(self.training.batch_size):
+        total = torch.zeros((), device=device) if at.total is None else at.total.to(device)
+        losses = [*at.losses]
+        scores, first_step = self.scores, self.num_steps - at.num_batches
+        for rows in order.split(self.training.batch_size)[at.num_batches :]:
             batch = data[rows]
             replay = Replay(
                 self.memory,
@@ -220,6 +253,12 @@ class Learner:
             scores.probes.after_step(self.next_task, len(rows), scores.measure_now)
             if offer:
                 self._offer(batch)
+            if self.checkpoint_steps is not None and self.num_steps % self.checkpoint_steps == 0:
+                own = None if stepper is self._stepper else stepper.state_dict()
+                done = len(losses)
+                self._midway = Midway(at.epoch, at.dropout, done, total, losses, own)
+                self.on_checkpoint()
+                self._midway = None
         mean = float(total) / len(data)
         if not isfinite(mean):
             check_losses(losses, first_step)

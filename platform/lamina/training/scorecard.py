@@ -180,6 +180,7 @@ class Scorecard:
             rows, size = self._general, self._batch_size
             held = against_frozen(self._strategy, self._model, rows, None, size)
             self.general = general_metrics(held)
+        self._before = None
         self._price_a_prediction(task)
 
     def metrics(self) -> dict[str, float]:
@@ -212,6 +213,7 @@ class Scorecard:
             "probes": self.probes.state_dict(),
             "drifts": self.drifts,
             "general": self.general,
+            "before": self._before,
             "answers": {
                 part: [None if each is None else each.plain() for each in found]
                 for part, found in self.answers.items()
@@ -231,6 +233,7 @@ class Scorecard:
         self.probes.load_state_dict(state["probes"])
         self.drifts = list(state["drifts"])
         self.general = dict(state.get("general", {}))
+        self._before = state.get("before")
         self.answers = {
             part: [None if each is None else of_plain(each) for each in found]
             for part, found in state["answers"].items()

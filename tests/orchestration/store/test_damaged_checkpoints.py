@@ -95,3 +95,49 @@ def test_a_fork_of_another_trial_fails_in_one_line_and_the_next_has_its_turn(sto
     assert store.state("fork") == "failed"
     assert str(path) in store.error("fork")
     assert "\n" not in store.error("fork")
+
+
+def keep_midway(store, task, content, host="h0"):
+    digests = store.write({"rest": content})
+    store.record_midway("a", host, task, digests)
+
+
+def test_a_trial_that_is_kept_within_a_task_goes_on_there_and_one_such_place_is_kept(store):
+    learn(store, 0, 1)
+    for content in (b"step 10", b"step 20"):
+        keep_midway(store, 2, content)
+    assert store.midway("a") == {"rest": b"step 20"}
+    assert len(list(store._payloads._folder.iterdir())) == 3
+    assert store.claim("h0", "second").start == Boundary("a", 1)
+    learn(store, 2)
+    assert store.midway("a") == {}
+    assert len(list(store._payloads._folder.iterdir())) == 2
+
+
+def test_where_the_place_within_a_task_is_damaged_the_trial_goes_on_from_the_task_before(store):
+    learn(store, 0)
+    keep_midway(store, 1, b"step 10")
+    path = damage(store, Boundary("a", 1))
+    claim = store.claim("h0", "second")
+    assert (claim.start, store.midway("a")) == (Boundary("a", 0), {})
+    (event,) = set_back(store)
+    assert (event["task"], str(path) in event["damage"]) == (0, True)
+
+
+def test_a_place_within_a_task_outlives_the_session(store, tmp_path):
+    learn(store, 0)
+    keep_midway(store, 1, b"step 10")
+    store.tidy()
+    store.close()
+    store.__init__(tmp_path / "store", "two")
+    store.submit("a", "a", JOB)
+    assert store.claim("h0", "x").start == Boundary("a", 0)
+    assert store.midway("a") == {"rest": b"step 10"}
+
+
+def test_a_host_that_has_lost_a_trial_or_comes_late_keeps_nothing_of_it(store):
+    keep_midway(store, 0, b"another's", host="h1")
+    assert store.midway("a") == {}
+    learn(store, 0)
+    keep_midway(store, 0, b"late")
+    assert store.midway("a") == {}

@@ -4,6 +4,7 @@ report and the checkpoint of each task that one of them has learned."""
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,6 +30,7 @@ class ClaimedTrials:
 
     def __init__(self, settings: HostSpec, backbones: ResidentBackbones) -> None:
         self._host = settings.name
+        self._checkpoint_steps = settings.checkpoint_steps
         self._store = settings.store
         self._num_hosts = settings.num_hosts
         self._backbones = backbones
@@ -40,6 +42,8 @@ class ClaimedTrials:
         self._learners: dict[str, Learner | FederatedLearner] = {}
         self._decisions: dict[ray.ObjectRef[bool], str] = {}
         """Calls of the store that are under way: whether to go on with a trial."""
+        self._being_kept: dict[str, ray.ObjectRef[None]] = {}
+        """The same, which keep a trial within a task."""
 
     def train(self) -> None:
         """Claim and train until the sweep is over."""
@@ -66,8 +70,14 @@ class ClaimedTrials:
     def _begin(self, claim: Claim) -> None:
         try:
             learner = self._backbones.learner(claim.mapping)
-            if claim.start is not None:
-                restore(learner, self._store.pieces(claim.start))
+            found = self._store.midway(claim.trial)
+            if not found and claim.start is not None:
+                found = self._store.pieces(claim.start)
+            if found:
+                restore(learner, found)
+            if isinstance(learner, Learner):
+                learner.checkpoint_steps = self._checkpoint_steps
+                learner.on_checkpoint = partial(self._keep_midway, claim.trial, learner)
             if not self._claims:
                 self._size, self._cohort.most_rows = self._backbones.packing(claim.mapping)
         except Exception as error:
@@ -93,6 +103,14 @@ class ClaimedTrials:
             decision = self._store.report(trial, self._host, asdict(progress.report), pieces)
             self._decisions[decision] = trial
 
+    def _keep_midway(self, trial: str, learner: Learner) -> None:
+        """Send the store where a trial stands within a task, once it has the one before."""
+        if (before := self._being_kept.pop(trial, None)) is not None:
+            ray.get(before)
+        self._being_kept[trial] = self._store.keep_midway(
+            trial, self._host, learner.next_task, checkpoint_of(learner)
+        )
+
     def _follow_decisions(self) -> None:
         """Let trials go on, or leave them, as the store has decided; wait for a decision where no
         trial can go on without one."""
@@ -110,6 +128,7 @@ class ClaimedTrials:
     def _leave(self, trial: str) -> None:
         self._cohort.remove(trial)
         del self._learners[trial], self._claims[trial]
+        self._being_kept.pop(trial, None)
 
     def _fail(self, trial: str, error: BaseException) -> None:
         cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error

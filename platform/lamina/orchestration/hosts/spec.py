@@ -18,6 +18,8 @@ class HostSpec:
     """What the job says of its hosts."""
     num_hosts: int
     """How many there are."""
+    checkpoint_steps: int | None = None
+    """After so many steps within a task each trial is kept; None: at the end of tasks only."""
 
     @property
     def threads(self) -> int:

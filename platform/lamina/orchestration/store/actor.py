@@ -209,6 +209,20 @@ class StoreActor:
             await asyncio.wait_for(decided, _DECISION_SECONDS)
         return self._demand.goes_on(trial, host, report)
 
+    async def keep_midway(
+        self, trial: str, host: str, task: int, pieces: Mapping[str, Parcel]
+    ) -> None:
+        """`host` is within `task` of `trial`: a checkpoint, in the place of the one before."""
+        self._hosts.hear(host)
+        async with self._writing:
+            digests = await self._on_disk(lambda: self._store.write(unpacked(pieces)))
+            self._store.record_midway(trial, host, task, digests)
+
+    async def midway(self, trial: str) -> dict[str, Parcel]:
+        """The checkpoint within the task that `trial` is learning; empty where there is none."""
+        async with self._writing:
+            return await asyncio.to_thread(lambda: packed(self._store.midway(trial)))
+
     async def finish(self, trial: str, folder: str, files: Mapping[str, Parcel]) -> None:
         """`trial` has learned its last task; `files` are what it leaves, by path below `folder`
         of its own folder."""

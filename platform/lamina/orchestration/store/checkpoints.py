@@ -8,6 +8,9 @@ from lamina.orchestration.store.ledger import Ledger
 from lamina.orchestration.store.records import Boundary
 from lamina.registry import InputError
 
+_MIDWAY = "midway/"
+"""Before the names of the pieces of a checkpoint that is not at the end of its task."""
+
 
 class Checkpoints:
     """The ledger says which payloads a checkpoint is made of. A payload's file is on disk before
@@ -61,6 +64,33 @@ class Checkpoints:
             "DELETE FROM payloads WHERE trial = ? AND task = ?", boundary.trial, boundary.task
         )
 
+    def midway(self, trial: str) -> dict[str, bytes]:
+        """The checkpoint within the task that `trial` is learning; empty where there is none.
+        Raises InputError when a file is missing or damaged."""
+        rows = self._ledger.rows(
+            "SELECT part, digest FROM payloads WHERE trial = ? AND part LIKE ? ORDER BY part",
+            trial,
+            f"{_MIDWAY}%",
+        )
+        return {part.removeprefix(_MIDWAY): self._payloads.get(digest) for part, digest in rows}
+
+    def keep_midway(self, under_way: Boundary, digests: Mapping[str, str]) -> list[str]:
+        """Keep a checkpoint within the task `under_way` of a trial, in the place of the one before.
+        Returns the digests that nothing refers to any more, as `forget_midway` does."""
+        unused = self.forget_midway(under_way.trial)
+        self.add(under_way, {f"{_MIDWAY}{part}": each for part, each in digests.items()})
+        return [each for each in unused if each not in digests.values()]
+
+    def forget_midway(self, trial: str) -> list[str]:
+        """Forget the checkpoint within a task of `trial`. Returns the digests that nothing refers
+        to any more, to be deleted once this is committed."""
+        own = "trial = ? AND part LIKE ?"
+        digests = self._ledger.column(
+            f"SELECT digest FROM payloads WHERE {own}", trial, f"{_MIDWAY}%"
+        )
+        self._ledger.change(f"DELETE FROM payloads WHERE {own}", trial, f"{_MIDWAY}%")
+        return self._unused(digests)
+
     def forget_before_last(self, trial: str) -> list[str]:
         """Forget the checkpoints of `trial` that nobody can need while the sweep runs. Returns the
         digests that nothing refers to any more, to be deleted once this is committed."""
@@ -101,5 +131,8 @@ class Checkpoints:
             f"SELECT DISTINCT digest FROM payloads WHERE {old}", trial, trial
         )
         self._ledger.change(f"DELETE FROM payloads WHERE {old}", trial, trial)
+        return self._unused(digests)
+
+    def _unused(self, digests: Sequence[str]) -> list[str]:
         used = "SELECT 1 FROM payloads WHERE digest = ? LIMIT 1"
         return [each for each in digests if self._ledger.row(used, each) is None]

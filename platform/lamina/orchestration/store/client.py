@@ -74,6 +74,18 @@ class StoreClient:
         )
         return reference
 
+    def keep_midway(
+        self, trial: str, host: str, task: int, pieces: Mapping[str, bytes]
+    ) -> "ray.ObjectRef[None]":
+        """Does not wait."""
+        reference: ray.ObjectRef[None] = self.actor.keep_midway.remote(
+            trial, host, task, packed(pieces)
+        )
+        return reference
+
+    def midway(self, trial: str) -> dict[str, bytes]:
+        return unpacked(self._call("midway", trial))
+
     def finish(self, trial: str, folder: str, files: Mapping[str, bytes]) -> None:
         self._call("finish", trial, folder, packed(files))
 

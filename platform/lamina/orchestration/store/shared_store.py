@@ -73,6 +73,7 @@ class SharedStore:
         self.release = queue.release
         self.report = queue.report
         self.record = queue.record
+        self.record_midway = queue.record_midway
         self.pause = queue.pause
         self.stop = queue.stop
         self.finish = queue.finish
@@ -82,6 +83,7 @@ class SharedStore:
 
         self.write = checkpoints.write
         self.pieces = checkpoints.pieces
+        self.midway = checkpoints.midway
         self.tidy = checkpoints.tidy
 
         self.trials = queries.trials

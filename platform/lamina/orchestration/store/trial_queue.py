@@ -13,6 +13,7 @@ from lamina.orchestration.store.ledger import Ledger
 from lamina.orchestration.store.queries import Queries
 from lamina.orchestration.store.records import Boundary, Claim, Report
 from lamina.orchestration.store.transitions import Request, can, transition
+from lamina.registry import InputError
 
 MOST_DEATHS = 3
 """So often may a trial take its host down on one task before it counts as failed."""
@@ -162,6 +163,7 @@ class TrialQueue:
                 boundary.task,
                 json.dumps(report),
             )
+            stale = self._checkpoints.forget_midway(trial) if is_new else []
             if is_new:
                 self._checkpoints.add(boundary, digests)
                 self._ledger.change("UPDATE trials SET deaths = 0 WHERE trial = ?", trial)
@@ -169,8 +171,19 @@ class TrialQueue:
                 for follower in self._stages.waiting_for(trial) if boundary.task == 0 else []:
                     self._follow(follower)
             unused = self._checkpoints.forget_before_last(trial)
-        self._checkpoints.delete(unused)
+        stale = [each for each in stale if each not in digests.values()]
+        self._checkpoints.delete([*unused, *stale])
         return self._queries.is_running(trial, host)
+
+    def record_midway(self, trial: str, host: str, task: int, digests: Mapping[str, str]) -> None:
+        """Keep the checkpoint that `host` has written within `task` of `trial`, in the place of the
+        one before; nothing where the trial is another host's by now, or the task is learned."""
+        with self._ledger.transaction():
+            is_under_way = self._queries.report_of(trial, task) is None
+            if not is_under_way or not self._queries.is_running(trial, host):
+                return
+            unused = self._checkpoints.keep_midway(Boundary(trial, task), digests)
+        self._checkpoints.delete(unused)
 
     def finish(self, trial: str, artifacts: str | None = None) -> None:
         """The last task of `trial` is learned and everything is handed over; `artifacts` is the
@@ -312,6 +325,12 @@ class TrialQueue:
         """Whether `trial` can be taken up where it stands. Where a checkpoint is damaged it is
         taken back to the one before, or to its beginning; a fork of another trial fails then, as it
         has no beginning of its own."""
+        try:
+            if self._checkpoints.midway(trial):
+                return True
+        except InputError as error:
+            self._checkpoints.forget_midway(trial)
+            self._say_set_back(trial, str(error))
         while (start := self._queries.last_boundary(trial)) is not None:
             damage = self._checkpoints.damage(start)
             if damage is None:
@@ -328,11 +347,14 @@ class TrialQueue:
                 self._ledger.change(
                     "UPDATE trials SET fork_trial = NULL, fork_task = NULL WHERE trial = ?", trial
                 )
-            left = self._queries.last_boundary(trial)
-            self._ledger.add_event(
-                "set_back", trial, damage=damage, task=-1 if left is None else left.task
-            )
+            self._say_set_back(trial, damage)
         return True
+
+    def _say_set_back(self, trial: str, damage: str) -> None:
+        left = self._queries.last_boundary(trial)
+        self._ledger.add_event(
+            "set_back", trial, damage=damage, task=-1 if left is None else left.task
+        )
 
     def _deaths(self, trial: str) -> int:
         row = self._ledger.row("SELECT deaths FROM trials WHERE trial = ?", trial)

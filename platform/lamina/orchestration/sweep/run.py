@@ -169,7 +169,14 @@ class _Sweep:
             self._expect(store)
             used = self._used(store)
             specs = [
-                HostSpec(f"host-{number}", store, device.is_gpu, job.hosts, len(used))
+                HostSpec(
+                    f"host-{number}",
+                    store,
+                    device.is_gpu,
+                    job.hosts,
+                    len(used),
+                    self._settings.checkpoint_steps,
+                )
                 for number, device in enumerate(used)
             ]
             hosts = _Hosts(store, specs, self._scratch / "hosts", self._over)
