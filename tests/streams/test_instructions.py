@@ -68,6 +68,10 @@ def test_every_format_in_every_kind_of_file_gives_the_same_prompts_and_answers(
     assert list(table.values) == ASKED
     assert list(table.targets) == SAID
     assert list(table.groups) == TOPIC
+    source = Instructions(path=path, task_column="topic", prompt_format="Q: {prompt}")
+    asked = source.load_asked()
+    assert [source.prompt_of(turns) for turns in asked.values] == [f"Q: {each}" for each in ASKED]
+    assert (asked.labels, asked.groups) == (SAID, TOPIC)
     assert table.notes[0].line.startswith(f"format {format_} (")
 
 
@@ -138,6 +142,24 @@ def test_texts_alone_are_answers_to_nothing_and_may_be_cut_to_rows(tmp_path):
     assert not notes_of(cut)
 
 
+def test_what_is_asked_need_not_have_answers(tmp_path):
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    for rows, expected in (
+        ([{"question": "Why?"}, {"question": ""}], [("user", "Why?")]),
+        ([{"instruction": "Why?", "input": "It rains."}], [("user", "Why?\nIt rains.")]),
+        ([{"text": "Why?"}], [("user", "Why?")]),
+        ([{"messages": turns}], [("system", "Be brief."), ("user", "Why?")]),
+    ):
+        asked = Instructions(path=write(tmp_path / "asked.json", rows)).load_asked()
+        assert [list(each) for each in asked.values] == [expected]
+        assert (asked.labels, asked.total) == (None, len(rows))
+    path = write(tmp_path / "asked.csv", [{"body": "Why?", "said": "So."}])
+    with pytest.raises(InputError, match=r"no column of .* is known as prompts, 'body', 'said'"):
+        Instructions(path=path).load_asked()
+    named = Instructions(path=path, prompt_column="body", answer_column="said").load_asked()
+    assert (named.values, named.labels) == ([[("user", "Why?")]], ["So."])
+
+
 def test_tasks_are_files_or_folders_below_a_path_in_the_order_that_is_given(tmp_path):
     for task in ("sums", "facts"):
         (tmp_path / task).mkdir()
@@ -152,6 +174,11 @@ def test_tasks_are_files_or_folders_below_a_path_in_the_order_that_is_given(tmp_
     framed = Instructions(path=str(tmp_path), tasks=("facts", "sums"), prompt_format=forms).load(0)
     assert framed.values[0] == f"Q: {ASKED[0]}"
     assert framed.values[-1] == f"{ASKED[-1]} ="
+    own = {"tasks": ("facts", "sums"), "prompt_format": forms}
+    asked = Instructions(path=str(tmp_path / "sums"), **own).load_asked()
+    assert set(asked.groups) == {"sums"}
+    with pytest.raises(InputError, match="nothing says of which one the rows of"):
+        Instructions(path=str(tmp_path / "chat.jsonl"), **own).load_asked()
     with pytest.raises(InputError, match=r"stream\.prompt_format: 'chat' is unknown"):
         Instructions(path=str(tmp_path), tasks=("chat",), prompt_format=forms).load(0)
     mixed = Instructions(path=str(tmp_path), tasks=("chat", "sums")).load(0)

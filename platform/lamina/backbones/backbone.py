@@ -421,7 +421,8 @@ class Backbone:
         """Inputs of N prompts without answers, which may get `most` tokens each at most. Raises
         InputError where these leave no room for a prompt, and where the model gives no answers."""
         assert isinstance(self.encoder, TextEncoder)
-        room = self.encoder.max_length - most
+        # A decoder says its answer apart from what the encoder reads.
+        room = self.encoder.max_length - (1 if self.architecture.has_decoder else most)
         if room < 1:
             raise InputError(
                 f"backbone.max_length: {self.encoder.max_length} leaves no room for a prompt "

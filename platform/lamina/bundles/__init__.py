@@ -15,12 +15,14 @@ Nothing here is pickled, and every file's SHA-256 stands in bundle.json.
 """
 
 from lamina.bundles.bundle import BEST, Bundle, find_bundle, open_bundle
+from lamina.bundles.generation import Generation
 from lamina.bundles.predictor import Prediction, Predictor, load_predictor
 from lamina.bundles.writing import write_bundle
 
 __all__ = [
     "BEST",
     "Bundle",
+    "Generation",
     "Prediction",
     "Predictor",
     "find_bundle",

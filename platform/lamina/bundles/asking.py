@@ -1,16 +1,18 @@
 """What a bundle is asked: the rows of a file, read as its stream's were."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lamina.bundles.bundle import Bundle
 from lamina.config.fields import ConfigError
 from lamina.config.job import parse_job
 from lamina.config.overrides import laid_over, nested
 from lamina.config.reading import read_overrides
-from lamina.config.sections import stays
+from lamina.config.sections import read_member, stays
 from lamina.registry import InputError
 from lamina.streams.base import Asked
 from lamina.streams.sources.huggingface import HuggingFace
+from lamina.streams.sources.instructions import Instructions
 
 _COLUMN = {"text": "text_column", "image": "image_column"}
 
@@ -31,6 +33,8 @@ def asked_rows(bundle: Bundle, path: str, words: Sequence[str] = ()) -> Asked:
     if problems:
         raise ConfigError(*problems)
     given = {"path": path, **over.get("stream", {})}
+    if bundle.facts.answers == "tokens":
+        return _asked_prompts(bundle, given)
     mapping = dict(bundle.job.mapping)
     if not isinstance(bundle.job.stream, HuggingFace):
         column = _COLUMN[bundle.facts.modality]
@@ -43,4 +47,22 @@ def asked_rows(bundle: Bundle, path: str, words: Sequence[str] = ()) -> Asked:
         raise InputError(
             f"stream.{_COLUMN[source.modality]}: the bundle reads {bundle.facts.modality}s"
         )
+    return source.load_asked()
+
+
+def _asked_prompts(bundle: Bundle, given: Mapping[str, Any]) -> Asked:
+    """Rows with prompts, in any format of instructions; a bundle of another stream takes those that
+    are found by their columns."""
+    own: dict[str, Any] = {}
+    if isinstance(bundle.job.stream, Instructions):
+        said = bundle.job.mapping["stream"]
+        # Cutting texts is for training, and a column that is named says tasks instead of files.
+        left = ["words_per_row", *(["tasks"] if "task_column" in given else [])]
+        own = {key: each for key, each in said.items() if key not in left}
+    problems: list[str] = []
+    settings = {**own, **given, "name": "instructions"}
+    source = read_member("stream", {"stream": settings}, problems)
+    if problems:
+        raise ConfigError(*problems)
+    assert isinstance(source, Instructions)
     return source.load_asked()

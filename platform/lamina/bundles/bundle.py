@@ -49,7 +49,7 @@ class Bundle:
 
     def check_classes(self, key: str) -> None:
         """Raises InputError, naming `key`, where its answers are texts."""
-        if not self.facts.class_names:
+        if self.facts.answers == "tokens":
             raise InputError(f"{key}: {str(self.folder)!r} answers with texts (allowed: classes)")
 
     def check_backbone(self) -> None:

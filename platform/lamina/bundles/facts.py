@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from lamina.core import Modality, Part, Scenario, Task
+from lamina.core import AnswerKind, Modality, Part, Scenario, Task
 from lamina.registry import InputError, unknown
 
 Row = tuple[float | None, ...]
@@ -114,6 +114,11 @@ class Facts:
             if each.name == name:
                 return Task(index, name, each.classes, self.names_of(each))
         return None
+
+    @property
+    def answers(self) -> AnswerKind:
+        """What it answers with: classes, or the tokens of texts."""
+        return "classes" if self.class_names else "tokens"
 
     @property
     def needs_task(self) -> bool:

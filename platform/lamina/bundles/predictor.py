@@ -11,11 +11,13 @@ from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.bundles.bundle import Bundle
-from lamina.core import Batch, Samples, Task
+from lamina.bundles.generation import Generation, Prompt, turns_of
+from lamina.core import ANSWER_AT, IGNORED, MAX_NEW_TOKENS, Batch, Samples, Task
 from lamina.federation.shared_model import restore_ledger
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
 from lamina.training.evaluate import logits_by_length, logits_of
+from lamina.training.generate import TOGETHER
 from lamina.training.learner import to_device
 
 
@@ -48,9 +50,7 @@ class Predictor:
     """A strategy as a trial left it, with its adapters on a backbone that others may share."""
 
     def __init__(self, bundle: Bundle, backbone: Backbone) -> None:
-        """Raises InputError where a file of the bundle is not what was written, or its answers are
-        texts."""
-        bundle.check_classes("BUNDLE")
+        """Raises InputError where a file of the bundle is not what was written."""
         self.bundle = bundle
         self.model = AdaptedModel(backbone, bundle.job.adapter, bundle.job.seed)
         self.strategy: Strategy = replace(bundle.job.strategy)
@@ -77,12 +77,81 @@ class Predictor:
         """What is said of N texts, or of N images as uint8 tensors [height, width, 3].
 
         `task` is the name of the task that they are of, where the stream told it. Raises InputError
-        where it is missing, unknown, or of no use, and for something that is no text or image.
+        where it is missing, unknown, or of no use, for something that is no text or image, and
+        where answers are texts.
         """
+        self.bundle.check_classes("predict")
         if not len(values):
             return []
         data = self.encode(values)
         return self.named(self.logits(data, self.task_named(task)), top_k)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        task: str | None = None,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        domains: Sequence[str | None] | None = None,
+    ) -> list[Generation]:
+        """What is said behind N prompts, by greedy decoding, of `max_new_tokens` at most.
+
+        A prompt is a text, or a conversation as messages of `role` and `content`; it becomes what
+        the prompts of the stream were. `task` as in `predict`; `domains`, where prompts of tasks
+        differ (`stream.prompt_format`), the task that each is to look like one of. Raises
+        InputError where it does not fit, for something that is no prompt, where so many tokens
+        leave a prompt no room, and where answers are classes.
+        """
+        if self.bundle.facts.answers == "classes":
+            raise InputError(
+                f"generate: {str(self.bundle.folder)!r} answers with classes (allowed: predict)"
+            )
+        if not len(prompts):
+            return []
+        data, known = self.encode_prompts(prompts, max_new_tokens, domains), self.task_named(task)
+        found: dict[int, Generation] = {}
+        for rows in data.lengths().argsort(stable=True).split(TOGETHER):
+            said = self.generated(data[rows].trimmed(), max_new_tokens, known)
+            found |= zip(rows.tolist(), said, strict=True)
+        return [found[row] for row in range(len(data))]
+
+    def encode_prompts(
+        self,
+        prompts: Sequence[Prompt],
+        most: int,
+        domains: Sequence[str | None] | None = None,
+    ) -> Batch:
+        """Prompts as the backbone takes them, cut where an answer of `most` tokens would have no
+        room. Raises InputError as `generate` does."""
+        if isinstance(prompts, str):
+            raise InputError("prompts: one text was given (allowed: a list of texts)")
+        if most < 1:
+            raise InputError(f"max_new_tokens: {most} is not positive")
+        stream = self.bundle.job.stream
+        asked = [
+            stream.prompt_of(turns_of(each, f"prompts: number {place + 1}"), domain)
+            for place, (each, domain) in enumerate(
+                zip(prompts, domains or [None] * len(prompts), strict=True)
+            )
+        ]
+        inputs = self.model.backbone.encode_prompts(asked, most)
+        nothing = torch.zeros(len(asked), 0, dtype=torch.int64)
+        return Batch(inputs, nothing, torch.arange(len(asked)))
+
+    @torch.no_grad()
+    def generated(self, batch: Batch, most: int, task: Task | None = None) -> list[Generation]:
+        """What is said behind prompts that are run together, as they are padded."""
+        backbone, strategy = self.model.backbone, self.strategy
+        inputs = batch.to(backbone.device).inputs
+        said = strategy.generate(self.model, inputs, task, most)
+        names: list[str | None] = [None] * len(batch)
+        if strategy.routes and task is None:
+            routes = strategy.route(self.model, inputs).tolist()
+            names = [self.bundle.facts.tasks[route].name for route in routes]
+        texts = backbone.texts_of(said)
+        own = ((said != IGNORED) & (said != backbone.end_token)).sum(dim=1).tolist()
+        read = inputs.get(ANSWER_AT, batch.lengths()).tolist()
+        ended = (said == backbone.end_token).any(dim=1).tolist()
+        return [Generation(*each) for each in zip(texts, names, own, read, ended, strict=True)]
 
     def encode(self, values: Sequence[Any]) -> Batch:
         """Values as the backbone takes them. Raises InputError for something else."""
@@ -151,8 +220,7 @@ class Predictor:
 def load_predictor(bundle: Bundle, device: torch.device | str | None = None) -> Predictor:
     """A bundle on a backbone of its own, on a GPU where there is one unless `device` says
     otherwise. Raises InputError where the backbone is not there, or is another one than the
-    trial's, and where the bundle's answers are texts."""
-    bundle.check_classes("BUNDLE")
+    trial's."""
     bundle.check_backbone()
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Predictor(bundle, load_backbone(bundle.job.backbone, where))

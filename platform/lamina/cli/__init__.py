@@ -1,6 +1,6 @@
 """The command line, in the order of use: `lamina init | check | run | sweep | report | predict |
-learn | export | serve | federate | submit`; of a sweep that is running, `trials | stop | pause |
-resume | fork`; and what there is, `strategies | doctor`.
+generate | learn | export | serve | federate | submit`; of a sweep that is running, `trials | stop |
+pause | resume | fork`; and what there is, `strategies | doctor`.
 
 Each command imports what it needs when it is called, so that `lamina --help` is there at once and
 only what concerns a sweep, a federation or serving knows Ray. Keys, names and types of a job are
@@ -22,7 +22,7 @@ from lamina.registry import InputError
 
 _IN_ORDER = (
     *("init", "check", "run", "sweep", "report"),
-    *("predict", "learn", "export", "serve"),
+    *("predict", "generate", "learn", "export", "serve"),
     *("federate", "submit"),
     *("trials", "stop", "pause", "resume", "fork"),
     *("strategies", "doctor"),
@@ -266,9 +266,10 @@ _trial_of_run = click.option(
 @click.option("--top-k", type=click.IntRange(1), default=1, help="So many labels for each row.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A file to write.")
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), help="By default csv.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Of an answer in words: 64.")
 @click.option("--explain", is_flag=True, help="Show how right it is, where FILE has labels.")
 def predict(bundle: Path, file: str, words: tuple[str, ...], **options: Any) -> None:
-    """Say which class each row of FILE is of.
+    """Say which class each row of FILE is of, or what a language model answers to it.
 
     BUNDLE is the output_dir of a job, a trial's folder in it, or an exported bundle. FILE is a csv,
     JSON or Parquet file or a folder of images, read as the bundle's own data was unless
@@ -277,6 +278,26 @@ def predict(bundle: Path, file: str, words: tuple[str, ...], **options: Any) -> 
     from lamina.cli.predict import predict_file
 
     predict_file(bundle, file, words, **options)
+
+
+@main.command()
+@_bundle
+@click.argument("prompts", nargs=-1, metavar="[PROMPT]...")
+@_trial_of_run
+@click.option("--task", help="The task that all prompts are of, where the stream told it.")
+@click.option("--file", type=click.Path(path_type=Path), help="Of prompts, one on each line.")
+@click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--format", "form", type=click.Choice(["text", "jsonl"]), default="text")
+def generate(bundle: Path, prompts: tuple[str, ...], **options: Any) -> None:
+    """Say what a language model answers to each PROMPT.
+
+    BUNDLE is the output_dir of a job, a trial's folder in it, or an exported bundle. A prompt
+    becomes what the prompts of the bundle's stream were, and is cut as they were; each next token
+    is the likeliest. PROMPT - reads lines of standard input.
+    """
+    from lamina.cli.generate import generate_answers
+
+    generate_answers(bundle, prompts, **options)
 
 
 @main.command()
@@ -322,6 +343,7 @@ def export(bundle: Path, out: Path, **options: Any) -> None:
 @click.option("--threads", type=click.IntRange(1), help="CPU cores of each.")
 @click.option("--max-rows", type=click.IntRange(1), help="Inputs of a request.")
 @click.option("--max-characters", type=click.IntRange(1), help="Of a text.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Of an answer in tokens.")
 @click.option("--max-pixels", type=click.IntRange(1), help="Of an image.")
 @click.option("--max-body-bytes", type=click.IntRange(1), help="Of a request.")
 def serve(bundles: tuple[str, ...], **options: Any) -> None:
@@ -333,6 +355,9 @@ def serve(bundles: tuple[str, ...], **options: Any) -> None:
     \b
     curl http://127.0.0.1:8000/v1/predict -H 'Content-Type: application/json' \\
         -d '{"inputs": ["my parcel is late"], "bundle": "er", "top_k": 3}'
+
+    Bundles that answer with texts take what OpenAI's clients send to /v1/completions and
+    /v1/chat/completions, with NAME as the model.
 
     Only this machine can ask, unless --host says otherwise; then requests need a token, as
     Authorization: Bearer TOKEN. It is read from a file, or from LAMINA_TOKEN.

@@ -16,6 +16,8 @@ from rich.table import Table
 
 from lamina.bundles import Bundle, Prediction, Predictor, find_bundle, load_predictor, open_bundle
 from lamina.bundles.asking import asked_rows
+from lamina.cli.predict_texts import say_lines, say_rows, says_texts, show_matches
+from lamina.core import MAX_NEW_TOKENS
 from lamina.evaluation.classification import class_accuracy, confusion_matrix, macro_f1
 from lamina.registry import InputError
 from lamina.streams.base import Asked
@@ -41,25 +43,50 @@ def predict_file(
     top_k: int,
     output: Path | None,
     form: Form | None,
+    max_new_tokens: int | None,
     explain: bool,
 ) -> None:
     """Write a line for each row that is not empty: its number from 1, the label, its score and, if
-    the strategy routes, the task; with `top_k` the next best labels too.
+    the strategy routes, the task; with `top_k` the next best labels too. Of a language model: the
+    text that it generates, and whether it came to its end.
 
     Raises InputError where bundle or rows cannot be read, or `explain` lacks labels.
     """
     bundle = open_bundle(find_bundle(path, trial))
+    says = bundle.facts.answers == "tokens"
+    if says and top_k > 1:
+        raise InputError(f"--top-k: {top_k} changes nothing, as answers are texts (allowed: 1)")
+    if not says and max_new_tokens is not None:
+        raise InputError(
+            f"--max-new-tokens: {max_new_tokens} changes nothing, as answers are classes "
+            "(allowed: leave it out)"
+        )
     # What is asked is read before the backbone, which takes seconds.
     asked = None if file == STDIN else asked_rows(bundle, file, words)
     if explain and (asked is None or asked.labels is None):
-        raise InputError("--explain: the rows have no labels (stream.label_column says which)")
+        what = "answers (stream.answer_column" if says else "labels (stream.label_column"
+        raise InputError(f"--explain: the rows have no {what} says which)")
     if file == STDIN and words:
         raise InputError(f"{words[0]}: lines of standard input are texts (allowed: nothing)")
     predictor = load_predictor(bundle)
     predictor.task_named(task)
     console = Console(stderr=True, highlight=False)
+    form = form or _form_of(output)
+    if says:
+        most = max_new_tokens or MAX_NEW_TOKENS
+        with _opened(output) as opened:
+            say = says_texts(opened, form, predictor.strategy.routes)
+            if asked is None:
+                say_lines(predictor, say, task, most)
+                return
+            _say_what_is_left_out(asked, console)
+            said = say_rows(predictor, asked, say, task, most, console)
+        if explain:
+            show_matches(console, predictor, asked, said)
+        return
     found: list[str] = []
-    with _writer(output, form or _form_of(output), top_k, predictor) as write:
+    with _opened(output) as opened:
+        write = _lines(opened, form, top_k, predictor.strategy.routes)
         if asked is None:
             _answer_lines(predictor, write, task, top_k)
         else:
@@ -118,16 +145,16 @@ def _form_of(output: Path | None) -> Form:
 
 
 @contextmanager
-def _writer(output: Path | None, form: Form, top_k: int, predictor: Predictor) -> Iterator[_Write]:
+def _opened(output: Path | None) -> Iterator[IO[str]]:
     """Where predictions go: a file, which is there whole afterwards or not at all, or standard
     output."""
     if output is None:
-        yield _lines(sys.stdout, form, top_k, predictor.strategy.routes)
+        yield sys.stdout
         return
     unfinished = output.with_name(output.name + ".part")
     try:
         with unfinished.open("w", encoding="utf-8", newline="") as file:
-            yield _lines(file, form, top_k, predictor.strategy.routes)
+            yield file
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise

@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 from lamina.core import AnswerKind, Modality, Part
 from lamina.registry import InputError
 
+Turn = tuple[str, str]
+"""Of a conversation: a role (`system`, `user`, `assistant` or `tool`) and a text."""
+
 
 @dataclass(frozen=True)
 class Note:
@@ -68,7 +71,7 @@ class Asked:
     """N rows to be answered, in the order of their files."""
 
     values: Sequence[Any]
-    """N texts, or N images (maybe as LazyValues)."""
+    """N texts, or N images (maybe as LazyValues); or the turns of N prompts."""
     rows: Sequence[int]
     """Their places among all rows, from 0; empty rows are left out."""
     names: Sequence[str]
@@ -77,6 +80,8 @@ class Asked:
     """What is right, where the data says so; None for a row without."""
     total: int
     """How many rows there are, empty ones too."""
+    groups: Sequence[str | None] | None = None
+    """The natural task of each row, where the data says so."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +122,20 @@ class Source(ABC):
             f"scenario.by: {column!r} cannot be read, as the source {self.name!r} has no dates "
             "(huggingface reads a column of them; allowed here: null)"
         )
+
+    def prompt_of(self, turns: Sequence[Turn], task: str | None = None) -> str:
+        """The turns of a conversation, the oldest first, as the prompts of its rows (of the task)
+        are. Default: the text of the one turn that there is.
+
+        Raises InputError for a conversation that its rows have nothing of.
+        """
+        if len(turns) != 1 or turns[0][0] != "user":
+            roles = ", ".join(role for role, _ in turns)
+            raise InputError(
+                f"messages: {roles} were given, and the stream {self.name!r} has prompts of one "
+                "turn (allowed: one message, of the role user)"
+            )
+        return turns[0][1]
 
     @property
     def name(self) -> str:

@@ -3,18 +3,16 @@ format has, and how a row of it reads."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from lamina.registry import InputError
+from lamina.streams.base import Turn
 from lamina.streams.names import is_blank
 
 Format = Literal["prompt", "alpaca", "sharegpt", "messages", "text"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-Turn = tuple[str, str]
-"""Role and text."""
-
 PAIRS = (
     ("prompt", "completion"),
     ("prompt", "answer"),
@@ -26,6 +24,8 @@ PAIRS = (
     ("source", "target"),
 )
 """How data sets call prompt and answer, where both are texts: trl the first, TRACE the second."""
+_NO_ANSWER = ""
+"""The column of answers where there is none."""
 ROLES = {
     "system": "system",
     "user": "user",
@@ -103,6 +103,20 @@ def detected(names: Collection[str]) -> Layout | None:
     return Layout("text", None, "text") if "text" in there else None
 
 
+def asked_layout(names: Collection[str]) -> Layout | None:
+    """The layout of a table with these columns that is asked, so that it need not have answers;
+    None where no format has them. What is a text alone elsewhere is a prompt here."""
+    found = detected(names)
+    if found is not None:
+        return Layout("prompt", "text", None) if found.format == "text" else found
+    for prompt, answer in (("instruction", "output"), *PAIRS):
+        if prompt in names:
+            whole = detected({*names, answer})
+            assert whole is not None, "a pair is a format"
+            return replace(whole, answer=None)
+    return None
+
+
 def layout_of(format_: Format, names: Collection[str]) -> Layout:
     """The layout of a table that is of a format, its columns called as the format calls them."""
     found = detected(names)
@@ -124,8 +138,7 @@ def layout_of(format_: Format, names: Collection[str]) -> Layout:
 
 def example_of(layout: Layout, cells: Mapping[str, str | None], where: str) -> Example:
     """A row, its cells by column. Raises InputError, naming the row, where it does not read."""
-    system = cells.get(layout.system or "")
-    first: list[Turn] = [] if system is None or is_blank(system) else [("system", system)]
+    first = _system_of(layout, cells)
     if layout.format == "text":
         return Example([], str(cells[str(layout.answer)]))
     if layout.format in ("messages", "sharegpt"):
@@ -140,6 +153,20 @@ def example_of(layout: Layout, cells: Mapping[str, str | None], where: str) -> E
     return Example([*first, *earlier, ("user", prompt)], answer, was_answered=bool(earlier))
 
 
+def asked_of(
+    layout: Layout, cells: Mapping[str, str | None], where: str
+) -> tuple[Sequence[Turn], str | None]:
+    """What a row asks, and the answer that is right, if it has one. Raises InputError, naming the
+    row, where it does not read."""
+    if layout.format in ("messages", "sharegpt"):
+        turns = _turns_of(layout, str(cells[str(layout.prompt)]), where)
+        if turns and turns[-1][0] != "assistant":
+            return [*_system_of(layout, cells), *turns], None
+    whole = replace(layout, answer=layout.answer or _NO_ANSWER)
+    example = example_of(whole, {_NO_ANSWER: "", **cells}, where)
+    return example.turns, example.answer if example.answer.strip() else None
+
+
 def plain(turns: Sequence[Turn]) -> str:
     """Turns as a text: a question as it is, below what the system says; where there are several,
     each behind its role."""
@@ -148,6 +175,11 @@ def plain(turns: Sequence[Turn]) -> str:
         return "\n".join(text for _, text in turns)
     named = (text if role == "system" else f"{role}: {text}" for role, text in turns)
     return "\n".join([*named, "assistant: "])
+
+
+def _system_of(layout: Layout, cells: Mapping[str, str | None]) -> list[Turn]:
+    system = cells.get(layout.system or "")
+    return [] if system is None or is_blank(system) else [("system", system)]
 
 
 def _of_conversation(turns: Sequence[Turn], where: str) -> Example:

@@ -8,13 +8,15 @@ from typing import Literal
 
 from lamina.core import AnswerKind, Conversation, Modality, Part
 from lamina.registry import InputError, unknown
-from lamina.streams.base import Note, Source, Table
+from lamina.streams.base import Asked, Note, Source, Table, Turn
 from lamina.streams.checks import text_key
 from lamina.streams.conversations import (
     FORMATS,
     Example,
     Format,
     Layout,
+    asked_layout,
+    asked_of,
     detected,
     example_of,
     layout_of,
@@ -156,9 +158,23 @@ class Instructions(Source):
         }
         return {part: split for part, split in named.items() if split is not None}
 
-    def asked(self, question: str) -> str:
-        """A question as the prompts of its rows are; where tasks differ, as it is."""
-        return self._prompt([("user", question)], None)
+    def prompt_of(self, turns: Sequence[Turn], task: str | None = None) -> str:
+        """The turns of a conversation as the prompts of its rows are; of no task, where tasks
+        differ, as they are. Raises InputError for a task that `prompt_format` does not have."""
+        if self.system is not None:
+            rest = [turn for turn in turns if turn[0] != "system"]
+            # A chat template puts in a system turn of its own where there is none.
+            is_said = bool(self.system) or self.template == "chat"
+            turns = [("system", self.system), *rest] if is_said else rest
+        text = plain(turns)
+        if self.template == "chat":
+            return Conversation(text, turns)
+        form = self.prompt_format
+        if isinstance(form, dict):
+            if task is not None and task not in form:
+                raise unknown("stream.prompt_format", task, list(form))
+            form = _ASKED if task is None else form[task]
+        return form.replace(_ASKED, text)
 
     def load(self, seed: int) -> Table:
         """All rows, split by split, whatever the seed.
@@ -172,6 +188,82 @@ class Instructions(Source):
         """All rows, with the time of each that a column says. Raises InputError as `load` does, and
         where the dates of the column cannot be read."""
         return self._table(column)
+
+    def load_asked(self) -> Asked:
+        """The rows of every split, to be answered: their turns, and the answers if they are there.
+        Rows without a prompt are told apart and not refused.
+
+        Raises InputError where the data cannot be found or read, or no format has these columns.
+        """
+        form = Written(self.delimiter, self.encoding, self.quote, self.field, self._nested)
+        found = find(self.path, self.config, self.revision, form)
+        found.check_form(form, self.path)
+        readers = [(split, each) for split, several in found.splits.items() for each in several]
+        layout = self._asked_layout(readers[0][1](()).names)
+        keys = [
+            (f"stream.{key}", name) for key, name in {**layout.needed, **layout.optional}.items()
+        ]
+        more = [self.task_column] if self.task_column is not None else []
+        files: list[tuple[Part, str, Columns]] = []
+        for split, read in readers:
+            columns = read([*dict.fromkeys([*(name for _, name in keys), *more, ROW_IDS])])
+            check_columns(columns, keys, split)
+            files.append(("test", split, columns))
+        rows = Records(files)
+        cells = {name: rows.texts(name) for _, name in keys}
+        kept = [row for row, cell in enumerate(cells[str(layout.prompt)]) if not is_hole(cell)]
+        asked = [
+            asked_of(layout, {name: each[row] for name, each in cells.items()}, rows.where(row))
+            for row in kept
+        ]
+        answers = [answer for _, answer in asked]
+        groups = self._asked_groups(rows)
+        return Asked(
+            values=[turns for turns, _ in asked],
+            rows=kept,
+            names=[rows.where(row) for row in kept],
+            labels=None if all(each is None for each in answers) else answers,
+            total=len(rows),
+            groups=groups and [groups[row] for row in kept],
+        )
+
+    def _asked_groups(self, rows: Records) -> list[str | None] | None:
+        """The task of each row that is asked: as a column says, or as the file or its folder is
+        called. Raises InputError where prompts differ by task and nothing says which it is."""
+        column = self.task_column
+        if column is not None and all(column in columns.names for *_, columns in rows.files):
+            return rows.texts(column)
+        path = Path(self.path)
+        for name in (path.name, path.stem, path.parent.name):
+            if name in (self.tasks or ()):
+                return [name] * len(rows)
+        if isinstance(self.prompt_format, dict):
+            raise InputError(
+                f"stream.task_column: prompts differ by task, and nothing says of which one the "
+                f"rows of {self.path!r} are (allowed: a column of tasks, or a file or folder that "
+                "is called as a task)"
+            )
+        return None
+
+    def _asked_layout(self, names: Sequence[str]) -> Layout:
+        """What the columns of rows that are asked are, with those that the job names."""
+        found = asked_layout(names) if self.format in (None, "text") else None
+        if self.format not in (None, "text"):
+            found = layout_of(self.format, names)
+        if found is None and self.prompt_column is not None:
+            found = Layout("prompt", self.prompt_column, None)
+        if found is None:
+            raise InputError(
+                f"stream.prompt_column: no column of {self.path!r} is known as prompts, "
+                f"{few_of([repr(name) for name in names], 20)} (allowed: the name of one)"
+            )
+        named = {
+            key: getattr(self, f"{key}_column")
+            for key in ("answer", "input", "system", "history")
+            if getattr(self, f"{key}_column") in names
+        }
+        found = replace(found, prompt=self.prompt_column or found.prompt, **named)
+        return found if found.answer in names else replace(found, answer=None)
 
     def _table(self, by: str | None) -> Table:
         read = [_Read(rows, layout, task) for rows, layout, task in self._read(by)]
@@ -364,7 +456,7 @@ class Instructions(Source):
             example = example_of(layout, own, read.where(row))
             made.num_answered += example.was_answered
             task = read.task if tasks is None else tasks[row]
-            prompt = self._prompt(example.turns, task) if example.turns else ""
+            prompt = self.prompt_of(example.turns, task) if example.turns else ""
             for piece in self._pieces(example):
                 made.prompts.append(prompt)
                 made.targets.append(piece)
@@ -383,22 +475,6 @@ class Instructions(Source):
         words = example.answer.split(" ")
         starts = range(0, len(words), self.words_per_row)
         return [" ".join(words[start : start + self.words_per_row]) for start in starts]
-
-    def _prompt(self, turns: Sequence[tuple[str, str]], task: str | None) -> str:
-        if self.system is not None:
-            rest = [turn for turn in turns if turn[0] != "system"]
-            # A chat template puts in a system turn of its own where there is none.
-            is_said = bool(self.system) or self.template == "chat"
-            turns = [("system", self.system), *rest] if is_said else rest
-        text = plain(turns)
-        if self.template == "chat":
-            return Conversation(text, turns)
-        form = self.prompt_format
-        if isinstance(form, dict):
-            if task is not None and task not in form:
-                raise unknown("stream.prompt_format", task, list(form))
-            form = _ASKED if task is None else form[task]
-        return form.replace(_ASKED, text)
 
     # What is said
 
