@@ -9,10 +9,12 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from bundle_cases import mapping_of, new_learner, write_data
+from bundle_cases import calls_job, mapping_of, new_learner, write_data
 from lamina.bundles import load_predictor, open_bundle, write_bundle
 from lamina.bundles.exporting import export_bundle
+from lamina.config import build_learner
 from lamina.registry import InputError
+from language_models import ASKED, ROOMS, calls_stream, language_backbone
 from nouns import NOUNS, PHRASES
 
 TEXTS = [phrase.format(noun) for phrase in PHRASES for noun in NOUNS]
@@ -34,6 +36,36 @@ with torch.no_grad():
 weights = inputs["attention_mask"][:, :, None]
 features = (tokens * weights).sum(1) / weights.sum(1)
 print(json.dumps([answers, features.tolist()]))
+"""
+
+SAYS_WITHOUT_LAMINA = """
+import json, sys
+sys.modules["lamina"] = None
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+folder, *names = sys.argv[1:]
+first, *others = [f"{folder}/adapters/{name}" for name in names]
+config = json.load(open(f"{first}/adapter_config.json"))
+is_causal = config["task_type"] == "CAUSAL_LM"
+whole = AutoModelForCausalLM if is_causal else AutoModelForSeq2SeqLM
+model = whole.from_pretrained(config["base_model_name_or_path"])
+model = PeftModel.from_pretrained(model, first, names[0])
+for name, each in zip(names[1:], others):
+    model.load_adapter(each, name)
+if others:
+    model.base_model.set_adapter(names)
+tokenizer = AutoTokenizer.from_pretrained(f"{folder}/tokenizer")
+said = []
+for text in json.load(sys.stdin):
+    prompt = tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+    tokens = model.eval().generate(
+        **prompt, do_sample=False, max_new_tokens=8, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    answer = tokens[0, prompt["input_ids"].shape[1]:] if is_causal else tokens[0]
+    said.append(tokenizer.decode(answer, skip_special_tokens=True))
+print(json.dumps(said))
 """
 
 
@@ -126,3 +158,40 @@ def test_a_damaged_bundle_is_not_exported(export, tmp_path):
     with pytest.raises(InputError, match="is damaged"):
         export_bundle(open_bundle(done.folder), tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("model", "strategy", "kind"),
+    [("gpt2", "olora", "lora"), ("qwen2", "finetune", "prefix"), ("t5", "finetune", "lora")],
+)
+def test_a_language_model_says_the_same_under_plain_peft(model, strategy, kind, tmp_path):
+    backbone = language_backbone(model, tmp_path / "model")
+    given = {"name": str(tmp_path / "model"), "tower": backbone.settings.tower}
+    job = calls_job(strategy, tmp_path / "model", adapter={"kind": kind}, backbone=given)
+    learner = build_learner(job, calls_stream(backbone), backbone)
+    list(learner.learn())
+    write_bundle(job, learner, tmp_path / "bundle", name=strategy, trial=f"{strategy}-0")
+    done = export_bundle(open_bundle(tmp_path / "bundle"), tmp_path / "out")
+    assert done.not_plain is None
+    predictor = load_predictor(open_bundle(done.folder))
+    active = predictor.model.active
+    config = json.loads((done.folder / "adapters" / active[0] / "adapter_config.json").read_text())
+    is_causal = model != "t5"
+    assert config["task_type"] == ("CAUSAL_LM" if is_causal else "SEQ_2_SEQ_LM")
+    prompts = [form.format(room) for form in ASKED for room in ROOMS]
+    asked = subprocess.run(
+        [sys.executable, "-c", SAYS_WITHOUT_LAMINA, done.folder, *active],
+        input=json.dumps(prompts),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert asked.returncode == 0, asked.stderr
+    ours = [each.text for each in predictor.generate(prompts, max_new_tokens=8)]
+    assert json.loads(asked.stdout.splitlines()[-1]) == ours
+    assert len(set(ours)) > 1
+    bare = backbone.generate(backbone.encode_prompts(prompts, 8), most=8)
+    assert ours != backbone.texts_of(bare)
+    card = (done.folder / "README.md").read_text()
+    assert ("AutoModelForCausalLM" if is_causal else "AutoModelForSeq2SeqLM") in card
+    assert "pipeline_tag: text-generation" in card

@@ -64,6 +64,23 @@ def mapping_of(name: str, data: Path, backbone: Path, **sections: Any) -> dict[s
     }
 
 
+def calls_job(strategy: str, model: Path, **sections: Any) -> Job:
+    """A job of a language model that learns `calls_stream`, in place of the stream it names."""
+    return parse_job(
+        {
+            "name": strategy,
+            "stream": {"name": "assistant_calls"},
+            "scenario": {"kind": "domain_incremental"},
+            "backbone": {"name": str(model)},
+            "adapter": {"kind": "lora"},
+            "strategy": {"name": strategy},
+            "training": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2},
+            "tracking": {"enabled": False},
+            **sections,
+        }
+    )
+
+
 def raw_stream(job: Job) -> Stream[Samples]:
     """A job's rows, read once for all jobs that read the same."""
     key = repr((job.stream, job.scenario, job.seed))

@@ -8,23 +8,41 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lamina.adapters.base import AdapterKind, Tensors
+from lamina.adapters.base import PEFT_PREFIX, AdapterKind, Tensors
 from lamina.backbones.backbone import Backbone
-from lamina.core import generator_of
+from lamina.backbones.language_head import place_of_body
+from lamina.backbones.locate import public_name
+from lamina.core import AnswerKind, generator_of
 from lamina.registry import InputError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 
 
-def export_adapter(kind: AdapterKind, tensors: Tensors, backbone: Backbone, folder: Path) -> None:
+def export_adapter(
+    kind: AdapterKind,
+    tensors: Tensors,
+    backbone: Backbone,
+    folder: Path,
+    answers: AnswerKind = "classes",
+) -> None:
     """Write one adapter. `peft.PeftModel.from_pretrained(model, folder)` loads it where PEFT knows
-    the kind.
+    the kind: on what `AutoModel` gives, or, where `answers` are tokens, on the whole language model
+    of `AutoModelForCausalLM` (or `AutoModelForSeq2SeqLM`).
 
     Where it does not (a bottleneck), the same two files hold Lamina's own kind and tensors.
     """
     exported = kind.to_peft(tensors, backbone)
     config, state = exported or ({"lamina_kind": kind.name}, dict(tensors))
+    task, base = "FEATURE_EXTRACTION", backbone.settings.name
+    if answers == "tokens":
+        is_seq2seq = getattr(backbone.model.config, "is_encoder_decoder", False)
+        task, base = "SEQ_2_SEQ_LM" if is_seq2seq else "CAUSAL_LM", public_name(base)
+        body = PEFT_PREFIX + place_of_body(backbone.model)
+        state = {
+            body + name.removeprefix(PEFT_PREFIX) if name.startswith(PEFT_PREFIX) else name: each
+            for name, each in state.items()
+        }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(
         # Some tuners of PEFT save one tensor under several names, which safetensors refuses.
@@ -32,8 +50,8 @@ def export_adapter(kind: AdapterKind, tensors: Tensors, backbone: Backbone, fold
         folder / WEIGHTS,
     )
     about = {
-        "task_type": "FEATURE_EXTRACTION",
-        "base_model_name_or_path": backbone.settings.name,
+        "task_type": task,
+        "base_model_name_or_path": base,
         "inference_mode": True,
     }
     (folder / CONFIG).write_text(json.dumps({**about, **config}, indent=2) + "\n")

@@ -125,3 +125,18 @@ def _tensors(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
             if name in content.keys():  # noqa: SIM118
                 found[name] = content.get_tensor(name)
     return found
+
+
+def place_of_body(model: "PreTrainedModel") -> str:
+    """What the whole language model puts before the names of its body's modules (`model.`), which
+    is nothing where it has the body's parts itself (T5)."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    config: Any = model.config
+    is_seq2seq = getattr(config, "is_encoder_decoder", False)
+    with init_empty_weights():
+        whole = (AutoModelForSeq2SeqLM if is_seq2seq else AutoModelForCausalLM).from_config(config)
+    return next(
+        (f"{name}." for name, each in whole.named_modules() if type(each) is type(model)), ""
+    )

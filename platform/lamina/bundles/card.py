@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lamina.backbones.locate import locate
+from lamina.backbones.locate import AS_GGUF, locate
 from lamina.bundles.facts import Facts
 from lamina.bundles.predictor import Predictor
 from lamina.evaluation.measures import measure_in, named, words_of
@@ -13,7 +13,7 @@ _SHOWN = ("average_accuracy", "forgetting", "backward_transfer", "average_increm
 
 def card_of(predictor: Predictor, plain: str | None) -> str:
     """README.md with the hub's front matter. `plain`: why there is no plain classifier; None where
-    there is one."""
+    there is one; of a language model, why no adapter answers by itself under PEFT."""
     from huggingface_hub import ModelCardData
 
     facts, job = predictor.bundle.facts, predictor.bundle.job
@@ -21,7 +21,7 @@ def card_of(predictor: Predictor, plain: str | None) -> str:
         base_model=facts.backbone.source,
         library_name="lamina",
         license=license_of(job.backbone.name),
-        pipeline_tag=f"{facts.modality}-classification",
+        pipeline_tag=_pipeline(facts),
         tags=["lamina", "continual-learning", "peft", job.strategy_name],
         metrics=[measure_in(facts.metrics)],
     )
@@ -42,6 +42,11 @@ def card_of(predictor: Predictor, plain: str | None) -> str:
             "",
         ]
     )
+
+
+def _pipeline(facts: Facts) -> str:
+    """The hub's name of what it does."""
+    return "text-generation" if facts.answers == "tokens" else f"{facts.modality}-classification"
 
 
 def license_of(backbone: str) -> str | None:
@@ -74,7 +79,7 @@ def _data(facts: Facts) -> list[str]:
         "|---|---|---|---|---|",
     ]
     for each in facts.tasks:
-        names = ", ".join(_cell(name) for name in facts.names_of(each))
+        names = ", ".join(_cell(name) for name in facts.names_of(each)) or "answers in words"
         sizes = " | ".join(str(each.rows[part]) for part in ("train", "validation", "test"))
         lines.append(f"| {_cell(each.name)} | {names} | {sizes} |")
     return [*lines, ""]
@@ -101,6 +106,8 @@ def _numbers(facts: Facts) -> list[str]:
 
 
 def _loading(facts: Facts, predictor: Predictor, plain: str | None) -> list[str]:
+    if facts.answers == "tokens":
+        return _generating(facts, predictor, plain)
     lines = [
         "## Use",
         "",
@@ -123,6 +130,63 @@ def _loading(facts: Facts, predictor: Predictor, plain: str | None) -> list[str]
     else:
         lines += ["", f"There is no plain classifier, as {plain}."]
     return [*lines, *_with_peft(facts, predictor.model.active)]
+
+
+def _generating(facts: Facts, predictor: Predictor, plain: str | None) -> list[str]:
+    lines = [
+        "## Use",
+        "",
+        "```python",
+        "import lamina",
+        'lamina.load("FOLDER").generate(["..."])',
+        "```",
+        "",
+    ]
+    if plain is not None:
+        return [*lines, f"There is no adapter that answers alike under plain PEFT, as {plain}."]
+    is_seq2seq = getattr(predictor.model.backbone.model.config, "is_encoder_decoder", False)
+    whole = "AutoModelForSeq2SeqLM" if is_seq2seq else "AutoModelForCausalLM"
+    lines += [
+        "Without Lamina; prompts must be made as those of the stream were:",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        f"from transformers import AutoTokenizer, {whole}",
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER/tokenizer")',
+        f'model = {whole}.from_pretrained("{facts.backbone.source}")',
+        *_laid_over(predictor.model.active),
+        'prompt = tokenizer("...", return_tensors="pt")',
+        "said = model.eval().generate(**prompt, do_sample=False, max_new_tokens=64,",
+        "                             eos_token_id=tokenizer.eos_token_id)",
+        "```",
+    ]
+    if facts.backbone.name in AS_GGUF:
+        lines += [
+            "",
+            f"The model is made of the 4-bit weights that the package `{_shipped_by(facts)}` "
+            "ships. This makes its folder and says where it is:",
+            "",
+            "```",
+            'python -c "from lamina.backbones.locate import locate; '
+            f"print(locate('{facts.backbone.name}'))\"",
+            "```",
+        ]
+    return lines
+
+
+def _laid_over(active: Sequence[str]) -> list[str]:
+    """Lines that lay the adapters over `model`; several add up."""
+    if not active:
+        return []
+    first, *others = active
+    named = f', "{first}"' if others else ""
+    lines = [f'model = PeftModel.from_pretrained(model, "FOLDER/adapters/{first}"{named})']
+    lines += [f'model.load_adapter("FOLDER/adapters/{each}", "{each}")' for each in others]
+    return [*lines, f"model.base_model.set_adapter({list(active)})"] if others else lines
+
+
+def _shipped_by(facts: Facts) -> str:
+    return AS_GGUF[facts.backbone.name][0].replace("_", "-")
 
 
 def _with_peft(facts: Facts, active: Sequence[str]) -> list[str]:

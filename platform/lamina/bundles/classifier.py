@@ -25,10 +25,14 @@ TOLERANCE = 1e-4
 
 
 def why_not_plain(predictor: Predictor) -> str | None:
-    """Why a bundle is no plain adapter with a linear head; None where it is."""
+    """Why a bundle is no plain adapter with a linear head, or on a language model; None where it
+    is."""
     strategy, model = predictor.strategy, predictor.model
-    if type(strategy).predict is not Strategy.predict:
-        return f"strategy {predictor.bundle.job.strategy_name!r} answers by more than a head"
+    own = type(strategy)
+    if own.predict is not Strategy.predict or own.generate is not Strategy.generate:
+        name, answers = predictor.bundle.job.strategy_name, predictor.bundle.facts.answers
+        more = "a head" if answers == "classes" else "its active adapters"
+        return f"strategy {name!r} answers by more than {more}"
     if predictor.needs_task:
         return "its predictions are told their task"
     kinds = {name: model.adapters[name].kind for name in model.active}
@@ -36,7 +40,7 @@ def why_not_plain(predictor: Predictor) -> str | None:
         assert kind is not None
         if kind.to_peft(model.adapters[name].tensors, model.backbone) is None:
             return f"PEFT has no adapter of kind {kind.name!r}"
-    if getattr(model.backbone.settings, "tower", None) is not None:
+    if model.backbone.settings.tower not in (None, "both"):
         return "its backbone is one tower of a model"
     return None
 

@@ -21,12 +21,14 @@ class Exported:
 
     folder: Path
     not_plain: str | None
-    """Why there is no plain classifier; None where there is one."""
+    """Why there is no plain classifier, or, of a language model, no adapter that answers by itself
+    under PEFT; None where there is one."""
 
 
 def export_bundle(bundle: Bundle, folder: Path) -> Exported:
     """Write a bundle with a model card and, where it is a plain adapter with a linear head, a
-    classifier that plain transformers loads. All of it, or nothing.
+    classifier that plain transformers loads; a language model's adapters are there for PEFT anyway.
+    All of it, or nothing.
 
     Raises InputError where the folder is there, or a file of the bundle is damaged.
     """
@@ -40,7 +42,7 @@ def export_bundle(bundle: Bundle, folder: Path) -> Exported:
 
 
 def _write(predictor: Predictor, folder: Path) -> str | None:
-    """Fill the folder. Returns why there is no plain classifier, or None where there is one."""
+    """Fill the folder. Returns why there is nothing plain in it, or None where there is."""
     bundle = predictor.bundle
     for name in bundle.facts.files:
         path = folder / name
@@ -48,7 +50,7 @@ def _write(predictor: Predictor, folder: Path) -> str | None:
         path.write_bytes(read_file(bundle.folder, name, bundle.facts))
     shutil.copy(bundle.folder / FACTS, folder / FACTS)
     not_plain = why_not_plain(predictor)
-    if not_plain is None:
+    if not_plain is None and bundle.facts.answers == "classes":
         try:
             write_classifier(predictor, folder / ADAPTERS, folder / CLASSIFIER)
         except ValueError as error:

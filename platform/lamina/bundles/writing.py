@@ -177,7 +177,8 @@ def _write_adapters(learner: Learner, folder: Path) -> None:
     strategy, and are in the model's file alone."""
     for name, adapter in learner.model.adapters.items():
         if adapter.kind is not None:
-            export_adapter(adapter.kind, adapter.tensors, learner.model.backbone, folder / name)
+            backbone, answers = learner.model.backbone, learner.stream.answers
+            export_adapter(adapter.kind, adapter.tensors, backbone, folder / name, answers)
 
 
 def _reached(learner: Learner) -> Reached:
