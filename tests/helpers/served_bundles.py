@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
-from bundle_cases import mapping_of, new_learner, write_data
+from bundle_cases import calls_job, mapping_of, new_learner, write_data
+from lamina.backbones.backbone import BackboneSettings
+from lamina.backbones.load import load_backbone
 from lamina.bundles import write_bundle
+from lamina.config import build_learner
 from lamina.strategies import strategy_class
+from language_models import calls_stream
 
 TEXTS = [
     "turn on the light",
@@ -29,3 +33,13 @@ def write_served(strategy: str, folder: Path, loaded, where: Path, **sections) -
     list(learner.learn())
     write_bundle(job, learner, folder / name, name=name, trial=f"{name}-0")
     return folder / name
+
+
+def write_speaking(strategy: str, folder: Path, model: Path) -> Path:
+    """The bundle of a strategy on a tiny language model, after its stream of calls."""
+    backbone = load_backbone(BackboneSettings(str(model)))
+    job = calls_job(strategy, model)
+    learner = build_learner(job, calls_stream(backbone), backbone)
+    list(learner.learn())
+    write_bundle(job, learner, folder, name=strategy, trial=f"{strategy}-0")
+    return folder

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.bundles import Bundle
+from lamina.bundles.facts import Facts
 from lamina.cli.console import stdout
 from lamina.orchestration.serving.run import serve_bundles
 from lamina.orchestration.serving.selection import select_bundles
@@ -35,13 +36,17 @@ def _say(bundles: Mapping[str, Bundle], address: str, token: str | None) -> None
     for name, bundle in bundles.items():
         facts = bundle.facts
         console.print(
-            f"  {name}: {len(facts.class_names)} classes in {len(facts.tasks)} tasks, "
-            f"{facts.modality}s, on {facts.backbone.source}",
+            f"  {name}: {_answers(facts)} in {len(facts.tasks)} tasks, {facts.modality}s, on "
+            f"{facts.backbone.source}",
             markup=False,
             soft_wrap=True,
         )
     needs = "" if token is None else ", with a token"
     console.print(f"{_number(bundles)} at {address}{needs}; Ctrl-C stops it", soft_wrap=True)
+
+
+def _answers(facts: Facts) -> str:
+    return "texts" if facts.answers == "tokens" else f"{len(facts.class_names)} classes"
 
 
 def _number(bundles: Mapping[str, Bundle]) -> str:

@@ -27,7 +27,8 @@ from PIL import Image
 from bundle_cases import new_learner
 from lamina.bundles import write_bundle
 from lamina.cli import main
-from served_bundles import TEXTS, write_served
+from language_models import write_model
+from served_bundles import TEXTS, write_served, write_speaking
 
 pytestmark = pytest.mark.ray
 
@@ -44,11 +45,11 @@ class Server:
     folder: Path
     process: subprocess.Popen
 
-    def ask(self, body, **headers):
-        """POST /v1/predict: the response."""
+    def ask(self, body, path="/v1/predict", **headers):
+        """POST it: the response."""
         json_ = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        address = f"{self.address}/v1/predict"
+        address = f"{self.address}{path}"
         return requests.post(address, content, headers=json_ | headers, timeout=SECONDS)
 
     def get(self, path, **headers):
@@ -97,8 +98,10 @@ def server(tiny_bert, tiny_bert_folder, tiny_vit, tiny_vit_folder, tmp_path_fact
         write_served(name, folder, tiny_bert, tiny_bert_folder)
     write_served("er", folder, tiny_bert, tiny_bert_folder, **told)
     write_images(folder, tiny_vit, tiny_vit_folder)
+    write_speaking("finetune", folder / "calls", write_model("llama", folder / "llama"))
     (folder / "token").write_text(TOKEN + "\n")
-    bundles = [*(str(folder / name) for name in [*STRATEGIES, "told"]), f"pictures={folder}/images"]
+    named = [f"pictures={folder}/images", f"calls={folder}/calls"]
+    bundles = [*(str(folder / name) for name in [*STRATEGIES, "told"]), *named]
     limits = ("--max-rows", "8", "--max-characters", "200", "--max-body-bytes", "60000")
     words = (*bundles, "--token-file", str(folder / "token"), *limits, "--max-pixels", "10000")
     with started(folder, *words) as running:
@@ -178,6 +181,17 @@ def test_images_are_sent_as_base64(server):
     assert found.status_code == 200, found.text
     expected = predicted(server.folder / "images", server.folder / "pictures")
     assert_same(found.json()["predictions"], expected[::4])
+
+
+def test_a_language_model_answers_as_lamina_generate_does(server):
+    body = {"model": "calls", "prompt": TEXTS, "max_tokens": 6}
+    found = server.ask(body, "/v1/completions")
+    assert found.status_code == 200, found.text
+    words = ["generate", str(server.folder / "calls"), *TEXTS, "--max-new-tokens", "6"]
+    done = CliRunner().invoke(main, [*words, "--format", "jsonl"])
+    expected = [json.loads(line)["text"] for line in done.stdout.splitlines()]
+    assert [each["text"] for each in found.json()["choices"]] == expected
+    assert [each["id"] for each in server.get("/v1/models").json()["data"]] == ["calls"]
 
 
 def test_many_clients_of_many_bundles_each_get_their_own_answer(server):

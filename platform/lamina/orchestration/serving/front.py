@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from aiohttp.typedefs import Handler
 
 from lamina.bundles import Prediction
 from lamina.bundles.facts import Facts
+from lamina.orchestration.serving import completions
 from lamina.orchestration.serving.batching import Batcher, Send
 from lamina.orchestration.serving.metrics import CONTENT_TYPE, NO_BUNDLE, Metrics
 from lamina.orchestration.serving.question import Question, RefusedError, read_question
@@ -26,6 +28,9 @@ HEALTH = "/healthz"
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 _UNDER_WAY = 2
 """Batches per replica: one that it works on, and one that is on its way."""
+
+_Read = Callable[[bytes, Mapping[str, Facts], ServingSettings], Question]
+_Said = Callable[[Question, list[Any]], dict[str, Any]]
 
 
 class Front:
@@ -63,6 +68,9 @@ class Front:
         app.router.add_get("/metrics", self._said_metrics)
         app.router.add_get("/v1/bundles", self._said_bundles)
         app.router.add_post("/v1/predict", self._predict)
+        app.router.add_post(completions.TEXT, self._completion)
+        app.router.add_post(completions.CHAT, self._completion)
+        app.router.add_get(completions.MODELS, self._said_models)
         return app
 
     @web.middleware
@@ -85,9 +93,10 @@ class Front:
             headers["WWW-Authenticate"] = "Bearer"
         if status == 503:
             headers["Retry-After"] = "1"
-        return web.json_response(
-            {"error": {"key": key, "message": message}}, status=status, headers=headers
-        )
+        wrong: dict[str, Any] = {"error": {"key": key, "message": message}}
+        if request.path in completions.PATHS:
+            wrong = completions.error_of(status, key, message)
+        return web.json_response(wrong, status=status, headers=headers)
 
     def _let_in(self, request: web.Request) -> None:
         """Raises RefusedError for whoever may not ask."""
@@ -119,21 +128,30 @@ class Front:
         said = [_description(name, facts) for name, facts in self._bundles.items()]
         return web.json_response({"bundles": said})
 
+    async def _said_models(self, request: web.Request) -> web.Response:
+        return web.json_response(completions.models(self._bundles))
+
     async def _predict(self, request: web.Request) -> web.Response:
+        return await self._asked(request, read_question, _predicted)
+
+    async def _completion(self, request: web.Request) -> web.Response:
+        is_chat = request.path == completions.CHAT
+        read = partial(completions.read_completion, is_chat=is_chat)
+        said = partial(completions.completion, is_chat=is_chat)
+        return await self._asked(
+            request, read, lambda question, found: said(question.bundle, found)
+        )
+
+    async def _asked(self, request: web.Request, read: _Read, said: _Said) -> web.Response:
+        """The answer to a request, which `read` makes a question of, as `said` puts it."""
         start = time.perf_counter()
         question: Question | None = None
         status = 500
         try:
-            question = read_question(await self._body(request), self._bundles, self._settings)
-            predictions = await self._answer(question)
+            question = read(await self._body(request), self._bundles, self._settings)
+            found = await self._answer(question)
             status = 200
-            return web.json_response(
-                {
-                    "bundle": question.bundle,
-                    "predictions": [_plain(each, question.top_k) for each in predictions],
-                },
-                dumps=_dumps,
-            )
+            return web.json_response(said(question, found), dumps=_dumps)
         except RefusedError as error:
             status = error.status
             raise
@@ -157,7 +175,7 @@ class Front:
             raise web.HTTPRequestEntityTooLarge(self._settings.max_body_bytes)
         return await request.read()
 
-    async def _answer(self, question: Question) -> list[Prediction]:
+    async def _answer(self, question: Question) -> list[Any]:
         """Raises RefusedError where there is none."""
         seconds = self._settings.seconds
         try:
@@ -207,6 +225,7 @@ def _description(name: str, facts: Facts) -> dict[str, Any]:
         "name": name,
         "trial": facts.trial,
         "modality": facts.modality,
+        "answers": facts.answers,
         "scenario": facts.scenario,
         "needs_task": facts.needs_task,
         "classes": list(facts.class_names),
@@ -216,6 +235,11 @@ def _description(name: str, facts: Facts) -> dict[str, Any]:
         "metrics": facts.metrics,
         "backbone": {"source": facts.backbone.source, "digest": facts.backbone.digest},
     }
+
+
+def _predicted(question: Question, predictions: list[Prediction]) -> dict[str, Any]:
+    said = [_plain(each, question.top_k) for each in predictions]
+    return {"bundle": question.bundle, "predictions": said}
 
 
 def _plain(prediction: Prediction, top_k: int) -> dict[str, Any]:

@@ -33,56 +33,63 @@ class Question:
     bundle: str
     """The name that it is served under."""
     values: Sequence[Any]
-    """N texts, or N encoded images as bytes."""
+    """N texts, or N encoded images as bytes; or N prompts (texts, or messages)."""
     task: str | None
     """The task that all are of, where the stream told it."""
-    top_k: int
+    top_k: int = 1
     """How many classes are wanted for each."""
+    most: int = 0
+    """How many tokens may be generated behind each prompt; 0: classes are wanted."""
 
 
 def read_question(body: bytes, bundles: Mapping[str, Facts], settings: ServingSettings) -> Question:
     """Raises RefusedError where the body is no question that one of the bundles can be asked."""
-    given = _mapping(body)
+    given = mapping_of(body)
     for key in given:
         if key not in _KEYS:
             raise RefusedError(400, key, unknown_key(key, _KEYS))
-    name = _bundle(given, bundles)
+    name = bundle_of(given, bundles, "bundle")
     facts = bundles[name]
+    if facts.answers == "tokens":
+        raise RefusedError(
+            400, "bundle", f"bundle: {name!r} answers with texts (allowed: POST /v1/completions)"
+        )
     return Question(
-        name, _inputs(given, facts, settings), _task(given, facts), _top_k(given, facts)
+        name, _inputs(given, facts, settings), task_of(given, facts), _top_k(given, facts)
     )
 
 
-def _mapping(body: bytes) -> dict[str, Any]:
+def mapping_of(body: bytes) -> dict[str, Any]:
+    """A request's JSON. Raises RefusedError where it is no object."""
     try:
         given = json.loads(body)
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise RefusedError(
-            400, "body", f"body: is no JSON: {reason} (allowed: an object with inputs)"
+            400, "body", f"body: is no JSON: {reason} (allowed: an object)"
         ) from None
     if not isinstance(given, dict):
-        raise RefusedError(
-            400, "body", f"body: {shown(given)} is no object (allowed: one with inputs)"
-        )
+        raise RefusedError(400, "body", f"body: {shown(given)} is no object (allowed: an object)")
     return given
 
 
-def _bundle(given: Mapping[str, Any], bundles: Mapping[str, Facts]) -> str:
-    name = given.get("bundle")
+def bundle_of(given: Mapping[str, Any], bundles: Mapping[str, Facts], key: str) -> str:
+    """The name of the bundle that a request means under `key`: one of its name, of its trial's id,
+    or the only one. Raises RefusedError where there is none."""
+    name = given.get(key)
     if name is None:
         if len(bundles) > 1:
             raise RefusedError(
-                400, "bundle", f"bundle: missing, and several are served ({_allowed(bundles)})"
+                400, key, f"{key}: missing, and several are served ({_allowed(bundles)})"
             )
         return next(iter(bundles))
     if not isinstance(name, str):
-        raise RefusedError(400, "bundle", f"bundle: {shown(name)} is no text ({_allowed(bundles)})")
+        raise RefusedError(400, key, f"{key}: {shown(name)} is no text ({_allowed(bundles)})")
     if name in bundles:
         return name
     by_id = [each for each, facts in bundles.items() if facts.trial == name]
     if len(by_id) != 1:
-        raise RefusedError(404, "bundle", str(unknown("bundle", name[:80], list(bundles))))
+        raise RefusedError(404, key, str(unknown(key, name[:80], list(bundles))))
     return by_id[0]
 
 
@@ -90,7 +97,8 @@ def _allowed(bundles: Mapping[str, Facts]) -> str:
     return f"allowed: {', '.join(sorted(bundles))}"
 
 
-def _task(given: Mapping[str, Any], facts: Facts) -> str | None:
+def task_of(given: Mapping[str, Any], facts: Facts) -> str | None:
+    """The task that a request names. Raises RefusedError where it does not fit."""
     task = given.get("task")
     if task is not None and not isinstance(task, str):
         raise RefusedError(400, "task", f"task: {shown(task)} is no text (allowed: a task's name)")
@@ -122,11 +130,12 @@ def _inputs(given: Mapping[str, Any], facts: Facts, settings: ServingSettings) -
     if len(inputs) > settings.max_rows:
         raise RefusedError(413, "inputs", f"inputs: {len(inputs)} were given ({allowed})")
     if facts.modality == "text":
-        return [_text(each, f"inputs[{n}]", settings) for n, each in enumerate(inputs)]
+        return [text_of(each, f"inputs[{n}]", settings) for n, each in enumerate(inputs)]
     return [_image(each, f"inputs[{n}]") for n, each in enumerate(inputs)]
 
 
-def _text(value: Any, key: str, settings: ServingSettings) -> str:
+def text_of(value: Any, key: str, settings: ServingSettings) -> str:
+    """A text of a request. Raises RefusedError where it is none, empty or too long."""
     most = settings.max_characters
     allowed = f"allowed: a text of 1 to {most:,} characters"
     if not isinstance(value, str):

@@ -2,17 +2,17 @@
 together."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from lamina.backbones.backbone import Backbone, BackboneSettings
 from lamina.backbones.load import load_backbone
-from lamina.bundles import Bundle, Prediction, Predictor
+from lamina.bundles import Bundle, Generation, Prediction, Predictor
 from lamina.bundles.predictor import Logits
 from lamina.core import Batch, Samples
 from lamina.orchestration.serving.question import Question
@@ -22,7 +22,7 @@ from lamina.streams.images import decode
 from lamina.streams.sources.huggingface import HuggingFace
 from lamina.training.cohort import shared, together
 
-Answer = list[Prediction] | Exception
+Answer = list[Prediction] | list[Generation] | Exception
 """What is said of a question's inputs, in their order; or why there is no answer: an InputError
 where an input is to blame."""
 
@@ -30,6 +30,7 @@ _BackboneKey = tuple[str, BackboneSettings]
 """The digest of its files, and how it is held; its name says no more than the digest."""
 _Group = tuple[str, str | None]
 """Rows of one bundle that are told one task."""
+Found = TypeVar("Found")
 
 
 class ResidentBundles:
@@ -77,13 +78,16 @@ class ResidentBundles:
         return load_backbone(bundle.job.backbone, self._device, alike[0] if alike else None)
 
     def _answer(self, questions: Sequence[Question]) -> list[Answer]:
-        by_backbone: dict[_BackboneKey, list[int]] = defaultdict(list)
+        alike: dict[tuple[_BackboneKey, int], list[int]] = defaultdict(list)
         for place, each in enumerate(questions):
-            by_backbone[self._keys[each.bundle]].append(place)
+            alike[self._keys[each.bundle], each.most].append(place)
         answers: dict[int, Answer] = {}
-        for key, places in by_backbone.items():
+        for (key, most), places in alike.items():
             asked = [questions[place] for place in places]
-            answers |= zip(places, self._answer_on(self._backbones[key], asked), strict=True)
+            found = (
+                self._generations(asked) if most else self._answer_on(self._backbones[key], asked)
+            )
+            answers |= zip(places, found, strict=True)
         return [answers[place] for place in range(len(questions))]
 
     def _answer_on(self, backbone: Backbone, questions: Sequence[Question]) -> list[Answer]:
@@ -105,6 +109,32 @@ class ResidentBundles:
         return [
             span if isinstance(span, InputError) else _cut(found[span], each.top_k)
             for span, each in zip(spans, questions, strict=True)
+        ]
+
+    def _generations(self, questions: Sequence[Question]) -> list[Answer]:
+        """What bundles of one backbone say behind prompts, which leave answers the same room: each
+        prompt with others of about its length, whatever the bundle."""
+        most = questions[0].most
+        read: list[Batch] = []
+        groups: list[_Group] = []
+        spans: list[range | Exception] = []
+        for each in questions:
+            try:
+                read.append(self._predictors[each.bundle].encode_prompts(each.values, most))
+            except InputError as error:
+                spans.append(error)
+                continue
+            spans.append(range(len(groups), len(groups) + len(each.values)))
+            groups += [(each.bundle, each.task)] * len(each.values)
+        found: dict[int, Generation | Exception] = {}
+        for rows, batch in _by_length(read, self._settings.batch_rows):
+            own = [groups[row] for row in rows.tolist()]
+            for _, places, said in self._run(batch, own, partial(self._generated, most=most)):
+                several = [said] * len(places) if isinstance(said, Exception) else said
+                found |= zip(rows[places].tolist(), several, strict=True)
+        return [
+            span if isinstance(span, Exception) else _whole([found[row] for row in span])
+            for span in spans
         ]
 
     def _read(self, question: Question) -> Sequence[Any]:
@@ -133,7 +163,7 @@ class ResidentBundles:
         for rows in data.lengths().argsort(stable=True).split(self._settings.batch_rows):
             own = [groups[row] for row in rows.tolist()]
             batch = data[rows].trimmed()
-            for group, places, logits in self._run(batch, own):
+            for group, places, logits in self._run(batch, own, self._logits):
                 said: Sequence[Prediction | Exception]
                 if isinstance(logits, Exception):
                     said = [logits] * len(places)
@@ -143,18 +173,21 @@ class ResidentBundles:
         return [found[row] for row in range(number)]
 
     def _run(
-        self, batch: Batch, groups: Sequence[_Group]
-    ) -> list[tuple[_Group, Tensor, Logits | Exception]]:
-        """The logits of each group's rows of a batch, and their places in it. All are padded to one
-        length, so that their calls of the backbone meet."""
+        self,
+        batch: Batch,
+        groups: Sequence[_Group],
+        answer: Callable[[_Group, Batch], Found | Exception],
+    ) -> list[tuple[_Group, Tensor, Found | Exception]]:
+        """What `answer` finds for each group's rows of a batch, and their places in it. All are
+        padded to one length, so that their calls of the backbone meet."""
         places: dict[_Group, list[int]] = defaultdict(list)
         for place, group in enumerate(groups):
             places[group].append(place)
         chosen = {group: torch.tensor(own) for group, own in places.items()}
-        calls = [partial(self._logits, group, batch[own]) for group, own in chosen.items()]
+        calls = [partial(answer, group, batch[own]) for group, own in chosen.items()]
         found = together(calls, len(calls), self._settings.batch_rows)
         return [
-            (group, own, logits) for (group, own), logits in zip(chosen.items(), found, strict=True)
+            (group, own, each) for (group, own), each in zip(chosen.items(), found, strict=True)
         ]
 
     def _logits(self, group: _Group, batch: Batch) -> Logits | Exception:
@@ -166,9 +199,36 @@ class ResidentBundles:
             # Raised, it would end the others' calls as well.
             return _plain(error)
 
+    def _generated(self, group: _Group, batch: Batch, most: int) -> list[Generation] | Exception:
+        name, task = group
+        predictor = self._predictors[name]
+        try:
+            return predictor.generated(batch, most, predictor.task_named(task))
+        except Exception as error:
+            # As above.
+            return _plain(error)
+
 
 def _key(bundle: Bundle) -> _BackboneKey:
     return bundle.facts.backbone.digest, replace(bundle.job.backbone, name="")
+
+
+def _by_length(read: Sequence[Batch], batch_rows: int) -> Iterator[tuple[Tensor, Batch]]:
+    """Prompts of about one length together, with their numbers among all."""
+    if read:
+        data = Batch.cat(read)
+        for rows in data.lengths().argsort(stable=True).split(batch_rows):
+            yield rows, data[rows].trimmed()
+
+
+def _whole(found: Sequence[Generation | Exception]) -> Answer:
+    """Generations; the first error if there is one."""
+    said: list[Generation] = []
+    for each in found:
+        if isinstance(each, Exception):
+            return each
+        said.append(each)
+    return said
 
 
 def _cut(found: Sequence[Prediction | Exception], top_k: int) -> Answer:

@@ -17,15 +17,14 @@ def select_bundles(words: Sequence[str], trials: Sequence[str] = ()) -> dict[str
     trial. Every file of theirs is checked, and the backbone.
 
     `trials` says which ones of a job's output folder: ids, names, `best` (the default) or `all`.
-    Raises InputError where a bundle is not there or damaged, it knows no classes, its backbone is
-    another one here, or two have one name.
+    Raises InputError where a bundle is not there or damaged, its backbone is another one here, or
+    two have one name.
     """
     found: dict[str, list[Bundle]] = defaultdict(list)
     for word in words:
         given, run = _named(word)
         for folder in _folders(run, trials or (BEST,)):
             bundle = open_bundle(folder)
-            bundle.check_classes("RUN")
             bundle.check_files()
             bundle.check_backbone()
             found[given or bundle.facts.name].append(bundle)

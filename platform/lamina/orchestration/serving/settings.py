@@ -30,6 +30,8 @@ class ServingSettings:
     """Inputs of a request."""
     max_characters: int = 20_000
     """Of a text."""
+    max_new_tokens: int = 512
+    """Of an answer in tokens."""
     max_pixels: int = 20_000_000
     """Of an image."""
     max_body_bytes: int = 8 * 2**20
@@ -43,7 +45,7 @@ class ServingSettings:
 
     def __post_init__(self) -> None:
         limits = ("max_rows", "max_characters", "max_pixels", "max_body_bytes", "max_waiting_rows")
-        counts = ("replicas", "threads", "batch_rows", "seconds")
+        counts = ("replicas", "threads", "batch_rows", "seconds", "max_new_tokens")
         check_fields("serve", self, positive=(*limits, *counts), not_negative=("port",))
 
     @property
