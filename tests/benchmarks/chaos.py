@@ -274,7 +274,8 @@ class Run:
         folder.mkdir()
         mapping = {**kind.mapping, "output_dir": str(self.folder)}
         self._is_tracked = "MLflow's server" in names
-        mapping["tracking"] = {"enabled": self._is_tracked, "mlflow_uri": server.uri}
+        tracked = {"mlflow_uri": server.uri}
+        mapping["tracking"] = tracked if self._is_tracked else {"enabled": False}
         (folder / "job.yaml").write_text(yaml.safe_dump(mapping))
         self._environment = {**own_environment(), _MARK: self._mark, "LAMINA_CACHE": str(cache)}
         self._temporary = TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)

@@ -40,8 +40,8 @@ from harness import PROJECT, own_environment, stdout
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 _MOST_SECONDS = 900.0
 _LOOK_SECONDS = 0.2
-_OWN = ("/tmp", "/root/.cache", "/data")
-"""Folders that each machine has of its own."""
+_OWN = ("/root/.cache", "/mnt", "/tmp")
+"""Folders that each machine has of its own. The last one may hold those that take their place."""
 
 
 class Machine:
@@ -162,12 +162,12 @@ def kinds(epochs: int) -> dict[str, Kind]:
         "name": "two",
         "stream": {
             "name": "huggingface",
-            "path": "/data/rows.csv",
+            "path": "/mnt/rows.csv",
             "text_column": "text",
             "label_column": "label",
         },
         "scenario": {"kind": "class_incremental", "num_tasks": 4},
-        "backbone": {"name": "/data/backbone"},
+        "backbone": {"name": "/mnt/backbone"},
         "adapter": {"kind": "lora", "rank": 4},
         "strategy": {"name": "er"},
         "memory": {"policy": "reservoir", "size": 60},
@@ -208,9 +208,9 @@ def made(kind: Kind, way: str, pair: Pair, folder: Path) -> tuple[float, dict[st
         _wait_for(second)
     place = folder / f"{kind.name}-{way}"
     place.mkdir()
-    out = first.disk / "data" / place.name
+    out = first.disk / "mnt" / place.name
     begin = time.monotonic()
-    sent = pair.submit(kind, {**kind.mapping, "output_dir": f"/data/{place.name}"}, place)
+    sent = pair.submit(kind, {**kind.mapping, "output_dir": f"/mnt/{place.name}"}, place)
     is_pending = way in ("lost", "late")
     while sent.poll() is None:
         if time.monotonic() - begin > _MOST_SECONDS:
@@ -250,8 +250,8 @@ def main() -> None:
         pair = Pair(folder)
         first = pair.machines[0]
         try:
-            rows(first.disk / "data" / "rows.csv")
-            shutil.copytree(tiny_bert(folder), first.disk / "data" / "backbone")
+            rows(first.disk / "mnt" / "rows.csv")
+            shutil.copytree(tiny_bert(folder), first.disk / "mnt" / "backbone")
             for kind in kinds(given.epochs).values():
                 expected: dict[str, str] = {}
                 if given.kinds is not None and kind.name not in given.kinds:

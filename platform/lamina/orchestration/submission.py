@@ -23,6 +23,12 @@ from ray.job_submission import JobStatus
 from lamina.orchestration.cluster import answers
 from lamina.registry import InputError
 
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers of Ray with a level of their own: what they say of an upload is for nobody who waits."""
 _PORTS = {"http": 80, "https": 443}
 _MOST_BREAKS = 5
 """So often may the connection break while a log is followed."""
@@ -69,8 +75,8 @@ class JobServer:
         Raises InputError where no cluster answers there, or where it does not let us in.
         """
         self.address = checked(address)
-        # Its progress is of no use to whoever waits for a command.
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             self._client = JobSubmissionClient(self.address)
         except AuthenticationError:
