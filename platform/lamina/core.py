@@ -305,7 +305,8 @@ class Batch:
             for name, value in self.inputs.items()
         }
         for name in {DECODED, DECODED_MASK} & self.inputs.keys():
-            inputs[name] = self.inputs[name][:, : labels.shape[1]]
+            # What a decoder reads first is there before any answer.
+            inputs[name] = self.inputs[name][:, : max(1, labels.shape[1])]
         return replace(self, inputs=inputs, labels=labels)
 
     def lengths(self) -> Tensor:
