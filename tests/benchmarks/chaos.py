@@ -134,14 +134,16 @@ class Kind:
 
     def outcome(self, folder: Path) -> dict[str, str]:
         """What must be the same: a digest for each file of tensors, and of R. Not what a learner
-        has counted, as it counts seconds too."""
+        has counted, as it counts seconds too; and not R of a trial that the scheduler has stopped,
+        which may have learned a task more before it heard of it."""
         found = {}
         for path in sorted(folder.rglob("*.safetensors")):
             name = path.relative_to(folder)
             is_left = name.parts[0] not in ("store", "rounds", "clients", "shared_models")
             if is_left and name.name != LEARNER:
                 found[str(name)] = sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.glob("trials/*/accuracy_matrix.json")):
+        for bundle in sorted(folder.glob("trials/*/bundle")):
+            path = bundle.with_name("accuracy_matrix.json")
             found[str(path.relative_to(folder))] = sha256(path.read_bytes()).hexdigest()
         for path in folder.glob("federated_result.json"):
             metrics = json.loads(path.read_text())["metrics"]
