@@ -520,3 +520,20 @@ def test_a_command_says_which_keys_are_for_others(base_of):
     assert unused_by(job, "federate").keys() == of_sweeps
     in_process = unused_by(job, "federate --in-process")
     assert in_process.keys() == {*of_sweeps, "hosts.count", "hosts.device"}
+
+    assert in_process.keys() == {"sweep", "hosts.count", "hosts.cohort", "hosts.device"}
+
+
+def test_what_is_of_the_head_is_said_to_change_nothing_where_answers_are_tokens():
+    calls = {
+        "name": "calls",
+        "stream": {"name": "assistant_calls"},
+        "scenario": {"kind": "domain_incremental"},
+        "backbone": {"name": "smollm2"},
+        "adapter": LORA,
+        "strategy": {"name": "lae"},
+        "training": {"epochs": 1, "batch_size": 8, "learning_rate": 0.01},
+    }
+    assert "no head is trained" in parse_job(calls).idle["strategy.freeze"]
+    words = {**calls, "stream": {"name": "assistant"}, "backbone": {"name": "minilm"}}
+    assert "strategy.freeze" not in parse_job(words).idle

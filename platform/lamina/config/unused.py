@@ -186,6 +186,9 @@ def _by_stream(job: "Job") -> Iterator[tuple[str, str]]:
         yield "training.general", "such prompts are of no task, and scenario.kind tells each"
     if not measure_of(job.training.measure, job.stream.answers).reads_texts:
         yield "training.max_new_tokens", "the measure reads no texts"
+    if job.stream.answers == "tokens":
+        for key in type(job.strategy).of_head:
+            yield f"strategy.{key}", "answers are tokens: no head is trained"
     if _ends_with_its_task(job.strategy, job.scenario, job.memory):
         for key in type(job.strategy).from_second_task:
             yield f"strategy.{key}", "it matters from the second task on, and the stream has one"

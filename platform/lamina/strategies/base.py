@@ -101,6 +101,8 @@ class Strategy(ABC):
     matters_when: ClassVar[Mapping[str, Where]] = {}
     """Hyper-parameters that change nothing beside some values of another one:
     `only_where(decay="online")`."""
+    of_head: ClassVar[tuple[str, ...]] = ()
+    """Hyper-parameters that change nothing where answers are tokens, and no head is trained."""
     routes: ClassVar[bool] = False
     """Whether it decides for each input which task's module answers: `route` tells which."""
     grows: ClassVar[bool] = False

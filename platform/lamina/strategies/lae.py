@@ -46,6 +46,7 @@ class LAE(Strategy):
     year = 2023
     answers = ("classes", "tokens")
     adapters = tuple(kind_names())
+    of_head = ("freeze",)
 
     def __post_init__(self) -> None:
         check_fields("strategy", self, share=["kept", "momentum"], share_below_1=["freeze"])

@@ -27,6 +27,7 @@ class Oracle(Strategy):
     family = "baseline"
     paper = "Learning multiple visual domains with residual adapters"
     year = 2017
+    answers = ("classes", "tokens")
     scenarios = ("task_incremental",)
     classes_only = "it must be told the task, which a stream of tokens does not"
     grows = True
@@ -44,7 +45,7 @@ class Oracle(Strategy):
         """L = CE over the task's classes."""
         assert batch.task is not None
         logits = self._of_task(model, batch.inputs, batch.task.index)
-        return StepOutput(cross_entropy(logits, batch.labels, columns=batch.task.classes))
+        return StepOutput(cross_entropy(logits, batch.labels, columns=batch.task.classes or None))
 
     def _of_task(self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: int) -> Tensor:
         """Logits [N, classes of the task] of the task's own module."""
@@ -54,10 +55,11 @@ class Oracle(Strategy):
     def predict(
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None
     ) -> Tensor:
-        """The task's logits at its classes' places, minus infinity elsewhere."""
+        """The task's logits at its classes' places, minus infinity elsewhere; where answers are
+        tokens, as they are."""
         assert task is not None
         own = self._of_task(model, inputs, task.index)
-        return among(own, task.classes, model.num_classes())
+        return among(own, task.classes, model.num_classes()) if task.classes else own
 
 
 def _head(task: int) -> str:
