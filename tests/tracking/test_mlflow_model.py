@@ -13,11 +13,13 @@ import pytest
 from mlflow import MlflowClient
 
 from bundle_cases import mapping_of, new_learner, write_data
-from lamina.bundles import Predictor, open_bundle, write_bundle
+from lamina.bundles import Predictor, load_predictor, open_bundle, write_bundle
 from lamina.tracking.data import data_document
 from lamina.tracking.mlflow_store import embedded_uri
 from lamina.tracking.mlflow_tracker import CANDIDATE, MODEL, MlflowTracker
 from lamina.tracking.model import tracked_model
+from language_models import write_model
+from served_bundles import write_speaking
 
 # MLflow 3.17 asks SQLAlchemy 2.1 for a way of loading that is on its way out.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
@@ -77,6 +79,23 @@ def test_the_model_of_a_sweep_answers_as_its_bundle_does(
     assert list(answers.task) == [each.task for each in expected]
     assert list(answers.score) == pytest.approx([each.score for each in expected], abs=1e-6)
     assert list(answers.index) == list(pandas.DataFrame(given).index)
+
+
+def test_a_language_model_s_model_says_what_its_bundle_does(
+    sweep, output_dir, bundles, tmp_path, monkeypatch
+):
+    from mlflow import pyfunc
+
+    write_speaking("finetune", bundles / "speaks-0", write_model("gpt2", tmp_path / "model"))
+    run = sweep("speaks-0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", embedded_uri(output_dir))
+    model = pyfunc.load_model(f"runs:/{run.info.run_id}/{MODEL}")
+    given = pandas.DataFrame({"anything": TEXTS}, index=[7, 8, 9])
+    said = model.predict(given, params={"max_new_tokens": 5})
+    expected = load_predictor(open_bundle(bundles / "speaks-0")).generate(TEXTS, max_new_tokens=5)
+    assert list(said.text) == [each.text for each in expected]
+    assert list(said.is_whole) == [each.is_whole for each in expected]
+    assert list(said.index) == [7, 8, 9]
 
 
 def test_mlflows_own_command_predicts(sweep, output_dir, tmp_path):

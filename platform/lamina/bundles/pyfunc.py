@@ -12,6 +12,7 @@ import torch
 
 from lamina.bundles.bundle import open_bundle
 from lamina.bundles.predictor import Predictor, load_predictor
+from lamina.core import MAX_NEW_TOKENS
 from lamina.registry import InputError
 from lamina.streams.images import Background, decode
 
@@ -27,26 +28,36 @@ class PyfuncModel:
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> "DataFrame":
         """The best class of each row: `label`, `score` (its share of the softmax) and `task` (whose
-        module answered, where the strategy decides for one; else None).
+        module answered, where the strategy decides for one; else None). Of a language model what it
+        says behind each prompt: `text`, `is_whole` (whether it came to its end) and `task`.
 
         `model_input` is a data frame with one column, or a list, of texts or of encoded images
-        (bytes of a PNG or JPEG file). `params` has the `task` where predictions are told theirs.
-        Raises InputError for something else.
+        (bytes of a PNG or JPEG file). `params` has the `task` where predictions are told theirs,
+        and `max_new_tokens`. Raises InputError for something else.
         """
         import pandas
 
-        values = _values(model_input)
+        values, given = _values(model_input), params or {}
+        index = model_input.index if isinstance(model_input, pandas.DataFrame) else None
+        if self.predictor.bundle.facts.answers == "tokens":
+            most = given.get("max_new_tokens", MAX_NEW_TOKENS)
+            said = self.predictor.generate(values, given.get("task"), most)
+            columns: dict[str, list[Any]] = {
+                "text": [each.text for each in said],
+                "is_whole": [each.is_whole for each in said],
+                "task": [each.task for each in said],
+            }
+            return pandas.DataFrame(columns, index=index)
         if self.predictor.model.backbone.modality == "image":
             stream = self.predictor.bundle.job.stream
             background: Background = getattr(stream, "background", "white")
             values = [_image(each, place, background) for place, each in enumerate(values)]
-        found = self.predictor.predict(values, (params or {}).get("task"))
+        found = self.predictor.predict(values, given.get("task"))
         columns = {
             "label": [each.label for each in found],
             "score": [each.score for each in found],
             "task": [each.task for each in found],
         }
-        index = model_input.index if isinstance(model_input, pandas.DataFrame) else None
         return pandas.DataFrame(columns, index=index)
 
 

@@ -23,6 +23,7 @@ from threading import Event, Thread
 from time import time
 from typing import TYPE_CHECKING, TypeAlias
 
+from lamina.core import MAX_NEW_TOKENS
 from lamina.tracking.backlog import Backlog, Point, Points
 from lamina.tracking.base import Status, TrackingError
 from lamina.tracking.data import DataDocument
@@ -447,8 +448,9 @@ class _Runs:
         from mlflow.models import Model
 
         tags = {f"lamina.{key}": value for key, value in model.tags.items()}
+        kind = "language model" if model.answers == "tokens" else f"{model.modality} classifier"
         made = self.client.create_logged_model(
-            self.experiment_id, MODEL, run_id, tags, model_type=f"{model.modality} classifier"
+            self.experiment_id, MODEL, run_id, tags, model_type=kind
         )
         about = Model(
             made.artifact_location, run_id, model_uuid=made.model_id, model_id=made.model_id
@@ -510,25 +512,21 @@ class _Runs:
 
 
 def _signature(model: TrackedModel) -> "ModelSignature":
-    """One column of any name, or a list, goes in; a label, its score and a task come out."""
+    """One column of any name, or a list, goes in; a label with its score, or a text and whether it
+    came to its end, and a task come out."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     column = ColSpec("string" if model.modality == "text" else "binary")
-    more = {}
-    if model.needs_task:
-        more["params"] = ParamSchema([ParamSpec("task", "string", model.tasks[0])])
-    return ModelSignature(
-        Schema([column]),
-        Schema(
-            [
-                ColSpec("string", "label"),
-                ColSpec("double", "score"),
-                ColSpec("string", "task", required=False),
-            ]
-        ),
-        **more,
-    )
+    said = [ColSpec("string", "label"), ColSpec("double", "score")]
+    params = [ParamSpec("task", "string", model.tasks[0])] if model.needs_task else []
+    if model.answers == "tokens":
+        said = [ColSpec("string", "text"), ColSpec("boolean", "is_whole")]
+        params.append(ParamSpec("max_new_tokens", "long", MAX_NEW_TOKENS))
+    schemas = Schema([column]), Schema([*said, ColSpec("string", "task", required=False)])
+    if not params:
+        return ModelSignature(*schemas)
+    return ModelSignature(*schemas, params=ParamSchema(params))
 
 
 def _source_type(source: str) -> str:

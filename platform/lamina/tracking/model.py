@@ -24,6 +24,8 @@ class TrackedModel:
     """The trial's id."""
     modality: str
     """`text` or `image`."""
+    answers: str
+    """`classes`, or `tokens`: texts that it generates."""
     tasks: tuple[str, ...]
     """What its tasks are called, in order."""
     needs_task: bool
@@ -34,12 +36,9 @@ class TrackedModel:
     """What tells it from others: trial, strategy, scenario, accuracies."""
 
 
-def tracked_model(bundle: Path) -> TrackedModel | None:
-    """The model in a bundle's folder, by its `bundle.json` and `job.json`; None where it answers
-    with texts, which the loader does not give."""
+def tracked_model(bundle: Path) -> TrackedModel:
+    """The model in a bundle's folder, by its `bundle.json` and `job.json`."""
     facts: Mapping[str, Any] = json.loads((bundle / "bundle.json").read_bytes())
-    if facts.get("class_names") == []:
-        return None
     job: Mapping[str, Any] = json.loads((bundle / "job.json").read_bytes())
     metrics = facts["metrics"]
     keys = [named(key, measure_in(metrics)) for key in _SHOWN]
@@ -48,6 +47,7 @@ def tracked_model(bundle: Path) -> TrackedModel | None:
         bundle=bundle,
         trial=facts["trial"],
         modality=facts["modality"],
+        answers="classes" if facts["class_names"] else "tokens",
         tasks=tuple(each["name"] for each in facts["tasks"]),
         needs_task=facts["scenario"] == "task_incremental",
         # What follows a plus sign says how a package was built, which no index knows.

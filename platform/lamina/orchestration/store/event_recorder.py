@@ -124,9 +124,7 @@ class EventRecorder:
         self._tracker.log(None, best_of(trials, self._metric, self._mode), step=0)
         bundle = self._folder / ranked[0].trial / BUNDLE if ranked else None
         if bundle is not None and (bundle / "bundle.json").is_file():
-            model = tracked_model(bundle)
-            if model is not None:
-                self._tracker.model(model)
+            self._tracker.model(tracked_model(bundle))
 
     def close(self) -> None:
         """Return when everything is written. Raises TrackingError."""
