@@ -169,6 +169,7 @@ class Facts:
     trial = "ncm-0"
     class_names = ("door", "light")
     modality = "text"
+    answers = "classes"
 
     def told(self, name, key) -> Task | None:
         return None

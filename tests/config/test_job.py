@@ -216,7 +216,11 @@ def test_what_a_strategy_has_no_use_for_is_left_out_and_said(small):
         "memory": "strategy 'simplecil' replays nothing",
         "training.epochs": "strategy 'simplecil' takes no gradient step",
     }
-    assert job.settings()["training"] == {"evaluation_batch_size": 256, "drift": False}
+    assert job.settings()["training"] == {
+        "evaluation_batch_size": 256,
+        "measure": None,
+        "drift": False,
+    }
     er = parse_job({**small, "strategy": {"name": "er"}})
     assert er.unused == {}
     assert er.memory.size == 50

@@ -113,7 +113,7 @@ def test_it_is_the_same_packed_and_alone(name, models):
     packed = together[0].model.adapters
     for key, adapter in alone.model.adapters.items():
         for tensor, value in adapter.tensors.items():
-            torch.testing.assert_close(packed[key].tensors[tensor], value, atol=1e-4, rtol=1e-3)
+            torch.testing.assert_close(packed[key].tensors[tensor], value, atol=5e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", TAKE_TOKENS)

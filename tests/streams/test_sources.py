@@ -11,14 +11,22 @@ from lamina.streams import Source, source_class, source_names
 
 
 def test_the_sources_are_the_modules_of_their_folder():
-    assert source_names() == ["assistant", "assistant_calls", "digits", "huggingface", "tweets"]
+    assert source_names() == [
+        "assistant",
+        "assistant_calls",
+        "digits",
+        "huggingface",
+        "instructions",
+        "tweets",
+    ]
 
 
 @pytest.mark.parametrize("name", source_names())
 def test_every_source_knows_the_name_the_job_gives_it(name):
     cls = source_class(name)
     assert issubclass(cls, Source)
-    source = cls(path="x", text_column="text") if name == "huggingface" else cls()
+    needed = {"huggingface": {"path": "x", "text_column": "text"}, "instructions": {"path": "x"}}
+    source = cls(**needed.get(name, {}))
     assert source.name == name
     assert source.settings["name"] == name
 

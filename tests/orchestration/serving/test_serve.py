@@ -291,7 +291,7 @@ def test_nobody_is_let_in_without_the_token(server):
 
 def test_bundles_say_what_they_are(server):
     found = {each["name"]: each for each in server.get("/v1/bundles").json()["bundles"]}
-    assert set(found) == {*STRATEGIES, "told", "pictures"}
+    assert set(found) == {*STRATEGIES, "told", "pictures", "calls"}
     assert found["er"]["classes"] == ["door", "light", "song", "timer"]
     assert [each["name"] for each in found["er"]["tasks"]] == ["task 0", "task 1"]
     assert found["told"]["needs_task"] is True

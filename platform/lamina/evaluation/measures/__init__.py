@@ -2,15 +2,18 @@
 `measures/slot_f1.py`."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from lamina.core import AnswerKind
 from lamina.evaluation.measures.base import Measure
 from lamina.registry import InputError, member_class, member_names
 
+if TYPE_CHECKING:
+    # The names alone are read where a job is, and torch takes a second to load.
+    from lamina.core import AnswerKind
+
 _PACKAGE = "lamina.evaluation.measures"
 KEY = "training.measure"
-DEFAULTS: dict[AnswerKind, str] = {"classes": "accuracy", "tokens": "exact_match"}
+DEFAULTS: "dict[AnswerKind, str]" = {"classes": "accuracy", "tokens": "exact_match"}
 """What is measured where a job does not say."""
 
 
@@ -19,7 +22,7 @@ def measure_names() -> list[str]:
     return member_names(_PACKAGE)
 
 
-def measure_of(name: str | None, answers: AnswerKind) -> Measure:
+def measure_of(name: str | None, answers: "AnswerKind") -> Measure:
     """A measure by its name; None: that of the kind of answers. Raises InputError for one that is
     unknown, is of other answers, or needs a package that is not there."""
     name = name or DEFAULTS[answers]

@@ -4,17 +4,17 @@ from abc import ABC, abstractmethod
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lamina.core import AnswerKind
 from lamina.registry import InputError
 
 if TYPE_CHECKING:
+    from lamina.core import AnswerKind
     from lamina.evaluation.answers import TokenAnswers
 
 
 class Measure(ABC):
     """One number for a task's answers: an entry of R."""
 
-    answers: ClassVar[AnswerKind] = "tokens"
+    answers: "ClassVar[AnswerKind]" = "tokens"
     """What the answers are that it measures."""
     better: ClassVar[Literal["max", "min"]] = "max"
     """Whether more or less is better. What more of is better lies in [0, 1]."""
