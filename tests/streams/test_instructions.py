@@ -218,6 +218,8 @@ def test_settings_that_do_not_go_together_are_refused():
         ({"template": "chat", "prompt_format": "Q: {prompt}"}, "changes nothing with"),
         ({"prompt_format": "Q"}, "does not say where a prompt stands"),
         ({"words_per_row": 0}, "too few"),
+        ({"delimiter": ";;"}, r"stream\.delimiter: ';;' is not allowed"),
+        ({"delimiter": '"'}, r"stream\.delimiter: '\"' is stream\.quote as well"),
     ):
         with pytest.raises(InputError, match=said):
             Instructions(path="x", **settings)

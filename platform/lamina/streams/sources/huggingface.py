@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 
 from lamina.core import LazyValues, Modality, Part
-from lamina.registry import InputError, unknown
-from lamina.streams.base import Asked, Note, Source, Table
+from lamina.registry import InputError
+from lamina.streams.base import Asked, Note, Table
 from lamina.streams.checks import text_key
 from lamina.streams.files import DataSet, find
 from lamina.streams.images import Background, EncodedImages
@@ -24,6 +24,7 @@ from lamina.streams.names import (
     shown,
 )
 from lamina.streams.records import BY, Records, check_unicode, is_hole, times_of
+from lamina.streams.table_source import TableSource
 from lamina.streams.tables import ROW_IDS, Cell, Columns, Format, check_columns
 
 _TEXT, _IMAGE, _LABEL, _TASK, _CLIENT = (
@@ -34,7 +35,7 @@ Keys = Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class HuggingFace(Source):
+class HuggingFace(TableSource):
     """Texts or images with a label each.
 
     Labels, tasks, clients and texts are names, read as they are written: 007 is not 7, None and NA
@@ -43,26 +44,10 @@ class HuggingFace(Source):
     part as it where parts are carved.
     """
 
-    group_key = "task_column"
-    owner_key = "client_column"
-
     path: str
     """A file (csv, tsv, json, jsonl, parquet; also compressed: .gz, .bz2, .xz), a pattern such as
     `data/*.csv` for several files that are one split, a folder (of such files, or of images) or a
     hub id."""
-    config: str | None = None
-    """Which configuration of the data set, where a hub id or a folder has several."""
-    revision: str | None = None
-    """Which branch, tag or commit of the hub; null: the main one."""
-    delimiter: str | None = None
-    """What separates the cells of a csv file; null: a comma, in .tsv files a tab."""
-    encoding: str = "utf-8"
-    """How csv and JSON files are encoded; a byte order mark is left out."""
-    quote: str = '"'
-    """What csv cells with a delimiter or a line break in them stand in; '' where quotes mean
-    nothing."""
-    field: str | None = None
-    """Under which key of a JSON document the rows stand, with dots where it is nested."""
     text_column: str | tuple[str, ...] | None = None
     """The column of texts, or a list of columns (`[subject, body]`) whose cells make one text;
     empty ones among them are left out. This or `image_column` must be given."""
@@ -74,17 +59,6 @@ class HuggingFace(Source):
     """What transparent images are laid on."""
     label_column: str = "label"
     """The column of classes: class labels, texts or numbers."""
-    task_column: str | None = None
-    """The column of natural tasks (topics, domains), if there is one."""
-    client_column: str | None = None
-    """The column of whom a row belongs to (a user, a site), if there is one: the natural clients of
-    a federation."""
-    train_split: str = "train"
-    """The split to train on; a single file is one split called `train`."""
-    validation_split: str | None = None
-    """The split to select on; null carves it out of the training split."""
-    test_split: str | None = None
-    """The split to report on; null carves it out of the training split."""
     empty: Literal["refuse", "skip"] = "refuse"
     """What becomes of rows with an empty cell (or one of blanks only) in a column that is read: the
     data set is refused, or they are left out."""
@@ -105,16 +79,7 @@ class HuggingFace(Source):
                 "stream.text_column: give this or stream.image_column, and not both "
                 f"(given: {self.text_column!r} and {self.image_column!r})"
             )
-        for key, given, lengths in (
-            ("delimiter", self.delimiter, (1,)),
-            ("quote", self.quote, (0, 1)),
-        ):
-            if given is not None and (len(given) not in lengths or given in ("\n", "\r")):
-                raise InputError(f"stream.{key}: {given!r} is not allowed (allowed: one character)")
-        if self.delimiter is not None and self.delimiter == self.quote:
-            raise InputError(
-                f"stream.delimiter: {self.delimiter!r} is stream.quote as well (allowed: another)"
-            )
+        super().__post_init__()
         if self.min_per_class is not None and self.min_per_class < 1:
             raise InputError(
                 f"stream.min_per_class: {self.min_per_class} is too few (allowed: null, 1, 2, ...)"
@@ -155,15 +120,6 @@ class HuggingFace(Source):
         """As the column that is given."""
         return "image" if self.text_column is None else "text"
 
-    @property
-    def own_parts(self) -> Mapping[Part, str]:
-        """As `validation_split` and `test_split` say."""
-        named: dict[Part, str | None] = {
-            "validation": self.validation_split,
-            "test": self.test_split,
-        }
-        return {part: split for part, split in named.items() if split is not None}
-
     def load(self, seed: int) -> Table:
         """All rows, split by split, whatever the seed.
 
@@ -180,7 +136,7 @@ class HuggingFace(Source):
     def _table(self, by: str | None) -> Table:
         found = find(self.path, self.config, self.revision, self._format)
         self._check_keys(found)
-        chosen = self._chosen(found)
+        chosen = self.chosen(found.splits)
         keys = self._keys(by)
         wanted = list(dict.fromkeys([*(column for _, column in keys), ROW_IDS]))
         files = []
@@ -191,7 +147,9 @@ class HuggingFace(Source):
                 _check_kinds(columns, keys)
                 files.append((part, split, columns))
         rows = Records(files)
-        self._check_not_void(rows, chosen)
+        if not rows.parts:
+            raise InputError(f"stream.path: {self.path!r} has no rows")
+        self.check_not_void(rows, chosen)
         kept, notes = self._kept(rows, by)
         if not any(rows.parts[row] == "train" for row in kept):
             raise InputError(f"stream.empty: no row of split {self.train_split!r} is left")
@@ -281,27 +239,6 @@ class HuggingFace(Source):
             raise InputError(
                 f"stream.background: {self.background!r} changes nothing for texts (allowed: white)"
             )
-
-    def _chosen(self, found: DataSet) -> dict[Part, str]:
-        """The split of each part that the job names one for."""
-        chosen: dict[Part, str] = {"train": self.train_split, **self.own_parts}
-        for part, split in chosen.items():
-            if split not in found.splits:
-                raise unknown(f"stream.{part}_split", split, list(found.splits))
-            others = [other for other in chosen if chosen[other] == split]
-            if others[0] != part:
-                raise InputError(
-                    f"stream.{part}_split: {split!r} is stream.{others[0]}_split as well "
-                    "(allowed: a split of its own, or null)"
-                )
-        return chosen
-
-    def _check_not_void(self, rows: Records, chosen: Mapping[Part, str]) -> None:
-        if not rows.parts:
-            raise InputError(f"stream.path: {self.path!r} has no rows")
-        for part, split in chosen.items():
-            if part not in rows.parts:
-                raise InputError(f"stream.{part}_split: {split!r} of {self.path!r} has no rows")
 
     def _kept(self, rows: Records, by: str | None) -> tuple[list[int], list[Note]]:
         """The rows without an empty text, image or other cell, and what to say of the others."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from lamina.core import AnswerKind, Conversation, Modality, Part
 from lamina.registry import InputError, unknown
-from lamina.streams.base import Asked, Note, Source, Table, Turn
+from lamina.streams.base import Asked, Note, Table, Turn
 from lamina.streams.checks import text_key
 from lamina.streams.conversations import (
     FORMATS,
@@ -25,6 +25,7 @@ from lamina.streams.conversations import (
 from lamina.streams.files import DataSet, find
 from lamina.streams.names import counted, few_of
 from lamina.streams.records import BY, Records, check_unicode, is_hole, times_of
+from lamina.streams.table_source import TableSource
 from lamina.streams.tables import ROW_IDS, Columns, check_columns, kind_of
 from lamina.streams.tables import Format as Written
 
@@ -33,7 +34,7 @@ _ASKED = "{prompt}"
 
 
 @dataclass(frozen=True)
-class Instructions(Source):
+class Instructions(TableSource):
     """Prompts with the answers to learn; or texts alone, which are learned as they are.
 
     The format is found by the columns, and printed. A prompt and its answer are tokenised apart, so
@@ -42,12 +43,6 @@ class Instructions(Source):
     goes to the same part as it where parts are carved.
     """
 
-    group_key = "task_column"
-    owner_key = "client_column"
-
-    path: str
-    """A file (csv, tsv, json, jsonl, parquet; also compressed: .gz, .bz2, .xz), a pattern such as
-    `data/*.jsonl` for several files that are one split, a folder or a hub id."""
     tasks: tuple[str, ...] | None = None
     """Files, or folders with a file for each split (`train.json`), below `path`: each is a task, in
     this order. null: one table, whose tasks `task_column` says."""
@@ -65,11 +60,6 @@ class Instructions(Source):
     """The column of what stands before all turns; null: `system`, where there is one."""
     history_column: str | None = None
     """The column of the earlier turns of alpaca rows; null: `history`, where there is one."""
-    task_column: str | None = None
-    """The column of natural tasks (topics, domains), if there is one."""
-    client_column: str | None = None
-    """The column of whom a row belongs to (a user, a site), if there is one: the natural clients of
-    a federation."""
     template: Literal["plain", "chat"] = "plain"
     """How turns become a prompt: one after the other, or by the chat template of the backbone's
     tokenizer."""
@@ -81,30 +71,12 @@ class Instructions(Source):
     also keeps a chat template from putting in its own; null takes the rows'."""
     words_per_row: int | None = None
     """Plain texts are cut to rows of at most so many words; null keeps them whole."""
-    config: str | None = None
-    """Which configuration of the data set, where a hub id or a folder has several."""
-    revision: str | None = None
-    """Which branch, tag or commit of the hub; null: the main one."""
-    delimiter: str | None = None
-    """What separates the cells of a csv file; null: a comma, in .tsv files a tab."""
-    encoding: str = "utf-8"
-    """How csv and JSON files are encoded; a byte order mark is left out."""
-    quote: str = '"'
-    """What csv cells with a delimiter or a line break in them stand in; '' where quotes mean
-    nothing."""
-    field: str | None = None
-    """Under which key of a JSON document the rows stand, with dots where it is nested."""
-    train_split: str = "train"
-    """The split to train on; a single file is one split called `train`."""
-    validation_split: str | None = None
-    """The split to select on; null carves it out of the training split."""
-    test_split: str | None = None
-    """The split to report on; null carves it out of the training split."""
     empty: Literal["refuse", "skip"] = "refuse"
     """What becomes of rows with an empty prompt or answer (or one of blanks only): the data set is
     refused, or they are left out."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tasks is not None:
             # As JSON has it, a list.
             object.__setattr__(self, "tasks", tuple(self.tasks))
@@ -148,15 +120,6 @@ class Instructions(Source):
     def answers(self) -> AnswerKind:
         """Texts that are generated."""
         return "tokens"
-
-    @property
-    def own_parts(self) -> Mapping[Part, str]:
-        """As `validation_split` and `test_split` say."""
-        named: dict[Part, str | None] = {
-            "validation": self.validation_split,
-            "test": self.test_split,
-        }
-        return {part: split for part, split in named.items() if split is not None}
 
     def prompt_of(self, turns: Sequence[Turn], task: str | None = None) -> str:
         """The turns of a conversation as the prompts of its rows are; of no task, where tasks
@@ -294,21 +257,12 @@ class Instructions(Source):
 
     def _read(self, by: str | None) -> Iterator[tuple[Records, Layout, str | None]]:
         """The rows of each task, or of the one table, with what their columns are."""
-        chosen: dict[Part, str] = {"train": self.train_split, **self.own_parts}
-        for part, split in chosen.items():
-            others = [other for other in chosen if chosen[other] == split]
-            if others[0] != part:
-                raise InputError(
-                    f"stream.{part}_split: {split!r} is stream.{others[0]}_split as well "
-                    "(allowed: a split of its own, or null)"
-                )
+        chosen = self.chosen()
         for task in self.tasks or (None,):
             found = self._found(task, chosen)
             files: list[tuple[Part, str, Columns]] = []
             layout = None
-            for part, split in chosen.items():
-                if split not in found.splits:
-                    raise unknown(f"stream.{part}_split", split, list(found.splits))
+            for part, split in self.chosen(found.splits).items():
                 for reader in found.splits[split]:
                     names = reader(()).names
                     layout = layout or self._layout(names)
@@ -317,9 +271,7 @@ class Instructions(Source):
                     check_columns(columns, keys, split)
                     files.append((part, split, columns))
             rows = Records(files)
-            for part, split in chosen.items():
-                if part not in rows.parts:
-                    raise InputError(f"stream.{part}_split: {split!r} of {self.path!r} has no rows")
+            self.check_not_void(rows, chosen)
             assert layout is not None
             yield rows, layout, task
 
