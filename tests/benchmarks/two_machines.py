@@ -40,7 +40,7 @@ from harness import PROJECT, own_environment, stdout
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 _MOST_SECONDS = 900.0
 _LOOK_SECONDS = 0.2
-_OWN = ("/root/.cache", "/mnt", "/tmp")
+_OWN = (str(Path.home() / ".cache"), "/mnt", "/tmp")
 """Folders that each machine has of its own. The last one may hold those that take their place."""
 
 

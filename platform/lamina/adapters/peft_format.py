@@ -36,8 +36,8 @@ def export_adapter(
     config, state = exported or ({"lamina_kind": kind.name}, dict(tensors))
     task, base = "FEATURE_EXTRACTION", backbone.settings.name
     if answers == "tokens":
-        is_seq2seq = getattr(backbone.model.config, "is_encoder_decoder", False)
-        task, base = "SEQ_2_SEQ_LM" if is_seq2seq else "CAUSAL_LM", public_name(base)
+        task = "SEQ_2_SEQ_LM" if backbone.architecture.has_decoder else "CAUSAL_LM"
+        base = public_name(base)
         body = PEFT_PREFIX + place_of_body(backbone.model)
         state = {
             body + name.removeprefix(PEFT_PREFIX) if name.startswith(PEFT_PREFIX) else name: each

@@ -11,7 +11,7 @@ from torch import Tensor
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.decoding import Choice
 from lamina.core import ANSWER_AT, Batch
-from lamina.memory.token_rows import Pair, put_together, said_in, taken_apart
+from lamina.memory.token_rows import Pair, put_together, remembered, said_in, taken_apart
 from lamina.registry import InputError
 
 
@@ -47,6 +47,14 @@ def write_rows(model: AdaptedModel, number: int, longest: int, choose: Choice) -
     answers = ended(model, asked, longest, choose)
     pairs = zip(prompts, answers, strict=True)
     return [(prompt, answer) for prompt, answer in pairs if len(answer) > 1]
+
+
+def rows_to_replay(
+    model: AdaptedModel, number: int, longest: int, choose: Choice
+) -> dict[str, Tensor]:
+    """What `write_rows` gives, for a strategy's state; empty where no row has an end."""
+    pairs = write_rows(model, number, longest, choose)
+    return remembered(put_together(pairs, model.backbone.max_length)) if pairs else {}
 
 
 def room_of(model: AdaptedModel) -> int:

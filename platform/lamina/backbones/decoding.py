@@ -61,6 +61,28 @@ def _where(inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return (mask.cumsum(dim=1) == 0).sum(dim=1), number
 
 
+class _Answers:
+    """What N rows say, a token at a time: the end token is part of an answer, and IGNORED what
+    follows."""
+
+    def __init__(self, rows: int, most: int, end: int, device: torch.device) -> None:
+        self._said = torch.full((rows, most), IGNORED, dtype=torch.int64, device=device)
+        self._goes_on = torch.ones(rows, dtype=torch.bool, device=device)
+        self._end = end
+        self._length = 0
+
+    def add(self, tokens: Tensor) -> bool:
+        """The next tokens [N]. Returns whether any row still goes on."""
+        self._said[:, self._length] = torch.where(self._goes_on, tokens, IGNORED)
+        self._length += 1
+        self._goes_on &= tokens != self._end
+        return bool(self._goes_on.any())
+
+    def said(self) -> Tensor:
+        """All of it, int64 [N, L]."""
+        return self._said[:, : self._length]
+
+
 def decoded(
     forward: Callable[[Mapping[str, Any]], Tensor],
     best: Callable[[Tensor], Tensor],
@@ -87,8 +109,7 @@ def decoded(
     """
     given: dict[str, Any] = dict(prompts)
     mask = prompts["attention_mask"]
-    said = mask.new_full((len(mask), most), IGNORED, dtype=torch.int64)
-    goes_on = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+    answers = _Answers(len(mask), most, end, mask.device)
     prompt: Tensor | None = None
     for at in range(most):
         if first_position is not None:
@@ -99,9 +120,7 @@ def decoded(
         hidden = forward({**given, "attention_mask": mask})
         prompt = hidden if prompt is None else prompt
         token = best(hidden[:, -1])
-        said[:, at] = torch.where(goes_on, token, IGNORED)
-        goes_on &= token != end
-        if not bool(goes_on.any()):
+        if not answers.add(token):
             break
         mask = nn.functional.pad(mask, (0, 1), value=1)
         if cache is not None:
@@ -112,7 +131,7 @@ def decoded(
         else:
             given["input_ids"] = torch.cat([given["input_ids"], token[:, None]], dim=1)
     assert prompt is not None, "at least one token is said"
-    return said[:, : at + 1], prompt
+    return answers.said(), prompt
 
 
 def decoded_by_decoder(
@@ -128,8 +147,7 @@ def decoded_by_decoder(
     """As `decoded`, by a model whose decoder reads `start` [N, 1] first: the encoder reads prompts
     once. Returns what is said, and the encoder's output [N, P, dim]."""
     given: dict[str, Any] = {**prompts, "past_key_values": cache, "use_cache": True}
-    said = start.new_full((len(start), most), IGNORED)
-    goes_on = torch.ones(len(start), dtype=torch.bool, device=start.device)
+    answers = _Answers(len(start), most, end, start.device)
     token = start[:, 0]
     for at in range(most):
         output = forward({**given, DECODED: token[:, None]})
@@ -138,11 +156,9 @@ def decoded_by_decoder(
             given = {name: each for name, each in given.items() if name not in _READ_ONCE}
             given["encoder_outputs"] = type(output)(last_hidden_state=encoded)
         token = best(output.last_hidden_state[:, -1])
-        said[:, at] = torch.where(goes_on, token, IGNORED)
-        goes_on &= token != end
-        if not bool(goes_on.any()):
+        if not answers.add(token):
             break
-    return said[:, : at + 1], encoded
+    return answers.said(), encoded
 
 
 def decoded_by(
@@ -160,20 +176,17 @@ def decoded_by(
     starts, number = _where(inputs)
     columns = starts[:, None] + torch.arange(int(number.max()) + most, device=mask.device)
     ids = inputs["input_ids"].gather(1, columns.clamp_max(mask.shape[1] - 1))
-    said = mask.new_full((len(mask), most), IGNORED, dtype=torch.int64)
-    goes_on = torch.ones(len(mask), dtype=torch.bool, device=mask.device)
+    answers = _Answers(len(mask), most, end, mask.device)
     for at in range(most):
         # One token more than was said, whatever it is: it is what is asked for.
         width = ids.shape[1] - most + at + 1
         shown = torch.arange(width, device=mask.device) < (number + at + 1)[:, None]
         rows = {"input_ids": ids[:, :width], "attention_mask": shown.to(mask.dtype)}
         token = logits({**rows, ANSWER_AT: number})[:, at].argmax(dim=-1)
-        said[:, at] = torch.where(goes_on, token, IGNORED)
-        goes_on &= token != end
-        if not bool(goes_on.any()):
+        if not answers.add(token):
             break
         ids.scatter_(1, (number + at)[:, None], token[:, None])
-    return said[:, : at + 1]
+    return answers.said()
 
 
 def _by_decoder(
@@ -184,14 +197,11 @@ def _by_decoder(
 ) -> Tensor:
     """`decoded_by` of a model with a decoder, which reads what has been said so far."""
     read = inputs[DECODED][:, :1]
-    said = read.new_full((len(read), most), IGNORED)
-    goes_on = torch.ones(len(read), dtype=torch.bool, device=read.device)
+    answers = _Answers(len(read), most, end, read.device)
     for at in range(most):
         shown = {**inputs, DECODED: read, DECODED_MASK: torch.ones_like(read)}
         token = logits(shown)[:, at].argmax(dim=-1)
-        said[:, at] = torch.where(goes_on, token, IGNORED)
-        goes_on &= token != end
-        if not bool(goes_on.any()):
+        if not answers.add(token):
             break
         read = torch.cat([read, token[:, None]], dim=1)
-    return said[:, : at + 1]
+    return answers.said()

@@ -15,13 +15,13 @@ import torch
 
 from lamina.adapters import kind_names
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.written_rows import as_texts, check_decoder_alone, write_rows
+from lamina.adapters.written_rows import as_texts, check_decoder_alone, rows_to_replay
 from lamina.backbones.decoding import Drawn
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
-from lamina.memory.token_rows import drawn, put_together, remembered
+from lamina.memory.token_rows import drawn
 from lamina.registry import only_where
 from lamina.strategies.base import Strategy
 
@@ -72,9 +72,7 @@ class LAMOL(Strategy):
         if task.index == 0 or number == 0:
             return
         choose = Drawn(generator_of(model.seed, "lamol", task.index), top_k=self.top_k)
-        pairs = write_rows(model, number, self.longest, choose)
-        rows = put_together(pairs, model.backbone.max_length) if pairs else None
-        self.state["written"] = {} if rows is None else remembered(rows)
+        self.state["written"] = rows_to_replay(model, number, self.longest, choose)
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(y | x) + lambda CE(x, y), over rows of the task and, from the second on, written

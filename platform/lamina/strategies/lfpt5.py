@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 
 from lamina.adapters.model import MAIN, AdaptedModel
-from lamina.adapters.written_rows import as_texts, check_decoder_alone, write_rows
+from lamina.adapters.written_rows import as_texts, check_decoder_alone, rows_to_replay
 from lamina.backbones.decoding import Drawn
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import answered, cross_entropy, distillation
 from lamina.memory.memory import Replay
-from lamina.memory.token_rows import drawn, put_together, remembered
+from lamina.memory.token_rows import drawn
 from lamina.registry import only_where
 from lamina.strategies.base import Strategy
 
@@ -81,9 +81,7 @@ class LFPT5(Strategy):
             return
         model.copy(MAIN, BEFORE)
         choose = Drawn(generator_of(model.seed, "lfpt5", task.index), top_k=self.top_k)
-        pairs = write_rows(model, number, self.longest, choose)
-        rows = put_together(pairs, model.backbone.max_length) if pairs else None
-        self.state["written"] = {} if rows is None else remembered(rows)
+        self.state["written"] = rows_to_replay(model, number, self.longest, choose)
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(y | x) + lambda_lm CE(x, y) over rows of the task and written ones, as a share of
