@@ -8,6 +8,7 @@ import click
 
 from lamina.cli.check import check_jobs
 from lamina.config.proposal import propose
+from lamina.files import write_file
 from lamina.registry import InputError
 
 
@@ -25,7 +26,7 @@ def write_job(
     for line in proposal.lines:
         click.echo(line)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(proposal.text, encoding="utf-8")
+    write_file(path, proposal.text)
     click.echo(f"\n{path} is written; next: lamina run {path}, or lamina sweep {path}")
     return check_jobs([path], ())
 

@@ -5,20 +5,20 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from lamina.bundles import Bundle, Prediction, Predictor, find_bundle, load_predictor, open_bundle
 from lamina.bundles.asking import asked_rows
+from lamina.cli.answering import answered_lines, answered_rows
 from lamina.cli.predict_texts import say_lines, say_rows, says_texts, show_matches
 from lamina.core import MAX_NEW_TOKENS
 from lamina.evaluation.classification import class_accuracy, confusion_matrix, macro_f1
+from lamina.files import replacing
 from lamina.registry import InputError
 from lamina.streams.base import Asked
 from lamina.streams.names import counted
@@ -110,27 +110,23 @@ def _answer_rows(
 ) -> list[str]:
     """Returns the label of each row."""
     found: list[str] = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("rows", total=len(asked.rows))
-        for start in range(0, len(asked.rows), _ROWS_AT_A_TIME):
-            chosen = slice(start, start + _ROWS_AT_A_TIME)
-            answers = predictor.predict(asked.values[chosen], task, top_k)
-            for row, each in zip(asked.rows[chosen], answers, strict=True):
-                write(row + 1, each)
-                found.append(each.label)
-            progress.update(bar, completed=len(found))
+    for number, prediction in answered_rows(
+        asked,
+        _ROWS_AT_A_TIME,
+        lambda chosen: predictor.predict(asked.values[chosen], task, top_k),
+        console,
+    ):
+        write(number, prediction)
+        found.append(prediction.label)
     return found
 
 
 def _answer_lines(predictor: Predictor, write: _Write, task: str | None, top_k: int) -> None:
     """Lines of standard input, each a text, as they come; empty ones get no answer."""
-    lines = enumerate((line.rstrip("\r\n") for line in sys.stdin), start=1)
-    while batch := list(islice(lines, _LINES_AT_A_TIME)):
-        numbered = [(number, text) for number, text in batch if text.strip()]
-        texts = [text for _, text in numbered]
-        for (number, _), each in zip(numbered, predictor.predict(texts, task, top_k), strict=True):
-            write(number, each)
-        sys.stdout.flush()
+    for number, prediction in answered_lines(
+        _LINES_AT_A_TIME, lambda texts: predictor.predict(texts, task, top_k)
+    ):
+        write(number, prediction)
 
 
 def _say_what_is_left_out(asked: Asked, console: Console) -> None:
@@ -151,14 +147,11 @@ def _opened(output: Path | None) -> Iterator[IO[str]]:
     if output is None:
         yield sys.stdout
         return
-    unfinished = output.with_name(output.name + ".part")
-    try:
-        with unfinished.open("w", encoding="utf-8", newline="") as file:
-            yield file
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    unfinished.replace(output)
+    with (
+        replacing(output) as unfinished,
+        unfinished.open("w", encoding="utf-8", newline="") as file,
+    ):
+        yield file
 
 
 def _lines(file: IO[str], form: Form, top_k: int, routes: bool) -> _Write:

@@ -2,17 +2,15 @@
 
 import csv
 import json
-import sys
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import IO, Any
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from lamina.bundles import Generation, Predictor
+from lamina.cli.answering import answered_lines, answered_rows
 from lamina.evaluation.measures import measure_of, words_of
 from lamina.evaluation.measures.base import OfPairs
 from lamina.streams.base import Asked
@@ -46,33 +44,28 @@ def say_rows(
     predictor: Predictor, asked: Asked, write: Write, task: str | None, most: int, console: Console
 ) -> list[Generation]:
     """Answer the rows of a file, and write each answer when it is there."""
+
+    def answer(chosen: slice) -> list[Generation]:
+        prompts = [
+            [{"role": role, "content": text} for role, text in turns]
+            for turns in asked.values[chosen]
+        ]
+        domains = None if asked.groups is None else asked.groups[chosen]
+        return predictor.generate(prompts, task, most, domains)
+
     found: list[Generation] = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("rows", total=len(asked.rows))
-        for start in range(0, len(asked.rows), TOGETHER):
-            chosen = slice(start, start + TOGETHER)
-            prompts = [
-                [{"role": role, "content": text} for role, text in turns]
-                for turns in asked.values[chosen]
-            ]
-            domains = None if asked.groups is None else asked.groups[chosen]
-            said = predictor.generate(prompts, task, most, domains)
-            for row, each in zip(asked.rows[chosen], said, strict=True):
-                write(row + 1, each)
-            found += said
-            progress.update(bar, completed=len(found))
+    for number, said in answered_rows(asked, TOGETHER, answer, console):
+        write(number, said)
+        found.append(said)
     return found
 
 
 def say_lines(predictor: Predictor, write: Write, task: str | None, most: int) -> None:
     """Answer lines of standard input, each a prompt; empty ones get no answer."""
-    lines = enumerate((line.rstrip("\r\n") for line in sys.stdin), start=1)
-    while batch := list(islice(lines, TOGETHER)):
-        numbered = [(number, text) for number, text in batch if text.strip()]
-        said = predictor.generate([text for _, text in numbered], task, most)
-        for (number, _), each in zip(numbered, said, strict=True):
-            write(number, each)
-        sys.stdout.flush()
+    for number, said in answered_lines(
+        TOGETHER, lambda texts: predictor.generate(texts, task, most)
+    ):
+        write(number, said)
 
 
 def show_matches(

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lamina.backbones.locate import AS_GGUF
-from lamina.config.job_lines import commands, flow, scalar, section
+from lamina.config.job_lines import flow, head, scalar, section
 from lamina.config.reading import Plain
 from lamina.core import Samples, Stream
 from lamina.registry import InputError, unknown
@@ -141,11 +141,7 @@ def _job_text(
     backbone = {"name": "smollm2" if is_here else _SMALL, "max_length": 256}
     model = "135M parameters, quantised to 4 bits" if is_here else "from the hub"
     lines = [
-        f"# {path}: {layout.format}. Made by `lamina init`; jobs/README.md has all keys.",
-        "#",
-        *(f"#   {line}" for line in commands(job)),
-        f"name: {scalar(job.stem)}",
-        "seed: 0",
+        *head(job, f"{path}: {layout.format}"),
         "",
         *section("stream", *source),
         "",

@@ -10,11 +10,16 @@ from typing import Any
 from lamina.config.reading import Plain, read_yaml
 
 
-def commands(job: Path) -> Iterator[str]:
-    """What to do with a job, for its head."""
-    yield f"lamina check {job}     # is all well?"
-    yield f"lamina run {job}       # one trial, in this process"
-    yield f"lamina sweep {job}     # the trials of the sweep below, ranked"
+def head(job: Path, data: str) -> Iterator[str]:
+    """The first lines of a job file: what it was made of and what to do with it, its name, its
+    seed."""
+    yield f"# {data}. Made by `lamina init`; jobs/README.md has all keys."
+    yield "#"
+    yield f"#   lamina check {job}     # is all well?"
+    yield f"#   lamina run {job}       # one trial, in this process"
+    yield f"#   lamina sweep {job}     # the trials of the sweep below, ranked"
+    yield f"name: {scalar(job.stem)}"
+    yield "seed: 0"
 
 
 def section(name: str, values: Plain, reasons: Mapping[str, str]) -> Iterator[str]:

@@ -14,7 +14,7 @@ import torch
 
 from lamina.backbones.locate import NAMED, ON_THE_HUB
 from lamina.config.instruction_proposal import propose_instructions
-from lamina.config.job_lines import commands, flow, scalar, section
+from lamina.config.job_lines import flow, head, scalar, section
 from lamina.config.reading import Plain
 from lamina.core import PARTS, Samples, Stream
 from lamina.registry import InputError, unknown
@@ -421,12 +421,7 @@ def _job_text(job: Path, data: _Data, roles: Roles, cut: _Cut, others: Sequence[
         train = [min(size, limit * cells // len(train)) for size in train]
     epochs = min(max(math.ceil(_STEPS * _BATCH / (sum(train) / len(train))), 2), 10)
     lines = [
-        f"# {data.path}: {counted(len(cut.table), 'row')}, {num_classes} classes. "
-        "Made by `lamina init`; jobs/README.md has all keys.",
-        "#",
-        *(f"#   {line}" for line in commands(job)),
-        f"name: {scalar(job.stem)}",
-        "seed: 0",
+        *head(job, f"{data.path}: {counted(len(cut.table), 'row')}, {num_classes} classes"),
         "",
         *section("stream", *_stream_keys(data, roles, cut)),
         "",
