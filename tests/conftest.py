@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import stat
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,27 @@ torch.set_num_threads(1)
 def _cache(tmp_path_factory):
     """What frozen layers make of samples is kept for the tests only."""
     os.environ["LAMINA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def disk_order(monkeypatch):
+    """What is brought to the disk and moved in a test, in order: the size of each file, "moved",
+    and "names" for a folder."""
+    order = []
+    fsync, replace = os.fsync, os.replace
+
+    def note_fsync(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        order.append("names" if is_folder else os.fstat(descriptor).st_size)
+        fsync(descriptor)
+
+    def note_replace(*paths):
+        order.append("moved")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    return order
 
 
 @pytest.fixture(scope="session")

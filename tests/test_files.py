@@ -2,7 +2,6 @@
 
 import errno
 import os
-import stat
 import subprocess
 import sys
 
@@ -21,23 +20,9 @@ with held(Path(sys.argv[1]), "output_dir", "'it'"):
 """
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(tmp_path, monkeypatch):
-    order = []
-    fsync, replace = os.fsync, os.replace
-
-    def note_fsync(descriptor):
-        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        order.append("names" if is_folder else os.fstat(descriptor).st_size)
-        fsync(descriptor)
-
-    def note_replace(*paths):
-        order.append("moved")
-        replace(*paths)
-
-    monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(os, "replace", note_replace)
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(tmp_path, disk_order):
     write_json(tmp_path / "a.json", {"é": 1}, indent=None)
-    assert order == [14, "moved", "names"]
+    assert disk_order == [14, "moved", "names"]
     assert (tmp_path / "a.json").read_text() == '{"\\u00e9": 1}\n'
 
 

@@ -1,8 +1,5 @@
 """Files that are named by their content: brought to the disk, and refused when they are damaged."""
 
-import os
-import stat
-
 import pytest
 
 from lamina.orchestration.payloads import Payloads
@@ -60,21 +57,7 @@ def test_what_is_there_already_is_not_written_again(payloads, digest, tmp_path):
 
 
 def test_content_is_on_the_disk_before_its_name_and_the_name_before_put_returns(
-    payloads, tmp_path, monkeypatch
+    payloads, disk_order
 ):
-    order = []
-    fsync, replace = os.fsync, os.replace
-
-    def note_fsync(descriptor):
-        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
-        order.append("names" if is_folder else os.fstat(descriptor).st_size)
-        fsync(descriptor)
-
-    def note_replace(*paths):
-        order.append("moved")
-        replace(*paths)
-
-    monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(os, "replace", note_replace)
     payloads.put_all([CONTENT, b"more"])
-    assert order == [len(CONTENT), "moved", 4, "moved", "names"]
+    assert disk_order == [len(CONTENT), "moved", 4, "moved", "names"]
