@@ -29,7 +29,6 @@ class Oracle(Strategy):
     year = 2017
     answers = ("classes", "tokens")
     scenarios = ("task_incremental",)
-    classes_only = "it must be told the task, which a stream of tokens does not"
     grows = True
 
     def setup(self, model: AdaptedModel) -> None:

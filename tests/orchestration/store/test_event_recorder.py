@@ -224,6 +224,7 @@ def test_the_bundle_of_the_best_trial_is_the_sweeps_model(tmp_path):
         "trial": "b",
         "name": "b",
         "modality": "text",
+        "class_names": ["on", "off"],
         "scenario": "class_incremental",
         "tasks": [{"name": "lights"}],
         "versions": {"torch": "2.13.0+cpu"},
