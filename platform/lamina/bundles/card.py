@@ -144,8 +144,8 @@ def _generating(facts: Facts, predictor: Predictor, plain: str | None) -> list[s
     ]
     if plain is not None:
         return [*lines, f"There is no adapter that answers alike under plain PEFT, as {plain}."]
-    is_seq2seq = getattr(predictor.model.backbone.model.config, "is_encoder_decoder", False)
-    whole = "AutoModelForSeq2SeqLM" if is_seq2seq else "AutoModelForCausalLM"
+    has_decoder = predictor.model.backbone.architecture.has_decoder
+    whole = "AutoModelForSeq2SeqLM" if has_decoder else "AutoModelForCausalLM"
     lines += [
         "Without Lamina; prompts must be made as those of the stream were:",
         "",

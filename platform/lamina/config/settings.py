@@ -60,19 +60,8 @@ class SweepSettings:
             max_concurrent=self.max_concurrent,
             checkpoint_steps=self.checkpoint_steps,
         )
-        known = [
-            f"validation/{named(name, each)}" for each in measure_names() for name in _SUMMARIES
-        ]
-        known = [*dict.fromkeys(known), "validation/macro_f1"]
-        if self.metric is None:
-            pass
-        elif not self.metric.startswith(("test/", "train/", "cost/")) and self.metric not in known:
-            raise unknown("sweep.metric", self.metric, known)
-        if self.metric is not None and self.metric.startswith("test/"):
-            raise InputError(
-                f"sweep.metric: {self.metric!r} is not allowed, as nothing may be chosen on the "
-                f"test part; did you mean {self.metric.replace('test/', 'validation/', 1)!r}?"
-            )
+        if self.metric is not None:
+            _check_metric(self.metric)
         problems: list[str] = []
         for family, given in ((SCHEDULERS, self.scheduler), (SEARCHERS, self.searcher)):
             if given is not None and not isinstance(given.get("name"), str):
@@ -90,6 +79,18 @@ class SweepSettings:
         """`space`, read."""
         read = {key: read_domain(f"{SPACE}.{key}", given, []) for key, given in self.space.items()}
         return {key: domain for key, domain in read.items() if domain is not None}
+
+
+def _check_metric(metric: str) -> None:
+    known = [f"validation/{named(name, each)}" for each in measure_names() for name in _SUMMARIES]
+    known = [*dict.fromkeys(known), "validation/macro_f1"]
+    if metric.startswith("test/"):
+        raise InputError(
+            f"sweep.metric: {metric!r} is not allowed, as nothing may be chosen on the "
+            f"test part; did you mean {metric.replace('test/', 'validation/', 1)!r}?"
+        )
+    if not metric.startswith(("train/", "cost/")) and metric not in known:
+        raise unknown("sweep.metric", metric, known)
 
 
 @dataclass(frozen=True)

@@ -225,9 +225,6 @@ def logits_by_length(
     """Labels [n] and logits [n, classes] of batches of rows, on the model's device. Texts are
     answered with others of about their length: the rows come in the order of
     `data.lengths().argsort(stable=True)`. With a task, all but its classes are minus infinity."""
-    if data.labels.dim() == 2:
-        one = 4 * data.labels.shape[1] * model.backbone.language_head.weight.shape[0]
-        batch_size = max(1, min(batch_size, LOGITS_BYTES // one))
     for batch in data.by_length().chunks(_size_of_batch(model, data, batch_size)):
         moved = batch.to(model.backbone.device)
         yield moved.labels, logits_of(strategy, model, moved, task)
