@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 
 from adapter_cases import ROWS, disturb, finished
-from lamina.adapters.mixture import descriptor_error, mixed_features
+from lamina.adapters.mixture import mixed_features
 from lamina.adapters.model import HEAD
+from lamina.strategies.sema import descriptor_error
 from nouns import after, make_learner
 
 

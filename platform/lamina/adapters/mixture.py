@@ -1,21 +1,18 @@
-"""Experts of a layer: bottleneck adapters that a router mixes row by row, each with a descriptor,
-an autoencoder that knows what the expert has seen.
+"""Experts of a layer: bottleneck adapters `adapter_N` that a router mixes row by row, with a column
+`router_N` for each.
 
 An expert has a number and may sit in several layers; `experts` maps a layer to those in it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from lamina.adapters.base import uniform
 from lamina.adapters.kinds.bottleneck import Bottleneck
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.overlay import Overlay, Patch
-from lamina.core import generator_of
 
 Experts = Mapping[str, Sequence[int]]
 
@@ -62,44 +59,7 @@ def mean_token(x: Tensor, mask: Tensor | None) -> Tensor:
 
 def adapted_layers(model: AdaptedModel) -> list[int]:
     """The layers that the job adapts."""
-    return model.backbone.architecture.layers(_kind(model).layers)
-
-
-def add_expert(
-    model: AdaptedModel,
-    number: int,
-    layers: Sequence[int],
-    mixed_layers: Sequence[str],
-    descriptor_width: int,
-) -> None:
-    """An adapter in `layers`, and in those of them that are mixed a column of the router and a
-    descriptor, a linear autoencoder dim -> width -> dim. Weights start as in nn.Linear."""
-    dim, width = model.backbone.dim, descriptor_width
-    model.add(f"adapter_{number}", replace(_kind(model), layers=tuple(layers)))
-    drawn, columns = generator_of(model.seed, "expert", number), {}
-    for layer in mixed_layers:
-        columns[f"{layer}.weight"] = uniform((1, dim), dim**-0.5, drawn)
-        columns[f"{layer}.bias"] = uniform((1,), dim**-0.5, drawn)
-        descriptor = {
-            "encoder": uniform((width, dim), dim**-0.5, drawn),
-            "code_bias": torch.zeros(width),
-            "decoder": uniform((dim, width), width**-0.5, drawn),
-            "bias": torch.zeros(dim),
-        }
-        model.add_tensors(descriptor_of(layer, number), descriptor)
-    model.add_tensors(f"router_{number}", columns)
-
-
-def descriptor_of(layer: str, number: int) -> str:
-    """The name of an expert's descriptor in a layer."""
-    return f"descriptor_{layer}_{number}"
-
-
-def descriptor_error(model: AdaptedModel, layer: str, number: int, tokens: Tensor) -> Tensor:
-    """Mean square of h - AE(h) over the features of each mean token h [N, dim], [N]."""
-    tensors = model.adapters[descriptor_of(layer, number)].tensors
-    code = F.linear(tokens, tensors["encoder"], tensors["code_bias"])
-    return (tokens - F.linear(code, tensors["decoder"], tensors["bias"])).square().mean(dim=1)
+    return model.backbone.architecture.layers(bottleneck_of(model).layers)
 
 
 def mixed_features(
@@ -107,22 +67,23 @@ def mixed_features(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Features [N, dim] under the mixtures, and the mean token [N, dim] that each mixed layer's MLP
     reads. In all other layers the first adapter stands alone."""
-    backbone, mask = model.backbone, inputs.get("attention_mask")
+    kind, backbone, mask = bottleneck_of(model), model.backbone, inputs.get("attention_mask")
     tensors = {name: adapter.tensors for name, adapter in model.adapters.items()}
-    laid = {name: _kind(model).overlay(tensors[name], backbone).patches for name in model.active}
+    laid = {name: kind.overlay(tensors[name], backbone).patches for name in model.active}
     means: dict[str, Tensor] = {}
     patches = dict(laid[model.active[0]])
     for layer, numbers in experts.items():
-        site = _kind(model).sites(backbone)[int(layer)]
+        site = kind.sites(backbone)[int(layer)]
         own = [laid[f"adapter_{number}"][site][0] for number in numbers]
         weight, bias = (
-            torch.cat([tensors[f"router_{number}"][f"{layer}.{part}"] for number in numbers])
-            for part in ("weight", "bias")
+            torch.cat([tensors[f"router_{number}"][f"{layer}.{name}"] for number in numbers])
+            for name in ("weight", "bias")
         )
         patches[site] = [MeanTokenReader(means, layer, mask), Mixture(own, weight, bias, mask)]
     return backbone(inputs, Overlay(patches=patches)).features, means
 
 
-def _kind(model: AdaptedModel) -> Bottleneck:
+def bottleneck_of(model: AdaptedModel) -> Bottleneck:
+    """The kind of the experts, as the job says it."""
     assert isinstance(model.kind, Bottleneck)
     return model.kind

@@ -375,20 +375,20 @@ class Backbone:
 
     def check_answers(self, answers: AnswerKind) -> None:
         """Raise InputError where the model cannot give such answers."""
-        parts = self.architecture
-        if answers == "classes" and parts.has_decoder:
+        architecture = self.architecture
+        if answers == "classes" and architecture.has_decoder:
             raise InputError(
                 f"backbone.tower: 'both' is for answers of tokens, and the encoder of a "
                 f"{self.model_type!r} model knows classes (allowed: encoder)"
             )
-        if answers == "classes" or parts.has_decoder:
+        if answers == "classes" or architecture.has_decoder:
             return
         if self.modality == "text" and getattr(self.model.config, "is_encoder_decoder", False):
             raise InputError(
                 f"backbone.tower: the encoder of a {self.model_type!r} model cannot answer in "
                 "tokens (allowed: both, with its decoder)"
             )
-        if self.modality != "text" or not parts.is_causal:
+        if self.modality != "text" or not architecture.is_causal:
             raise InputError(
                 f"backbone.name: a {self.model_type!r} model cannot answer in tokens (allowed: "
                 "causal language models, as 'smollm2', and those with encoder and decoder)"

@@ -32,15 +32,15 @@ def keep_copy(name: str, files: Mapping[str, Any]) -> Path:
         digest.update(path.encode() + sha256(content).digest())
     folder = cache_folder() / "backbones" / digest.hexdigest()[:16]
     if not folder.is_dir():
-        part = folder.with_name(f"{folder.name}.{uuid4().hex}.part")
+        unfinished = folder.with_name(f"{folder.name}.{uuid4().hex}.part")
         for path, content in files.items():
-            target = part / path
+            target = unfinished / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         try:
-            os.rename(part, folder)
+            os.rename(unfinished, folder)
         except OSError:
             # Another process was faster.
-            shutil.rmtree(part)
+            shutil.rmtree(unfinished)
     stand_in(name, folder)
     return folder

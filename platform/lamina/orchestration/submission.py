@@ -175,22 +175,22 @@ def checked(address: str) -> str:
     """An address with its scheme. Raises InputError where it is none of a dashboard, holds a
     password, or where nobody answers."""
     given = address if "://" in address else f"http://{address}"
-    parts = urlsplit(given)
-    if parts.scheme not in _PORTS or not parts.hostname:
+    url = urlsplit(given)
+    if url.scheme not in _PORTS or not url.hostname:
         raise InputError(
             f"--address: {address!r} is not the address of a cluster's dashboard (allowed: "
             "http://HOST:8265 or https://HOST)"
         )
-    if parts.username or parts.password:
+    if url.username or url.password:
         raise InputError(
             "--address: it holds a name or a password, which would be in logs and in the shell's "
             "history (allowed: http://HOST:8265, with the token in RAY_AUTH_TOKEN or a file)"
         )
     try:
-        port = parts.port or _PORTS[parts.scheme]
+        port = url.port or _PORTS[url.scheme]
     except ValueError:
         raise InputError(f"--address: {address!r} has no port (allowed: 1 to 65535)") from None
-    if error := answers(parts.hostname, port):
+    if error := answers(url.hostname, port):
         raise InputError(
             f"--address: no Ray cluster answers at {address!r}: {error} (allowed: the dashboard of "
             "a cluster that runs, or a tunnel to it; see clusters/README.md)"

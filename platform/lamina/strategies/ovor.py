@@ -96,19 +96,16 @@ class OVOR(Strategy):
 
     def layers(self, model: AdaptedModel) -> dict[str, list[int]]:
         """Where the two parts of the prompt are: 0 and 1, and 2 to 4 of twelve."""
-        layers = {"g": range(0, 2), "e": range(2, 5)}
         return {
-            name: layers_in(model.backbone, None, paper, f"{name}_length")
-            for name, paper in layers.items()
+            "g": layers_in(model.backbone, None, range(0, 2), "g_length"),
+            "e": layers_in(model.backbone, None, range(2, 5), "e_length"),
         }
 
     def features(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> Tensor:
         """Features [N, dim] under the prompt."""
         tensors, layers = model.adapters[PROMPT].tensors, self.layers(model)
-        overlay = prefix_overlay(tensors["g"], layers["g"]) | prefix_overlay(
-            tensors["e"], layers["e"]
-        )
-        return model.backbone(inputs, overlay).features
+        first, second = (prefix_overlay(tensors[name], layers[name]) for name in ("g", "e"))
+        return model.backbone(inputs, first | second).features
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(task's classes)."""
@@ -168,8 +165,8 @@ def virtual_outliers(
     features: Tensor, number: int, generator: torch.Generator, neighbours: int, deviation: float
 ) -> Tensor:
     """Non-parametric outlier synthesis (NPOS, Tao et al., 2023): `number` points [n, d]. Of the
-    draws from N(b, deviation^2 I) around each of the outermost
-    features b, those that are outermost themselves.
+    draws from N(b, deviation^2 I) around each of the outermost features b, those that are outermost
+    themselves.
 
     How far out a point is, is how far its K-th nearest feature is, K = `neighbours`.
     """

@@ -17,22 +17,18 @@ limits it is the common head, whose tasks never meet in training: of the family 
 gets 0.85 right among the classes of a row's own task and 0.49 among all.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from lamina.adapters.mixture import (
-    adapted_layers,
-    add_expert,
-    descriptor_error,
-    descriptor_of,
-    mixed_features,
-)
+from lamina.adapters.base import uniform
+from lamina.adapters.mixture import adapted_layers, bottleneck_of, mixed_features
 from lamina.adapters.model import HEAD, AdaptedModel
 from lamina.checks import check_fields
-from lamina.core import Batch, StepOutput, Summary, Task
+from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
 from lamina.memory.memory import Replay
 from lamina.strategies.base import Strategy
@@ -162,3 +158,40 @@ class SEMA(Strategy):
     ) -> Tensor:
         """Logits under the mixtures of all adapters."""
         return model.logits(mixed_features(model, inputs, self.state["experts"])[0])
+
+
+def add_expert(
+    model: AdaptedModel,
+    number: int,
+    layers: Sequence[int],
+    mixed_layers: Sequence[str],
+    descriptor_width: int,
+) -> None:
+    """An adapter in `layers`, and in those of them that are mixed a column of the router and a
+    descriptor, a linear autoencoder dim -> width -> dim. Weights start as in nn.Linear."""
+    dim, width = model.backbone.dim, descriptor_width
+    model.add(f"adapter_{number}", replace(bottleneck_of(model), layers=tuple(layers)))
+    drawn, columns = generator_of(model.seed, "expert", number), {}
+    for layer in mixed_layers:
+        columns[f"{layer}.weight"] = uniform((1, dim), dim**-0.5, drawn)
+        columns[f"{layer}.bias"] = uniform((1,), dim**-0.5, drawn)
+        descriptor = {
+            "encoder": uniform((width, dim), dim**-0.5, drawn),
+            "code_bias": torch.zeros(width),
+            "decoder": uniform((dim, width), width**-0.5, drawn),
+            "bias": torch.zeros(dim),
+        }
+        model.add_tensors(descriptor_of(layer, number), descriptor)
+    model.add_tensors(f"router_{number}", columns)
+
+
+def descriptor_of(layer: str, number: int) -> str:
+    """The name of an expert's descriptor in a layer."""
+    return f"descriptor_{layer}_{number}"
+
+
+def descriptor_error(model: AdaptedModel, layer: str, number: int, tokens: Tensor) -> Tensor:
+    """Mean square of h - AE(h) over the features of each mean token h [N, dim], [N]."""
+    tensors = model.adapters[descriptor_of(layer, number)].tensors
+    code = F.linear(tokens, tensors["encoder"], tensors["code_bias"])
+    return (tokens - F.linear(code, tensors["decoder"], tensors["bias"])).square().mean(dim=1)
