@@ -25,8 +25,6 @@ Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
 IGNORED = -100
 """The label of a token that no loss counts, as in transformers."""
-MAX_NEW_TOKENS = 64
-"""Of an answer that is generated, at most, where nobody says how many."""
 ANSWER_AT = "lamina_answer_at"
 """Among a batch's inputs where answers are tokens: int64 [N], how many tokens of a row come before
 its answer. No model reads it."""

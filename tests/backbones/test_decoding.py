@@ -101,13 +101,35 @@ def test_an_answer_ends_in_its_end_token(models, monkeypatch):
 def test_overlays_decode_together_as_they_do_alone(name, kind, models):
     backbone = models(name)[1]
     inputs = backbone.encode_prompts(PROMPTS, MOST)
-    calls = [Call(inputs, adapted(backbone, kind, seed).overlay(), MOST) for seed in (1, 2)]
+    calls = [
+        Call(inputs, adapted(backbone, kind, seed).overlay(), most)
+        for seed, most in ((1, MOST), (2, 3))
+    ]
     assert backbone.meeting(calls[0]) == backbone.meeting(calls[1])
     with torch.no_grad():
         packed = backbone.run_together(calls)
         for call, found in zip(calls, packed, strict=True):
             assert torch.equal(found.said, backbone.run(call).said)
-    assert kind == "none" or not torch.equal(packed[0].said, packed[1].said)
+    assert packed[1].said.shape == (len(PROMPTS), 3)
+    assert kind == "none" or not torch.equal(packed[0].said[:, :3], packed[1].said)
+
+
+def test_a_row_that_may_say_no_more_keeps_no_other_waiting(models, monkeypatch):
+    backbone = models("llama")[1]
+    inputs = backbone.encode_prompts(PROMPTS[:2], MOST)
+    overlay = adapted(backbone, "lora").overlay()
+    free = backbone.run(Call(inputs, overlay, MOST)).said
+    steps = []
+    monkeypatch.setattr(type(backbone), "end_token", int(free[0, 2]))
+    head = type(backbone).token_logits
+    monkeypatch.setattr(
+        type(backbone), "token_logits", lambda self, h: steps.append(len(h)) or head(self, h)
+    )
+    said = backbone.run(Call(inputs, overlay, MOST, limits=torch.tensor([MOST, 2]))).said
+    ends = free[0].tolist().index(int(free[0, 2])) + 1
+    assert said[0].tolist()[:ends] == free[0].tolist()[:ends]
+    assert said[1].tolist()[2:] == [IGNORED] * (said.shape[1] - 2)
+    assert len(steps) == max(ends, 2)
 
 
 def test_prompts_are_those_of_encoded_rows_and_leave_room_for_answers(models):

@@ -12,6 +12,9 @@ from lamina.cli import main
 from lamina.registry import InputError
 from language_models import write_model
 
+MOST = 9
+"""Tokens of an answer, as the job says."""
+
 
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory):
@@ -28,7 +31,7 @@ def calls(tmp_path_factory):
         "adapter": {"kind": "lora", "rank": 2},
         "strategy": {"name": "er", "replay_size": 4},
         "memory": {"policy": "class_balanced", "size": 8},
-        "training": {"epochs": 1, "batch_size": 8},
+        "training": {"epochs": 1, "batch_size": 8, "max_new_tokens": MOST},
         "tracking": {"enabled": False},
         "output_dir": str(folder / "out"),
     }
@@ -80,6 +83,21 @@ def test_prompts_are_answered_alike_on_the_command_line_from_lines_and_in_python
         assert [each["prompt"] for each in said] == prompts
     broken = sum(not each.is_whole for each in expected)
     assert (f"{broken} of 2 answers broke off after 7 tokens" in done.stderr) == (broken > 0)
+
+
+def test_an_answer_is_as_long_as_the_job_says_where_nobody_says_how_long(calls, tmp_path):
+    prompt = "turn on the kitchen light"
+    (expected,) = load(calls).generate([prompt], max_new_tokens=MOST)
+    assert load(calls).generate([prompt]) == [expected]
+    assert expected.num_tokens == MOST
+    done = lamina("generate", calls, prompt)
+    assert done.stdout.strip() == expected.text
+    assert f"1 of 1 answer broke off after {MOST} tokens" in done.stderr
+    done = lamina("predict", calls, "-", "--format", "jsonl", input=f"{prompt}\n")
+    assert json.loads(done.stdout)["text"] == expected.text
+    done = lamina("export", calls, tmp_path / "exported")
+    assert done.exit_code == 0, done.output
+    assert f"max_new_tokens={MOST})" in (tmp_path / "exported" / "README.md").read_text()
 
 
 def test_a_conversation_is_asked_as_its_stream_s_rows_were(calls):

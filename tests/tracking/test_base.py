@@ -27,7 +27,9 @@ def test_every_tracker_hears_everything(tmp_path):
     tracker.log("t0", {"validation/average_accuracy": 0.5}, step=0)
     tracker.artifact("t0", Path("matrix.json"))
     tracker.finish_trial("t0", "finished")
-    tracker.model(TrackedModel(Path("bundle"), "t0", "text", "classes", ("task",), False, (), {}))
+    tracker.model(
+        TrackedModel(Path("bundle"), "t0", "text", "classes", ("task",), False, None, (), {})
+    )
     tracker.finish_sweep("finished")
     tracker.close()
 

@@ -95,6 +95,8 @@ def test_a_language_model_s_model_says_what_its_bundle_does(
     expected = load_predictor(open_bundle(bundles / "speaks-0")).generate(TEXTS, max_new_tokens=5)
     assert list(said.text) == [each.text for each in expected]
     assert list(said.is_whole) == [each.is_whole for each in expected]
+    (most,) = model.metadata.get_params_schema().params
+    assert most.default == open_bundle(bundles / "speaks-0").job.training.max_new_tokens
     assert list(said.index) == [7, 8, 9]
 
 

@@ -142,11 +142,20 @@ class Call:
     """How many tokens may be generated behind the prompts; 0: the inputs are read and no more."""
     choose: "Choice | None" = None
     """How the next token is chosen; None: the likeliest."""
+    limits: Tensor | None = None
+    """int64 [N], the same as `most` of each row, where rows may say different numbers of tokens."""
 
     @property
     def num_rows(self) -> int:
         """N."""
         return len(next(iter(self.inputs.values())))
+
+    def most_of_rows(self) -> Tensor:
+        """How many tokens each row may say, int64 [N] on the device of the inputs."""
+        if self.limits is not None:
+            return self.limits
+        first = next(iter(self.inputs.values()))
+        return first.new_full((self.num_rows,), self.most, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -652,7 +661,7 @@ class Backbone:
                 forward,
                 lambda hidden: choose(self.token_logits(hidden)),
                 self._text_arguments(dict(texts), prompt, 0),
-                most=call.most,
+                most=call.most_of_rows(),
                 end=self.end_token,
                 first_position=first_position(model) + shift if places else None,
                 cache=None if computed else self._new_cache(),
@@ -672,7 +681,7 @@ class Backbone:
                 lambda hidden: choose(self.token_logits(hidden)),
                 plan.arguments,
                 call.inputs[DECODED][:, :1],
-                most=call.most,
+                most=call.most_of_rows(),
                 end=self.end_token,
                 cache=self._new_cache(),
             )
@@ -700,7 +709,7 @@ class Backbone:
         shapes = {name: value.shape[1:] for name, value in call.inputs.items()}
         shape = tuple(sorted(shapes.items()))
         start = self.frozen_below(call.overlay)
-        return added, shape, start, torch.is_grad_enabled(), call.most
+        return added, shape, start, torch.is_grad_enabled(), call.most > 0
 
     def run_together(self, calls: Sequence[Call]) -> list[Hidden]:
         """`run` for calls that meet, in one forward: each sees its own rows and overlay."""
@@ -710,8 +719,10 @@ class Backbone:
         }
         overlays = [call.overlay for call in calls]
         stack = self.device.type != "cpu"
-        most = calls[0].most
-        hidden = self.run(Call(inputs, packed(overlays, sizes, stack=stack), most))
+        overlay = packed(overlays, sizes, stack=stack)
+        most = max(call.most for call in calls)
+        limits = torch.cat([call.most_of_rows() for call in calls]) if most else None
+        hidden = self.run(Call(inputs, overlay, most, limits=limits))
         nothing = [None] * len(sizes)
         prompts = nothing if hidden.prompts is None else hidden.prompts.split(sizes)
         answers = nothing if hidden.answers is None else hidden.answers.split(sizes)

@@ -65,9 +65,11 @@ class _Answers:
     """What N rows say, a token at a time: the end token is part of an answer, and IGNORED what
     follows."""
 
-    def __init__(self, rows: int, most: int, end: int, device: torch.device) -> None:
-        self._said = torch.full((rows, most), IGNORED, dtype=torch.int64, device=device)
-        self._goes_on = torch.ones(rows, dtype=torch.bool, device=device)
+    def __init__(self, most: Tensor, end: int) -> None:
+        self.steps = range(int(most.max()))
+        self._said = most.new_full((len(most), len(self.steps)), IGNORED)
+        self._goes_on = torch.ones_like(most, dtype=torch.bool)
+        self._most = most
         self._end = end
         self._length = 0
 
@@ -75,7 +77,7 @@ class _Answers:
         """The next tokens [N]. Returns whether any row still goes on."""
         self._said[:, self._length] = torch.where(self._goes_on, tokens, IGNORED)
         self._length += 1
-        self._goes_on &= tokens != self._end
+        self._goes_on &= (tokens != self._end) & (self._length < self._most)
         return bool(self._goes_on.any())
 
     def said(self) -> Tensor:
@@ -88,19 +90,20 @@ def decoded(
     best: Callable[[Tensor], Tensor],
     prompts: Mapping[str, Tensor],
     *,
-    most: int,
+    most: Tensor,
     end: int,
     first_position: int | None,
     cache: Any,
     embed: nn.Module,
 ) -> tuple[Tensor, Tensor]:
-    """What is said behind N prompts, int64 [N, L] with L <= `most`: the end token is part of it,
-    and IGNORED what follows; and the hidden states of the prompts [N, P, dim].
+    """What is said behind N prompts, int64 [N, L]: the end token is part of it, and IGNORED what
+    follows; and the hidden states of the prompts [N, P, dim].
 
     Args:
         forward: Hidden states [N, S, dim] of a model's arguments.
         best: The next token int64 [N] of hidden states [N, dim].
         prompts: The model's arguments, `attention_mask` [N, P] among them.
+        most: Tokens of each answer at most, int64 [N].
         end: The token that ends an answer.
         first_position: The number of the first token's position; None where the model is not told
             positions.
@@ -109,9 +112,9 @@ def decoded(
     """
     given: dict[str, Any] = dict(prompts)
     mask = prompts["attention_mask"]
-    answers = _Answers(len(mask), most, end, mask.device)
+    answers = _Answers(most, end)
     prompt: Tensor | None = None
-    for at in range(most):
+    for at in answers.steps:
         if first_position is not None:
             positions = (mask.cumsum(dim=1) - 1).clamp_min(0) + first_position
             given["position_ids"] = positions if cache is None or at == 0 else positions[:, -1:]
@@ -140,16 +143,16 @@ def decoded_by_decoder(
     prompts: Mapping[str, Any],
     start: Tensor,
     *,
-    most: int,
+    most: Tensor,
     end: int,
     cache: Any,
 ) -> tuple[Tensor, Tensor]:
     """As `decoded`, by a model whose decoder reads `start` [N, 1] first: the encoder reads prompts
     once. Returns what is said, and the encoder's output [N, P, dim]."""
     given: dict[str, Any] = {**prompts, "past_key_values": cache, "use_cache": True}
-    answers = _Answers(len(start), most, end, start.device)
+    answers = _Answers(most, end)
     token = start[:, 0]
-    for at in range(most):
+    for at in answers.steps:
         output = forward({**given, DECODED: token[:, None]})
         if at == 0:
             encoded = output.encoder_last_hidden_state
@@ -176,8 +179,8 @@ def decoded_by(
     starts, number = _where(inputs)
     columns = starts[:, None] + torch.arange(int(number.max()) + most, device=mask.device)
     ids = inputs["input_ids"].gather(1, columns.clamp_max(mask.shape[1] - 1))
-    answers = _Answers(len(mask), most, end, mask.device)
-    for at in range(most):
+    answers = _Answers(torch.full_like(number, most), end)
+    for at in answers.steps:
         # One token more than was said, whatever it is: it is what is asked for.
         width = ids.shape[1] - most + at + 1
         shown = torch.arange(width, device=mask.device) < (number + at + 1)[:, None]
@@ -197,8 +200,8 @@ def _by_decoder(
 ) -> Tensor:
     """`decoded_by` of a model with a decoder, which reads what has been said so far."""
     read = inputs[DECODED][:, :1]
-    answers = _Answers(len(read), most, end, read.device)
-    for at in range(most):
+    answers = _Answers(torch.full_like(read[:, 0], most), end)
+    for at in answers.steps:
         shown = {**inputs, DECODED: read, DECODED_MASK: torch.ones_like(read)}
         token = logits(shown)[:, at].argmax(dim=-1)
         if not answers.add(token):

@@ -156,8 +156,8 @@ def _generating(facts: Facts, predictor: Predictor, plain: str | None) -> list[s
         f'model = {whole}.from_pretrained("{facts.backbone.source}")',
         *_laid_over(predictor.model.active),
         'prompt = tokenizer("...", return_tensors="pt")',
-        "said = model.eval().generate(**prompt, do_sample=False, max_new_tokens=64,",
-        "                             eos_token_id=tokenizer.eos_token_id)",
+        "said = model.eval().generate(**prompt, do_sample=False, eos_token_id=tokenizer.eos_token_id,",
+        f"                             max_new_tokens={predictor.max_new_tokens})",
         "```",
     ]
     if facts.backbone.name in AS_GGUF:

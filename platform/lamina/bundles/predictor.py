@@ -12,7 +12,7 @@ from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.bundles.bundle import Bundle
 from lamina.bundles.generation import Generation, Prompt, turns_of
-from lamina.core import ANSWER_AT, IGNORED, MAX_NEW_TOKENS, Batch, Samples, Task
+from lamina.core import ANSWER_AT, IGNORED, Batch, Samples, Task
 from lamina.federation.shared_model import restore_ledger
 from lamina.registry import InputError
 from lamina.strategies.base import Strategy
@@ -71,6 +71,11 @@ class Predictor:
         """Whether every prediction must be told its task."""
         return self.bundle.facts.needs_task
 
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens of an answer at most, where nobody says how many: as many as its trial's."""
+        return self.bundle.job.training.max_new_tokens
+
     def predict(
         self, values: Sequence[Any], task: str | None = None, top_k: int = 1
     ) -> list[Prediction]:
@@ -90,10 +95,11 @@ class Predictor:
         self,
         prompts: Sequence[Prompt],
         task: str | None = None,
-        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         domains: Sequence[str | None] | None = None,
     ) -> list[Generation]:
-        """What is said behind N prompts, by greedy decoding, of `max_new_tokens` at most.
+        """What is said behind N prompts, by greedy decoding, of `max_new_tokens` at most (default:
+        the bundle's own).
 
         A prompt is a text, or a conversation as messages of `role` and `content`; it becomes what
         the prompts of the stream were. `task` as in `predict`; `domains`, where prompts of tasks
@@ -107,10 +113,11 @@ class Predictor:
             )
         if not len(prompts):
             return []
-        data, known = self.encode_prompts(prompts, max_new_tokens, domains), self.task_named(task)
+        most = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        data, known = self.encode_prompts(prompts, most, domains), self.task_named(task)
         found: dict[int, Generation] = {}
         for rows in data.lengths().argsort(stable=True).split(TOGETHER):
-            said = self.generated(data[rows].trimmed(), max_new_tokens, known)
+            said = self.generated(data[rows].trimmed(), most, known)
             found |= zip(rows.tolist(), said, strict=True)
         return [found[row] for row in range(len(data))]
 

@@ -12,7 +12,6 @@ import torch
 
 from lamina.bundles.bundle import open_bundle
 from lamina.bundles.predictor import Predictor, load_predictor
-from lamina.core import MAX_NEW_TOKENS
 from lamina.registry import InputError
 from lamina.streams.images import Background, decode
 
@@ -40,7 +39,7 @@ class PyfuncModel:
         values, given = _values(model_input), params or {}
         index = model_input.index if isinstance(model_input, pandas.DataFrame) else None
         if self.predictor.bundle.facts.answers == "tokens":
-            most = given.get("max_new_tokens", MAX_NEW_TOKENS)
+            most = given.get("max_new_tokens")
             said = self.predictor.generate(values, given.get("task"), most)
             columns: dict[str, list[Any]] = {
                 "text": [each.text for each in said],

@@ -266,7 +266,7 @@ _trial_of_run = click.option(
 @click.option("--top-k", type=click.IntRange(1), default=1, help="So many labels for each row.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="A file to write.")
 @click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), help="By default csv.")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Of an answer in words: 64.")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Of an answer in words.")
 @click.option("--explain", is_flag=True, help="Show how right it is, where FILE has labels.")
 def predict(bundle: Path, file: str, words: tuple[str, ...], **options: Any) -> None:
     """Say which class each row of FILE is of, or what a language model answers to it.
@@ -286,7 +286,9 @@ def predict(bundle: Path, file: str, words: tuple[str, ...], **options: Any) -> 
 @_trial_of_run
 @click.option("--task", help="The task that all prompts are of, where the stream told it.")
 @click.option("--file", type=click.Path(path_type=Path), help="Of prompts, one on each line.")
-@click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--max-new-tokens", type=click.IntRange(1), help="Of an answer. By default as its job says."
+)
 @click.option("--format", "form", type=click.Choice(["text", "jsonl"]), default="text")
 def generate(bundle: Path, prompts: tuple[str, ...], **options: Any) -> None:
     """Say what a language model answers to each PROMPT.

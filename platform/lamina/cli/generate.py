@@ -25,7 +25,7 @@ def generate_answers(
     trial: str | None,
     task: str | None,
     file: Path | None,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     form: Literal["text", "jsonl"],
 ) -> None:
     """Print the answer to each prompt: as a text, behind the task that the strategy routed it to if
@@ -38,12 +38,11 @@ def generate_answers(
     asked = _prompts(prompts, file)
     predictor = load_predictor(bundle)
     predictor.task_named(task)
+    most = max_new_tokens or predictor.max_new_tokens
     at_a_time = 1 if sys.stdin.isatty() and prompts == (STDIN,) else TOGETHER
     total, broken = 0, 0
     while texts := list(islice(asked, at_a_time)):
-        for prompt, said in zip(
-            texts, predictor.generate(texts, task, max_new_tokens), strict=True
-        ):
+        for prompt, said in zip(texts, predictor.generate(texts, task, most), strict=True):
             click.echo(_line(prompt, said, form, is_lone=len(prompts) == 1 and file is None))
             total, broken = total + 1, broken + (not said.is_whole)
         sys.stdout.flush()
@@ -51,7 +50,7 @@ def generate_answers(
         raise InputError("PROMPT: none was given (allowed: texts, - or --file FILE)")
     if broken:
         Console(stderr=True, highlight=False).print(
-            f"{broken:,} of {counted(total, 'answer')} broke off after {max_new_tokens} tokens "
+            f"{broken:,} of {counted(total, 'answer')} broke off after {most} tokens "
             "(--max-new-tokens)",
             soft_wrap=True,
         )

@@ -16,7 +16,6 @@ from lamina.bundles import Bundle, Prediction, Predictor, find_bundle, load_pred
 from lamina.bundles.asking import asked_rows
 from lamina.cli.answering import answered_lines, answered_rows
 from lamina.cli.predict_texts import say_lines, say_rows, says_texts, show_matches
-from lamina.core import MAX_NEW_TOKENS
 from lamina.evaluation.classification import class_accuracy, confusion_matrix, macro_f1
 from lamina.files import replacing
 from lamina.registry import InputError
@@ -73,14 +72,13 @@ def predict_file(
     console = Console(stderr=True, highlight=False)
     form = form or _form_of(output)
     if says:
-        most = max_new_tokens or MAX_NEW_TOKENS
         with _opened(output) as opened:
             say = says_texts(opened, form, predictor.strategy.routes)
             if asked is None:
-                say_lines(predictor, say, task, most)
+                say_lines(predictor, say, task, max_new_tokens)
                 return
             _say_what_is_left_out(asked, console)
-            said = say_rows(predictor, asked, say, task, most, console)
+            said = say_rows(predictor, asked, say, task, max_new_tokens, console)
         if explain:
             show_matches(console, predictor, asked, said)
         return

@@ -41,9 +41,15 @@ def _say(file: IO[str], line: str) -> None:
 
 
 def say_rows(
-    predictor: Predictor, asked: Asked, write: Write, task: str | None, most: int, console: Console
+    predictor: Predictor,
+    asked: Asked,
+    write: Write,
+    task: str | None,
+    most: int | None,
+    console: Console,
 ) -> list[Generation]:
-    """Answer the rows of a file, and write each answer when it is there."""
+    """Answer the rows of a file, and write each answer when it is there. `most` tokens each at
+    most; None: as many as the bundle's own setting."""
 
     def answer(chosen: slice) -> list[Generation]:
         prompts = [
@@ -60,7 +66,7 @@ def say_rows(
     return found
 
 
-def say_lines(predictor: Predictor, write: Write, task: str | None, most: int) -> None:
+def say_lines(predictor: Predictor, write: Write, task: str | None, most: int | None) -> None:
     """Answer lines of standard input, each a prompt; empty ones get no answer."""
     for number, said in answered_lines(
         TOGETHER, lambda texts: predictor.generate(texts, task, most)

@@ -11,7 +11,6 @@ from lamina.config.fields import settings_of
 from lamina.config.overrides import SECTIONS, dotted
 from lamina.config.reading import shown
 from lamina.config.unused_in_federation import unused_in_federation
-from lamina.evaluation.measures import measure_of
 from lamina.memory.base import Policy
 from lamina.registry import Where
 from lamina.strategies.base import NO_ADAPTER, Strategy
@@ -184,9 +183,9 @@ def _by_stream(job: "Job") -> Iterator[tuple[str, str]]:
         yield "training.general", "answers are classes"
     elif kind == "task_incremental":
         yield "training.general", "such prompts are of no task, and scenario.kind tells each"
-    if not measure_of(job.training.measure, job.stream.answers).reads_texts:
-        yield "training.max_new_tokens", "the measure reads no texts"
-    if job.stream.answers == "tokens":
+    if not has_tokens:
+        yield "training.max_new_tokens", "answers are classes"
+    if has_tokens:
         for key in type(job.strategy).of_head:
             yield f"strategy.{key}", "answers are tokens: no head is trained"
     if _ends_with_its_task(job.strategy, job.scenario, job.memory):

@@ -23,7 +23,6 @@ from threading import Event, Thread
 from time import time
 from typing import TYPE_CHECKING, TypeAlias
 
-from lamina.core import MAX_NEW_TOKENS
 from lamina.tracking.backlog import Backlog, Point, Points
 from lamina.tracking.base import Status, TrackingError
 from lamina.tracking.data import DataDocument
@@ -522,7 +521,7 @@ def _signature(model: TrackedModel) -> "ModelSignature":
     params = [ParamSpec("task", "string", model.tasks[0])] if model.needs_task else []
     if model.answers == "tokens":
         said = [ColSpec("string", "text"), ColSpec("boolean", "is_whole")]
-        params.append(ParamSpec("max_new_tokens", "long", MAX_NEW_TOKENS))
+        params.append(ParamSpec("max_new_tokens", "long", model.max_new_tokens))
     schemas = Schema([column]), Schema([*said, ColSpec("string", "task", required=False)])
     if not params:
         return ModelSignature(*schemas)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.evaluation.measures import measure_in, named
+from lamina.training.settings import TrainingSettings
 
 LOADER = "lamina.bundles.pyfunc"
 """The module that makes a model of a bundle's folder."""
@@ -30,6 +31,9 @@ class TrackedModel:
     """What its tasks are called, in order."""
     needs_task: bool
     """Whether a prediction must be told which task it is of."""
+    max_new_tokens: int | None
+    """Tokens of an answer that it generates, at most, where a request does not say; None where
+    answers are classes."""
     requirements: tuple[str, ...]
     """The packages that it answers with, as pip reads them."""
     tags: Mapping[str, str]
@@ -43,13 +47,16 @@ def tracked_model(bundle: Path) -> TrackedModel:
     metrics = facts["metrics"]
     keys = [named(key, measure_in(metrics)) for key in _SHOWN]
     accuracies = {key: metrics[key] for key in keys if key in metrics}
+    answers = "classes" if facts["class_names"] else "tokens"
+    most = job.get("training", {}).get("max_new_tokens", TrainingSettings.max_new_tokens)
     return TrackedModel(
         bundle=bundle,
         trial=facts["trial"],
         modality=facts["modality"],
-        answers="classes" if facts["class_names"] else "tokens",
+        answers=answers,
         tasks=tuple(each["name"] for each in facts["tasks"]),
         needs_task=facts["scenario"] == "task_incremental",
+        max_new_tokens=most if answers == "tokens" else None,
         # What follows a plus sign says how a package was built, which no index knows.
         requirements=tuple(
             f"{package}=={version.partition('+')[0]}"

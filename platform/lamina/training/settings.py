@@ -45,7 +45,8 @@ class TrainingSettings:
     calls), `rouge_l`, `bleu`, `chrf`, `token_accuracy` or `perplexity`. Default: `accuracy`, or
     `exact_match`."""
     max_new_tokens: int = 64
-    """Tokens of an answer that is generated, at most: for measures that read texts."""
+    """Tokens of an answer that is generated, at most: for measures that read texts, and for what
+    the bundle is asked where nobody says how many."""
     evaluation_batch_size: int = 256
     """Rows of a forward without gradient: in evaluation, previews and reviews. It changes no
     result."""

@@ -93,10 +93,25 @@ def test_adapters_of_one_model_decode_in_one_call(bundles, resident, monkeypatch
     for name in ("finetune", "other"):
         resident._predictors[name] = resident._predictors["finetune"]
         resident._keys[name] = resident._keys["finetune"]
-    questions = [Question(name, PROMPTS[:2], None, most=5) for name in ("finetune", "other")]
-    first, second = resident.answer(questions)
-    assert first == second
-    assert [5, 5] in sizes
+    wanted = [("finetune", 5), ("other", 3), ("finetune", 2)]
+    found = resident.answer([Question(name, PROMPTS[:1], None, most=most) for name, most in wanted])
+    predictor = resident._predictors["finetune"]
+    assert found == [predictor.generate(PROMPTS[:1], max_new_tokens=most) for _, most in wanted]
+    assert sizes == [[5, 3, 2]]
+
+
+@pytest.mark.parametrize(("own", "most"), [(5, 5), (64, SETTINGS.max_new_tokens)])
+def test_a_request_that_does_not_say_gets_as_many_tokens_as_the_bundle_s_job_allows(
+    bundles, resident, monkeypatch, own, most
+):
+    predictor = resident._predictors["finetune"]
+    monkeypatch.setattr(type(predictor), "max_new_tokens", own)
+    body = {"model": "finetune", "prompt": PROMPTS}
+    ((status, answer),) = asked(bundles, resident, ("/v1/completions", body))
+    assert status == 200, answer
+    expected = predictor.generate(PROMPTS, max_new_tokens=most)
+    assert [each["text"] for each in answer["choices"]] == [each.text for each in expected]
+    assert answer["usage"]["completion_tokens"] == sum(each.num_tokens for each in expected)
 
 
 def test_a_chat_is_one_conversation(bundles, resident):

@@ -11,7 +11,6 @@ from lamina.bundles.facts import Facts
 from lamina.bundles.generation import ROLES, Prompt
 from lamina.config.fields import unknown_key
 from lamina.config.reading import shown
-from lamina.core import MAX_NEW_TOKENS
 from lamina.orchestration.serving.question import (
     Question,
     RefusedError,
@@ -105,7 +104,8 @@ def _messages(given: Mapping[str, Any], settings: ServingSettings) -> Sequence[P
     return [messages]
 
 
-def _most(given: Mapping[str, Any], settings: ServingSettings) -> int:
+def _most(given: Mapping[str, Any], settings: ServingSettings) -> int | None:
+    """How many tokens a request allows; None where it says nothing of it."""
     for key in _LENGTHS:
         most = given.get(key)
         if most is None:
@@ -117,7 +117,7 @@ def _most(given: Mapping[str, Any], settings: ServingSettings) -> int:
                 f"{key}: {shown(most)} is not allowed (allowed: 1 to {settings.max_new_tokens})",
             )
         return most
-    return min(MAX_NEW_TOKENS, settings.max_new_tokens)
+    return None
 
 
 def completion(name: str, said: Sequence[Generation], *, is_chat: bool) -> dict[str, Any]:

@@ -38,8 +38,8 @@ class Question:
     """The task that all are of, where the stream told it."""
     top_k: int = 1
     """How many classes are wanted for each."""
-    most: int = 0
-    """How many tokens may be generated behind each prompt; 0: classes are wanted."""
+    most: int | None = None
+    """How many tokens may be generated behind each prompt; None: as many as its job says."""
 
 
 def read_question(body: bytes, bundles: Mapping[str, Facts], settings: ServingSettings) -> Question:

@@ -14,7 +14,7 @@ from lamina.backbones.backbone import Backbone, BackboneSettings
 from lamina.backbones.load import load_backbone
 from lamina.bundles import Bundle, Generation, Prediction, Predictor
 from lamina.bundles.predictor import Logits
-from lamina.core import Batch, Samples
+from lamina.core import AnswerKind, Batch, Samples
 from lamina.orchestration.serving.question import Question
 from lamina.orchestration.serving.settings import ServingSettings
 from lamina.registry import InputError
@@ -30,6 +30,9 @@ _BackboneKey = tuple[str, BackboneSettings]
 """The digest of its files, and how it is held; its name says no more than the digest."""
 _Group = tuple[str, str | None]
 """Rows of one bundle that are told one task."""
+_Asked = tuple[str, str | None, int]
+"""The same, with how many tokens each may say."""
+Group = TypeVar("Group", _Group, _Asked)
 Found = TypeVar("Found")
 
 
@@ -78,14 +81,17 @@ class ResidentBundles:
         return load_backbone(bundle.job.backbone, self._device, alike[0] if alike else None)
 
     def _answer(self, questions: Sequence[Question]) -> list[Answer]:
-        alike: dict[tuple[_BackboneKey, int], list[int]] = defaultdict(list)
+        alike: dict[tuple[_BackboneKey, AnswerKind], list[int]] = defaultdict(list)
         for place, each in enumerate(questions):
-            alike[self._keys[each.bundle], each.most].append(place)
+            kind = self._predictors[each.bundle].bundle.facts.answers
+            alike[self._keys[each.bundle], kind].append(place)
         answers: dict[int, Answer] = {}
-        for (key, most), places in alike.items():
+        for (key, kind), places in alike.items():
             asked = [questions[place] for place in places]
             found = (
-                self._generations(asked) if most else self._answer_on(self._backbones[key], asked)
+                self._generations(asked)
+                if kind == "tokens"
+                else self._answer_on(self._backbones[key], asked)
             )
             answers |= zip(places, found, strict=True)
         return [answers[place] for place in range(len(questions))]
@@ -112,24 +118,25 @@ class ResidentBundles:
         ]
 
     def _generations(self, questions: Sequence[Question]) -> list[Answer]:
-        """What bundles of one backbone say behind prompts, which leave answers the same room: each
-        prompt with others of about its length, whatever the bundle."""
-        most = questions[0].most
+        """What bundles of one backbone say behind prompts: each prompt with others of about its
+        length, whatever the bundle and however much it may say."""
         read: list[Batch] = []
-        groups: list[_Group] = []
+        groups: list[_Asked] = []
         spans: list[range | Exception] = []
         for each in questions:
+            predictor = self._predictors[each.bundle]
+            most = each.most or min(predictor.max_new_tokens, self._settings.max_new_tokens)
             try:
-                read.append(self._predictors[each.bundle].encode_prompts(each.values, most))
+                read.append(predictor.encode_prompts(each.values, most))
             except InputError as error:
                 spans.append(error)
                 continue
             spans.append(range(len(groups), len(groups) + len(each.values)))
-            groups += [(each.bundle, each.task)] * len(each.values)
+            groups += [(each.bundle, each.task, most)] * len(each.values)
         found: dict[int, Generation | Exception] = {}
         for rows, batch in _by_length(read, self._settings.batch_rows):
             own = [groups[row] for row in rows.tolist()]
-            for _, places, said in self._run(batch, own, partial(self._generated, most=most)):
+            for _, places, said in self._run(batch, own, self._generated):
                 several = [said] * len(places) if isinstance(said, Exception) else said
                 found |= zip(rows[places].tolist(), several, strict=True)
         return [
@@ -175,12 +182,12 @@ class ResidentBundles:
     def _run(
         self,
         batch: Batch,
-        groups: Sequence[_Group],
-        answer: Callable[[_Group, Batch], Found | Exception],
-    ) -> list[tuple[_Group, Tensor, Found | Exception]]:
+        groups: Sequence[Group],
+        answer: Callable[[Group, Batch], Found | Exception],
+    ) -> list[tuple[Group, Tensor, Found | Exception]]:
         """What `answer` finds for each group's rows of a batch, and their places in it. All are
         padded to one length, so that their calls of the backbone meet."""
-        places: dict[_Group, list[int]] = defaultdict(list)
+        places: dict[Group, list[int]] = defaultdict(list)
         for place, group in enumerate(groups):
             places[group].append(place)
         chosen = {group: torch.tensor(own) for group, own in places.items()}
@@ -199,8 +206,8 @@ class ResidentBundles:
             # Raised, it would end the others' calls as well.
             return _plain(error)
 
-    def _generated(self, group: _Group, batch: Batch, most: int) -> list[Generation] | Exception:
-        name, task = group
+    def _generated(self, group: _Asked, batch: Batch) -> list[Generation] | Exception:
+        name, task, most = group
         predictor = self._predictors[name]
         try:
             return predictor.generated(batch, most, predictor.task_named(task))

@@ -31,7 +31,7 @@ class ServingSettings:
     max_characters: int = 20_000
     """Of a text."""
     max_new_tokens: int = 512
-    """Of an answer in tokens."""
+    """Of an answer in tokens, whatever a request or a bundle says."""
     max_pixels: int = 20_000_000
     """Of an image."""
     max_body_bytes: int = 8 * 2**20
