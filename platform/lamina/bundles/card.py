@@ -156,7 +156,8 @@ def _generating(facts: Facts, predictor: Predictor, plain: str | None) -> list[s
         f'model = {whole}.from_pretrained("{facts.backbone.source}")',
         *_laid_over(predictor.model.active),
         'prompt = tokenizer("...", return_tensors="pt")',
-        "said = model.eval().generate(**prompt, do_sample=False, eos_token_id=tokenizer.eos_token_id,",
+        "end = tokenizer.eos_token_id",
+        "said = model.eval().generate(**prompt, do_sample=False, eos_token_id=end,",
         f"                             max_new_tokens={predictor.max_new_tokens})",
         "```",
     ]
