@@ -64,10 +64,12 @@ def cells(page, name):
 
 def test_a_heading_sorts_by_number_and_again_the_other_way(opened):
     page = opened()
-    heading = page.locator(TRIALS).locator("th.average_accuracy .dt-column-title")
-    heading.click()
+    heading = page.locator(TRIALS).locator("th.average_accuracy")
+    heading.locator(".dt-column-title").click()
+    api.expect(heading).to_have_attribute("aria-sort", "ascending")
     up = [float(text) for text in cells(page, "average_accuracy") if text != "-"]
-    heading.click()
+    heading.locator(".dt-column-title").click()
+    api.expect(heading).to_have_attribute("aria-sort", "descending")
     down = [float(text) for text in cells(page, "average_accuracy") if text != "-"]
     assert up == sorted(up)
     assert down == sorted(up, reverse=True)
