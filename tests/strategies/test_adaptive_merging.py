@@ -10,7 +10,7 @@ from lamina.memory.memory import Replay
 from lamina.strategies.adaptive_merging import MERGE
 from lamina.strategies.task_arithmetic import MERGED
 from lamina.training.settings import TrainingSettings
-from nouns import NO_REPLAY, after, logits_of, make_learner
+from nouns import NO_REPLAY, after, as_scenario, logits_of, make_learner
 
 
 def in_second_phase(nouns, backbone, **settings):
@@ -64,6 +64,20 @@ def test_adaptive_merging_second_loss_counts_every_class_alike_under_the_scaled_
 
     expected = 2 / 6 * naive(data) + 4 / 6 * naive(exemplars)
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_adaptive_merging_second_loss_counts_every_domain_alike(nouns, tiny_bert):
+    domains = as_scenario(nouns, "domain_incremental")
+    learner, data, _ = in_second_phase(domains, tiny_bert, replay_size=6)
+    model = learner.model
+    replay = Replay(learner.memory, learner.rows, 7, "cpu")
+    loss = learner.strategy.step(model, data, replay).loss
+    new, past = (
+        F.cross_entropy(learner.strategy.merged_logits(model, each), each.labels)
+        for each in (data, replay.draw(6))
+    )
+    assert (new - past).abs() > 1e-3
+    torch.testing.assert_close(loss, new / 3 + 2 * past / 3)
 
 
 def test_adaptive_merging_answers_with_the_merge_of_its_coefficients(nouns, tiny_bert):

@@ -5,7 +5,7 @@ Trained: the current task's LoRA and the head's rows of its classes; then, in a 
 coefficient per LoRA and nothing else. Remembered: every task's LoRA, the coefficients, the
 exemplars of the job's memory (one per class in the paper). No task is needed at test. Differs from
 the paper: the current task's share in the second phase is its rows, weighted so that every class
-counts alike; the merge is exact, of the products B A, its rank grows with the tasks.
+of every task counts alike (where answers are tokens, every task); the merge is exact, of the products B A, its rank grows with the tasks.
 """
 
 from dataclasses import dataclass
@@ -52,6 +52,7 @@ class AdaptiveMerging(Strategy):
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """A new LoRA, and coefficients that start as the average."""
+        self.state["classes"] = self.state.get("classes", 0) + _classes(task)
         model.add(f"task_{task.index}")
         count = task.index + 1
         model.add_tensors(MERGE, {"coefficients": torch.full((count,), 1.0 / count)})
@@ -73,8 +74,8 @@ class AdaptiveMerging(Strategy):
         return self.rate_factor if name.startswith(f"{MERGE}.") else 1.0
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
-        """First L = CE(task's classes); then the mean over classes (where answers are tokens, over
-        tasks) of the CE over all of them."""
+        """First L = CE(task's classes); then the mean over the classes of every task of the CE over
+        all of them."""
         assert batch.task is not None
         if not model.adapters[MERGE].trainable:
             logits = model(batch.inputs).logits
@@ -84,9 +85,7 @@ class AdaptiveMerging(Strategy):
         if exemplars is None:
             return StepOutput(loss)
         past = cross_entropy(self.merged_logits(model, exemplars), exemplars.labels)
-        new = 1 / (batch.task.index + 1)
-        if batch.task.classes:
-            new = len(batch.task.classes) / model.num_classes()
+        new = _classes(batch.task) / self.state["classes"]
         return StepOutput(new * loss + (1 - new) * past)
 
     def merged_logits(self, model: AdaptedModel, batch: Batch) -> Tensor:
@@ -112,3 +111,8 @@ class AdaptiveMerging(Strategy):
         """The tasks' LoRAs, in order."""
         number = len(model.adapters[MERGE].tensors["coefficients"])
         return [f"task_{index}" for index in range(number)]
+
+
+def _classes(task: Task) -> int:
+    """How many classes a task shows; one where answers are tokens."""
+    return max(len(task.classes), 1)
