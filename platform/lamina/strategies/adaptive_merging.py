@@ -5,7 +5,8 @@ Trained: the current task's LoRA and the head's rows of its classes; then, in a 
 coefficient per LoRA and nothing else. Remembered: every task's LoRA, the coefficients, the
 exemplars of the job's memory (one per class in the paper). No task is needed at test. Differs from
 the paper: the current task's share in the second phase is its rows, weighted so that every class
-of every task counts alike (where answers are tokens, every task); the merge is exact, of the products B A, its rank grows with the tasks.
+of every task counts alike (where answers are tokens, every task); the merge is exact, of the
+products B A, its rank grows with the tasks.
 """
 
 from dataclasses import dataclass
