@@ -45,7 +45,7 @@ def run(tmp_path):
 def killed(tmp_path):
     """Kills an actor between two calls, or spares it; returns the one that goes on."""
 
-    def kill(actor, is_killed=True, session="one"):
+    def kill(actor, is_killed=True, session="one", scheduled=True):
         if not is_killed:
             return actor
         for task in (actor._watching, actor._narrator._task):
@@ -54,7 +54,7 @@ def killed(tmp_path):
         actor._narrator._thread.shutdown()
         actor._narrator._recorder.close()
         actor._store.close()
-        return started(tmp_path, session)
+        return started(tmp_path, session, scheduled)
 
     return kill
 
@@ -211,6 +211,104 @@ def test_a_sweep_is_dismissed_although_a_host_is_gone(run):
     run(course)
 
 
+async def learn_all(actor, host="host-0"):
+    """A host learns every task of the trial, which Ray Tune hears of, and hands nothing over."""
+    await actor.describe("config", "er", JOB)
+    await actor.submit("config", None)
+    assert (await actor.claim(host, "x", [], 2)).trial == TRIAL
+    waiting = [asyncio.create_task(actor.wait(TRIAL, task)) for task in range(4)]
+    await asyncio.sleep(0)
+    for task in range(4):
+        assert await actor.report(TRIAL, host, report_of(task, 4), {"rest": b"%d" % task})
+    await asyncio.gather(*waiting)
+
+
+async def still_waits(call):
+    """The task of a call that has not come to an end."""
+    task = asyncio.create_task(call)
+    done, _ = await asyncio.wait([task], timeout=0.1)
+    assert not done
+    return task
+
+
+async def hand_over(actor, host):
+    """A host gets the trial that has learned every task, writes its bundle, and leaves."""
+    claim = await asyncio.wait_for(actor.claim(host, "y", [], 1), timeout=60)
+    assert (claim.trial, claim.start) == (TRIAL, Boundary(TRIAL, 3))
+    await actor.finish(TRIAL, "bundle", {})
+    assert await asyncio.wait_for(actor.claim(host, "y", [], 1), timeout=60) is None
+    await actor.leave(host)
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_the_next_sweep_waits_for_a_host_where_a_trial_has_learned_all_and_left_nothing(
+    tmp_path, killed, scheduled
+):
+    async def course():
+        actor = started(tmp_path, scheduled=scheduled)
+        await learn_all(actor)
+        actor = killed(actor, session="two", scheduled=scheduled)
+        await actor.describe("config", "er", JOB)
+        await actor.submit("config", None)
+        assert [(await actor.wait(TRIAL, task))["task"] for task in range(4)] == [0, 1, 2, 3]
+        dismissed = await still_waits(actor.dismiss())
+        await actor.arrive("host-0", "here", 1)
+        await hand_over(actor, "host-0")
+        assert await asyncio.wait_for(dismissed, timeout=60) == ["host-0"]
+        assert actor._store.state(TRIAL) == "finished"
+        await actor.close("finished")
+        actor._store.close()
+
+    asyncio.run(course())
+
+
+def test_a_host_is_let_go_when_no_other_host_has_to_hand_over_what_it_could_take_on(run):
+    async def course(actor):
+        await learn_all(actor, "host-1")
+        dismissed = await still_waits(actor.dismiss())
+        idle = await still_waits(actor.claim("host-0", "y", [], 1))
+        await actor.lose("host-1", "its controller was killed", False)
+        assert (await asyncio.wait_for(idle, timeout=60)).trial == TRIAL
+        await hand_over(actor, "host-0")
+        assert await asyncio.wait_for(dismissed, timeout=60) == ["host-0"]
+        assert actor._store.state(TRIAL) == "finished"
+
+    run(course)
+
+
+def test_a_sweep_whose_last_host_is_lost_waits_for_no_bundle(run):
+    async def course(actor):
+        await learn_all(actor)
+        dismissed = await still_waits(actor.dismiss())
+        await actor.lose("host-0", "its node is gone", True)
+        assert await asyncio.wait_for(dismissed, timeout=60) == []
+        assert "no host is left" in actor._store.error(TRIAL)
+
+    run(course)
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["host there", "host lost"])
+def test_a_trial_that_was_paused_while_it_learned_its_last_task_leaves_its_bundle(run, is_lost):
+    async def course(actor):
+        await actor.expect([Expected("er", JOB, None)], 4)
+        await actor.claim("host-0", "x", [], 1)
+        for task in range(3):
+            await learn(actor, task)
+        await actor.pause(TRIAL)
+        assert await learn(actor, 3), "there is nothing left to pause"
+        if is_lost:
+            await actor.lose("host-0", "its node is gone", False)
+            assert (await actor.wait(TRIAL, 3))["done"]
+            dismissed = await still_waits(actor.dismiss())
+            await hand_over(actor, "host-1")
+            await asyncio.wait_for(dismissed, timeout=60)
+        else:
+            await actor.finish(TRIAL, "bundle", {})
+        assert actor._store.state(TRIAL) == "finished"
+
+    run(course)
+
+
 class SlowDisk:
     """A store's checkpoints on a disk whose first write takes until it is `let_go`."""
 
@@ -236,7 +334,7 @@ class SlowDisk:
 @pytest.mark.timeout(60)
 def test_a_slow_disk_holds_up_no_other_call(run):
     async def course(actor):
-        await actor.expect([Expected("er", JOB, None)], None)
+        await actor.expect([Expected("er", JOB, None)], 4)
         await actor.claim("host-0", "x", [], 1)
         disk = SlowDisk(actor._store)
         learned = asyncio.create_task(learn(actor, 0))
@@ -328,9 +426,9 @@ def test_a_full_disk_ends_the_sweep_for_whoever_waits_and_with_room_it_goes_on(
         actor = started(tmp_path)
         await actor.expect([Expected("er", JOB, None)], None)
         await actor.claim("host-0", "x", [], 1)
-        await actor.report(TRIAL, "host-0", report_of(0), {"rest": b"0"})
         waiting = asyncio.create_task(actor.wait(TRIAL, 1))
         await asyncio.sleep(0)
+        await actor.report(TRIAL, "host-0", report_of(0), {"rest": b"0"})
         large = {"rest": b"1" * 1000}
         call = {
             "a checkpoint": lambda: actor.report(TRIAL, "host-0", report_of(1), large),

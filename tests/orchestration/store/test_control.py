@@ -79,6 +79,7 @@ def test_what_cannot_be_asked_is_refused_with_the_reason(store):
     assert control.fork(store, "queued", "f", JOB, {})[1].startswith("queued name has learned no")
     store.report("half", "h0", report_of(2), {"rest": b""})
     assert control.fork(store, "half", "f", JOB, {})[1].startswith("half name has learned its last")
+    assert control.act(store, "pause", "half") == "half name has learned its last task"
     store.finish("half")
     assert control.act(store, "stop", "half") == "half name has finished"
 

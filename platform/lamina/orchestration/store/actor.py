@@ -177,13 +177,15 @@ class StoreActor:
         self, host: str, incarnation: str, held: Sequence[str], num_hosts: int
     ) -> Claim | None:
         """The next trial for `host`. One that has `held` none waits for it, and gets None when the
-        sweep is over; one that has some gets None where there is none at the moment."""
+        sweep is over and nothing is owed, which another host may yet fail to hand over; one that
+        has some gets None where there is none at the moment."""
         self._hosts.hear(host)
 
         def ready() -> tuple[Claim | None] | None:
             is_closing = read_sweep(self._ledger).is_closing
             claim = self._store.claim(host, incarnation, is_closing, held, num_hosts)
-            return (claim,) if claim is not None or held or is_closing else None
+            is_over = is_closing and not self._store.owed()
+            return (claim,) if claim is not None or held or is_over else None
 
         (claim,) = await self._until(ready)
         return claim
@@ -330,10 +332,12 @@ class StoreActor:
 
     async def dismiss(self) -> list[str]:
         """No more trials, once those have ended that a person asked for besides: hosts hand over
-        what is learned and leave. Returns when they have, with the names of those that left."""
+        what is learned and leave. Returns when they have, with the names of those that left. Where
+        a trial of an earlier session has only its bundle to leave, the host that comes does that.
+        """
         await self._until(lambda: None if control.open_wishes(self._store) else True)
         change_sweep(self._ledger, is_closing=True)
-        await self._until(lambda: None if self._hosts.here() else True)
+        await self._until(lambda: None if self._store.owed() or self._hosts.here() else True)
         return self._hosts.left()
 
     async def behind(self) -> int:

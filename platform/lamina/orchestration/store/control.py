@@ -62,6 +62,9 @@ def act(store: SharedStore, action: Action, trial: str) -> str | None:
         return _resume(store, trial)
     if action == hold:
         return None
+    last = store.last_report(trial)
+    if last is not None and last["done"]:
+        return f"{store.name(trial)} has learned its last task"
     if not can(state, "stop"):
         return f"{store.name(trial)} has {state} already"
     with store.ledger.transaction():

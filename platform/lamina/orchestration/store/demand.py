@@ -79,14 +79,17 @@ class Demand:
 
     def report_of(self, trial: str, task: int) -> Report | None:
         """The report of a task that somebody waits for, when it is there. A stopped or paused trial
-        is queued again.
+        is queued again where a task is to be learned, or all are and its bundle is not there.
 
         Raises RuntimeError with the trial's own error when it has failed.
         """
         store = self._store
-        if (report := store.report_of(trial, task)) is not None:
-            return report
         state = store.state(trial)
+        if (report := store.report_of(trial, task)) is not None:
+            is_left = report["done"] and state in ("stopped", "paused")
+            if is_left and store.hold(trial) != "stop":
+                store.resume(trial)
+            return report
         if state == "failed":
             raise RuntimeError(store.error(trial))
         assert state != "finished", f"{trial} has finished without a report of task {task}"
@@ -116,8 +119,11 @@ class Demand:
 
     def goes_on(self, trial: str, host: str, report: Report) -> bool:
         """Whether `host` is to go on with a trial that has reported. One that has learned all that
-        was foreseen is paused until the scheduler has had its say."""
+        was foreseen is paused until the scheduler has had its say. One that has learned its last
+        task is handed over, paused or not."""
         store = self._store
+        if report["done"] and store.state(trial) == "paused":
+            return True
         ahead = store.ahead(trial)
         next_task = int(report["task"]) + 1
         if self._scheduled and ahead is not None and next_task >= ahead and not report["done"]:

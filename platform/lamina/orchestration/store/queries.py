@@ -111,6 +111,15 @@ class Queries:
         )
         return json.loads(row[0]) if row else None
 
+    def owed(self) -> list[str]:
+        """The trials that somebody wants, that have learned their last task, and whose bundle is
+        not on the disk yet: a host has it, or has yet to take it on."""
+        return self._ledger.column(
+            "SELECT trial FROM trials WHERE state IN ('queued', 'running') AND EXISTS "
+            "(SELECT 1 FROM reports WHERE reports.trial = trials.trial "
+            "AND json_extract(report, '$.done')) ORDER BY position"
+        )
+
     def events(self, after: int) -> list[tuple[int, dict[str, Any]]]:
         """What happened after event number `after`, in order, each with its number: the first
         `MOST_EVENTS`, where it is more."""

@@ -103,6 +103,7 @@ class SharedStore:
         self.reports = queries.reports
         self.report_of = queries.report_of
         self.last_report = queries.last_report
+        self.owed = queries.owed
         self.events = queries.events
         self.num_ended_on = queries.num_ended_on
         self.configuration = queries.configuration
