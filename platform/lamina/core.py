@@ -458,6 +458,8 @@ class StepOutput:
     references: Sequence[Tensor] = ()
     """Other losses, scalars with a gradient, whose gradients `Strategy.adjust` compares the step's
     own with."""
+    rows: "Batch | None" = None
+    """The rows that the loss is a mean over, where exemplars are among them. Default: the batch."""
     seen: "Summary | None" = None
     """What `Strategy.after_step` must know of this batch, summed over data-parallel workers."""
 

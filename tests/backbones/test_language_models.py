@@ -70,23 +70,6 @@ def test_logits_are_those_of_the_whole_model_at_the_answer(name, models):
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_company_and_padding_change_no_answer(name, models):
-    _, backbone = models(name)
-    model = adapted(backbone)
-    batch = calls_stream(backbone).experiences[1].train
-    with torch.no_grad():
-        together = model(batch.inputs)
-        for row in range(0, len(batch), 5):
-            alone = batch[slice(row, row + 1)].trimmed()
-            one = model(alone.inputs)
-            number = alone.labels.shape[1]
-            torch.testing.assert_close(
-                one.logits[0], together.logits[row, :number], atol=1e-4, rtol=1e-4
-            )
-            torch.testing.assert_close(one.features[0], together.features[row])
-
-
-@pytest.mark.parametrize("name", EVERY)
 def test_features_know_the_prompt_and_nothing_of_the_answer(name, models):
     _, backbone = models(name)
     prompts = ["turn it on in the attic", "the cellar please"]

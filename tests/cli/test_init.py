@@ -185,6 +185,7 @@ def test_texts_alone_become_a_job_that_goes_on_with_training(tmp_path):
     proposal = propose("corpus.json", tmp_path / "corpus.yaml")
     job = parse_job(yaml.safe_load(proposal.text))
     assert job.stream.words_per_row == 128
+    assert job.training.measure == "perplexity"
     assert job.scenario.kind == "joint"
 
 

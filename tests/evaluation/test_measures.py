@@ -7,6 +7,7 @@ import torch
 
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.evaluation.answers import TokenAnswers, of_plain
+from lamina.evaluation.halving import dominates, projected_accuracy, standing_of
 from lamina.evaluation.leaderboard import leaderboard, read_row, written
 from lamina.evaluation.measures import measure_in, measure_names, measure_of, named
 from lamina.evaluation.measures.slot_f1 import slots_of
@@ -100,6 +101,20 @@ def test_less_is_better_turns_forgetting_and_transfer_round():
     assert found["forgetting_including_last"] == pytest.approx(2.5)
     assert found["backward_transfer"] == pytest.approx(-2.5)
     assert not any("accuracy" in name for name in found)
+
+
+def test_of_less_that_is_better_a_trial_is_heading_for_less():
+    holding = [[4.0, None, None], [4.0, 6.0, None]]
+    rising = [[2.0, None, None], [5.0, 3.0, None]]
+    # It rises by 3 a task: to 8 and to 6; a new task is learned as the others were.
+    assert projected_accuracy(rising, 3, "min") == pytest.approx((8.0 + 6.0 + 2.5) / 3)
+    assert projected_accuracy(holding, 3, "min") == pytest.approx((4.0 + 6.0 + 5.0) / 3)
+    metrics = {"validation/average_perplexity": 5.0}
+    first, second = (
+        standing_of(name, "er", rows, metrics, 3, costs=())
+        for name, rows in (("holding", holding), ("rising", rising))
+    )
+    assert dominates(first, second)
 
 
 def test_a_measure_of_other_answers_is_refused_with_those_that_fit():

@@ -1,5 +1,6 @@
 """Tiny random language models with MiniLM's words, and a stream of questions for them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,8 @@ SEQ2SEQ: dict[str, PreTrainedConfig] = {
 }
 """Models with encoder and decoder; [SEP] ends a text."""
 ROOMS = ["kitchen", "cellar", "attic", "garage"]
+UNEVEN = ["kitchen", "attic", "second room on the left", "place where the old car stands"]
+"""Rooms whose calls have different numbers of tokens."""
 CALLS = {"lights": "LightOn", "doors": "DoorOpen", "music": "Play"}
 ASKED = ["turn it on in the {}", "the {} please", "I am in the {} now", "{}", "do it for the {}"]
 
@@ -117,15 +120,19 @@ def write_model(name: str, folder: Path) -> Path:
 
 def language_backbone(name: str, folder: Path) -> Backbone:
     """A tiny language model, loaded: whole where it has a decoder."""
-    write_model(name, folder)
+    return loaded(name, write_model(name, folder))
+
+
+def loaded(name: str, folder: Path) -> Backbone:
+    """The tiny model of a folder: whole where it has a decoder."""
     return load_backbone(BackboneSettings(str(folder), tower="both" if name in SEQ2SEQ else None))
 
 
-def calls_stream(backbone) -> Stream[Batch]:
+def calls_stream(backbone, rooms: Sequence[str] = ROOMS) -> Stream[Batch]:
     """Three tasks of twenty questions; an answer is a call with the room that was named."""
     experiences = []
     for index, (task, call) in enumerate(CALLS.items()):
-        pairs = [(form.format(room), f"{call}(room={room})") for form in ASKED for room in ROOMS]
+        pairs = [(form.format(room), f"{call}(room={room})") for form in ASKED for room in rooms]
         ids = torch.arange(len(pairs)) + 100 * index
         parts = [
             Samples(

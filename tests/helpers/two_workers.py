@@ -1,6 +1,9 @@
 """Strategies trained by two data-parallel processes that talk through gloo, and by one."""
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -13,27 +16,52 @@ from lamina.strategies import strategy_class
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.settings import TrainingSettings
 from lamina.training.workers import ProcessGroup
+from language_models import UNEVEN, calls_stream, loaded
 from nouns import as_scenario, make_learner, nouns_stream
 
-TRAINING = TrainingSettings(epochs=1, batch_size=4, optimizer="sgd", learning_rate=1e-2)
+TRAINING = TrainingSettings(epochs=1, batch_size=4, optimizer="sgd")
 """SGD, which hands a rounding on as it is; Adam would make a step of a gradient of 1e-9."""
 
 
-def train_by_two(names, backbone_folder: Path, folder: Path) -> dict[str, list[dict]]:
-    """What each of two workers had after the stream, by strategy: a digest of what it learned, R of
-    the test part, and its tensors."""
-    arguments = (list(names), str(backbone_folder), str(folder))
-    torch.multiprocessing.spawn(_train, arguments, nprocs=2)
+@dataclass(frozen=True)
+class Case:
+    """A strategy on a backbone, which learns nouns, or calls if it is a language model."""
+
+    strategy: str
+    folder: Path
+    model: str | None = None
+    """Which of the tiny language models it is."""
+    rate: float = 1e-2
+    """The learning rate."""
+
+    def learner(self, workers=None):
+        backbone = _backbone(self.model, self.folder)
+        stream = nouns_stream(backbone) if self.model is None else calls_stream(backbone, UNEVEN)
+        if self.model is None:
+            stream = as_scenario(stream, strategy_class(self.strategy).scenarios[0])
+        training = replace(TRAINING, learning_rate=self.rate)
+        return make_learner(self.strategy, stream, backbone, training=training, workers=workers)
+
+
+@cache
+def _backbone(model: str | None, folder: Path):
+    return load_backbone(BackboneSettings(str(folder))) if model is None else loaded(model, folder)
+
+
+def train_by_two(cases: Sequence[Case], folder: Path) -> dict[Case, list[dict]]:
+    """What each of two workers had after the stream: a digest of what it learned, R of the test
+    part, and its tensors."""
+    torch.multiprocessing.spawn(_train, (list(cases), folder), nprocs=2)
     found = [json.loads((folder / f"worker_{rank}.json").read_text()) for rank in range(2)]
     for rank, each in enumerate(found):
-        for name in names:
-            each[name]["tensors"] = unpack((folder / f"{name}_{rank}").read_bytes())
-    return {name: [each[name] for each in found] for name in names}
+        for number, one in enumerate(each):
+            one["tensors"] = unpack((folder / f"{number}_{rank}").read_bytes())
+    return {case: [each[number] for each in found] for number, case in enumerate(cases)}
 
 
-def train_by_one(name, backbone):
+def train_by_one(case: Case):
     """The same by one process: its tensors, and R of the test part."""
-    learner = _learner(name, nouns_stream(backbone), backbone)
+    learner = case.learner()
     last = list(learner.learn())[-1]
     return {"tensors": tensors_of(learner), "test": last.test}
 
@@ -60,25 +88,18 @@ def with_products(tensors) -> dict:
     return found
 
 
-def _learner(name, stream, backbone, workers=None):
-    stream = as_scenario(stream, strategy_class(name).scenarios[0])
-    return make_learner(name, stream, backbone, training=TRAINING, workers=workers)
-
-
-def _train(rank: int, names: list[str], backbone_folder: str, folder: str) -> None:
+def _train(rank: int, cases: list[Case], folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
     )
-    backbone = load_backbone(BackboneSettings(backbone_folder))
-    stream = nouns_stream(backbone)
-    found = {}
-    for name in names:
-        learner = _learner(name, stream, backbone, workers=ProcessGroup())
+    found = []
+    for number, case in enumerate(cases):
+        learner = case.learner(ProcessGroup())
         last = list(learner.learn())[-1]
-        Path(folder, f"{name}_{rank}").write_bytes(pack(tensors_of(learner)))
-        found[name] = {"learned": digest_of_learned(learner), "test": last.test}
-    Path(folder, f"worker_{rank}.json").write_text(json.dumps(found))
+        (folder / f"{number}_{rank}").write_bytes(pack(tensors_of(learner)))
+        found.append({"learned": digest_of_learned(learner), "test": last.test})
+    (folder / f"worker_{rank}.json").write_text(json.dumps(found))
     torch.distributed.destroy_process_group()
 
 

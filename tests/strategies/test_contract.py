@@ -14,7 +14,7 @@ from lamina.training.learner import Learner
 from lamina.training.report import TaskReport
 from lamina.training.settings import TrainingSettings
 from nouns import OF_CLASSES, as_scenario, make_learner
-from two_workers import digest, train_by_one, train_by_two, with_products
+from two_workers import Case, digest, train_by_one, train_by_two, with_products
 
 EVERY = OF_CLASSES
 ONCE = TrainingSettings(epochs=1, batch_size=4, learning_rate=1e-2)
@@ -228,21 +228,21 @@ def by_two(request, tiny_bert_folder, tmp_path_factory):
         for item in request.session.items
         if getattr(item, "originalname", "") == "test_two_data_parallel_workers_learn_what_one_does"
     ]
-    return train_by_two(asked, tiny_bert_folder, tmp_path_factory.mktemp("two_workers"))
+    cases = [Case(name, tiny_bert_folder) for name in asked]
+    return train_by_two(cases, tmp_path_factory.mktemp("two_workers"))
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", EVERY)
-def test_two_data_parallel_workers_learn_what_one_does(name, by_two, tiny_bert):
+def test_two_data_parallel_workers_learn_what_one_does(name, by_two, tiny_bert_folder):
     """They stay equal to the last bit; and but for NOT_AS_ONE they equal one worker that takes the
     whole batches, up to the rounding of sums."""
-    first, second = by_two[name]
+    case = Case(name, tiny_bert_folder)
+    first, second = by_two[case]
     assert (first["learned"], first["test"]) == (second["learned"], second["test"])
     if name in NOT_AS_ONE:
         return
-    alone, together = (
-        with_products(each["tensors"]) for each in (train_by_one(name, tiny_bert), first)
-    )
+    alone, together = (with_products(each["tensors"]) for each in (train_by_one(case), first))
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-3)
 
 

@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 
+from lamina.config import parse_job
 from lamina.core import Conversation
 from lamina.registry import InputError
 from lamina.streams import ScenarioSettings, build_stream, source_class
@@ -140,6 +141,32 @@ def test_texts_alone_are_answers_to_nothing_and_may_be_cut_to_rows(tmp_path):
     assert len(only.train) + len(only.validation) + len(only.test) == 16
     assert all(len(only.part(each)) % 2 == 0 for each in ("train", "validation", "test"))
     assert not notes_of(cut)
+
+
+def test_plain_texts_are_measured_by_perplexity_where_the_job_says_that_they_are(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"text": f"text {n}"} for n in range(8)])
+
+    def job(stream, **training):
+        return parse_job(
+            {
+                "stream": {"name": "instructions", "path": path, **stream},
+                "scenario": {"kind": "joint"},
+                "backbone": {"name": "smollm2"},
+                "strategy": {"name": "finetune"},
+                "training": training,
+                "sweep": {"space": {"training.learning_rate": {"grid_search": [0.1, 0.2]}}},
+            }
+        )
+
+    for given in ({"format": "text"}, {"words_per_row": 4}):
+        plain = job(given)
+        assert plain.training.measure == "perplexity"
+        assert (plain.sweep.metric, plain.sweep.mode) == ("validation/average_perplexity", "min")
+        assert parse_job(plain.settings()).training == plain.training
+    assert job({"format": "text"}, measure="token_accuracy").training.measure == "token_accuracy"
+    assert job({}).training.measure is None
+    found = Instructions(path=path).load(0)
+    assert "with stream.format: text R is of perplexity" in str(found.notes)
 
 
 def test_what_is_asked_need_not_have_answers(tmp_path):

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from lamina.training.checkpoint import pack, unpack
 from lamina.training.settings import TrainingSettings
 from nouns import as_scenario, make_learner
-from two_workers import digest
+from resuming import checkpoints_of, goes_on
 
 STRATEGIES = [
     *("finetune", "er", "der_pp", "ewc", "si", "lwf", "agem", "gpm"),
@@ -24,33 +23,6 @@ STRATEGIES = [
 """With a replay memory, with what its steps sum up, with a teacher, with reference gradients, with
 averages of its weights, with tensors of an adapter that are fixed, with several phases."""
 LONG = TrainingSettings(epochs=3, batch_size=4, learning_rate=1e-2, schedule="linear")
-
-
-def checkpoints_of(learner, every):
-    """What it would have kept, as bytes, while it learns."""
-    found = []
-    learner.checkpoint_steps = every
-    learner.on_checkpoint = lambda: found.append(pack(learner.state_dict()))
-    return found, list(learner.learn())
-
-
-def goes_on(make, every):
-    whole = make()
-    found, reports = checkpoints_of(whole, every)
-    assert len(found) >= 3
-    for content in found[len(found) // 2 : len(found) // 2 + 2]:
-        state = unpack(content)
-        assert state["midway"]["num_batches"] > 0
-        resumed = make()
-        resumed.load_state_dict(state)
-        again = list(resumed.learn())
-        left = reports[state["next_task"] :]
-        assert [each.test for each in again] == [each.test for each in left]
-        assert [each.metrics.get("train/loss") for each in again] == [
-            each.metrics.get("train/loss") for each in left
-        ]
-        assert digest(resumed) == digest(whole)
-        assert resumed.scores.costs.train_flops == whole.scores.costs.train_flops
 
 
 @pytest.mark.parametrize("name", STRATEGIES)

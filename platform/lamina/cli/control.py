@@ -132,8 +132,9 @@ def _table(rows: Sequence[dict[str, Any]], is_live: bool) -> Table:
         accuracy = metrics.get(named("validation/average_accuracy", measure))
         num_tasks = reports[-1]["num_tasks"] if reports else None
         validation = [each["validation"] for each in reports]
-        is_share = better_of(measure) == "max"
-        projected = projected_accuracy(validation, num_tasks) if num_tasks and is_share else None
+        projected = (
+            projected_accuracy(validation, num_tasks, better_of(measure)) if num_tasks else None
+        )
         table.add_row(
             row["trial"],
             row["name"],

@@ -118,6 +118,9 @@ def parse_job(mapping: Mapping[str, Any]) -> Job:
         problems += misfits(sections, opened)
     if problems:
         raise ConfigError(*problems)
+    training, stream = sections["training"], sections["stream"]
+    if sections[FEDERATION] is None:  # Its clients count right rows.
+        sections["training"] = replace(training, measure=training.measure or stream.measure)
     sections["sweep"] = _ranking(sections["sweep"], sections["training"], sections["stream"])
     return _without_unused(Job(**top, **sections, mapping=opened))
 

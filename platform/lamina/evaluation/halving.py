@@ -5,9 +5,11 @@ Nothing here looks at the test part.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Literal
 
 from lamina.evaluation.accuracy_matrix import Row
+from lamina.evaluation.measures import better_of, measure_in
 
 Cost = Literal["forgetting", "stored_parameters", "train_seconds", "train_flops"]
 _KEYS: dict[Cost, str] = {
@@ -30,35 +32,41 @@ class Standing:
     trial: str
     strategy: str
     projected_accuracy: float
-    """See `projected_accuracy`; more is better."""
+    """See `projected_accuracy`; more is better, so a measure of which less is better is negative
+    here."""
     costs: tuple[float, ...] = field(default=())
     """Less of each is better."""
 
 
-def projected_accuracy(validation: Sequence[Row], num_tasks: int) -> float:
-    """The average accuracy that a trial is heading for after all T = `num_tasks` tasks, given the
-    rows R[0..t] of its validation matrix.
+def projected_accuracy(
+    validation: Sequence[Row], num_tasks: int, better: Literal["max", "min"] = "max"
+) -> float:
+    """The average accuracy (or other measure, of which `better` says whether more or less is
+    better) that a trial is heading for after all T = `num_tasks` tasks, given the rows R[0..t] of
+    its validation matrix.
 
     A task loses d accuracy per further task, with d the mean over earlier tasks i < t of
     (R[i, i] - R[t, i]) / (t - i), and a new task is learned as well as the earlier ones were, with
     L = mean of R[i, i]. So a task i <= t ends at R[t, i] - d (T - 1 - t) and one to come at
-    L - d (T - 1 - i), each cut to [0, 1]; the projection is the mean over all T. Plastic trials
-    that lead early and forget fall back. After one task nothing is known of forgetting: d is 0.
+    L - d (T - 1 - i), each cut to [0, 1] (where less is better, to what is not negative); the
+    projection is the mean over all T. Plastic trials that lead early and forget fall back. After
+    one task nothing is known of forgetting: d is 0.
 
-    Tasks that cannot be asked are left out; 0 where none can.
+    Tasks that cannot be asked are left out; 0, or infinity where less is better, where none can.
     """
+    most = 1.0 if better == "max" else inf
     last = len(validation) - 1
     learned = {i: value for i in range(last + 1) if (value := validation[i][i]) is not None}
     now = {i: value for i in range(last + 1) if (value := validation[last][i]) is not None}
     if not now:
-        return 0.0
+        return 0.0 if better == "max" else inf
     losses = [(learned[i] - now[i]) / (last - i) for i in learned if i in now and i < last]
     loss = sum(losses) / len(losses) if losses else 0.0
     ends = [value - loss * (num_tasks - 1 - last) for value in now.values()]
     if learned:
         level = sum(learned.values()) / len(learned)
         ends += [level - loss * (num_tasks - 1 - i) for i in range(last + 1, num_tasks)]
-    return sum(min(max(end, 0.0), 1.0) for end in ends) / len(ends)
+    return sum(min(max(end, 0.0), most) for end in ends) / len(ends)
 
 
 def standing_of(
@@ -72,7 +80,9 @@ def standing_of(
     """How a trial stands after the tasks whose rows of R are given; `metrics` are those of its last
     report. A cost that is not reported counts as none."""
     paid = tuple(metrics.get(_KEYS[each], 0.0) for each in costs)
-    return Standing(trial, strategy, projected_accuracy(validation, num_tasks), paid)
+    better = better_of(measure_in(metrics))
+    projected = projected_accuracy(validation, num_tasks, better)
+    return Standing(trial, strategy, projected if better == "max" else -projected, paid)
 
 
 def dominates(one: Standing, other: Standing) -> bool:

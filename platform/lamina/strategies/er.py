@@ -40,4 +40,4 @@ class ER(Strategy):
         exemplars = replay.draw(self.replay_size)
         if exemplars is not None:
             batch = Batch.cat([batch, exemplars])
-        return StepOutput(cross_entropy(model(batch.inputs).logits, batch.labels))
+        return StepOutput(cross_entropy(model(batch.inputs).logits, batch.labels), rows=batch)

@@ -66,7 +66,8 @@ class LoRAMoE(Strategy):
         loss = cross_entropy(output.logits, joined.labels)
         imbalances = [imbalance(each, is_kept, self.leaning) for each in shares.values()]
         imbalanced = torch.stack(imbalances).mean()
-        return StepOutput(loss + self.balance * imbalanced, {"imbalance": imbalanced.detach()})
+        metrics = {"imbalance": imbalanced.detach()}
+        return StepOutput(loss + self.balance * imbalanced, metrics, rows=joined)
 
 
 def imbalance(shares: Tensor, is_kept: Tensor, leaning: float) -> Tensor:

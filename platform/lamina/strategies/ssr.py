@@ -107,7 +107,7 @@ class SSR(Strategy):
         written = drawn(self.state.get("written", {}), self.replay_size, generator)
         if written is not None:
             batch = Batch.cat([batch, written])
-        return StepOutput(cross_entropy(model(batch.inputs).logits, batch.labels))
+        return StepOutput(cross_entropy(model(batch.inputs).logits, batch.labels), rows=batch)
 
     @torch.no_grad()
     def _write(self, model: AdaptedModel, examples: Batch, index: int) -> dict[str, Tensor]:

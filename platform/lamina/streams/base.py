@@ -106,6 +106,11 @@ class Source(ABC):
         """What its rows are answered with: known before they are loaded."""
         return "classes"
 
+    @property
+    def measure(self) -> str | None:
+        """What R is of where the job does not say; None: what it is of such answers."""
+        return None
+
     @abstractmethod
     def load(self, seed: int) -> Table:
         """Its rows: the same ones for the same fields and seed.

@@ -43,7 +43,7 @@ class TrainingSettings:
     measure: str | None = None
     """What R is of: `accuracy` of classes; of answers in tokens `exact_match`, `slot_f1` (of
     calls), `rouge_l`, `bleu`, `chrf`, `token_accuracy` or `perplexity`. Default: `accuracy`, or
-    `exact_match`."""
+    `exact_match`, or of plain texts `perplexity`."""
     max_new_tokens: int = 64
     """Tokens of an answer that is generated, at most: for measures that read texts, and for what
     the bundle is asked where nobody says how many."""

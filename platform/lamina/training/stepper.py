@@ -68,10 +68,10 @@ class Stepper:
         """Descend once on a batch, of which this worker takes its share. Returns the detached mean
         loss over all workers' rows."""
         share = share_of(batch, self.workers)
-        weight = weight_of(share, batch, self.workers)
         moved = share.trimmed().to(self.model.backbone.device)
         with weighing(self._class_weights):
             output = self.strategy.step(self.model, moved, replay)
+        weight = weight_of(moved if output.rows is None else output.rows, self.workers)
         references = [self._gradients(each, weight, keep=True) for each in output.references]
         self.descend(self._gradients(output.loss, weight, keep=False), references)
         seen = None if output.seen is None else added(output.seen, self.workers)

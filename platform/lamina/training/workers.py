@@ -1,10 +1,10 @@
 """Who trains a trial together: one process, or several that each take a share of every batch.
 
-Losses and gradients are averaged over workers, by how many rows of the batch each had, or where
-answers are tokens, how many tokens. So several
-workers learn what one does, up to rounding, where a loss is a mean over the rows of a batch, and
-where the rows that are drawn from a memory divide as the batch does. A loss that looks at a batch
-as a whole (a correlation of features) sees each worker's share.
+Losses and gradients are averaged over workers, by how many rows each had in its loss
+(`StepOutput.rows`), or where answers are tokens, how many tokens. So several workers learn what one
+does, up to rounding, where a loss is one mean over rows. Where it adds several, of the batch and of
+what is drawn from a memory, they do where both divide alike. A loss that looks at a batch as a
+whole (a correlation of features) sees each worker's share.
 """
 
 from collections.abc import Sequence
@@ -81,21 +81,23 @@ class ProcessGroup:
 
 
 def share_of(batch: Batch, workers: Workers) -> Batch:
-    """Every size-th row, from the worker's rank on; all rows where there are fewer than workers.
+    """Every size-th row, from the worker's rank on, no longer than they are; all rows where there
+    are fewer than workers.
 
     A share knows the classes of the whole batch, for losses that depend on them.
     """
     if workers.size == 1 or len(batch) < workers.size:
         return batch
-    share = batch[slice(workers.rank, None, workers.size)]
+    share = batch[slice(workers.rank, None, workers.size)].trimmed()
     return replace(share, shared_classes=batch.classes()) if batch.labels.dim() == 1 else share
 
 
-def weight_of(share: Batch, whole: Batch, workers: Workers) -> float:
-    """What the mean over a worker's share counts in the mean over all workers' rows or tokens."""
-    if len(whole) < workers.size:
-        return 1 / workers.size
-    return share.num_terms() / whole.num_terms()
+def weight_of(rows: Batch, workers: Workers) -> float:
+    """What the mean over a worker's rows counts in the mean over all workers' rows or tokens."""
+    if workers.size == 1:
+        return 1.0
+    own = rows.labels.new_tensor(rows.num_terms())
+    return float(own / workers.add([own])[0])
 
 
 def added(summary: Summary, workers: Workers) -> Summary:

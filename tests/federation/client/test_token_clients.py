@@ -1,6 +1,7 @@
 """Clients whose rows are answered in tokens, against one learner that sees all rows."""
 
 from functools import partial
+from itertools import product
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from lamina.streams.arrivals.in_step import InStep
 from lamina.streams.dealing import make_manifest
 from lamina.streams.partitioners.iid import Iid
 from lamina.training.settings import TrainingSettings
-from language_models import calls_stream, language_backbone
+from language_models import UNEVEN, calls_stream, language_backbone
 
 RATE = 0.5
 TRAINING = TrainingSettings(epochs=1, batch_size=100, optimizer="sgd", learning_rate=RATE)
@@ -47,11 +48,16 @@ def reply(run, work, entry, item, updates):
     return Reply(update, 1, flags={})
 
 
-@pytest.mark.parametrize("name", ["fedit", "ffa_lora", "flora", "fedex_lora"])
-@pytest.mark.parametrize("model", ["llama", "t5"])
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        *product(["fedit", "ffa_lora", "flora", "fedex_lora"], ["llama", "t5"]),
+        *product(["fedit"], ["qwen2", "gpt2"]),
+    ],
+)
 def test_a_step_of_all_clients_is_the_step_of_one_that_sees_all_tokens(name, model, tmp_path):
     backbone = language_backbone(model, tmp_path)
-    stream = calls_stream(backbone)
+    stream = calls_stream(backbone, UNEVEN)
     manifest = make_manifest(stream, 3, Iid(), InStep(), seed=0)
     entries = timetable(manifest, strategy_class("finetune"), True, rounds=1)
     setup = ClientSetup(

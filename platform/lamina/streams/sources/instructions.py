@@ -121,6 +121,15 @@ class Instructions(TableSource):
         """Texts that are generated."""
         return "tokens"
 
+    @property
+    def measure(self) -> str | None:
+        """Perplexity of what the job says to be plain texts: nobody says a text word for word."""
+        return "perplexity" if self._is_plain else None
+
+    @property
+    def _is_plain(self) -> bool:
+        return self.format == "text" or self.words_per_row is not None
+
     def prompt_of(self, turns: Sequence[Turn], task: str | None = None) -> str:
         """The turns of a conversation as the prompts of its rows are; of no task, where tasks
         differ, as they are. Raises InputError for a task that `prompt_format` does not have."""
@@ -438,6 +447,8 @@ class Instructions(TableSource):
             named = [f"{key.removesuffix('_column')} {name!r}" for key, name in columns.items()]
             said.append(f"{layout.format} ({', '.join(named)})")
         how = "by its columns" if self.format is None else "as the job says"
+        if not self._is_plain and any(each.format == "text" for each in layouts):
+            how += " (with stream.format: text R is of perplexity)"
         total = sum(len(each.rows) for each in read)
         return Note(
             "format",
