@@ -149,6 +149,7 @@ def test_plain_texts_are_measured_by_perplexity_where_the_job_says_that_they_are
     def job(stream, **training):
         return parse_job(
             {
+                "name": "texts",
                 "stream": {"name": "instructions", "path": path, **stream},
                 "scenario": {"kind": "joint"},
                 "backbone": {"name": "smollm2"},
