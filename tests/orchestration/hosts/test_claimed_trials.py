@@ -1,29 +1,26 @@
-"""Whose fault it is that a trial cannot begin: its own, or its host's."""
+"""A trial that cannot begin, and whose fault that is: its own, or its host's."""
 
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError
 
 from lamina.config import HostSettings
 from lamina.orchestration.hosts.claimed_trials import ClaimedTrials
 from lamina.orchestration.hosts.spec import HostSpec
 from lamina.orchestration.store.records import Boundary, Claim
-from lamina.registry import InputError
 
 CLAIM = Claim("a", "a", {}, Boundary("a", 0))
 
 
 class Store:
-    """Has a trial whose checkpoint cannot be had."""
+    """Has a trial whose checkpoint cannot be had, or that is not to be trained."""
 
     def __init__(self, error):
         self.error = error
         self.failed = []
 
-    def midway(self, trial):
-        return {}
-
-    def pieces(self, boundary):
-        raise self.error
+    def checkpoint(self, trial, host):
+        if self.error is not None:
+            raise self.error
 
     def fail(self, trial, error):
         self.failed.append((trial, error))
@@ -43,10 +40,8 @@ def begin(error):
     return store.failed
 
 
-def test_a_damaged_checkpoint_fails_its_trial_in_one_line_and_not_the_host():
-    refused = RayTaskError("StoreActor.parts", "a long traceback", InputError("it is damaged"))
-    assert begin(refused.as_instanceof_cause()) == [("a", "it is damaged")]
-    assert begin(refused) == [("a", "it is damaged")]
+def test_a_trial_that_is_not_to_be_trained_any_more_is_let_go():
+    assert begin(None) == []
 
 
 def test_a_store_that_is_gone_is_not_the_fault_of_the_trial():

@@ -7,6 +7,7 @@ import signal
 import threading
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -61,7 +62,7 @@ def killed(tmp_path):
 
 async def learn(actor, task, num_tasks=4):
     """A host learns a task; returns whether it is to go on with the next."""
-    return await actor.report(TRIAL, "host-0", report_of(task, num_tasks), {"rest": b""})
+    return await actor.report(TRIAL, "host-0", report_of(task, num_tasks), {"rest": b"%d" % task})
 
 
 async def learn_ahead(actor):
@@ -369,12 +370,37 @@ def test_what_is_being_written_is_not_deleted_when_another_trial_needs_it_no_mor
         await asyncio.wait([forgetting], timeout=1)
         disk.let_go()
         await asyncio.gather(writing, forgetting)
-        assert await actor.pieces(Boundary(other, 0)) == same
-        assert await actor.pieces(Boundary(one, 0)) == {}
+        assert await actor.checkpoint(other, "host-1") == same
+        assert actor._store.at(Boundary(one, 0)) == {}
         await actor.close("finished")
         actor._store.close()
 
     asyncio.run(course())
+
+
+def test_a_checkpoint_is_read_once_when_its_trial_is_taken_up_and_a_damaged_one_is_passed_over(
+    run, tmp_path, monkeypatch
+):
+    async def course(actor):
+        await actor.expect([Expected("er", JOB, None)], 4)
+        await actor.claim("host-0", "x", [], 1)
+        for task in range(2):
+            await learn(actor, task)
+        files = {path.read_bytes(): path for path in tmp_path.glob("store/payloads/*")}
+        read, read_bytes = [], Path.read_bytes
+        monkeypatch.setattr(
+            Path, "read_bytes", lambda path: [read.append(path), read_bytes(path)][1]
+        )
+        assert (await actor.claim("host-0", "y", [], 1)).trial == TRIAL
+        assert read == []
+        assert await actor.checkpoint(TRIAL, "host-0") == {"rest": b"1"}
+        assert read == [files[b"1"]]
+        files[b"1"].write_bytes(b"x")
+        assert await actor.checkpoint(TRIAL, "host-0") == {"rest": b"0"}
+        assert [each["task"] for each in await actor.reports(TRIAL)] == [0]
+        assert await actor.checkpoint(TRIAL, "host-1") is None, "it is another's"
+
+    run(course)
 
 
 def test_adapters_are_on_the_disk_before_their_trial_has_finished(run, tmp_path, monkeypatch):

@@ -92,7 +92,7 @@ def test_a_fork_starts_at_the_last_boundary_which_stays_for_it(store):
     assert control.open_wishes(store) == [trial]
     (claim,) = [claim for host in ("h0", "h1") if (claim := store.claim(host, "y"))]
     assert (claim.trial, claim.start) == (trial, Boundary("half", 1))
-    assert store.pieces(claim.start) == {"rest": b"1"}
+    assert store.read(store.at(claim.start)) == {"rest": b"1"}
     assert store.reports(trial) == [report_of(0), report_of(1)]
     (row,) = [row for row in control.results(store) if row["trial"] == trial]
     assert (row["name"], row["fork"]) == ("f-after2", {"trial": "half", "task": 1})

@@ -58,7 +58,7 @@ def test_they_go_on_from_its_boundary_with_its_report(store):
     wanted_again(store, "b")
     claim = store.claim("h1", "x")
     assert (claim.trial, claim.start) == ("b", Boundary("a", 0))
-    assert store.pieces(claim.start) == {"rest": b"zero"}
+    assert store.read(store.at(claim.start)) == {"rest": b"zero"}
     assert claim.mapping["trial"] == "b"
 
 
@@ -71,7 +71,7 @@ def test_one_that_is_submitted_later_joins_and_is_told_of(store):
     assert store.reports("late") == [report_of(0)]
     told = [event["trial"] for _, event in store.events(0) if event["event"] == "reported"]
     assert told == ["a", "a", "late"]
-    assert store.pieces(store.last_boundary("late")) == {"rest": b"zero"}
+    assert store.read(store.at(store.last_boundary("late"))) == {"rest": b"zero"}
 
 
 @pytest.mark.parametrize("end", ["fail", "stop", "die"])
@@ -119,7 +119,7 @@ def test_a_new_session_goes_on_sharing(store, scheduled):
         "b": Boundary("a", 0),
         "new": Boundary("a", 0),
     }
-    assert store.pieces(Boundary("a", 0)) == {"rest": b"zero"}
+    assert store.read(store.at(Boundary("a", 0))) == {"rest": b"zero"}
 
 
 def test_what_a_fork_has_yet_to_start_from_outlives_the_sweep(store):
@@ -129,12 +129,12 @@ def test_what_a_fork_has_yet_to_start_from_outlives_the_sweep(store):
     learn(store, "h0", 1, rest="one")
     learn(store, "h0", 2, rest="two")
     store.tidy()
-    assert store.pieces(Boundary("a", 0)) == {"rest": b"zero"}
+    assert store.read(store.at(Boundary("a", 0))) == {"rest": b"zero"}
     wanted_again(store, "b")
     store.claim("h1", "x")
     learn(store, "h1", 1, rest="b one")
     store.tidy()
-    assert store.pieces(Boundary("a", 0)) == {}
+    assert store.at(Boundary("a", 0)) == {}
 
 
 def test_a_stream_of_one_task_leaves_nothing_to_share(store):

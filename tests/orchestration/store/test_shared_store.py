@@ -53,7 +53,7 @@ def test_a_host_that_comes_back_goes_on_with_its_trial_from_its_last_boundary(st
     store.report("a", "h0", report_of(1), {"memory": b"more rows", "rest": b"1"})
     claim = store.claim("h0", "second")
     assert (claim.trial, claim.start) == ("a", Boundary("a", 1))
-    assert store.pieces(claim.start) == {"memory": b"more rows", "rest": b"1"}
+    assert store.read(store.at(claim.start)) == {"memory": b"more rows", "rest": b"1"}
 
 
 def test_a_trial_that_takes_its_host_down_again_and_again_fails_and_the_next_has_its_turn(store):
@@ -113,7 +113,7 @@ def test_everything_is_there_again_after_the_store_was_closed_and_opened(store):
     events = store.events(0)
     store = reopened(store)
     assert store.claim("h0", "first").start == Boundary("a", 0)
-    assert store.pieces(Boundary("a", 0)) == {"memory": b"rows"}
+    assert store.read(store.at(Boundary("a", 0))) == {"memory": b"rows"}
     assert (store.state("b"), store.error("b")) == ("failed", "it broke")
     assert (store.name("a"), store.mapping("a")) == ("a name", JOB)
     assert store.events(0) == events
@@ -174,7 +174,7 @@ def test_a_fork_goes_on_from_the_other_trials_boundary_and_has_its_past(store):
     store.submit("fork", "fork", {**JOB, "seed": 1}, fork=Boundary("a", 0))
     claim = store.claim("h1", "x")
     assert claim.start == Boundary("a", 0)
-    assert store.pieces(claim.start) == {"rest": b"0"}
+    assert store.read(store.at(claim.start)) == {"rest": b"0"}
     store.report("fork", "h1", {**report_of(1), "task_name": "other"}, {"rest": b"fork"})
     assert [each["task_name"] for each in store.reports("fork")] == ["t0", "other"]
     assert store.report_of("fork", 0) == report_of(0)
@@ -189,8 +189,8 @@ def test_only_the_last_two_checkpoints_of_a_trial_are_kept_and_shared_bytes_once
             parts = {"rest": f"{trial}{task}".encode(), "shared": b"the same"}
             store.report(trial, trial, report_of(task), parts)
     assert len(files()) == 5
-    assert store.pieces(Boundary("a", 2)) == {"rest": b"a2", "shared": b"the same"}
-    assert store.pieces(Boundary("a", 0)) == {}
+    assert store.read(store.at(Boundary("a", 2))) == {"rest": b"a2", "shared": b"the same"}
+    assert store.at(Boundary("a", 0)) == {}
 
 
 def test_under_a_scheduler_every_checkpoint_is_kept_until_the_sweep_is_over(store):
@@ -199,10 +199,10 @@ def test_under_a_scheduler_every_checkpoint_is_kept_until_the_sweep_is_over(stor
     store.claim("h0", "x")
     for task in range(3):
         store.report("a", "h0", report_of(task), {"rest": str(task).encode()})
-    assert store.pieces(Boundary("a", 0)) == {"rest": b"0"}
+    assert store.read(store.at(Boundary("a", 0))) == {"rest": b"0"}
     store.tidy()
-    assert store.pieces(Boundary("a", 0)) == {}
-    assert store.pieces(Boundary("a", 2)) == {"rest": b"2"}
+    assert store.at(Boundary("a", 0)) == {}
+    assert store.read(store.at(Boundary("a", 2))) == {"rest": b"2"}
 
 
 def test_a_second_store_on_the_same_folder_is_refused(store, tmp_path, monkeypatch):
@@ -240,7 +240,7 @@ def test_kill_9_loses_nothing_that_was_answered(tmp_path):
     claim = store.claim("h0", "y")
     assert claim.start.task >= answered
     assert [each["task"] for each in store.reports("a")] == list(range(claim.start.task + 1))
-    assert store.pieces(claim.start) == {"rest": b"%d" % claim.start.task * 1000}
+    assert store.read(store.at(claim.start)) == {"rest": b"%d" % claim.start.task * 1000}
     store.close()
 
 

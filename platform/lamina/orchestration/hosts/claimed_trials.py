@@ -70,9 +70,9 @@ class ClaimedTrials:
     def _begin(self, claim: Claim) -> None:
         try:
             learner = self._backbones.learner(claim.mapping)
-            found = self._store.midway(claim.trial)
-            if not found and claim.start is not None:
-                found = self._store.pieces(claim.start)
+            found = self._store.checkpoint(claim.trial, self._host)
+            if found is None:
+                return
             if found:
                 restore(learner, found)
             if isinstance(learner, Learner):
@@ -131,13 +131,11 @@ class ClaimedTrials:
         self._being_kept.pop(trial, None)
 
     def _fail(self, trial: str, error: BaseException) -> None:
-        cause = error.cause if isinstance(error, ray.exceptions.RayTaskError) else error
-        if isinstance(cause, InputError):
-            # Also one that the store has raised, for a checkpoint that is damaged.
-            self._store.fail(trial, str(cause))
-        elif isinstance(error, ray.exceptions.RayError):
+        if isinstance(error, ray.exceptions.RayError):
             # Not the trial's fault: let Ray Train start this host again.
             raise error
+        if isinstance(error, InputError):
+            self._store.fail(trial, str(error))
         else:
             self._store.fail(trial, "".join(traceback.format_exception(error)))
 

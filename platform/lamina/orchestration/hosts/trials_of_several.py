@@ -51,8 +51,11 @@ class TrialsOfSeveral:
 
     def _train(self, claim: Claim) -> None:
         learner = self._backbones.learner(claim.mapping, self._workers)
-        if claim.start is not None:
-            restore(learner, self._store.pieces(claim.start))
+        found = self._store.checkpoint(claim.trial, self._host)
+        if found is None:
+            return
+        if found:
+            restore(learner, found)
         for report in learner.learn():
 
             def send(report: TaskReport = report) -> bool:

@@ -190,11 +190,21 @@ class StoreActor:
         (claim,) = await self._until(ready)
         return claim
 
-    async def pieces(self, boundary: Boundary) -> dict[str, Parcel]:
-        """The checkpoint at `boundary`, in named pieces."""
-        async with self._writing:
-            # Nothing is deleted meanwhile.
-            return await asyncio.to_thread(lambda: packed(self._store.pieces(boundary)))
+    async def checkpoint(self, trial: str, host: str) -> dict[str, Parcel] | None:
+        """Where `trial`, which `host` has claimed, goes on, in named pieces; empty: it begins. What
+        is damaged is not used: the trial is taken back. None: `host` is not to train it any more,
+        as somebody has stopped it, or it has failed as it cannot be taken back."""
+        while self._store.is_running(trial, host):
+            async with self._writing:
+                # Nothing is deleted meanwhile.
+                if (digests := self._store.start(trial)) is None:
+                    return {}
+                try:
+                    return await self._on_disk(lambda: packed(self._store.read(digests)))
+                except InputError as damage:
+                    if not self._store.set_back(trial, str(damage)):
+                        self._store.fail(trial, str(damage))
+        return None
 
     async def report(
         self, trial: str, host: str, report: Report, pieces: Mapping[str, Parcel]
@@ -219,11 +229,6 @@ class StoreActor:
         async with self._writing:
             digests = await self._on_disk(lambda: self._store.write(unpacked(pieces)))
             self._store.record_midway(trial, host, task, digests)
-
-    async def midway(self, trial: str) -> dict[str, Parcel]:
-        """The checkpoint within the task that `trial` is learning; empty where there is none."""
-        async with self._writing:
-            return await asyncio.to_thread(lambda: packed(self._store.midway(trial)))
 
     async def finish(self, trial: str, folder: str, files: Mapping[str, Parcel]) -> None:
         """`trial` has learned its last task; `files` are what it leaves, by path below `folder`

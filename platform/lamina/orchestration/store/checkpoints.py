@@ -40,22 +40,23 @@ class Checkpoints:
                 digest,
             )
 
-    def pieces(self, boundary: Boundary) -> dict[str, bytes]:
-        """The checkpoint at `boundary`: the bytes of each piece (its replay memory and adapters
-        among them). Raises InputError when a file is missing or damaged."""
-        rows = self._ledger.rows(
-            "SELECT part, digest FROM payloads WHERE trial = ? AND task = ? ORDER BY part",
-            boundary.trial,
-            boundary.task,
+    def at(self, boundary: Boundary) -> dict[str, str]:
+        """The digest of each piece of the checkpoint at `boundary` (its replay memory and adapters
+        among them); empty where it is kept no more."""
+        return dict(
+            self._ledger.rows(
+                "SELECT part, digest FROM payloads WHERE trial = ? AND task = ? ORDER BY part",
+                boundary.trial,
+                boundary.task,
+            )
         )
-        return {piece: self._payloads.get(digest) for piece, digest in rows}
 
-    def damage(self, boundary: Boundary) -> str | None:
-        """Why the checkpoint at `boundary` cannot be used; None where it can."""
-        try:
-            return None if self.pieces(boundary) else "its checkpoint is kept no more"
-        except InputError as error:
-            return str(error)
+    def read(self, digests: Mapping[str, str]) -> dict[str, bytes]:
+        """The bytes of each piece. Raises InputError when there is none, or a file is missing or
+        damaged."""
+        if not digests:
+            raise InputError("its checkpoint is kept no more")
+        return {piece: self._payloads.get(digest) for piece, digest in digests.items()}
 
     def drop(self, boundary: Boundary) -> None:
         """Forget a checkpoint that cannot be used. Its files stay until the store is opened
@@ -64,15 +65,15 @@ class Checkpoints:
             "DELETE FROM payloads WHERE trial = ? AND task = ?", boundary.trial, boundary.task
         )
 
-    def midway(self, trial: str) -> dict[str, bytes]:
-        """The checkpoint within the task that `trial` is learning; empty where there is none.
-        Raises InputError when a file is missing or damaged."""
+    def midway(self, trial: str) -> dict[str, str]:
+        """The digest of each piece of the checkpoint within the task that `trial` is learning;
+        empty where there is none."""
         rows = self._ledger.rows(
             "SELECT part, digest FROM payloads WHERE trial = ? AND part LIKE ? ORDER BY part",
             trial,
             f"{_MIDWAY}%",
         )
-        return {part.removeprefix(_MIDWAY): self._payloads.get(digest) for part, digest in rows}
+        return {part.removeprefix(_MIDWAY): digest for part, digest in rows}
 
     def keep_midway(self, under_way: Boundary, digests: Mapping[str, str]) -> list[str]:
         """Keep a checkpoint within the task `under_way` of a trial, in the place of the one before.

@@ -61,9 +61,11 @@ class StoreClient:
     def advance(self, trials: Sequence[str], num_tasks: int) -> None:
         self._call("advance", trials, num_tasks)
 
-    def pieces(self, boundary: Boundary) -> dict[str, bytes]:
-        found = unpacked(self._call("pieces", boundary))
-        return {name: bytes(each) for name, each in found.items()}
+    def checkpoint(self, trial: str, host: str) -> dict[str, bytes] | None:
+        found = self._call("checkpoint", trial, host)
+        if found is None:
+            return None
+        return {name: bytes(each) for name, each in unpacked(found).items()}
 
     def report(
         self, trial: str, host: str, report: Report, pieces: Mapping[str, bytes]
@@ -82,9 +84,6 @@ class StoreClient:
             trial, host, task, packed(pieces)
         )
         return reference
-
-    def midway(self, trial: str) -> dict[str, bytes]:
-        return unpacked(self._call("midway", trial))
 
     def finish(self, trial: str, folder: str, files: Mapping[str, bytes]) -> None:
         self._call("finish", trial, folder, packed(files))

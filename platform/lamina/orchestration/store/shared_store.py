@@ -17,6 +17,7 @@ from lamina.orchestration.store.first_stages import FirstStages
 from lamina.orchestration.store.ledger import Ledger
 from lamina.orchestration.store.queries import Queries
 from lamina.orchestration.store.records import Boundary, Claim, Configuration, Expected, Report
+from lamina.orchestration.store.starting_points import StartingPoints
 from lamina.orchestration.store.sweep_record import begin_session
 from lamina.orchestration.store.transitions import State
 from lamina.orchestration.store.trial_queue import MOST_DEATHS, TrialQueue
@@ -29,9 +30,10 @@ the file."""
 
 
 class SharedStore:
-    """The state of one sweep under `<output_dir>/store/`, in three parts that share a ledger: the
-    queue (`TrialQueue`), which changes the states of trials; the checkpoints (`Checkpoints`); and
-    what is known (`Queries`). Their methods are the store's.
+    """The state of one sweep under `<output_dir>/store/`, in parts that share a ledger: the queue
+    (`TrialQueue`), which changes the states of trials; the checkpoints (`Checkpoints`), and from
+    which a trial goes on (`StartingPoints`); what is known (`Queries`). Their methods are the
+    store's.
 
     A new `session` (a new driver) finds finished trials finished and the others stopped.
     """
@@ -81,8 +83,13 @@ class SharedStore:
         self.fail_all = queue.fail_all
         self.stop_all = queue.stop_all
 
+        starting_points = StartingPoints(self.ledger, queries, checkpoints, stages)
+        self.start = starting_points.start
+        self.set_back = starting_points.set_back
+
         self.write = checkpoints.write
-        self.pieces = checkpoints.pieces
+        self.at = checkpoints.at
+        self.read = checkpoints.read
         self.midway = checkpoints.midway
         self.tidy = checkpoints.tidy
 

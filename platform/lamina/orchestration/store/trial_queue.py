@@ -13,7 +13,6 @@ from lamina.orchestration.store.ledger import Ledger
 from lamina.orchestration.store.queries import Queries
 from lamina.orchestration.store.records import Boundary, Claim, Report
 from lamina.orchestration.store.transitions import Request, can, transition
-from lamina.registry import InputError
 
 MOST_DEATHS = 3
 """So often may a trial take its host down on one task before it counts as failed."""
@@ -113,8 +112,7 @@ class TrialQueue:
             for trial, before in self._running_on(host):
                 if trial in held:
                     continue
-                is_there = before == incarnation or self._claim_again(trial, host, incarnation)
-                if is_there and self._is_startable(trial):
+                if before == incarnation or self._claim_again(trial, host, incarnation):
                     return self._claim_of(trial)
             (active,) = self._ledger.row(
                 "SELECT COUNT(*) FROM trials WHERE state IN ('queued', 'running')"
@@ -130,9 +128,8 @@ class TrialQueue:
                     continue
                 if self._stages.is_led(trial):
                     continue
-                if self._is_startable(trial):
-                    self._apply(trial, "claim", host=host, incarnation=incarnation)
-                    return self._claim_of(trial)
+                self._apply(trial, "claim", host=host, incarnation=incarnation)
+                return self._claim_of(trial)
             return None
 
     def release(self, host: str) -> None:
@@ -320,41 +317,6 @@ class TrialQueue:
     def _claim_of(self, trial: str) -> Claim:
         mapping, start = self._queries.mapping(trial), self._queries.last_boundary(trial)
         return Claim(trial, self._queries.name(trial), mapping, start, self._deaths(trial))
-
-    def _is_startable(self, trial: str) -> bool:
-        """Whether `trial` can be taken up where it stands. Where a checkpoint is damaged it is
-        taken back to the one before, or to its beginning; a fork of another trial fails then, as it
-        has no beginning of its own."""
-        try:
-            if self._checkpoints.midway(trial):
-                return True
-        except InputError as error:
-            self._checkpoints.forget_midway(trial)
-            self._say_set_back(trial, str(error))
-        while (start := self._queries.last_boundary(trial)) is not None:
-            damage = self._checkpoints.damage(start)
-            if damage is None:
-                return True
-            self._checkpoints.drop(start)
-            if start.trial != trial and not self._stages.is_member(trial):
-                self._apply(trial, "fail", error=damage)
-                return False
-            if start.trial == trial:
-                self._ledger.change(
-                    "DELETE FROM reports WHERE trial = ? AND task = ?", trial, start.task
-                )
-            else:
-                self._ledger.change(
-                    "UPDATE trials SET fork_trial = NULL, fork_task = NULL WHERE trial = ?", trial
-                )
-            self._say_set_back(trial, damage)
-        return True
-
-    def _say_set_back(self, trial: str, damage: str) -> None:
-        left = self._queries.last_boundary(trial)
-        self._ledger.add_event(
-            "set_back", trial, damage=damage, task=-1 if left is None else left.task
-        )
 
     def _deaths(self, trial: str) -> int:
         row = self._ledger.row("SELECT deaths FROM trials WHERE trial = ?", trial)
