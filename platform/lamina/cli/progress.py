@@ -92,6 +92,10 @@ class SweepProgress:
                 self._display.line(f"{host} is lost: {error}")
             case {"event": "host_missing", "host": host, "needs": needs}:
                 self._display.line(f"{host} waits for {needs}")
+            case {"event": "store_silent", "seconds": seconds}:
+                self._display.line(
+                    f"the store does not answer for {seconds:.0f} s: it is started again"
+                )
             case {"event": "renewed", "names": names, "why": why}:
                 shown = names if len(names) <= _NAMED else [*names[:_NAMED], "..."]
                 number = "1 trial is" if len(names) == 1 else f"{len(names)} trials are"

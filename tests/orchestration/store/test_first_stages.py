@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from lamina.orchestration.store import host_watch
 from lamina.orchestration.store.shared_store import Boundary, SharedStore
 from watched import RAY, Watched, matrix, matrix_alone, report_of
 
@@ -146,8 +147,8 @@ def test_a_stream_of_one_task_leaves_nothing_to_share(store):
 
 @pytest.mark.ray
 @RAY[1]
-def test_a_sweep_learns_a_shared_first_task_once_and_gives_what_each_trial_gives_alone(
-    ray_cluster, make_job, tmp_path
+def test_a_shared_first_task_is_learned_once_and_a_host_that_is_stopped_changes_no_trial(
+    ray_cluster, make_job, tmp_path, monkeypatch
 ):
     job = make_job(tmp_path / "out")
     job["training"] = {"epochs": 1, "batch_size": 16}
@@ -158,17 +159,21 @@ def test_a_sweep_learns_a_shared_first_task_once_and_gives_what_each_trial_gives
             "strategy.replay_size": {"grid_search": [2, 16]},
         },
     }
-    killed = []
+    # A host says that it is there every five seconds.
+    monkeypatch.setattr(host_watch, "SILENT_SECONDS", 12.0)
+    stopped = []
 
-    def kill_the_first_host(event):
+    def stop_the_first_host(event):
         """Once a shared task is learned: those that go on from it are trained on another."""
         if event["event"] == "host_ready" and event["host"] == "host-0":
-            killed.append(event["process"])
-        if event["event"] == "reported" and event.get("host") == "host-0" and len(killed) == 1:
-            killed.append(os.kill(killed[0], signal.SIGKILL))
+            stopped.append(event["process"])
+        if event["event"] == "reported" and event.get("host") == "host-0" and len(stopped) == 1:
+            stopped.append(os.kill(stopped[0], signal.SIGSTOP))
 
-    sweep = Watched(job, kill_the_first_host)
-    assert len(killed) > 1
+    sweep = Watched(job, stop_the_first_host)
+    assert len(stopped) > 1
+    (lost,) = sweep.of("host_lost")
+    assert (lost["host"], lost["error"][:24]) == ("host-0", "nothing heard of it for ")
     assert [row["status"] for row in sweep.rows] == ["finished"] * 4
     first = [each for each in sweep.of("reported") if each["report"]["task"] == 0]
     assert sorted(each["trial"][:3] for each in first if each["host"]) == ["er-", "ewc"]

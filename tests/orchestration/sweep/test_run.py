@@ -1,10 +1,14 @@
-"""A sweep on real Ray, with its host and its store killed on the way."""
+"""A sweep on real Ray, with its host and its store killed on the way, and the store stopped."""
 
 import os
 import signal
 
 import pytest
+import ray
 
+from lamina.orchestration.store.client import SilentStoreError
+from lamina.orchestration.sweep import store_watch, terminal
+from lamina.orchestration.sweep.terminal import store_of
 from watched import RAY, Watched, matrix, matrix_alone
 
 pytestmark = RAY
@@ -16,11 +20,15 @@ def folder(tmp_path_factory):
 
 
 class Killer:
-    """Kills a host after the first task of ER, and the store after the second task of anything."""
+    """Kills a host after the first task of ER, and the store after the second task of anything;
+    stops the new store after the second task of the other trial."""
 
-    def __init__(self):
+    def __init__(self, output_dir):
+        self.output_dir = output_dir
         self.processes = {}
         self.killed = []
+        self.answer = None
+        """What somebody is told at another terminal who asks the store that is stopped."""
 
     def __call__(self, event):
         match event:
@@ -35,14 +43,25 @@ class Killer:
             case {"event": "reported", "report": {"task": 1}} if "store" not in self.killed:
                 self.killed.append("store")
                 os.kill(self.processes["store"], signal.SIGKILL)
+            case {"event": "reported", "report": {"task": 1}} if len(self.killed) < 3:
+                self.killed.append("store, stopped")
+                with store_of(self.output_dir) as store:
+                    os.kill(ray.get(store.ask()), signal.SIGSTOP)
+                    with pytest.raises(SilentStoreError) as error:
+                        store.results()
+                self.answer = str(error.value)
 
 
 @pytest.fixture(scope="module")
 def battered(ray_cluster, make_job, folder):
     """A sweep that lost a host in the middle of a trial, and its store."""
-    killer = Killer()
-    sweep = Watched(make_job(folder / "out"), killer)
-    assert sorted(killer.killed) == ["host", "store"], [row["error"] for row in sweep.rows]
+    killer = Killer(folder / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_watch, "SILENT_SECONDS", 5.0)
+        patch.setattr(terminal, "ANSWER_SECONDS", 1.0)
+        sweep = Watched(make_job(folder / "out"), killer)
+    assert sorted(killer.killed) == ["host", "store", "store, stopped"], killer.killed
+    assert "does not answer for 1 s" in killer.answer
     return sweep
 
 
@@ -51,6 +70,10 @@ def test_every_trial_finishes_although_a_host_and_the_store_were_killed(battered
         ("er-lora", "finished", None),
         ("simplecil", "finished", None),
     ]
+
+
+def test_a_store_that_is_stopped_is_said_and_started_again(battered):
+    assert len(battered.of("store_silent")) >= 1
 
 
 def test_hosts_take_every_core_and_thin_trials_still_run(battered):

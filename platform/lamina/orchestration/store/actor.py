@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lamina.digests import trial_id
 from lamina.files import disk_fault, replacing_folder
 from lamina.folders import TRIALS
-from lamina.orchestration.store import control
+from lamina.orchestration.store import control, host_watch
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.demand import Demand
 from lamina.orchestration.store.event_recorder import EventRecorder
@@ -73,7 +73,7 @@ def start_store(
             max_concurrency=10_000,
             scheduling_strategy=here,
         )
-        .remote(output_dir.resolve(), session, scheduled, make_tracker)
+        .remote(output_dir.resolve(), session, scheduled, make_tracker, host_watch.SILENT_SECONDS)
     )
     client = StoreClient(actor)
     if refusal := client.refusal():
@@ -87,8 +87,14 @@ class StoreActor:
     again with the same arguments."""
 
     def __init__(
-        self, output_dir: Path, session: str, scheduled: bool, make_tracker: MakeTracker
+        self,
+        output_dir: Path,
+        session: str,
+        scheduled: bool,
+        make_tracker: MakeTracker,
+        silent_seconds: float = host_watch.SILENT_SECONDS,
     ) -> None:
+        """As `start_store`; hosts that are silent for longer than `silent_seconds` are lost."""
         self._output_dir = output_dir
         self._streams: dict[str, list[Any]] = {}
         self._changed = asyncio.Event()
@@ -108,7 +114,7 @@ class StoreActor:
             return
         self._ledger = self._store.ledger
         self._demand = Demand(self._store, scheduled)
-        self._hosts = HostWatch(self._store)
+        self._hosts = HostWatch(self._store, deadline=silent_seconds)
         run = read_sweep(self._ledger).run or uuid4().hex
         change_sweep(self._ledger, run=run)
         recorder = EventRecorder(make_tracker(run), output_dir / TRIALS)
@@ -119,6 +125,10 @@ class StoreActor:
     async def refusal(self) -> str | None:
         """Why this store cannot be used."""
         return self._refusal
+
+    async def answer(self) -> int:
+        """It is there: the number of its process."""
+        return os.getpid()
 
     # Thin trials
 

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import GetTimeoutError
 
 from lamina.orchestration.store.control import Action
 from lamina.orchestration.store.parcels import packed, unpacked
 from lamina.orchestration.store.records import Boundary, Claim, Expected, Report
+from lamina.registry import InputError
 from lamina.tracking.base import Status
 from lamina.tracking.data import DataDocument
 
@@ -16,15 +18,25 @@ _BEHIND_SECONDS = 3.0
 """If the end of a sweep waits so long for its tracker, that is said."""
 
 
+class SilentStoreError(InputError):
+    """The store does not answer."""
+
+    exit_code = 1
+
+
 @dataclass(frozen=True)
 class StoreClient:
     """A handle on a running `StoreActor`, whose methods have the docstrings. It travels between
     processes.
 
-    Each call is made again by Ray when the actor dies under it.
+    Each call is made again by Ray when the actor dies under it. That it does not wait for ever for
+    one that is stopped is for the sweep to see to (`sweep/store_watch.py`); whoever is no part of
+    the sweep has a `deadline`.
     """
 
     actor: Any
+    deadline: float | None = None
+    """Seconds that a call may take before it raises SilentStoreError; None: any number."""
 
     def submit(self, config: str, fork: Boundary | None) -> str:
         return self._call("submit", config, fork)
@@ -163,9 +175,24 @@ class StoreClient:
         missing: str | None = ray.get(closed)
         return missing
 
+    def ask(self) -> "ray.ObjectRef[int]":
+        """Does not wait: Ray's reference is to the number of the store's process."""
+        reference: ray.ObjectRef[int] = self.actor.answer.remote()
+        return reference
+
+    def start_again(self) -> None:
+        """Kill the actor, also one that is stopped. Ray starts it again."""
+        ray.kill(self.actor, no_restart=False)
+
     def kill(self) -> None:
         """End the actor for good."""
         ray.kill(self.actor)
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        return ray.get(getattr(self.actor, method).remote(*arguments))
+        try:
+            return ray.get(getattr(self.actor, method).remote(*arguments), timeout=self.deadline)
+        except GetTimeoutError:
+            raise SilentStoreError(
+                f"RUN: its store does not answer for {self.deadline:.0f} s; the sweep starts one "
+                "that is stopped again by itself (allowed: the same command, in a few minutes)"
+            ) from None

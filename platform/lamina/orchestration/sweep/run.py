@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import ray
 from ray import tune
+from ray.exceptions import ActorDiedError
 from ray.tune.schedulers import TrialScheduler
 
 from lamina.config import Job, SweepPlan, SweepSettings, expand, stage_id
@@ -27,6 +28,7 @@ from lamina.orchestration.sweep.earlier import outdated_trials
 from lamina.orchestration.sweep.schedulers import make_scheduler
 from lamina.orchestration.sweep.search import param_space
 from lamina.orchestration.sweep.searchers import check_searcher, make_searcher, searches
+from lamina.orchestration.sweep.store_watch import watched
 from lamina.orchestration.sweep.streams import DriverStreams, first_streams
 from lamina.orchestration.sweep.task_halving import TaskHalving
 from lamina.orchestration.sweep.terminal import announced
@@ -65,8 +67,9 @@ def run_sweep(
     `on_event` is called from one thread at a time, mostly one of its own, with mappings whose
     `event` is: `sweep_started`; `renewed` (`names`, `why`) for trials of earlier sweeps that are
     trained again, as their data or model has changed; `host_ready` (`host`, `where`, `process`),
-    `host_lost` (`host`, `error`), `host_missing` (`host`, `needs`: no machine has that now); for a
-    `trial`: `submitted` (`name`), `known` (finished before: `name`, `reports`), `started` (`host`),
+    `host_lost` (`host`, `error`), `host_missing` (`host`, `needs`: no machine has that now),
+    `store_silent` (`seconds`: it did not answer for so long, and is started again); for a `trial`:
+    `submitted` (`name`), `known` (finished before: `name`, `reports`), `started` (`host`),
     `reported` (`report`), `set_back` (`damage`, `task`: a checkpoint is damaged, and it goes on
     after this task, or with -1 at its beginning), `paused`, `finished`, `stopped`, `failed`
     (`error`); `asked` (`action`, `subject`: the trial) when a person does from another terminal;
@@ -154,7 +157,7 @@ class _Sweep:
                 system_metrics=tracking.system_metrics,
             ),
         )
-        with announced(job.output_dir, self._session):
+        with announced(job.output_dir, self._session), watched(store, self._say_silence):
             return self._run_with(store)
 
     def _run_with(self, store: StoreClient) -> list[dict[str, Any]]:
@@ -204,6 +207,9 @@ class _Sweep:
         if missing:
             self._on_event({"event": "tracking_incomplete", "trial": None, "error": missing})
         return callback.rows(results)
+
+    def _say_silence(self, seconds: float) -> None:
+        self._on_event({"event": "store_silent", "trial": None, "seconds": seconds})
 
     def _say_what_is_written(self, number: int) -> None:
         self._on_event({"event": "tracking_behind", "trial": None, "number": number})
@@ -298,8 +304,8 @@ class _Sweep:
         while True:
             try:
                 news = store.events(after)
-            except OSError:
-                return  # The disk has let the store down: the driver is told so, too.
+            except (OSError, ActorDiedError):
+                return  # The store is let down by its disk, or given up: the driver is told, too.
             except Exception:
                 if self._over.is_set():
                     return

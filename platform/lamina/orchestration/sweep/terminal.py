@@ -20,6 +20,8 @@ from lamina.orchestration.store.control import results
 from lamina.orchestration.store.shared_store import SharedStore
 from lamina.registry import InputError
 
+ANSWER_SECONDS = 60.0
+"""Who asks from another terminal waits so long for the store."""
 _LEDGER = "ledger.sqlite"
 
 
@@ -62,7 +64,8 @@ def store_of(output_dir: Path) -> Iterator[StoreClient | None]:
             _connect(said)
         client = None
         with suppress(ValueError):
-            client = StoreClient(ray.get_actor(store_name(said["session"]), namespace=NAMESPACE))
+            actor = ray.get_actor(store_name(said["session"]), namespace=NAMESPACE)
+            client = StoreClient(actor, deadline=ANSWER_SECONDS)
         yield client
     finally:
         if connects:
