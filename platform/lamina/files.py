@@ -5,7 +5,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,28 @@ def write_file(path: Path, content: bytes | str) -> None:
 def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Make `value` what is in a file, as JSON."""
     write_file(path, json.dumps(value, indent=indent) + "\n")
+
+
+def read_json(path: Path, key: str) -> Any:
+    """What is in a file of JSON. Raises InputError, which names `key` and the file, where it is
+    none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{key}: {str(path)!r} is not JSON ({error})") from error
+
+
+def checked_format(document: Any, known: int, path: Path, key: str) -> Mapping[str, Any]:
+    """A document of a file that says its `format`; without one it is of the first. Raises
+    InputError, which names `key` and the file, where that is not the one that is `known`."""
+    if not isinstance(document, dict):
+        raise InputError(f"{key}: {str(path)!r} holds no JSON object")
+    if (found := document.get("format", 1)) != known:
+        raise InputError(
+            f"{key}: {str(path)!r} has the format {found!r} of another version of Lamina "
+            f"(allowed: {known})"
+        )
+    return document
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def measured(folder: Path, num_trials: int) -> tuple[float, float]:
     folder.mkdir()
     (folder / "job.yaml").write_text(yaml.safe_dump(job_of(folder, num_trials)))
     seconds = seconds_of(lamina("sweep", "job.yaml"), folder / "log")
-    rows = json.loads((folder / "leaderboard.json").read_text())
+    rows = json.loads((folder / "leaderboard.json").read_text())["trials"]
     assert len(rows) == num_trials
     return seconds, sum(row["seconds"] for row in rows)
 

@@ -340,7 +340,7 @@ def run_lamina(folder: Path, work: Workload, name: str) -> tuple[float, list[Mat
     output.mkdir()
     command = lamina("sweep", str(folder / "job.yaml"), f"output_dir={output}")
     seconds = seconds_of(command, output / "log")
-    board = json.loads((output / "leaderboard.json").read_text())
+    board = json.loads((output / "leaderboard.json").read_text())["trials"]
     found = []
     for trial in work.trials:
         (row,) = [each for each in board if _is(each, trial)]

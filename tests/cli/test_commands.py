@@ -125,7 +125,7 @@ def test_a_run_that_breaks_off_leaves_no_run_open(lamina, job, only_run, monkeyp
 def test_a_sweep_ranks_its_trials_and_report_shows_them_again(lamina, job, tmp_path):
     done = lamina("sweep", job, "hosts.count=1")
     assert done.exit_code == 0, done.output
-    rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
+    rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())["trials"]
     assert sorted(row["name"] for row in rows) == [
         "er-lora-lr0.001",
         "er-lora-lr0.01",

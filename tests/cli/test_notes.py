@@ -73,7 +73,7 @@ def test_a_federated_run_prints_its_notes_and_keeps_them_in_its_result(lamina, t
 def test_a_sweep_prints_its_notes_and_keeps_them_on_its_leaderboard(lamina, texts, tmp_path):
     space = "sweep.space={training.learning_rate: {grid_search: [0.001, 0.01]}}"
     check_printed(lamina("sweep", texts, space))
-    rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
+    rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())["trials"]
     assert len(rows) == 2
     for row in rows:
         check_kept(row["notes"])

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from lamina.evaluation.leaderboard import leaderboard
+from lamina.evaluation.result_files import write_leaderboard
 from lamina.orchestration.store.event_recorder import metrics_of, write_matrix
 
 TASKS = ("lights", "climate </script>", "media")
@@ -82,7 +83,7 @@ def finished_sweep(folder: Path) -> Path:
     """The folder, filled."""
     folder.mkdir(parents=True)
     those = results()
-    (folder / "leaderboard.json").write_text(json.dumps(leaderboard(those)))
+    write_leaderboard(leaderboard(those), folder)
     events = [{"event": "start_sweep", "trial": None, "name": "rooms", "params": SWEEP}]
     for each in those:
         write_matrix(folder / "trials" / each["trial"], each["reports"], each["name"], draws=False)

@@ -106,7 +106,7 @@ def test_a_sweep_is_sent_to_a_cluster_watched_from_elsewhere_and_goes_on_when_se
     assert f"ray job submit --address {address} --runtime-env-json" in sent.stdout
     assert "[1/1] simplecil finished" in sent.stdout
     assert Path(environment["RAY_AUTH_TOKEN_PATH"]).read_text() not in sent.stdout
-    (row,) = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
+    (row,) = json.loads((tmp_path / "out" / "leaderboard.json").read_text())["trials"]
     assert (row["strategy"], row["status"]) == ("simplecil", "finished")
 
     shown = lamina("trials", str(tmp_path / "out"), "--address", address, environment=environment)

@@ -7,6 +7,7 @@ import pytest
 
 from finished_sweep import TASKS, results
 from lamina.evaluation.leaderboard import leaderboard
+from lamina.evaluation.result_files import read_result, write_result
 from lamina.registry import InputError
 from lamina.reporting.results import read_boards
 
@@ -72,7 +73,7 @@ def test_lone_runs_are_boards_of_their_own_by_the_rows_they_learned_from(folder,
         (row,) = leaderboard(results()[number : number + 1])
         place = run / "run" / row["trial"]
         place.mkdir(parents=True)
-        (place / "result.json").write_text(json.dumps({**row, "data": data}))
+        write_result({**row, "data": data}, place)
     sweep, first, second = read_boards(run)
     assert sweep.name == "rooms"
     assert first.name == "lone, lone runs on data a"
@@ -88,6 +89,43 @@ def test_steps_have_numbers_where_streams_have_tasks_of_their_own(folder, tmp_pa
     path.write_text(json.dumps({**document, "tasks": document["tasks"][::-1]}))
     (board,) = read_boards(run)
     assert list(board.steps) == ["task 1", "task 2", "task 3"]
+
+
+@pytest.mark.parametrize("name", ["leaderboard.json", "trials/er-*/accuracy_matrix.json"])
+def test_a_file_of_another_version_is_refused_by_its_format(folder, tmp_path, name):
+    run = copytree(folder, tmp_path / "old")
+    (path, *_) = sorted(run.glob(name))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(InputError, match=f"{path.name}' has the format 99 of another version"):
+        read_boards(run)
+
+
+def test_files_of_the_first_format_named_none_and_are_read(folder, tmp_path):
+    run = copytree(folder, tmp_path / "first")
+    (board,) = read_boards(run)
+    for path in [run / "leaderboard.json", *run.glob("trials/*/accuracy_matrix.json")]:
+        document = json.loads(path.read_text())
+        del document["format"]
+        path.write_text(json.dumps(document.get("trials", document)))
+    (again,) = read_boards(run)
+    assert again.rows == board.rows
+
+
+@pytest.mark.parametrize("content", ["[1]", '[{"name": "er"}]', '{"format": 2}', "3"])
+def test_a_leaderboard_that_is_json_and_none_is_one_line(tmp_path, content):
+    (tmp_path / "leaderboard.json").write_text(content)
+    with pytest.raises(InputError, match=r"RUN: .*leaderboard\.json'"):
+        read_boards(tmp_path)
+
+
+def test_the_result_of_a_lone_run_says_its_format_and_its_row_does_not(tmp_path):
+    (row,) = leaderboard(results()[:1])
+    write_result(row, tmp_path)
+    assert read_result(tmp_path, "RUN") == {**row, "measure": "accuracy"}
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(InputError, match=r"result\.json' has the format 99"):
+        read_result(tmp_path, "RUN")
 
 
 def test_a_folder_without_results_is_refused(tmp_path):

@@ -18,10 +18,13 @@ STRATEGIES = [
         "dual_lora",
         "mos",
         "slca",
+        "cl_lora",
+        "gainlora",
     ),
 ]
 """With a replay memory, with what its steps sum up, with a teacher, with reference gradients, with
-averages of its weights, with tensors of an adapter that are fixed, with several phases."""
+averages of its weights, with tensors of an adapter that are fixed, with several phases, with gates
+that are trained."""
 LONG = TrainingSettings(epochs=3, batch_size=4, learning_rate=1e-2, schedule="linear")
 
 
@@ -30,10 +33,12 @@ def test_a_learner_goes_on_from_within_a_task_bit_equal(nouns, tiny_bert, name):
     goes_on(lambda: make_learner(name, nouns, tiny_bert, training=LONG), every=5)
 
 
-@pytest.mark.parametrize("scenario", ["task_free"])
-def test_a_stream_that_passes_once_goes_on_within_it(nouns, tiny_bert, scenario):
+@pytest.mark.parametrize(("scenario", "name"), [("task_free", "er"), ("joint", "joint")])
+def test_a_stream_that_passes_once_and_one_of_a_single_task_go_on_within_it(
+    nouns, tiny_bert, scenario, name
+):
     stream = as_scenario(nouns, scenario)
-    goes_on(lambda: make_learner("er", stream, tiny_bert, training=LONG), every=3)
+    goes_on(lambda: make_learner(name, stream, tiny_bert, training=LONG), every=3)
 
 
 def test_who_asks_for_no_checkpoints_is_asked_for_none(nouns, tiny_bert):

@@ -10,7 +10,8 @@ from typing import Any
 from lamina.backbones.content import backbone_digest
 from lamina.bundles.facts import Facts, read_facts
 from lamina.config.job import Job, parse_job
-from lamina.folders import BUNDLE, LEADERBOARD, RUNS, TRIALS
+from lamina.evaluation.result_files import read_leaderboard
+from lamina.folders import BUNDLE, RUNS, TRIALS
 from lamina.registry import InputError, unknown
 from lamina.training.checkpoint import unpack
 
@@ -148,11 +149,7 @@ def find_bundles(path: Path) -> list[Path]:
 def _trials(output_dir: Path) -> list[tuple[Path, str, str]]:
     """The bundles of a job's trials with their ids and names: those of its sweep as they rank, then
     those of lone runs as they ended."""
-    ranked = output_dir / LEADERBOARD
-    try:
-        rows = json.loads(ranked.read_text(encoding="utf-8")) if ranked.is_file() else []
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"BUNDLE: {str(ranked)!r} is not JSON ({error})") from error
+    rows = read_leaderboard(output_dir, "BUNDLE")
     folders = [output_dir / TRIALS / row["trial"] / BUNDLE for row in rows]
     lone = output_dir.glob(f"{RUNS}/*/{BUNDLE}")
     folders += sorted(lone, key=lambda each: each.stat().st_mtime_ns, reverse=True)

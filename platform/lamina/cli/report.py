@@ -12,9 +12,8 @@ from rich.text import Text
 
 from lamina.cli.console import LOG_WIDTH, stdout
 from lamina.core import Stream
-from lamina.evaluation.leaderboard import Row, written
+from lamina.evaluation.leaderboard import Row
 from lamina.evaluation.seeds import groups_over_seeds
-from lamina.files import write_json
 from lamina.folders import ERROR, EVENTS, LEADERBOARD, PAGE, RUNS, TRIALS
 from lamina.registry import InputError
 from lamina.reporting import formatting
@@ -34,14 +33,6 @@ def show_notes(console: Console, streams: Iterable[Stream[Any]]) -> None:
     """What a person should know of the rows of streams, a line each."""
     for note in notes_in_record(streams):
         console.print(f"stream: {note['line']}", markup=False, soft_wrap=True)
-
-
-def write_leaderboard(rows: Sequence[Row], output_dir: Path) -> Path:
-    """`rows` as a JSON list in the output folder."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    path = output_dir / LEADERBOARD
-    write_json(path, [written(row) for row in rows])
-    return path
 
 
 _WHERE = 2

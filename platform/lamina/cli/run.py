@@ -40,8 +40,9 @@ from lamina.config.unused import unused_by
 from lamina.config.words import JobSource
 from lamina.core import Samples, Stream
 from lamina.digests import trial_id
-from lamina.evaluation.leaderboard import Row, leaderboard, written
-from lamina.files import held, write_json
+from lamina.evaluation.leaderboard import Row, leaderboard
+from lamina.evaluation.result_files import write_result
+from lamina.files import held
 from lamina.folders import BUNDLE, RESULT, RUNS
 from lamina.orchestration.store.event_recorder import EventRecorder, TrialReports
 from lamina.registry import InputError
@@ -81,7 +82,7 @@ class _Run:
             "notes": self.notes,
         }
         (row,) = leaderboard([result])
-        write_json(self.folder / RESULT, written(row))
+        write_result(row, self.folder)
         return row
 
 

@@ -17,13 +17,13 @@ from lamina.cli.report import (
     show_leaderboard,
     show_mlflow,
     show_notes,
-    write_leaderboard,
 )
 from lamina.cli.resuming import record_job, say_what_is_there
 from lamina.config import Job, SweepPlan, SweepSettings, check_components, expand, load_job
 from lamina.config.words import JobSource
 from lamina.core import Samples, Stream
 from lamina.evaluation.leaderboard import Row, leaderboard
+from lamina.evaluation.result_files import write_leaderboard
 from lamina.folders import TRIALS
 
 

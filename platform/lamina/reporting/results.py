@@ -12,12 +12,14 @@ from typing import Any
 from lamina.core import Part
 from lamina.evaluation import measures
 from lamina.evaluation.drift import Correlation, drift_and_forgetting
-from lamina.evaluation.leaderboard import Row, ranked, read_row
+from lamina.evaluation.leaderboard import Row, ranked
+from lamina.evaluation.result_files import read_leaderboard, read_result
 from lamina.evaluation.seeds import Group, groups_over_seeds
+from lamina.files import checked_format, read_json
 from lamina.folders import BUNDLE, EVENTS, LEADERBOARD, MATRIX, PREDICTIONS, RESULT, RUNS, TRIALS
 from lamina.registry import InputError
 from lamina.reporting.formatting import name_of
-from lamina.tracking.matrix import Rows
+from lamina.tracking.matrix import FORMAT, Rows
 
 SHOWN_PARTS: tuple[Part, ...] = ("test", "validation")
 """The parts that a matrix is of, the one that people ask for first."""
@@ -195,10 +197,9 @@ def output_dir_of(run: Path) -> Path:
 
 def results_in(output_dir: Path) -> tuple[list[Row], list[Row]]:
     """The rows of a sweep's leaderboard, and of lone runs. Raises InputError when there is none of
-    either."""
-    ranked = output_dir / LEADERBOARD
-    rows = [read_row(each) for each in _read(ranked)] if ranked.is_file() else []
-    lone = [read_row(_read(folder / RESULT)) for folder in _lone_runs(output_dir)]
+    either, or a file is damaged or of another version."""
+    rows = read_leaderboard(output_dir, "RUN")
+    lone = [read_result(folder, "RUN") for folder in _lone_runs(output_dir)]
     if not rows and not lone:
         raise no_results_in(output_dir)
     return rows, lone
@@ -257,7 +258,10 @@ class _Tracked:
 
 
 def _trial(row: Row, folder: Path, tracked: _Tracked) -> TrialResult:
-    document = _read(folder / MATRIX) if (folder / MATRIX).is_file() else {"tasks": []}
+    path = folder / MATRIX
+    document: Mapping[str, Any] = {"tasks": []}
+    if path.is_file():
+        document = checked_format(read_json(path, "RUN"), FORMAT, path, "RUN")
     steps = tracked.metrics.get(row["trial"], {})
     predictions = [
         path for path in (folder / PREDICTIONS, folder / BUNDLE / PREDICTIONS) if path.is_file()
@@ -313,10 +317,3 @@ def _events(path: Path) -> Iterator[Mapping[str, Any]]:
                 yield json.loads(line)
             except (ValueError, RecursionError):
                 return
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"RUN: {str(path)!r} is not JSON ({error})") from error

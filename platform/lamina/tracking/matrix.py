@@ -6,11 +6,14 @@ from typing import TypedDict
 
 Rows = Sequence[Sequence[float | None]]
 """R[t][i], the measure on task i after training task t; None where it is undefined."""
+FORMAT = 1
+"""One more whenever the keys of a document or their meaning change."""
 
 
 class MatrixDocument(TypedDict):
     """R of both parts, [tasks, tasks] each, null where undefined or not reached."""
 
+    format: int
     tasks: list[str]
     validation: list[list[float | None]]
     test: list[list[float | None]]
@@ -20,6 +23,7 @@ def matrix_document(tasks: Sequence[str], validation: Rows, test: Rows) -> Matri
     """The document of a stream of `tasks` of which the first `len(validation)` are trained; the row
     of a task that was not evaluated may be empty."""
     return {
+        "format": FORMAT,
         "tasks": list(tasks),
         "validation": _square(validation, len(tasks)),
         "test": _square(test, len(tasks)),
