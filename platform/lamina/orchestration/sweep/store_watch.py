@@ -60,8 +60,9 @@ def watched(store: StoreClient, on_silence: Callable[[float], None]) -> Iterator
     except Exception as error:
         if is_given_up.is_set():
             raise SilentStoreError(
-                f"the store of the sweep does not answer, although it was started {MOST_STARTS} "
-                "times again: is its disk there? What is on it goes on with the same command"
+                "the store of the sweep does not answer, however often it is started again "
+                f"({MOST_STARTS} times): is its disk there? The same command goes on from what it "
+                "holds"
             ) from error
         raise
     finally:
