@@ -48,6 +48,39 @@ def test_a_federated_run_shows_its_rounds_and_what_was_reached_beside_the_bounds
     assert [each["step"] for each in rounds] == [0, 1, 2, 3]
 
 
+def test_a_federation_of_a_language_model_says_what_its_share_of_right_rows_is_called(
+    lamina, tiny_language_model, tmp_path
+):
+    job = {
+        "name": "calls",
+        "stream": {
+            "name": "assistant_calls",
+            "tasks": ["lights", "climate"],
+            "sentences_per_intent": 4,
+        },
+        "scenario": {"kind": "domain_incremental"},
+        "backbone": {"name": str(tiny_language_model)},
+        "adapter": {"kind": "lora", "rank": 2},
+        "strategy": {"name": "finetune"},
+        "training": {"epochs": 1, "batch_size": 8},
+        "federation": {"clients": 2, "rounds": 1},
+        "tracking": {"enabled": False},
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    shown = lamina("federate", tmp_path / "job.yaml", "--in-process")
+    assert shown.exit_code == 0, shown.output
+    assert "after step 2 of the stream: test exact match" in shown.stdout
+    assert "accuracy" not in shown.stdout
+    result = json.loads((tmp_path / "out" / "federated_result.json").read_text())
+    assert result["measure"] == "exact_match"
+    assert {"exact_match", "alone_exact_match"} <= result["clients"][0].keys()
+    assert result["metrics"]["bound/central/average_exact_match"] >= 0
+    assert not any("accuracy" in name for name in result["metrics"])
+    facts = json.loads((tmp_path / "out" / "bundle" / "bundle.json").read_text())
+    assert "test/average_exact_match" in facts["metrics"]
+
+
 def test_the_global_model_can_be_asked_and_exported(lamina, federated, tmp_path):
     out = tmp_path / "out"
     done = lamina("federate", federated, "--in-process", "federation.bounds=false")

@@ -20,6 +20,7 @@ from lamina.config.unused import unused_by
 from lamina.config.words import JobSource
 from lamina.core import Samples, Stream
 from lamina.digests import trial_id
+from lamina.evaluation.measures import DEFAULTS, words_of
 from lamina.files import write_json
 from lamina.folders import BUNDLE, RESULT
 from lamina.registry import InputError
@@ -67,7 +68,7 @@ def federate_job(source: JobSource, overrides: Sequence[str], in_process: bool) 
     missing = None
     try:
         with display(console, 0) as shown:
-            progress = _Progress(shown, raw.scenario, raw.name)
+            progress = _Progress(shown, raw)
 
             def tell(event: Mapping[str, Any]) -> None:
                 if event["event"] == "federation_started":
@@ -117,9 +118,10 @@ def _write_bundle(job: Job, raw: Stream[Samples], run: "FederatedRun") -> str | 
 class _Progress:
     """A line for each round."""
 
-    def __init__(self, shown: Display, scenario: str, stream: str) -> None:
+    def __init__(self, shown: Display, stream: Stream[Samples]) -> None:
         self._shown = shown
-        self._about = f"{scenario} on {stream}"
+        self._about = f"{stream.scenario} on {stream.name}"
+        self._measure = DEFAULTS[stream.answers]
         self._rounds = 0
 
     def __call__(self, event: Mapping[str, Any]) -> None:
@@ -139,11 +141,12 @@ class _Progress:
             case {"event": "work_done", "kind": "train", "round": number, "metrics": metrics}:
                 self._shown.line(_round(number + 1, self._rounds, metrics))
             case {"event": "work_done", "kind": "evaluate", "task": step, "metrics": metrics}:
+                measure = self._measure
                 self._shown.line(
-                    f"after step {step + 1} of the stream: test accuracy "
-                    f"{metrics['test/pooled_accuracy']:.3f}, of the clients "
-                    f"{metrics.get('test/accuracy/mean', 0):.3f} "
-                    f"(tenth percentile {metrics.get('test/accuracy/p10', 0):.3f})"
+                    f"after step {step + 1} of the stream: test {words_of(measure)} "
+                    f"{metrics[f'test/pooled_{measure}']:.3f}, of the clients "
+                    f"{metrics.get(f'test/{measure}/mean', 0):.3f} "
+                    f"(tenth percentile {metrics.get(f'test/{measure}/p10', 0):.3f})"
                 )
             case {"event": "bounds_started"}:
                 self._shown.line("training the bounds: each client alone, and one on all rows")
@@ -178,7 +181,8 @@ def _show(console: Console, result: Mapping[str, Any]) -> None:
     metrics, clients = result["metrics"], result["clients"]
     table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("test part")
-    for heading in ("accuracy", "forgetting"):
+    measure = result["measure"]
+    for heading in (words_of(measure), "forgetting"):
         table.add_column(heading, justify="right")
     rows = {
         "global, on the rows of all": "test",
@@ -187,7 +191,7 @@ def _show(console: Console, result: Mapping[str, Any]) -> None:
         "bound: one learner on all rows": "bound/central",
     }
     for words, prefix in rows.items():
-        values = [metrics.get(f"{prefix}/{key}") for key in ("average_accuracy", "forgetting")]
+        values = [metrics.get(f"{prefix}/{key}") for key in (f"average_{measure}", "forgetting")]
         if any(value is not None for value in values):
             table.add_row(words, *map(_number, values))
     console.print()
@@ -215,15 +219,15 @@ def _show(console: Console, result: Mapping[str, Any]) -> None:
     if refused:
         console.print("refused: " + ", ".join(f"{n:.0f} {why}" for why, n in refused.items()))
     console.print()
-    console.print(_clients(clients[:_MOST_CLIENTS]))
+    console.print(_clients(clients[:_MOST_CLIENTS], measure))
     if len(clients) > _MOST_CLIENTS:
         console.print(f"and {len(clients) - _MOST_CLIENTS} more in {RESULT_OF_FEDERATION}")
 
 
-def _clients(clients: Sequence[Mapping[str, Any]]) -> Table:
+def _clients(clients: Sequence[Mapping[str, Any]], measure: str) -> Table:
     table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("client")
-    headings = ["rows", "accuracy", "forgetting", "alone", "rounds", "up", "down"]
+    headings = ["rows", words_of(measure), "forgetting", "alone", "rounds", "up", "down"]
     is_spent = any("epsilon" in row for row in clients)
     for heading in headings + ["epsilon"] * is_spent:
         table.add_column(heading, justify="right")
@@ -232,9 +236,9 @@ def _clients(clients: Sequence[Mapping[str, Any]]) -> Table:
         table.add_row(
             row["client"],
             str(row["rows"]),
-            _number(row["accuracy"]),
+            _number(row[measure]),
             _number(row["forgetting"]),
-            _number(row.get("alone_accuracy")),
+            _number(row.get(f"alone_{measure}")),
             str(row["included"]),
             _bytes(row["bytes_up"]),
             _bytes(row["bytes_down"]),

@@ -7,6 +7,7 @@ from lamina.adapters.kinds.lora import LoRA
 from lamina.backbones.backbone import Backbone
 from lamina.config.job import Job
 from lamina.core import Batch, D, Part, Stream
+from lamina.evaluation.measures import DEFAULTS
 from lamina.federation.client.setup import ClientSetup
 from lamina.federation.fitness import previews, reviews
 from lamina.federation.server.run_settings import RunSettings
@@ -119,6 +120,7 @@ def settings_of_run(job: Job, raw: Stream[D], manifest: StreamManifest) -> RunSe
         ids=ids,
         controls=federation.drift.name == "scaffold",
         private=federation.private_sum(len(manifest), job.seed),
+        measure=DEFAULTS[raw.answers],
         row_privacy=federation.row_privacy,
     )
 

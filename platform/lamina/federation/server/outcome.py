@@ -9,6 +9,7 @@ from lamina.core import Part
 from lamina.evaluation.accuracy_matrix import AccuracyMatrix
 from lamina.evaluation.client_matrix import Check, ClientMatrix, spatial_forgetting
 from lamina.evaluation.fairness import mean_over_clients
+from lamina.evaluation.measures import named
 from lamina.evaluation.participation import participation, staleness
 from lamina.federation.server.rounds import FederatedRun
 from lamina.federation.server.scores import EVALUATED, Scores
@@ -72,13 +73,13 @@ def _first_times(manifest: StreamManifest) -> list[float]:
 
 def summaries_of(run: FederatedRun) -> dict[str, float]:
     """Every number of a run that is defined, by name."""
-    manifest, traffic = run.settings.manifest, run.server.traffic
+    manifest, traffic, measure = run.settings.manifest, run.server.traffic, run.settings.measure
     found: dict[str, float] = {}
     for part in EVALUATED:
         of_all = global_matrix(run.server.scores, manifest, part).summaries()
-        found |= {f"{part}/{name}": value for name, value in of_all.items()}
+        found |= {f"{part}/{named(name, measure)}": value for name, value in of_all.items()}
         of_clients = client_matrix(run.server.scores, manifest, part).summaries()
-        found |= {f"{part}/clients/{name}": value for name, value in of_clients.items()}
+        found |= {f"{part}/clients/{named(name, measure)}": v for name, v in of_clients.items()}
         pairs = [pair for each in run.server.scores for pair in each.spatial_forgetting(part)]
         drop = spatial_forgetting([local for local, _ in pairs], [served for _, served in pairs])
         found |= {} if drop is None else {f"{part}/clients/spatial_forgetting": drop}
@@ -103,15 +104,15 @@ def result_of(
 ) -> dict[str, Any]:
     """All that is known of a finished run, as JSON: metrics, and a row for each client. `central`
     is the bound of one learner on the rows of all, `alone` that of each client by itself."""
-    manifest = run.settings.manifest
+    manifest, measure = run.settings.manifest, run.settings.measure
     metrics = summaries_of(run)
     clients = _rows_of_clients(run, alone)
     if central is not None and central.tasks:
         sizes = [int(n) for n in manifest.counts[:, :, 2].sum(dim=0)]
         of_all = bound_matrix(central.rows, sizes).summaries()
-        metrics |= {f"bound/central/{name}": value for name, value in of_all.items()}
+        metrics |= {f"bound/central/{named(name, measure)}": v for name, v in of_all.items()}
     if central is not None:
-        for key, name in (("accuracy", "average_accuracy"), ("forgetting", "forgetting")):
+        for key, name in ((measure, f"average_{measure}"), ("forgetting", "forgetting")):
             mean = mean_over_clients([row.get(f"alone_{key}") for row in clients])
             if mean is not None:
                 metrics[f"bound/alone/{name}"] = mean
@@ -121,6 +122,7 @@ def result_of(
     return {
         "sha": sha,
         "manifest": manifest.hash,
+        "measure": measure,
         "metrics": metrics,
         "privacy": private and {"unit": private.unit, "delta": private.delta},
         "clients": clients,
@@ -128,7 +130,7 @@ def result_of(
 
 
 def _rows_of_clients(run: FederatedRun, alone: Mapping[int, Bound]) -> list[dict[str, Any]]:
-    manifest = run.settings.manifest
+    manifest, measure = run.settings.manifest, run.settings.measure
     counts = manifest.counts
     each = client_matrix(run.server.scores, manifest, "test").of_each()
     number_of = {name: number for number, name in enumerate(manifest.tasks)}
@@ -138,7 +140,7 @@ def _rows_of_clients(run: FederatedRun, alone: Mapping[int, Bound]) -> list[dict
         row: dict[str, Any] = {
             "client": client.name,
             "rows": int(counts[number, :, 0].sum()),
-            "accuracy": each[number].get("average_accuracy"),
+            measure: each[number].get("average_accuracy"),
             "forgetting": each[number].get("forgetting"),
             "bytes_up": int(run.server.traffic.up[number]),
             "bytes_down": int(run.server.traffic.down[number]),
@@ -151,7 +153,7 @@ def _rows_of_clients(run: FederatedRun, alone: Mapping[int, Bound]) -> list[dict
             sizes = [int(counts[number, number_of.get(task, 0), 2]) for task in bound.tasks]
             reached = bound_matrix(bound.rows, sizes).summaries() if bound.tasks else {}
             row |= {
-                "alone_accuracy": reached.get("average_accuracy"),
+                f"alone_{measure}": reached.get("average_accuracy"),
                 "alone_forgetting": reached.get("forgetting"),
             }
         clients.append(row)

@@ -148,4 +148,4 @@ class FederatedRun:
         )
         server.scores.append(found)
         server.alone = {}
-        return found.metrics()
+        return found.metrics(self.settings.measure)

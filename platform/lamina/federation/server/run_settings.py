@@ -43,6 +43,8 @@ class RunSettings:
     """Whether updates bring changes of control variates (SCAFFOLD)."""
     private: PrivateSum | None = None
     """How updates are combined unseen; None: the aggregator sees each."""
+    measure: str = "accuracy"
+    """What the share of rows is called that are answered rightly."""
     row_privacy: PrivacySettings | None = None
     """What hides the rows of clients in what they send; None: nothing does."""
 

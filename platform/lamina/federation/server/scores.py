@@ -45,15 +45,16 @@ class Scores:
         served = self.right[part][clients, tasks] / self.asked[part][clients, tasks]
         return list(zip(self.alone[part][:, 2].tolist(), served.tolist(), strict=True))
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, measure: str) -> dict[str, float]:
         """What is worth recording, by part of the data: the accuracy on the rows of all, quantiles
-        of the clients' accuracies, and what they lose to aggregation."""
+        of the clients' accuracies, and what they lose to aggregation; under the name of the
+        measure."""
         found = {}
         for part in EVALUATED:
             share = self.right[part].sum(dim=1) / self.asked[part].sum(dim=1)
-            found[f"{part}/pooled_accuracy"] = float(share[-1])
+            found[f"{part}/pooled_{measure}"] = float(share[-1])
             clients = share[:-1]
-            found |= over_clients(f"{part}/accuracy", clients[~clients.isnan()].tolist())
+            found |= over_clients(f"{part}/{measure}", clients[~clients.isnan()].tolist())
             drop = mean_over_clients(
                 [before - after for before, after in self.spatial_forgetting(part)]
             )
