@@ -361,6 +361,16 @@ def test_a_second_close_does_nothing(track):
         tracker.log("t0", {"loss": 1.0}, step=0)
 
 
+def test_an_experiment_of_another_measure_comes_with_views_of_that(track, client):
+    track(experiment="plain texts", measure="perplexity").close()
+    tags = client.get_experiment_by_name("plain texts").tags
+    view = json.loads(tags["mlflow.sharedViewState.lamina-leaderboard"])
+    state = json.loads(view["state"])
+    assert state["columnOrder"][1] == "metrics.`validation/average_perplexity`"
+    assert (state["orderByKey"], state["orderByAsc"]) == (state["columnOrder"][1], True)
+    assert "accuracy" not in json.dumps(tags)
+
+
 def test_an_experiment_comes_with_a_view_of_the_columns_that_matter(track, client):
     track().close()
 

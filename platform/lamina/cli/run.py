@@ -133,6 +133,7 @@ def _trained(
         experiment=job.tracking.experiment or job.name,
         source=str(source) if isinstance(source, Path | str) else job.name,
         run=uuid4().hex,
+        measure=job.measure,
     )
     recorder = EventRecorder(tracker, folder.parent)
     run = _Run(trial, identity, folder, notes_in_record([learner.stream]))

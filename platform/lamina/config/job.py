@@ -65,6 +65,11 @@ class Job:
         return name
 
     @property
+    def measure(self) -> str:
+        """What R is of."""
+        return measure_of(self.training.measure, self.stream.answers).name
+
+    @property
     def unused(self) -> dict[str, str]:
         """The keys that it gives and that change nothing, and why."""
         return given(self.mapping, self.idle)

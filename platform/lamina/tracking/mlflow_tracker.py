@@ -97,6 +97,7 @@ class MlflowTracker:
         register: str | None = None,
         system_metrics: bool = False,
         patience: float = 60.0,
+        measure: str = "accuracy",
     ) -> None:
         """Start to connect.
 
@@ -108,13 +109,15 @@ class MlflowTracker:
             register: The name under which the sweep's model is registered; None: it is not.
             system_metrics: Whether the load of this machine is recorded with the sweep's run.
             patience: Seconds that `close` waits for a store that does not answer.
+            measure: What R is of, whose columns a new experiment shows.
         """
         output_dir = output_dir.resolve()
         output_dir.mkdir(parents=True, exist_ok=True)
         self._uri = uri or embedded_uri(output_dir)
         # A URL, as MLflow cuts a path off at `?` and `#`.
         artifacts = None if uri else (output_dir / "mlartifacts").as_uri()
-        self._connect = lambda: _Runs.connect(self._uri, artifacts, experiment, run, source)
+        views = saved_views(measure, _milliseconds())
+        self._connect = lambda: _Runs.connect(self._uri, artifacts, experiment, run, source, views)
         self._tidy = lambda: None if uri else tidy_after_opening(output_dir)
         self._register = register
         self._has_system_metrics = system_metrics
@@ -256,8 +259,16 @@ class _Runs:
     """What records the load of this machine."""
 
     @staticmethod
-    def connect(uri: str, artifacts: str | None, experiment: str, run: str, source: str) -> "_Runs":
-        """Open the store, create what is not there, and find what an earlier tracker left."""
+    def connect(
+        uri: str,
+        artifacts: str | None,
+        experiment: str,
+        run: str,
+        source: str,
+        views: Mapping[str, str],
+    ) -> "_Runs":
+        """Open the store, create what is not there, and find what an earlier tracker left. `views`
+        are tags of an experiment that is created."""
         # Lamina reports to nobody, prints its own lines, and waits in a way that can be ended.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -271,7 +282,7 @@ class _Runs:
         if found is None:
             # Without a kind, the UI asks everybody what the experiment is for.
             kind = {"mlflow.experimentKind": "custom_model_development"}
-            tags = {**kind, **saved_views(_milliseconds())}
+            tags = {**kind, **views}
             experiment_id = client.create_experiment(experiment, artifacts, tags)
             note = _EXPERIMENT_NOTE.format(leaderboard=leaderboard_link(experiment_id))
             client.set_experiment_tag(experiment_id, "mlflow.note.content", note)

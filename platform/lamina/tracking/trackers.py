@@ -17,6 +17,7 @@ def make_tracker(
     events: Path | None = None,
     register: str | None = None,
     system_metrics: bool = False,
+    measure: str = "accuracy",
 ) -> Tracker:
     """The tracker of a sweep or of a lone run: JSON lines always, MLflow unless it is switched off.
 
@@ -30,6 +31,7 @@ def make_tracker(
         events: The folder of events.jsonl; None: `output_dir`. A lone run has its own.
         register: The name under which MLflow registers the sweep's best model; None: it does not.
         system_metrics: Whether the load of this machine is recorded with the sweep.
+        measure: What R is of.
     """
     trackers: list[Tracker] = [JsonLinesTracker(events or output_dir)]
     if enabled:
@@ -42,6 +44,7 @@ def make_tracker(
                 source=source,
                 register=register,
                 system_metrics=system_metrics,
+                measure=measure,
             )
         )
     return CompositeTracker(trackers)

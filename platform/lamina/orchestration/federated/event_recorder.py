@@ -48,6 +48,7 @@ class FederatedEventRecorder:
                 self._source,
                 # The same job in the same folder goes on in the same run.
                 self._run,
+                measure=job.measure,
             )
             params = {**job.settings(), "manifest": event["manifest"], "config": event["config"]}
             self._tracker.start_trial(self._run, params, job.name)

@@ -155,6 +155,7 @@ class _Sweep:
                 job.name,
                 register=job.name if tracking.register else None,
                 system_metrics=tracking.system_metrics,
+                measure=job.measure,
             ),
         )
         with announced(job.output_dir, self._session), watched(store, self._say_silence):
