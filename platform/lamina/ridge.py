@@ -66,7 +66,8 @@ def ridge_solution(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(regularised)
     if failed:
         return torch.full_like(cross, float("nan"))
-    return torch.cholesky_solve(cross.double(), factor).to(cross.dtype)
+    # Column by column as it comes; a file has it row by row, and products round otherwise then.
+    return torch.cholesky_solve(cross.double(), factor).to(cross.dtype).contiguous()
 
 
 def squared_error(solution: Tensor, gram: Tensor, cross: Tensor) -> Tensor:

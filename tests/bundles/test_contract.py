@@ -17,6 +17,7 @@ from lamina.strategies.safe import SAFE
 from lamina.training.evaluate import known_task, logits_by_length
 from lamina.training.learner import Learner
 from nouns import OF_CLASSES
+from pretended_device import tensors_of
 from two_workers import digest
 
 EVERY = OF_CLASSES
@@ -64,6 +65,13 @@ def left_by(data, tiny_bert, tiny_bert_folder, tmp_path_factory):
         return made[name]
 
     return left
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_remembered_lies_in_memory_as_in_a_file(name, left_by):
+    learner = left_by(name).learner
+    remembered = list(tensors_of([learner.strategy.state, learner.model.state_dict()]))
+    assert [each.stride() for each in remembered if not each.is_contiguous()] == []
 
 
 @pytest.mark.parametrize("name", EVERY)

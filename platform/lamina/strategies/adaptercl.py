@@ -111,7 +111,7 @@ def principal_density(covariance: Tensor, components: int) -> dict[str, Tensor]:
     values = values.clamp_min(SMALLEST_VARIANCE).float()
     rest = len(values) - min(components, len(values) - 1)
     return {
-        "basis": vectors[:, rest:].float(),
+        "basis": vectors[:, rest:].float().contiguous(),
         "variances": values[rest:],
         "noise": values[:rest].mean(),
     }

@@ -75,7 +75,7 @@ class SLDA(Strategy):
         means = class_means(self.state)
         identity = torch.eye(means.shape[1], dtype=means.dtype, device=means.device)
         shrunk = (1 - self.shrinkage) * self.covariance() + self.shrinkage * identity
-        weight = torch.linalg.solve(shrunk, means.T)
+        weight = torch.linalg.solve(shrunk, means.T).contiguous()
         bias = -(means * weight.T).sum(dim=1) / 2
         return {"weight": weight, "bias": bias.masked_fill(self.state["count"] == 0, -torch.inf)}
 
