@@ -11,10 +11,11 @@ from transformers import (
 
 from lamina.adapters import kind_class, kind_names
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import Backbone, Call
+from lamina.backbones.backbone import POSITIONS_ARE_GIVEN, Backbone, Call
 from lamina.backbones.operations import counted
 from lamina.backbones.unpadded import TokenPositions
-from lamina.core import Samples
+from lamina.core import IGNORED, Samples
+from language_models import calls_stream, language_backbone
 
 PACKING_KINDS = [
     name for name in kind_names() if kind_class(name).packs and name not in ("vpt_deep", "peft")
@@ -60,7 +61,7 @@ def answer(run, tensors):
 
 def padded(monkeypatch, run, tensors):
     with monkeypatch.context() as patch:
-        patch.setattr(TokenPositions, "of", lambda *_: None)
+        patch.setattr(TokenPositions, "of", lambda *_, **__: None)
         return answer(run, tensors)
 
 
@@ -150,6 +151,34 @@ def test_other_encoders_with_embedded_positions_get_the_same(
     found = answer(run, tensors)
     assert widths
     torch.testing.assert_close(found, padded(monkeypatch, run, tensors), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", POSITIONS_ARE_GIVEN)
+@pytest.mark.parametrize("kind", ["lora", "prefix", "prompt"])
+def test_causal_models_get_the_same(name, kind, tmp_path, widths, monkeypatch):
+    monkeypatch.setattr("lamina.backbones.unpadded.WORTH", 1.0)
+    backbone = language_backbone(name, tmp_path)
+    backbone.model.config.sliding_window = None
+    batch = calls_stream(backbone).experiences[0].train[:8]
+    model = adapted(backbone, kind)
+    tensors = list(model.adapters["main"].tensors.values())
+
+    def run():
+        hidden = backbone(batch.inputs, model.overlay())
+        counted = (batch.labels != IGNORED)[:, :, None]
+        return torch.cat([hidden.features[:, None], hidden.answers * counted], dim=1)
+
+    found = answer(run, tensors)
+    assert widths, "it was padded"
+    torch.testing.assert_close(found, padded(monkeypatch, run, tensors), rtol=1e-3, atol=1e-4)
+
+
+def test_a_window_of_attention_that_is_shorter_than_the_texts_sees_padding(tmp_path, widths):
+    backbone = language_backbone("mistral", tmp_path)
+    batch = calls_stream(backbone).experiences[0].train
+    assert backbone.model.config.sliding_window < batch.inputs["input_ids"].shape[1]
+    adapted(backbone, "lora")(batch.inputs)
+    assert not widths
 
 
 def test_adapters_of_a_row_each_and_dropout_see_padding(tiny_bert, texts, widths):

@@ -21,11 +21,17 @@ from two_workers import digest
 TAKE_TOKENS = [name for name in strategy_names() if "tokens" in strategy_class(name).answers]
 PREFIXES = ("coda_prompt", "dualprompt")
 """Their prefixes are as wide as tokens, and the keys of the tiny Llama are not."""
-STEADY = {"cl_moe": {"picked": 4}, "sdft": {"temperature": 0.0}}
+STEADY = {
+    "c_lora": {"strength": 1e-3},
+    "cl_moe": {"picked": 4},
+    "sdft": {"temperature": 0.0},
+}
 """Settings without a choice that may turn on a rounding: of experts that are nearly even at first,
-of a token that is drawn."""
+of a token that is drawn. And a penalty that plain gradients bear."""
 TRAINING = TrainingSettings(epochs=4, batch_size=4, learning_rate=3e-2)
 SHORT = replace(TRAINING, epochs=2)
+PLAIN = replace(SHORT, optimizer="sgd", learning_rate=3e-3)
+"""Steps in proportion to gradients: Adam's are as large for a gradient that is rounding alone."""
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +97,12 @@ def test_it_goes_through_a_stream_of_calls_and_on_from_a_checkpoint(name, models
 @pytest.mark.parametrize("name", TAKE_TOKENS)
 def test_it_is_the_same_packed_and_alone(name, models):
     backbone, _stream = models(model_for(name))
-    alone = learner_of(name, models)
+    alone = learner_of(name, models, training=PLAIN)
     list(alone.learn())
     cohort = Cohort(most_rows=64)
     view = shared(backbone)
     together = [
-        make_learner(name, alone.stream, view, training=SHORT, seed=seed, **STEADY.get(name, {}))
+        make_learner(name, alone.stream, view, training=PLAIN, seed=seed, **STEADY.get(name, {}))
         for seed in (0, 1)
     ]
     for seed, each in enumerate(together):
@@ -113,7 +119,7 @@ def test_it_is_the_same_packed_and_alone(name, models):
     packed = together[0].model.adapters
     for key, adapter in alone.model.adapters.items():
         for tensor, value in adapter.tensors.items():
-            torch.testing.assert_close(packed[key].tensors[tensor], value, atol=5e-4, rtol=1e-3)
+            torch.testing.assert_close(packed[key].tensors[tensor], value, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", TAKE_TOKENS)

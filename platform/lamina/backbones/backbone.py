@@ -84,7 +84,12 @@ POSITIONS = ("position_embeddings", "position_embedding", "embed_positions", "wp
 GRID_BIASES = ("use_relative_position_bias", "use_shared_relative_position_bias")
 """Settings of vision transformers whose attention adds a number per pair of places in the image."""
 POSITIONS_ARE_EMBEDDED = ("bert", "roberta", "xlm-roberta", "electra", "distilbert")
-"""Models whose layers know a token's place from its embedding alone."""
+"""Encoders whose layers know a token's place from its embedding alone."""
+POSITIONS_ARE_GIVEN = (
+    *("gemma", "gpt2", "gpt_neox", "llama", "mistral"),
+    *("opt", "phi", "phi3", "qwen2", "qwen3"),
+)
+"""Causal models that know a token's place from the `position_ids` that they are given."""
 
 
 @dataclass(frozen=True)
@@ -596,6 +601,8 @@ class Backbone:
         if self.modality == "text":
             arguments = self._text_arguments(arguments, prompt, overlay.position_shift)
         positions = self._positions_without_padding(overlay, arguments)
+        if positions is not None and positions.is_causal:
+            arguments = self._as_one_row(arguments, positions)
         mask = call.inputs.get("attention_mask")
         answer_at = call.inputs.get(ANSWER_AT)
         return ForwardPlan(start, cached, positions, prompt, arguments, mask, answer_at, overlay)
@@ -611,9 +618,9 @@ class Backbone:
             self._layers.begun(plan.start, plan.cached, overlay, plan.arguments, plan.positions),
         ):
             tokens = self._run(plan.arguments, overlay.stand_in).last_hidden_state
-        if plan.positions is not None:
+        if plan.positions is not None and plan.mask is not None:
             padded = plan.positions.within(tokens)
-            tokens = padded[:, : plan.arguments["attention_mask"].shape[1]]
+            tokens = padded[:, : plan.num_prompts + plan.mask.shape[1]]
         if plan.answer_at is None or plan.mask is None:
             return self._pooled(tokens, plan.mask, plan.num_prompts)
         columns = torch.arange(plan.mask.shape[1], device=plan.mask.device)
@@ -635,7 +642,7 @@ class Backbone:
             del arguments["input_ids"]
             arguments["encoder_outputs"] = BaseModelOutput(plan.cached)
         with laid_over(model, self.architecture, overlay, None, 0):
-            output = self._run({**arguments, "use_cache": False}, overlay.stand_in)
+            output = self._run(arguments, overlay.stand_in)
         hidden = self._pooled(output.encoder_last_hidden_state, plan.mask, plan.num_prompts)
         return replace(hidden, answers=output.last_hidden_state.float())
 
@@ -772,19 +779,45 @@ class Backbone:
             return None
         if not self._may_drop_padding or not all(map(are_shared, patches)):
             return None
-        return TokenPositions.of(mask, max(added.prefixes, default=0))
+        is_causal = self.model_type in POSITIONS_ARE_GIVEN
+        window = getattr(self.model.config, "sliding_window", None) or mask.shape[1]
+        if is_causal and (mask.shape[1] > window or not mask[:, 0].all()):
+            return None
+        return TokenPositions.of(mask, max(added.prefixes, default=0), is_causal=is_causal)
 
     @cached_property
     def _may_drop_padding(self) -> bool:
-        """Whether the layers know a token's position from its embedding alone, attention goes
-        through Lamina's own function, and the device is a CPU."""
+        """Whether a token's position is in its embedding or is given, attention goes through
+        Lamina's own function, and the device is a CPU."""
         config = self.model.config
+        is_encoder = not getattr(config, "is_decoder", False)
         return (
-            self.model_type in POSITIONS_ARE_EMBEDDED
+            (
+                self.model_type in POSITIONS_ARE_GIVEN
+                or (self.model_type in POSITIONS_ARE_EMBEDDED and is_encoder)
+            )
             and config._attn_implementation == ATTENTION
-            and not getattr(config, "is_decoder", False)
             and self.device.type == "cpu"
         )
+
+    def _as_one_row(
+        self, arguments: Mapping[str, Tensor], positions: TokenPositions
+    ) -> dict[str, Tensor]:
+        """The tokens of all texts one after the other, [1, T], with the position of each in its
+        text."""
+        mask = arguments["attention_mask"]
+        columns = torch.arange(mask.shape[1], device=mask.device) + first_position(self.model)
+        places = arguments.get("position_ids", columns.expand(mask.shape))
+        tokens = {
+            name: positions.without(arguments[name])
+            for name in ("input_ids", "inputs_embeds")
+            if name in arguments
+        }
+        return {
+            **tokens,
+            "position_ids": positions.without(places),
+            "attention_mask": positions.visible,
+        }
 
     @contextmanager
     def counting_rows(self) -> Iterator[Callable[[], int]]:
@@ -793,9 +826,12 @@ class Backbone:
         yield lambda: self._num_asked - before
 
     def _run(self, arguments: Mapping[str, Any], stand_in: StandIn | None) -> Any:
+        # Language models copy keys and values for the next token, unless they are told not to.
+        given = {"use_cache": False} if "use_cache" in self._accepts else {}
+        given |= arguments
         if stand_in is None:
-            return self.model(**arguments)
-        return functional_call(stand_in.module, dict(stand_in.tensors), kwargs=dict(arguments))
+            return self.model(**given)
+        return functional_call(stand_in.module, dict(stand_in.tensors), kwargs=given)
 
     def _text_arguments(
         self, arguments: dict[str, Tensor], prompt: Tensor | None, position_shift: int

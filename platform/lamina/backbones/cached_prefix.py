@@ -127,9 +127,12 @@ class CachedPrefix:
         if kept is None:
             if positions is None:
                 yield
-                return
-            with unpadded_from(self._stack.get_submodule("0"), positions):
-                yield
+            elif positions.is_causal:
+                with unpadded(positions):
+                    yield
+            else:
+                with unpadded_from(self._stack.get_submodule("0"), positions):
+                    yield
             return
         modules = self.projections(layer) if kept.shape[-1] > self._dim else []
         if not self._projects_what_enters(overlay, layer):

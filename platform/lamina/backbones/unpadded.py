@@ -34,25 +34,38 @@ class TokenPositions:
     lengths: Tensor
     """int64 [N]."""
     visible: Tensor
-    """bool [N, 1, 1, S], where no padding is."""
+    """bool [N, 1, 1, S], where no padding is; [N, 1, S, S] in a causal model, whose tokens see none
+    behind them."""
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the model is causal. Then it is given its input without padding; the padding of
+        another is left out behind its embeddings, which may depend on columns."""
+        return self.visible.shape[2] > 1
 
     @classmethod
-    def of(cls, mask: Tensor, num_prefixed: int = 0) -> "TokenPositions | None":
+    def of(
+        cls, mask: Tensor, num_prefixed: int = 0, *, is_causal: bool = False
+    ) -> "TokenPositions | None":
         """The positions of the tokens under a mask [N, S].
 
         S is rounded up to whole SIMD vectors of keys where few keys are missing, because attention
         is faster so; `num_prefixed` keys stand before the texts' own. None where S stays and there
-        is little padding to leave out.
+        is little padding to leave out. A causal model's is always left out: it answers token by
+        token, and what it says of a text should not depend on the padding of others.
         """
         lengths = mask.sum(dim=1)
         left_over = (mask.shape[1] + num_prefixed) % LANES
         if left_over > LANES // 2 + 1:
             mask = nn.functional.pad(mask, (0, LANES - left_over))
-        elif int(lengths.sum()) > WORTH * mask.numel():
+        elif not is_causal and int(lengths.sum()) > WORTH * mask.numel():
             return None
         flat = mask.flatten()
         stand_ins = (flat.cumsum(0) - 1).clamp_min(0)
-        return cls(flat.nonzero()[:, 0], stand_ins, lengths, mask[:, None, None].bool())
+        visible = mask[:, None, None].bool()
+        if is_causal:
+            visible = visible.expand(-1, -1, mask.shape[1], -1).tril()
+        return cls(flat.nonzero()[:, 0], stand_ins, lengths, visible)
 
     def without(self, tokens: Tensor) -> Tensor:
         """[N, S, ...] -> [1, T, ...]; S may be that of the attention, or of the texts."""
