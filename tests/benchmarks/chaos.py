@@ -11,8 +11,8 @@ The table has a line for each kill: whether the command went on by itself or was
 the seconds until the next task (or round) was on the disk. `lost` of a run are the seconds that it
 took longer than the undisturbed one, for all its kills together.
 
-The victims: the host of a trial (killed; or stopped for good), the store, a thin trial, Ray Train's
-controller, the driver (SIGKILL, SIGTERM, SIGINT), the raylet, GCS, MLflow's server, and, on two
+The victims: the host of a trial (killed; or stopped for good), the store (the same), a thin trial,
+Ray Train's controller, the driver (SIGKILL, SIGTERM, SIGINT), the raylet, GCS, MLflow's server, and, on two
 nodes, the raylet of the second, which in every other run comes back 15 seconds later.
 """
 
@@ -104,6 +104,7 @@ VICTIMS = (
     Victim("host", titled(*HOST)),
     Victim("host, stopped", titled(*HOST), signal.SIGSTOP),
     Victim("store", titled("ray::StoreActor")),
+    Victim("store, stopped", titled("ray::StoreActor"), signal.SIGSTOP),
     Victim("thin trial", titled("ray::ResourceTrainable", "ray::ThinTrial")),
     Victim("controller", titled("ray::TrainController")),
     Victim("driver", lambda run: run.driver()),
@@ -114,7 +115,7 @@ VICTIMS = (
     Victim("MLflow's server", lambda run: run.server.process()),
     Victim("second node", lambda run: run.nodes.raylet() if run.nodes else [], nodes=2),
 )
-ONLY_IN_SWEEPS = {"store", "thin trial", "controller"}
+ONLY_IN_SWEEPS = {"store", "store, stopped", "thin trial", "controller"}
 
 
 @dataclass(frozen=True)
@@ -531,7 +532,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     names = ["sweep", "federation", "language"]
     parser.add_argument("--kinds", nargs="+", choices=names, default=names)
-    parser.add_argument("--out", type=Path, help="write the kills and runs to this file, as JSON")
+    parser.add_argument("--out", type=Path, help="keep the kills and runs in this file, as JSON")
     given = parser.parse_args()
     random = Random(given.seed)
     kills: list[Kill] = []
@@ -573,10 +574,11 @@ def main() -> None:
             left[kind.name] += [each.victim for each in planned if each.moment is None]
             runs.append(record)
             console.print(record, soft_wrap=True)
+            if given.out is not None:
+                # After each run: whoever ends this early has what was found.
+                found_all = {"kills": [asdict(each) for each in kills], "runs": runs}
+                given.out.write_text(json.dumps(found_all, indent=1) + "\n", encoding="utf-8")
     show(kills, runs)
-    if given.out is not None:
-        found_all = {"kills": [asdict(each) for each in kills], "runs": runs}
-        given.out.write_text(json.dumps(found_all, indent=1) + "\n", encoding="utf-8")
     if not all(each["holds"] for each in runs):
         raise SystemExit(1)
 
