@@ -12,8 +12,8 @@ the seconds until the next task (or round) was on the disk. `lost` of a run are 
 took longer than the undisturbed one, for all its kills together.
 
 The victims: the host of a trial (killed; or stopped for good), the store (the same), a thin trial,
-Ray Train's controller, the driver (SIGKILL, SIGTERM, SIGINT), the raylet, GCS, MLflow's server, and, on two
-nodes, the raylet of the second, which in every other run comes back 15 seconds later.
+Ray Train's controller, the driver (SIGKILL, SIGTERM, SIGINT), the raylet, GCS, MLflow's server,
+and, on two nodes, the raylet of the second, which in every other run comes back 15 seconds later.
 """
 
 import json

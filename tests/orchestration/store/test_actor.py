@@ -14,6 +14,7 @@ import pytest
 from lamina.digests import trial_id
 from lamina.files import disk_fault
 from lamina.orchestration.store.actor import StoreActor
+from lamina.orchestration.store.records import Configuration
 from lamina.orchestration.store.shared_store import Boundary, Expected
 from lamina.tracking.trackers import make_tracker
 from watched import report_of
@@ -214,7 +215,7 @@ def test_a_sweep_is_dismissed_although_a_host_is_gone(run):
 
 async def learn_all(actor, host="host-0"):
     """A host learns every task of the trial, which Ray Tune hears of, and hands nothing over."""
-    await actor.describe("config", "er", JOB)
+    await actor.describe("config", Configuration("er", JOB))
     await actor.submit("config", None)
     assert (await actor.claim(host, "x", [], 2)).trial == TRIAL
     waiting = [asyncio.create_task(actor.wait(TRIAL, task)) for task in range(4)]
@@ -249,7 +250,7 @@ def test_the_next_sweep_waits_for_a_host_where_a_trial_has_learned_all_and_left_
         actor = started(tmp_path, scheduled=scheduled)
         await learn_all(actor)
         actor = killed(actor, session="two", scheduled=scheduled)
-        await actor.describe("config", "er", JOB)
+        await actor.describe("config", Configuration("er", JOB))
         await actor.submit("config", None)
         assert [(await actor.wait(TRIAL, task))["task"] for task in range(4)] == [0, 1, 2, 3]
         dismissed = await still_waits(actor.dismiss())

@@ -56,7 +56,7 @@ def test_what_was_asked_holds_in_the_next_session(store):
     for trial in ("half", "queued"):
         control.pause_again(store, trial)
     assert (store.state("half"), store.state("queued")) == ("paused", "stopped")
-    assert (control.held(store, "pause"), control.held(store, "stop")) == (["half"], ["queued"])
+    assert (store.held("pause"), store.held("stop")) == (["half"], ["queued"])
 
 
 def test_a_trial_that_was_stopped_or_failed_is_brought_back_and_waited_for(store):

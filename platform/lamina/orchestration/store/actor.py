@@ -262,16 +262,9 @@ class StoreActor:
 
     # The driver
 
-    async def describe(
-        self, config: str, name: str, mapping: Mapping[str, Any], stage: str | None = None
-    ) -> None:
-        """A Tune configuration stands for this job, called `name`; those of one `stage` are the
-        same until their second task."""
-        self._store.describe(config, Configuration(name, mapping, stage))
-
-    async def refuse(self, config: str, error: str) -> None:
-        """A Tune configuration is no job, and why."""
-        self._store.describe(config, Configuration(error=error))
+    async def describe(self, config: str, job: Configuration) -> None:
+        """What a Tune configuration stands for."""
+        self._store.describe(config, job)
 
     async def expect(self, trials: Sequence[Expected], num_tasks: int | None) -> None:
         """Queue trials that Ray Tune is going to ask for; under a scheduler, `num_tasks` of each
@@ -329,13 +322,9 @@ class StoreActor:
         """The reports of `trial` so far."""
         return self._store.reports(trial)
 
-    async def held_back(self) -> list[str]:
-        """The trials that a person has stopped."""
-        return self._store.held("stop")
-
-    async def num_paused_by_hand(self) -> int:
-        """How many trials a person has paused."""
-        return len(self._store.held("pause"))
+    async def held(self, how: str) -> list[str]:
+        """The trials that a person has paused (`pause`), or stopped (`stop`)."""
+        return self._store.held(how)
 
     async def note(self, key: str, value: str) -> None:
         """Remember a word of the scheduler's."""

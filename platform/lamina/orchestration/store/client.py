@@ -9,7 +9,7 @@ from ray.exceptions import GetTimeoutError
 
 from lamina.orchestration.store.control import Action
 from lamina.orchestration.store.parcels import packed, unpacked
-from lamina.orchestration.store.records import Boundary, Claim, Expected, Report
+from lamina.orchestration.store.records import Boundary, Claim, Configuration, Expected, Report
 from lamina.registry import InputError
 from lamina.tracking.base import Status
 from lamina.tracking.data import DataDocument
@@ -112,13 +112,8 @@ class StoreClient:
     def refusal(self) -> str | None:
         return self._call("refusal")
 
-    def describe(
-        self, config: str, name: str, mapping: Mapping[str, Any], stage: str | None
-    ) -> None:
-        self._call("describe", config, name, mapping, stage)
-
-    def refuse(self, config: str, error: str) -> None:
-        self._call("refuse", config, error)
+    def describe(self, config: str, job: Configuration) -> None:
+        self._call("describe", config, job)
 
     def start_sweep(
         self, name: str, params: Mapping[str, Any], data: Sequence[DataDocument] = ()
@@ -157,11 +152,8 @@ class StoreClient:
     ) -> tuple[str | None, str | None]:
         return self._call("fork", parent, name, mapping, settings)
 
-    def num_paused_by_hand(self) -> int:
-        return self._call("num_paused_by_hand")
-
-    def held_back(self) -> list[str]:
-        return self._call("held_back")
+    def held(self, how: str) -> list[str]:
+        return self._call("held", how)
 
     def dismiss(self) -> list[str]:
         return self._call("dismiss")

@@ -16,11 +16,6 @@ from lamina.orchestration.store.transitions import can
 Action = Literal["stop", "pause", "resume"]
 
 
-def held(store: SharedStore, how: str) -> list[str]:
-    """The trials that a person has paused, or stopped."""
-    return store.held(how)
-
-
 def is_wanted(store: SharedStore, trial: str) -> bool:
     """Whether a person wants `trial` trained, whoever else does."""
     return store.settings(trial) is not None

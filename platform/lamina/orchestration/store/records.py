@@ -51,4 +51,5 @@ class Configuration:
     mapping: Mapping[str, Any] | None = None
     """The whole job, resolved; None: it is no job."""
     stage: str | None = None
+    """Those of one stage are the same until their second task."""
     error: str | None = None

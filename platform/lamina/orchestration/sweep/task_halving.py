@@ -193,7 +193,7 @@ class TaskHalving(TrialScheduler):
             **{name: _standing_of_entry(name, entry) for name, entry in before.items()},
             **bracket.standings.pop(task),
         }
-        for stopped in self._store.held_back():
+        for stopped in self._store.held("stop"):
             met.pop(stopped, None)
         best = survivors(list(met.values()), self._factor, self._stratify)
         bracket.entries[str(task)] = {

@@ -11,6 +11,7 @@ from ray.tune.search import BasicVariantGenerator, ConcurrencyLimiter
 from lamina.config import Job, SweepPlan, stage_id
 from lamina.digests import LEARNED_FROM, digest_of, trial_id
 from lamina.orchestration.store.client import StoreClient
+from lamina.orchestration.store.records import Configuration
 from lamina.orchestration.sweep.search import POINT, trial_of
 from lamina.orchestration.sweep.thin_trial import configuration, plain
 from lamina.registry import InputError
@@ -65,7 +66,7 @@ class TuneCallback(tune.Callback):
         are under way, and a rung that all must reach would never be reached."""
         if self._has_heard:
             self._has_heard = False
-            self._num_held = self._store.num_paused_by_hand()
+            self._num_held = len(self._store.held("pause"))
         self._searcher.max_concurrent = self._max_concurrent + len(self._paused) + self._num_held
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
@@ -92,7 +93,7 @@ class TuneCallback(tune.Callback):
         except InputError as error:
             self._refuse(trial.config, str(error))
             return
-        self._store.describe(config, planned.name, job.mapping, stage_id(job))
+        self._store.describe(config, Configuration(planned.name, job.mapping, stage_id(job)))
         self._learned_from.append(job.learned_from)
         self._planned.setdefault(trial_id(job.mapping), {})[planned.name] = {
             "name": planned.name,
@@ -131,7 +132,7 @@ class TuneCallback(tune.Callback):
             self._store.stop(result["trial"])
 
     def _refuse(self, config: dict[str, Any], error: str) -> None:
-        self._store.refuse(configuration(self._session, config), error)
+        self._store.describe(configuration(self._session, config), Configuration(error=error))
         given = plain(config)
         point = self._plan.points[int(given[POINT])].trial
         self._refused.append(
