@@ -427,6 +427,18 @@ def test_adapters_are_on_the_disk_before_their_trial_has_finished(run, tmp_path,
     run(course)
 
 
+def test_a_trial_that_two_hosts_hand_over_has_the_bundle_of_the_first(run, tmp_path):
+    async def course(actor):
+        await learn_all(actor, "host-0")
+        await actor.lose("host-0", "nothing heard of it", False)
+        assert (await actor.claim("host-1", "x", [], 2)).trial == TRIAL
+        both = [actor.finish(TRIAL, "bundle", {"head": each}) for each in (b"0", b"1")]
+        await asyncio.gather(*both)
+        assert (tmp_path / "trials" / TRIAL / "bundle" / "head").read_bytes() == b"0"
+
+    run(course)
+
+
 @pytest.fixture
 def full_disk():
     """While within, no file may grow: the system refuses what is written, as a full disk does."""

@@ -105,7 +105,7 @@ class StoreActor:
         waits is told, and what is on the disk goes on with the next."""
         self._writing = asyncio.Lock()
         """Held while a checkpoint is on the disk and not yet in the ledger: tidying up would delete
-        it."""
+        it. And while a bundle is written: two hosts may bring the same."""
         try:
             self._store = SharedStore(output_dir / "store", session, keep_boundaries=scheduled)
         except InputError as error:
@@ -242,10 +242,12 @@ class StoreActor:
 
     async def finish(self, trial: str, folder: str, files: Mapping[str, Parcel]) -> None:
         """`trial` has learned its last task; `files` are what it leaves, by path below `folder`
-        of its own folder."""
+        of its own folder. A host that was taken for gone may bring what another has brought."""
         target = self._output_dir / TRIALS / trial / folder
-        await self._on_disk(lambda: _write_folder(target, unpacked(files)))
-        self._store.finish(trial, str(target) if files else None)
+        async with self._writing:
+            if self._store.state(trial) != "finished":
+                await self._on_disk(lambda: _write_folder(target, unpacked(files)))
+                self._store.finish(trial, str(target) if files else None)
 
     async def fail(self, trial: str, error: str) -> None:
         """`trial` raised `error`."""
