@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from lamina.backbones import cpu
 from watched import RAY
 
 CUT = "stream: 9 of 72 texts are longer than 12 tokens and are cut (backbone.max_length)"
@@ -66,6 +67,16 @@ def test_a_federated_run_prints_its_notes_and_keeps_them_in_its_result(lamina, t
     federation = "federation={clients: 2, rounds: 1, bounds: false}"
     check_printed(lamina("federate", texts, "--in-process", federation))
     check_kept(json.loads((tmp_path / "out" / "federated_result.json").read_text())["notes"])
+
+
+@pytest.mark.parametrize(("known", "is_slow"), [({"avx2"}, True), ({"avx512_bf16"}, False)])
+def test_numbers_that_a_cpu_is_slow_at_are_one_line(lamina, texts, monkeypatch, known, is_slow):
+    monkeypatch.setattr(cpu, "features", lambda: known)
+    done = lamina("run", texts, "backbone.dtype=bfloat16")
+    assert done.exit_code == 0, done.output
+    line = "backbone.dtype: this CPU computes bfloat16 more slowly than float32"
+    assert done.stdout.count(line) == is_slow
+    assert not cpu.is_slow_at("float32")
 
 
 @RAY[0]

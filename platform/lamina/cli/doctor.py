@@ -16,6 +16,8 @@ from urllib.request import Request, urlopen
 import click
 import torch
 
+from lamina.backbones.cpu import features
+
 Facts = dict[str, Any]
 """By what they are called."""
 
@@ -78,14 +80,8 @@ def _own_cores() -> int | None:
 
 def _cpu_features() -> list[str] | None:
     """Those of _FEATURES that the CPU has; None where nobody says."""
-    try:
-        said = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return None
-    words = {
-        word for line in re.findall(r"(?:flags|Features)\s*:(.*)", said) for word in line.split()
-    }
-    return [each for each in _FEATURES if each in words]
+    known = features()
+    return None if known is None else [each for each in _FEATURES if each in known]
 
 
 def _torch() -> Facts:
@@ -207,6 +203,11 @@ def _advice(found: dict[str, Facts]) -> Iterator[str]:
         yield (
             f"backbone.dtype: bfloat16 is {ratio:.1f} times as fast as float32 on "
             f"{timed['timed_on']} (results differ in the third digit)"
+        )
+    elif ratio < 1 / _CLEARLY:
+        yield (
+            f"backbone.dtype: bfloat16 is {1 / max(ratio, 1e-3):.1f} times as slow as float32, the "
+            f"default, on {timed['timed_on']}"
         )
     else:
         yield f"backbone.dtype: float32, the default, is as fast as any on {timed['timed_on']}"

@@ -11,7 +11,7 @@ from rich.table import Table
 from lamina.bundles.federated import why_no_bundle, write_global_bundle
 from lamina.cli.console import stdout
 from lamina.cli.progress import Display, display
-from lamina.cli.report import notes_in_record, show_mlflow, show_notes
+from lamina.cli.report import notes_in_record, show_mlflow, show_notes, show_slow
 from lamina.cli.resuming import record_job
 from lamina.cli.run import resident_backbone
 from lamina.config import Job, check_components, load_job
@@ -65,6 +65,7 @@ def federate_job(source: JobSource, overrides: Sequence[str], in_process: bool) 
     for key, why in unused_by(job, "federate --in-process" if in_process else "federate").items():
         console.print(f"{key} changes nothing: {why}", markup=False, soft_wrap=True)
     show_notes(console, [raw])
+    show_slow(console, [job])
     missing = None
     try:
         with display(console, 0) as shown:

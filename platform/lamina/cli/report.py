@@ -7,10 +7,13 @@ from typing import Any, Literal, TextIO
 
 import click
 import rich.table
+import torch
 from rich.console import Console
 from rich.text import Text
 
+from lamina.backbones.cpu import is_slow_at
 from lamina.cli.console import LOG_WIDTH, stdout
+from lamina.config import Job
 from lamina.core import Stream
 from lamina.evaluation.leaderboard import Row
 from lamina.evaluation.seeds import groups_over_seeds
@@ -33,6 +36,22 @@ def show_notes(console: Console, streams: Iterable[Stream[Any]]) -> None:
     """What a person should know of the rows of streams, a line each."""
     for note in notes_in_record(streams):
         console.print(f"stream: {note['line']}", markup=False, soft_wrap=True)
+
+
+def show_slow(console: Console, jobs: Iterable[Job]) -> None:
+    """A line for each kind of number that jobs ask for and that this machine, where it would
+    compute them, is known to be slow at."""
+    asked = {
+        each.backbone.dtype
+        for each in jobs
+        if each.hosts.device == "cpu" or not torch.cuda.is_available()
+    }
+    for dtype in sorted(filter(is_slow_at, asked)):
+        console.print(
+            f"backbone.dtype: this CPU computes {dtype} more slowly than float32 (`lamina doctor` "
+            "says more)",
+            soft_wrap=True,
+        )
 
 
 _WHERE = 2

@@ -22,6 +22,7 @@ from lamina.cli.report import (
     show_leaderboard,
     show_mlflow,
     show_notes,
+    show_slow,
 )
 from lamina.cli.resuming import record_job
 from lamina.config import (
@@ -106,6 +107,7 @@ def run_job(source: JobSource, overrides: Sequence[str]) -> tuple[Path, Row]:
     for key, why in unused_by(job, "run").items():
         console.print(f"{key} changes nothing: {why}", markup=False, soft_wrap=True)
     show_notes(console, [learner.stream])
+    show_slow(console, [trial.job])
     trial = replace(trial, job=identified(trial.job, learned_from(trial.job, raw)))
     identity = trial_id(trial.job.mapping)
     folder = job.output_dir / RUNS / identity

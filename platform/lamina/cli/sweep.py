@@ -17,6 +17,7 @@ from lamina.cli.report import (
     show_leaderboard,
     show_mlflow,
     show_notes,
+    show_slow,
 )
 from lamina.cli.resuming import record_job, say_what_is_there
 from lamina.config import Job, SweepPlan, SweepSettings, check_components, expand, load_job
@@ -97,6 +98,7 @@ def _checked(job: Job, console: Console) -> tuple[SweepPlan, list[Stream[Samples
     for note in plan.notes:
         console.print(note, markup=False, soft_wrap=True)
     show_notes(console, streams)
+    show_slow(console, [point.trial.job for point in plan.points])
     return plan, streams
 
 
