@@ -345,16 +345,20 @@ class Watch:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._last = run.progress()
-        self.count = 0
-        self.since = time.monotonic()
-        """When that was, the last time."""
+        self.times = [time.monotonic()]
+        """When it began, and when it brought something for the first, second ... time."""
+
+    @property
+    def count(self) -> int:
+        """So often."""
+        return len(self.times) - 1
 
     def look(self) -> None:
         """To be called again and again."""
         now = self._run.progress()
         if now != self._last:
-            self._last, self.since = now, time.monotonic()
-            self.count += 1
+            self._last = now
+            self.times.append(time.monotonic())
 
 
 def disturbed(run: Run, kills: Sequence[Kill], random: Random) -> float:
@@ -363,7 +367,7 @@ def disturbed(run: Run, kills: Sequence[Kill], random: Random) -> float:
     pending = sorted(kills, key=lambda each: (each.after, each.delay))
     open_kill: Kill | None = None
     at_kill = 0
-    begin = time.monotonic()
+    begin = last_kill = time.monotonic()
     back_at: float | None = None
     run.give()
     watch = Watch(run)
@@ -373,7 +377,8 @@ def disturbed(run: Run, kills: Sequence[Kill], random: Random) -> float:
             raise SystemExit(f"run {run.folder} hangs after {[each.victim for each in kills]}")
         watch.look()
         if open_kill is not None and open_kill.moment is not None and watch.count > at_kill:
-            open_kill.until_next, open_kill = watch.since - begin - open_kill.moment, None
+            open_kill.until_next = watch.times[at_kill + 1] - begin - open_kill.moment
+            open_kill = None
         if back_at is not None and now > back_at and run.nodes is not None:
             back_at = None
             run.nodes.add()
@@ -386,9 +391,11 @@ def disturbed(run: Run, kills: Sequence[Kill], random: Random) -> float:
             if open_kill is not None:
                 open_kill.again = True
             run.give()
-        if pending and watch.count >= pending[0].after and now - watch.since > pending[0].delay:
+        if pending and watch.count >= pending[0].after:
             kill = pending[0]
-            found = victims[kill.victim].found(run)
+            # No earlier than its delay after the one before.
+            waited = now - max(watch.times[kill.after], last_kill)
+            found = victims[kill.victim].found(run) if waited > kill.delay else []
             if found:
                 pending.pop(0)
                 kill.moment, at_kill, open_kill = now - begin, watch.count, kill
@@ -396,9 +403,8 @@ def disturbed(run: Run, kills: Sequence[Kill], random: Random) -> float:
                     os.kill(random.choice(sorted(found)), victims[kill.victim].how)
                 if kill.victim == "second node" and kill.run % 2 == 0:
                     back_at = now + _BACK_SECONDS
-                # The next is no earlier than its delay after this one.
-                watch.since = now
-            elif now - watch.since > kill.delay + _VICTIM_SECONDS:
+                last_kill = now
+            elif waited > kill.delay + _VICTIM_SECONDS:
                 kill.victim = random.choice(["host", "driver"])
         time.sleep(_LOOK_SECONDS)
 
