@@ -54,12 +54,15 @@ class Killer:
 
 @pytest.fixture(scope="module")
 def battered(ray_cluster, make_job, folder):
-    """A sweep that lost a host in the middle of a trial, and its store."""
+    """A sweep that lost a host in the middle of a trial, and its store; its trials are kept within
+    their tasks, too."""
     killer = Killer(folder / "out")
+    job = make_job(folder / "out")
+    job["sweep"]["checkpoint_steps"] = 3
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store_watch, "SILENT_SECONDS", 5.0)
         patch.setattr(terminal, "ANSWER_SECONDS", 1.0)
-        sweep = Watched(make_job(folder / "out"), killer)
+        sweep = Watched(job, killer)
     assert sorted(killer.killed) == ["host", "store", "store, stopped"], killer.killed
     assert "does not answer for 1 s" in killer.answer
     return sweep
