@@ -6,57 +6,59 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
-from torch.utils.flop_counter import (
-    FlopCounterMode,
-    sdpa_backward_flop_count,
-    sdpa_flop_count,
-)
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 Result = TypeVar("Result")
 
 
-def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
+def _attention(query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))
 
 
-def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    return int(sdpa_backward_flop_count(gradient, query, key, value))
+def _attention_backward(
+    gradient: Tensor, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any
+) -> int:
+    shapes = (each.shape for each in (gradient, query, key, value))
+    return int(sdpa_backward_flop_count(*shapes))
 
 
-ATTENTION_ON_CPU = {
+FORMULAS = {
+    **flop_registry,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
-"""What torch's own counter does not know."""
+"""FLOPs of an operation by its arguments and its result: torch's, and two that torch lacks."""
 
 
-class _NoModules:
-    """In place of torch's tracker of modules, which nobody asks here: it slows a forward down, and
-    fails on a module that returns its own parameter (PEFT's GLoRA)."""
+class _Counter(TorchDispatchMode):
+    """Adds up the FLOPs of what happens inside, as torch's FlopCounterMode does.
 
-    parents = frozenset({"Global"})
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, *_: Any) -> None:
-        return
-
-
-class _Count:
-    """What is counted at the moment."""
+    That one also keeps a sum for each module, asks of every operation whether it can be taken
+    apart, and imports torch's compiler: a small forward takes several times as long under it, and
+    it fails on a module that returns its own parameter (PEFT's GLoRA).
+    """
 
     def __init__(self) -> None:
-        self.counter = FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU)
-        self.counter.mod_tracker = _NoModules()  # type: ignore[assignment]
-        self.correction = 0
-        """To be added to what the counter says."""
+        super().__init__()
+        self.total = 0
 
-    def total(self) -> int:
-        return self.counter.get_total_flops() + self.correction
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to be skipped, it would have to import the compiler, which nobody uses here."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        formula = FORMULAS.get(func.overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=result)
+        return result
 
 
-_current: ContextVar[_Count | None] = ContextVar("_current", default=None)
+_current: ContextVar[_Counter | None] = ContextVar("_current", default=None)
 
 
 def is_counting() -> bool:
@@ -67,27 +69,29 @@ def is_counting() -> bool:
 def counted(work: Callable[[], Result]) -> tuple[Result, int]:
     """What `work` returns, and the FLOPs of its matrix products and attentions, backward included.
 
-    A multiplication and an addition are two.
+    A multiplication and an addition are two. Raises RuntimeError in torch's inference mode, where
+    products are not told apart.
     """
-    count = _Count()
-    token = _current.set(count)
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError("operations cannot be counted in torch's inference mode")
+    counter = _Counter()
+    token = _current.set(counter)
     try:
-        with count.counter:
+        with counter:
             result = work()
     finally:
         _current.reset(token)
-    return result, count.total()
+    return result, counter.total
 
 
 @contextmanager
 def counting_as(price: Callable[[], int]) -> Iterator[None]:
     """What happens inside counts as `price()` FLOPs, whatever it takes; that is only asked where
     somebody counts."""
-    count = _current.get()
-    if count is None:
+    counter = _current.get()
+    if counter is None:
         yield
         return
-    before = count.total()
+    before = counter.total
     yield
-    wanted = before + price()
-    count.correction += wanted - count.total()
+    counter.total = before + price()
