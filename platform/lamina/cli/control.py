@@ -61,12 +61,7 @@ def fork_of_trial(run: Path, word: str, words: Sequence[str]) -> None:
         parent = _trial(store.results(), word)
         made = fork_trial(parent["mapping"], words)
         name = "-".join(each for each in (parent["name"], made.name) if each)
-        settings = {
-            **(parent["settings"] or {}),
-            **made.settings,
-            "fork_of": parent["trial"],
-            "after_tasks": len(parent["reports"]),
-        }
+        settings = {**(parent["settings"] or {}), **made.settings}
         trial, refusal = store.fork(parent["trial"], name, made.job.mapping, settings)
     if refusal:
         raise InputError(f"TRIAL: {refusal}")

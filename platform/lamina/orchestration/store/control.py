@@ -89,9 +89,14 @@ def _resume(store: SharedStore, trial: str) -> str | None:
 
 
 def fork(
-    store: SharedStore, parent: str, name: str, mapping: Mapping[str, Any], settings: Any
+    store: SharedStore,
+    parent: str,
+    name: str,
+    mapping: Mapping[str, Any],
+    settings: Mapping[str, Any],
 ) -> tuple[str | None, str | None]:
-    """Queue a trial that goes on from the last boundary of `parent` as the job `mapping`.
+    """Queue a trial that goes on from the last boundary of `parent` as the job `mapping`. Its
+    settings also say where it comes from: only here is it known which boundary is the last.
 
     Returns its id, or None and why not.
     """
@@ -105,7 +110,8 @@ def fork(
     trial = trial_id(mapping, boundary)
     with store.ledger.transaction():
         store.submit(trial, f"{name}-after{boundary.task + 1}", mapping, boundary)
-        _want(store, trial, settings)
+        origin = {"fork_of": parent, "after_tasks": boundary.task + 1}
+        _want(store, trial, {**settings, **origin})
     return trial, None
 
 
