@@ -4,8 +4,13 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's own niceness of 15 would let its processes starve beside another process of tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
+import gc
 import stat
+import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -55,6 +60,21 @@ def disk_order(monkeypatch):
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(os, "replace", note_replace)
     return order
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """Ray on this machine, with two cores, for all tests of a process that need one."""
+    from lamina.orchestration.cluster import cluster
+
+    with ExitStack() as stack:
+        stack.enter_context(cluster(num_cpus=2))
+        yield
+        with warnings.catch_warnings():
+            # Ray does not wait for every process that it has ended.
+            warnings.filterwarnings("ignore", "subprocess .* is still running", ResourceWarning)
+            stack.close()
+            gc.collect()
 
 
 @pytest.fixture(scope="session")

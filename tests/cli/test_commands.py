@@ -6,7 +6,7 @@ import re
 import pytest
 
 from lamina.strategies import strategy_names
-from watched import RAY
+from watched import RAY, hosts_in_threads
 
 
 def test_strategies_lists_each_with_what_goes_with_it_in_eighty_columns(lamina):
@@ -122,8 +122,9 @@ def test_a_run_that_breaks_off_leaves_no_run_open(lamina, job, only_run, monkeyp
 
 @RAY[0]
 @RAY[1]
-def test_a_sweep_ranks_its_trials_and_report_shows_them_again(lamina, job, tmp_path):
-    done = lamina("sweep", job, "hosts.count=1")
+def test_a_sweep_ranks_its_trials_and_report_shows_them_again(lamina, ray_cluster, job, tmp_path):
+    with hosts_in_threads():
+        done = lamina("sweep", job, "hosts.count=1")
     assert done.exit_code == 0, done.output
     rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())["trials"]
     assert sorted(row["name"] for row in rows) == [

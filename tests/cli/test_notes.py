@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lamina.backbones import cpu
-from watched import RAY
+from watched import RAY, hosts_in_threads
 
 CUT = "stream: 9 of 72 texts are longer than 12 tokens and are cut (backbone.max_length)"
 ALIKE = "stream: 2 labels look like 1 and are read as one: 'Off ' (row 2)"
@@ -81,9 +81,12 @@ def test_numbers_that_a_cpu_is_slow_at_are_one_line(lamina, texts, monkeypatch, 
 
 @RAY[0]
 @RAY[1]
-def test_a_sweep_prints_its_notes_and_keeps_them_on_its_leaderboard(lamina, texts, tmp_path):
+def test_a_sweep_prints_its_notes_and_keeps_them_on_its_leaderboard(
+    lamina, ray_cluster, texts, tmp_path
+):
     space = "sweep.space={training.learning_rate: {grid_search: [0.001, 0.01]}}"
-    check_printed(lamina("sweep", texts, space))
+    with hosts_in_threads():
+        check_printed(lamina("sweep", texts, space))
     rows = json.loads((tmp_path / "out" / "leaderboard.json").read_text())["trials"]
     assert len(rows) == 2
     for row in rows:

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from lamina.cli import main
 from lamina.files import alone_in
-from watched import RAY
+from watched import RAY, hosts_in_threads
 
 
 @pytest.fixture
@@ -142,11 +142,11 @@ def test_the_job_of_a_folder_that_is_damaged_or_missing_is_one_line(lamina, tmp_
 @pytest.mark.ray
 @RAY[1]
 @pytest.mark.timeout(600)
-def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on(job, tmp_path):
+def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on(lamina, ray_cluster, job, tmp_path):
     """In a process of its own, with a Ray of its own, as a person runs it."""
     environment = {key: each for key, each in os.environ.items() if "RAY_" not in key}
     environment |= {"PYTHONPATH": "platform", "LAMINA_TEST": str(tmp_path)}
-    words = ["hosts.count=1", "training.epochs=40"]
+    words = ["hosts.count=1", "training.epochs=15"]
     command = [sys.executable, "-m", "lamina.cli", "sweep", str(job), *words]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -160,14 +160,9 @@ def test_a_sweep_that_is_stopped_leaves_no_process_and_goes_on(job, tmp_path):
     assert err.splitlines()[-1].startswith("stopped by SIGTERM; the same command goes on")
     assert "Traceback" not in err
     assert processes_with(f"LAMINA_TEST={tmp_path}") == []
-    again = subprocess.run(
-        [sys.executable, "-m", "lamina.cli", "resume", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert again.returncode == 0, (again.stdout, again.stderr)
+    with hosts_in_threads():
+        again = lamina("resume", tmp_path / "out")
+    assert again.exit_code == 0, again.output
     assert "found 3 trials in " in again.stdout
 
 

@@ -5,13 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from unittest.mock import patch
 
 import pytest
 import ray
 import torch
 
 from lamina.config import HostSettings, parse_job
+from lamina.orchestration.hosts.heartbeat import heartbeat
+from lamina.orchestration.hosts.host import train_claimed
 from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
 from lamina.orchestration.sweep.run import run_sweep
 
@@ -73,13 +76,29 @@ def matrix_alone(mapping):
     return [(each.validation, each.test) for each in reports]
 
 
-class Watched:
-    """Runs a sweep, keeps its events, and calls `react` with each."""
+def _host_in_a_thread(settings, folder, on_controller):
+    with heartbeat(settings.store, settings.name):
+        train_claimed(settings, torch.device("cpu"))
 
-    def __init__(self, mapping, react=lambda event: None):
+
+def hosts_in_threads():
+    """While within, the hosts of a sweep are threads of this process.
+
+    A test that is about Ray Tune, the store or the command line is spared the start of Ray Train,
+    twelve CPU seconds a host.
+    """
+    return patch("lamina.orchestration.sweep.run.run_host", _host_in_a_thread)
+
+
+class Watched:
+    """Runs a sweep, keeps its events, and calls `react` with each. `in_threads`: with its hosts in
+    this process."""
+
+    def __init__(self, mapping, react=lambda event: None, *, in_threads=False):
         self.events = []
         self._react = react
-        self.rows = run_sweep(parse_job(mapping), self._on_event)
+        with hosts_in_threads() if in_threads else nullcontext():
+            self.rows = run_sweep(parse_job(mapping), self._on_event)
 
     def _on_event(self, event):
         self.events.append(event)

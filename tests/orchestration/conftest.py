@@ -1,26 +1,6 @@
-"""A Ray cluster for all tests here, a job that takes seconds, and what its trials give without
-Ray."""
-
-import gc
-import warnings
-from contextlib import ExitStack
+"""A job that takes seconds."""
 
 import pytest
-
-from lamina.orchestration.cluster import cluster
-
-
-@pytest.fixture(scope="session")
-def ray_cluster():
-    """Ray on this machine, with two cores."""
-    with ExitStack() as stack:
-        stack.enter_context(cluster(num_cpus=2))
-        yield
-        with warnings.catch_warnings():
-            # Ray does not wait for every process that it has ended.
-            warnings.filterwarnings("ignore", "subprocess .* is still running", ResourceWarning)
-            stack.close()
-            gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -203,7 +203,7 @@ def test_sums_that_are_asked_for_before_and_after_a_task_are_admitted(federated_
 def test_a_sweep_tries_aggregators_on_the_same_clients(ray_cluster, federated_job, tmp_path):
     job = federated_job(tmp_path, "synchronous")
     aggregators = [{"federation": {"aggregator": {"name": name}}} for name in ("fedit", "flora")]
-    sweep = Watched({**job, "sweep": {"variants": aggregators}})
+    sweep = Watched({**job, "sweep": {"variants": aggregators}}, in_threads=True)
     assert [row["status"] for row in sweep.rows] == ["finished", "finished"]
     for row in sweep.rows:
         assert len(row["reports"]) == 3

@@ -9,7 +9,9 @@ import threading
 
 import pytest
 import torch
+from click.testing import CliRunner
 
+from lamina.cli import main
 from lamina.config import HostSettings
 from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
 from lamina.orchestration.store import control
@@ -96,6 +98,7 @@ def test_a_fork_starts_at_the_last_boundary_which_stays_for_it(store):
     assert store.reports(trial) == [report_of(0), report_of(1)]
     (row,) = [row for row in control.results(store) if row["trial"] == trial]
     assert (row["name"], row["fork"]) == ("f-after2", {"trial": "half", "task": 1})
+    assert row["settings"] == {"seed": 1, "fork_of": "half", "after_tasks": 2}
 
 
 def test_a_fork_of_a_fork_that_has_learned_nothing_starts_where_that_would(store):
@@ -129,7 +132,13 @@ def test_a_run_whose_ray_is_gone_does_not_run(tmp_path):
 
 
 def lamina(*words):
-    """The command line, in a process of its own."""
+    """The command line, in this process: it is connected to the sweep's Ray already."""
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    return done.exit_code, done.output
+
+
+def lamina_elsewhere(*words):
+    """The command line, in a process of its own, as in another terminal."""
     environment = {**os.environ, "PYTHONPATH": "platform"}
     command = [sys.executable, "-m", "lamina.cli", *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -137,8 +146,9 @@ def lamina(*words):
 
 
 class Driven:
-    """A sweep of a slow and a quick trial on one host that is driven from another process: the slow
-    one is paused after its first task, forked, brought back when all else is done, and stopped."""
+    """A sweep of a slow and a quick trial on one host that is driven: the slow one is paused after
+    its first task, forked, brought back when all else is done, and stopped. What need not be quick
+    is said in another process."""
 
     def __init__(self, job, folder):
         self.events = queue.Queue()
@@ -148,12 +158,12 @@ class Driven:
         sweep.start()
         slow = self.until("reported", prefix="er-")
         self.said["pause"] = lamina("pause", folder, slow)
-        self.said["fork"] = lamina("fork", folder, slow, "training.epochs=1")
+        self.said["fork"] = lamina_elsewhere("fork", folder, slow, "training.epochs=1")
         self.said["refused"] = lamina("fork", folder, slow, "adapter.rank=8", "training.epoch=1")
         assert [code for code, _ in self.said.values()] == [0, 0, 2], self.said
         quick = self.until("finished")
         self.until("finished", but=quick)
-        self.said["trials"] = lamina("trials", folder)
+        self.said["trials"] = lamina_elsewhere("trials", folder)
         self.said["resume"] = lamina("resume", folder, slow)
         assert self.said["resume"][0] == 0, self.said
         self.until("started")
@@ -164,7 +174,7 @@ class Driven:
         self.said["too late"] = lamina("stop", folder, slow)
 
     def _run(self, job):
-        self.rows = Watched(job, self.events.put).rows
+        self.rows = Watched(job, self.events.put, in_threads=True).rows
 
     def until(self, kind, prefix="", but=None):
         """Waits for an event; returns its trial."""
@@ -180,7 +190,7 @@ def driven(ray_cluster, make_job, tmp_path_factory):
     folder = tmp_path_factory.mktemp("driven") / "out"
     job = make_job(folder)
     job["hosts"] = {"count": 1}
-    job["training"] = {"epochs": 150, "batch_size": 8}
+    job["training"] = {"epochs": 30, "batch_size": 8}
     quick = {"strategy": {"name": "finetune"}, "training": {"epochs": 1}}
     job["sweep"] = {"variants": [{"strategy": {"name": "er"}}, quick], "max_concurrent": 1}
     return Driven(job, folder)

@@ -52,12 +52,12 @@ def test_other_data_in_the_same_place_are_learned_and_the_same_elsewhere_are_kno
         if event["event"] == "sweep_started":
             path.unlink()
 
-    first = Watched(job(path), take_away)
+    first = Watched(job(path), take_away, in_threads=True)
     assert [row["status"] for row in first.rows] == ["finished", "finished"]
     assert not first.of("renewed")
 
     write(path, seed=2)
-    second = Watched(job(path))
+    second = Watched(job(path), in_threads=True)
     (renewed,) = second.of("renewed")
     assert (len(renewed["names"]), renewed["why"]) == (2, "the data changed")
     assert {row["status"] for row in second.rows} == {"finished"}

@@ -11,7 +11,7 @@ def test_kill_9_of_the_driver_costs_no_task_that_was_reported(ray_cluster, make_
     del job["sweep"]
     with killed_driver(job) as events:
         reported = next(event for event in events if event["event"] == "reported")
-    sweep = Watched(job)
+    sweep = Watched(job, in_threads=True)
     (row,) = sweep.rows
     assert (row["trial"], row["status"]) == (reported["trial"], "finished")
     assert reported["report"]["task"] not in [

@@ -126,7 +126,7 @@ def test_a_host_trains_trials_together_that_ray_tune_has_not_come_to_yet(
     }
     # Ray Tune keeps two trials awake for one host.
     job["hosts"] = {"count": 1, "cohort": 4}
-    sweep = Watched(job)
+    sweep = Watched(job, in_threads=True)
     kinds = [each["event"] for each in sweep.events if each["event"] in ("started", "reported")]
     assert kinds[:4] == ["started"] * 4
     assert len(sweep.rows) == 4

@@ -20,7 +20,7 @@ def test_a_stopped_trial_trains_no_further_task_and_frees_its_host(ray_cluster, 
         "max_concurrent": 1,
     }
     job["hosts"] = {"count": 1}
-    sweep = Watched(job)
+    sweep = Watched(job, in_threads=True)
     first, stopped, last = sweep.rows
     assert (first["status"], len(first["reports"])) == ("finished", 3)
     assert (stopped["status"], len(stopped["reports"])) == ("stopped", 1)
@@ -75,7 +75,7 @@ def test_what_ray_tune_brings_works_on_thin_trials(ray_cluster, make_job, tmp_pa
         "max_concurrent": 2,
         **STOCK[name],
     }
-    sweep = Watched(job)
+    sweep = Watched(job, in_threads=True)
     assert {row["status"] for row in sweep.rows} <= {"finished", "stopped"}, sweep.rows
     learned = sorted(len(row["reports"]) for row in sweep.rows)
     assert learned[-1] == 3

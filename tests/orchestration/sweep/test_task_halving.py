@@ -105,7 +105,7 @@ def test_rungs_are_the_grace_times_powers_of_the_factor():
 def test_the_best_half_goes_on_at_each_rung_though_one_trial_runs_at_a_time_and_one_fails(
     ray_cluster, make_job, tmp_path
 ):
-    sweep = Watched(halved(make_job, tmp_path / "out", variants=[BROKEN]))
+    sweep = Watched(halved(make_job, tmp_path / "out", variants=[BROKEN]), in_threads=True)
     failed = [row for row in sweep.rows if row["status"] == "failed"]
     assert len(failed) == 1
     check([row for row in sweep.rows if row["status"] != "failed"])
@@ -125,7 +125,7 @@ def test_hosts_that_train_ahead_of_ray_tune_halve_alike(ray_cluster, make_job, t
     job = halved(make_job, tmp_path / "out")
     job["hosts"] = {"count": 2}
     del job["sweep"]["max_concurrent"]
-    sweep = Watched(job)
+    sweep = Watched(job, in_threads=True)
     check(sweep.rows)
     for row in sweep.rows:
         assert matrix(row["reports"]) == matrix_alone(row["mapping"])[: len(row["reports"])]
@@ -145,7 +145,7 @@ def test_a_sweep_whose_driver_was_killed_goes_on_halving_with_the_same_decisions
                 break
     stopped = {event["trial"] for event in seen if event["event"] == "stopped"}
     before = {row["trial"]: row["reports"] for row in read_ledger(tmp_path / "out")}
-    sweep = Watched(job)
+    sweep = Watched(job, in_threads=True)
     check(sweep.rows)
     for row in sweep.rows:
         learned = before[row["trial"]]

@@ -26,7 +26,7 @@ def packed(ray_cluster, make_job, tmp_path_factory):
         "space": {"training.learning_rate": {"grid_search": [1e-3, 2e-3]}},
         "verify": 0.5,
     }
-    return Watched(job), folder
+    return Watched(job, in_threads=True), folder
 
 
 def test_a_share_of_the_trials_is_trained_again_and_is_the_same(packed):

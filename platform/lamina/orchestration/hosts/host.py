@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import ObjectLostError, RayError
@@ -25,6 +25,11 @@ from lamina.orchestration.backbone_copies import copy_key, take_copy
 from lamina.orchestration.hosts.heartbeat import heartbeat
 from lamina.orchestration.hosts.spec import HostSpec
 from lamina.orchestration.store.client import StoreClient
+
+if TYPE_CHECKING:
+    import torch
+
+    from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
 
 MOST_FAILURES = 3
 """So often in a row may a host die without having learned a task in between."""
@@ -126,29 +131,40 @@ def _train(settings: HostSpec) -> None:
     import torch
     from ray.train.torch import get_device
 
-    from lamina.orchestration.hosts.claimed_trials import ClaimedTrials
-    from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
-
     torch.set_num_threads(settings.threads)
     device = get_device()
+    if settings.workers == 1:
+        train_claimed(settings, device)
+        return
+    from lamina.orchestration.hosts.trials_of_several import TrialsOfSeveral
+
+    together = TrialsOfSeveral(settings, _resident_backbones(settings, device))
+    if ray.train.get_context().get_world_rank() == 0:
+        where = f"{settings.workers} workers, the first on {device} of {platform.node()}"
+        settings.store.arrive(settings.name, where, os.getpid())
+    together.train()
+
+
+def train_claimed(settings: HostSpec, device: "torch.device") -> None:
+    """Tell the store that the host is there, and train on `device` what it claims, until there is
+    nothing left."""
+    from lamina.orchestration.hosts.claimed_trials import ClaimedTrials
+
+    backbones = _resident_backbones(settings, device)
+    settings.store.arrive(settings.name, f"{device} of {platform.node()}", os.getpid())
+    ClaimedTrials(settings, backbones).train()
+
+
+def _resident_backbones(settings: HostSpec, device: "torch.device") -> "ResidentBackbones":
+    from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
+
     store = settings.store
-    backbones = ResidentBackbones(
+    return ResidentBackbones(
         device,
         settings.hosts,
         lambda digest, build: _find_stream(store, digest, build),
         lambda name: take_copy(name, store.stream(copy_key(name))),
     )
-    if settings.workers > 1:
-        from lamina.orchestration.hosts.trials_of_several import TrialsOfSeveral
-
-        together = TrialsOfSeveral(settings, backbones)
-        if ray.train.get_context().get_world_rank() == 0:
-            where = f"{settings.workers} workers, the first on {device} of {platform.node()}"
-            store.arrive(settings.name, where, os.getpid())
-        together.train()
-        return
-    store.arrive(settings.name, f"{device} of {platform.node()}", os.getpid())
-    ClaimedTrials(settings, backbones).train()
 
 
 def _process_group() -> Any:
