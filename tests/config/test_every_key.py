@@ -189,6 +189,7 @@ NOT_HERE = {
     "training.measure": "of classes there is one: tests/evaluation/test_measures.py",
     "backbone.name": "another model",
     "backbone.dtype": "of the weights, that the test's backbone has loaded",
+    "backbone.quantize": "as dtype: tests/backbones/test_quantised.py",
     "backbone.pooling": "as dtype",
     "backbone.tower": "of models of texts and images",
 }

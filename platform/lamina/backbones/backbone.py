@@ -100,6 +100,10 @@ class BackboneSettings:
     """A named backbone (`minilm`), a folder, or a Hugging Face hub id."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the frozen weights and of what they compute."""
+    quantize: Literal["int8"] | None = None
+    """How the weights of linear modules are held, on their device: null as they are; `int8`, as
+    8-bit integers with a scale for each row (torchao), which are numbers of `dtype` where they are
+    computed with. Results differ in the second digit."""
     tower: Tower | None = None
     """Which half of a model that has two: of CLIP and SigLIP the one that reads images (`vision`,
     the default) or texts (`text`); of T5, BART and their kin the `encoder` (the default), or `both`
@@ -120,6 +124,11 @@ class BackboneSettings:
             raise InputError(f"backbone.max_length: {self.max_length} is not positive")
         if self.max_memory_gb is not None and self.max_memory_gb <= 0:
             raise InputError(f"backbone.max_memory_gb: {self.max_memory_gb} is not positive")
+        if self.max_memory_gb is not None and self.quantize is not None:
+            raise InputError(
+                f"backbone.max_memory_gb: {self.max_memory_gb} does not go with backbone.quantize, "
+                "whose weights are all on the device (allowed: null)"
+            )
 
 
 @dataclass(frozen=True)
@@ -300,6 +309,8 @@ class Backbone:
         digest = sha256()
         for name, tensor in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
+            if self.settings.quantize is not None and hasattr(tensor, "dequantize"):
+                tensor = tensor.dequantize()
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 

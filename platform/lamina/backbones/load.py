@@ -2,6 +2,7 @@
 
 import tempfile
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,7 +41,7 @@ def load_backbone(
     encoder = load_encoder(location, settings.max_length, tower_config(config, settings.tower))
     if resident is not None:
         return _backbone(resident.model, encoder, settings)
-    arguments = _placement(config, settings, torch.device(device))
+    arguments = _placement(config, settings, torch.device(device)) | _quantised(settings)
     dtype = getattr(torch, settings.dtype)
     disable_progress_bar()
     model = load_model(location, config, settings.tower, dtype=dtype, **arguments)
@@ -55,6 +56,7 @@ def outline_backbone(settings: BackboneSettings) -> Backbone:
     location = locate(settings.name)
     config = config_of(location)
     encoder = load_encoder(location, settings.max_length, tower_config(config, settings.tower))
+    _quantised(settings)
     model = empty_model(config, settings.tower)
     if Path(location).is_dir():
         check_weights(location, config, settings.tower)
@@ -119,7 +121,7 @@ def _placement(
     config: "PretrainedConfig", settings: BackboneSettings, device: torch.device
 ) -> dict[str, Any]:
     """Arguments of `from_pretrained`: everything on the device, or spread by accelerate."""
-    limit = _memory_limit(settings, device)
+    limit = None if settings.quantize else _memory_limit(settings, device)
     if limit is None or _size_in_bytes(config, settings) <= limit:
         return {"device_map": {"": device}}
     first: int | str = (device.index or 0) if device.type == "cuda" else "cpu"
@@ -128,6 +130,22 @@ def _placement(
         "max_memory": {first: limit} if first == "cpu" else {first: limit, "cpu": _host_memory()},
         "offload_folder": tempfile.mkdtemp(prefix="lamina-offload-"),
     }
+
+
+def _quantised(settings: BackboneSettings) -> dict[str, Any]:
+    """Arguments of `from_pretrained` that hold weights in fewer bits. Raises InputError where the
+    package is missing that does it."""
+    if settings.quantize is None:
+        return {}
+    if find_spec("torchao") is None:
+        raise InputError(
+            f"backbone.quantize: {settings.quantize!r} needs torchao, which is not installed "
+            "(pip install torchao)"
+        )
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
+    return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
 
 
 def _memory_limit(settings: BackboneSettings, device: torch.device) -> int | None:

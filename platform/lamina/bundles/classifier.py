@@ -42,6 +42,8 @@ def why_not_plain(predictor: Predictor) -> str | None:
             return f"PEFT has no adapter of kind {kind.name!r}"
     if model.backbone.settings.tower not in (None, "both"):
         return "its backbone is one tower of a model"
+    if (held := model.backbone.settings.quantize) is not None:
+        return f"the weights of its backbone are held as {held}"
     return None
 
 

@@ -76,7 +76,9 @@ class ResidentBundles:
         alike = [
             each
             for (digest, held), each in self._backbones.items()
-            if (digest, held.dtype, held.tower) == (key[0], key[1].dtype, key[1].tower)
+            if digest == key[0]
+            and (held.dtype, held.quantize, held.tower)
+            == (key[1].dtype, key[1].quantize, key[1].tower)
         ]
         return load_backbone(bundle.job.backbone, self._device, alike[0] if alike else None)
 
