@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from lamina.tracking.palette import BOUND, PALETTE
@@ -80,6 +81,33 @@ def test_only_a_trial_with_tasks_left_is_called_stopped(monkeypatch, tmp_path):
         "of two tasks",
         "joint  (all tasks at once)",
     ]
+
+
+def test_curves_of_less_that_is_better_have_a_scale_and_labels_of_their_own(monkeypatch, tmp_path):
+    heights, ticks = {}, []
+    text, save = Axes.text, Figure.savefig
+
+    def note_text(axes, x, y, said, **style):
+        heights[said.split()[1]] = y
+        return text(axes, x, y, said, **style)
+
+    def note_ticks(figure, *where, **how):
+        ticks.extend(figure.axes[0].get_yticks())
+        return save(figure, *where, **how)
+
+    monkeypatch.setattr(Axes, "text", note_text)
+    monkeypatch.setattr(Figure, "savefig", note_ticks)
+    curves = {"low": Curve([9.0, 5.0], 2), "high": Curve([30.0, 40.0], 2)}
+    draw_curves(
+        tmp_path / "curves.png",
+        tasks=TASKS[:2],
+        curves=curves,
+        part="test",
+        name="sweep",
+        measure="perplexity",
+    )
+    assert heights == {"low": pytest.approx(5.0), "high": pytest.approx(40.0)}
+    assert max(ticks) >= 30
 
 
 def test_a_joint_trial_is_a_level_across_the_picture(tmp_path):

@@ -115,6 +115,8 @@ def draw_curves(
     started = [(trial, curve) for trial, curve in curves.items() if curve.values]
     ranked = sorted(started, key=lambda item: item[1].values[-1], reverse=better == "max")
     named, others = ranked[:LABELLED], ranked[LABELLED:]
+    # Labels stand one below the other.
+    named.sort(key=lambda item: item[1].values[-1], reverse=True)
     figure = Figure(figsize=(8.0, 5.2), dpi=_DPI)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -152,7 +154,8 @@ def draw_curves(
     labels = [fill(task, 14, break_long_words=False) for task in tasks]
     axes.set_xticks(range(len(tasks)), labels, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_xlabel("after training task")
-    axes.set_yticks(np.arange(0.0, 1.01, 0.2))
+    if better == "max":
+        axes.set_yticks(np.arange(0.0, 1.01, 0.2))
     axes.grid(axis="y", color="#e8e8e8")
     axes.set_axisbelow(True)
     axes.tick_params(length=0)
