@@ -10,6 +10,7 @@ from lamina.adapters.kinds.prompt import Prompt
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Call
 from lamina.backbones.decoding import decoded_by, left_padded
+from lamina.backbones.language_head import LanguageHead
 from lamina.core import ANSWER_AT, IGNORED
 from lamina.registry import InputError
 from language_models import CONFIGS, language_backbone
@@ -121,9 +122,9 @@ def test_a_row_that_may_say_no_more_keeps_no_other_waiting(models, monkeypatch):
     free = backbone.run(Call(inputs, overlay, MOST)).said
     steps = []
     monkeypatch.setattr(type(backbone), "end_token", int(free[0, 2]))
-    head = type(backbone).token_logits
+    head = LanguageHead.__call__
     monkeypatch.setattr(
-        type(backbone), "token_logits", lambda self, h: steps.append(len(h)) or head(self, h)
+        LanguageHead, "__call__", lambda self, h: steps.append(len(h)) or head(self, h)
     )
     said = backbone.run(Call(inputs, overlay, MOST, limits=torch.tensor([MOST, 2]))).said
     ends = free[0].tolist().index(int(free[0, 2])) + 1

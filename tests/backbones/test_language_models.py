@@ -13,6 +13,7 @@ from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.encoding import TextEncoder
+from lamina.backbones.language_head import LanguageHead
 from lamina.backbones.load import load_backbone
 from lamina.backbones.padding import with_padding
 from lamina.core import ANSWER_AT, IGNORED, Batch, Conversation, Samples
@@ -67,6 +68,27 @@ def test_logits_are_those_of_the_whole_model_at_the_answer(name, models):
         torch.testing.assert_close(ours[row, :number], expected, atol=1e-4, rtol=1e-4)
         ids = batch.inputs["input_ids"][row, start : start + number]
         assert torch.equal(ids, label[:number])
+
+
+def test_the_head_reads_no_token_behind_an_answer(models, monkeypatch):
+    backbone = models("llama")[1]
+    batch = calls_stream(backbone).experiences[0].train
+    counted = batch.labels != IGNORED
+    assert not counted.all()
+    hidden = torch.randn(*counted.shape, backbone.dim, requires_grad=True)
+    head, read = LanguageHead.__call__, []
+    monkeypatch.setattr(
+        LanguageHead, "__call__", lambda self, h: read.append(h.shape) or head(self, h)
+    )
+    found = backbone.token_logits(hidden, batch.inputs)
+    assert read == [(int(counted.sum()), backbone.dim)]
+    expected = head(backbone.language_head, hidden)
+    torch.testing.assert_close(found[counted], expected[counted])
+    own, naive = (
+        torch.autograd.grad(cross_entropy(logits, batch.labels), hidden)[0]
+        for logits in (found, expected)
+    )
+    torch.testing.assert_close(own, naive)
 
 
 @pytest.mark.parametrize("name", EVERY)

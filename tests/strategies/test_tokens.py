@@ -22,7 +22,7 @@ TAKE_TOKENS = [name for name in strategy_names() if "tokens" in strategy_class(n
 PREFIXES = ("coda_prompt", "dualprompt")
 """Their prefixes are as wide as tokens, and the keys of the tiny Llama are not."""
 STEADY = {
-    "c_lora": {"strength": 1e-3},
+    "c_lora": {"strength": 1e-4},
     "cl_moe": {"picked": 4},
     "sdft": {"temperature": 0.0},
 }

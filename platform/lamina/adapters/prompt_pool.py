@@ -55,6 +55,6 @@ def prompted_logits(model: AdaptedModel, inputs: Mapping[str, Tensor], picked: T
     reads the mean of the prompts' output tokens; or of the tokens of answers [N, A, V]."""
     hidden = model.backbone(inputs, Overlay(prompts=[prompts_of(model, picked)]))
     if hidden.answers is not None:
-        return model.backbone.token_logits(hidden.answers)
+        return model.backbone.token_logits(hidden.answers, inputs)
     assert hidden.prompts is not None
     return model.logits(hidden.prompts)

@@ -54,7 +54,7 @@ from lamina.backbones.overlay import (
     rows_of,
 )
 from lamina.backbones.packing import added_by, are_shared, packed
-from lamina.backbones.unpadded import TokenPositions
+from lamina.backbones.unpadded import TokenPositions, spread
 from lamina.core import (
     ANSWER_AT,
     DECODED,
@@ -477,10 +477,18 @@ class Backbone:
         rows = [row[row != IGNORED].tolist() for row in answers.cpu()]
         return [self.encoder.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
 
-    def token_logits(self, answers: Tensor) -> Tensor:
-        """Logits [N, A, V] of the next token after each of `answers` [N, A, dim], by the frozen
-        head that the language model came with."""
-        return self.language_head(answers)
+    def token_logits(self, answers: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits [N, A, V] of the next token after each of `answers` [N, A, dim] to these inputs,
+        by the frozen head that the language model came with. Behind a shorter answer its last ones
+        stand again, which give no gradient. Where operations are counted, padding counts as any
+        token."""
+        columns = torch.arange(answers.shape[1], device=answers.device)
+        counted = (columns < _answer_lengths(inputs)[:, None]).flatten()
+        if is_counting() or counted.all():
+            return self.language_head(answers)
+        at = counted.nonzero()[:, 0]
+        logits = self.language_head(answers.flatten(0, 1).index_select(0, at))
+        return spread(logits, counted.cumsum(0) - 1, at).unflatten(0, answers.shape[:2])
 
     @property
     def decoder_start(self) -> int:
@@ -677,7 +685,7 @@ class Backbone:
         with laid_over(stood_in, self.architecture, overlay, None, self.num_first):
             said, tokens = decoded(
                 forward,
-                lambda hidden: choose(self.token_logits(hidden)),
+                lambda hidden: choose(self.language_head(hidden)),
                 self._text_arguments(dict(texts), prompt, 0),
                 most=call.most_of_rows(),
                 end=self.end_token,
@@ -696,7 +704,7 @@ class Backbone:
         with laid_over(model, self.architecture, overlay, None, 0):
             said, encoded = decoded_by_decoder(
                 lambda arguments: self._run(arguments, overlay.stand_in),
-                lambda hidden: choose(self.token_logits(hidden)),
+                lambda hidden: choose(self.language_head(hidden)),
                 plan.arguments,
                 call.inputs[DECODED][:, :1],
                 most=call.most_of_rows(),
@@ -746,7 +754,12 @@ class Backbone:
         answers = nothing if hidden.answers is None else hidden.answers.split(sizes)
         said = nothing if hidden.said is None else map(_cut, hidden.said.split(sizes))
         return [
-            Hidden(features, prompt, None if answer is None else answer[:, : _longest(call)], own)
+            Hidden(
+                features,
+                prompt,
+                None if answer is None else answer[:, : int(_answer_lengths(call.inputs).max())],
+                own,
+            )
             for features, prompt, answer, own, call in zip(
                 hidden.features.split(sizes), prompts, answers, said, calls, strict=True
             )
@@ -906,11 +919,11 @@ def _prompts_of(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: each for name, each in inputs.items() if name not in (*OF_DECODER, KEYS)}
 
 
-def _longest(call: Call) -> int:
-    """Tokens of a call's longest answer."""
-    if DECODED in call.inputs:
-        return call.inputs[DECODED].shape[1]
-    return int((call.inputs["attention_mask"].sum(dim=1) - call.inputs[ANSWER_AT]).max())
+def _answer_lengths(inputs: Mapping[str, Tensor]) -> Tensor:
+    """int64 [N]: tokens of each answer."""
+    if DECODED_MASK in inputs:
+        return inputs[DECODED_MASK].sum(dim=1)
+    return inputs["attention_mask"].sum(dim=1) - inputs[ANSWER_AT]
 
 
 def num_positions(model: nn.Module) -> int | None:

@@ -76,7 +76,7 @@ class TokenPositions:
     def within(self, tokens: Tensor) -> Tensor:
         """[1, T, ...] -> [N, S, ...], for those who do not look where padding is: there stands
         another token."""
-        padded: Tensor = _Spread.apply(tokens[0], self.stand_ins, self.at)
+        padded = spread(tokens[0], self.stand_ins, self.at)
         return padded.unflatten(0, (len(self.lengths), -1))
 
     def sizes(self, rows: Sequence[int]) -> list[int]:
@@ -84,12 +84,19 @@ class TokenPositions:
         return [int(lengths.sum()) for lengths in self.lengths.split(list(rows))]
 
 
-class _Spread(Function):
-    """Rows [T, ...] at their positions, and what stands in elsewhere.
+def spread(rows: Tensor, stand_ins: Tensor, at: Tensor) -> Tensor:
+    """Rows [T, ...] at the positions `at` [T] of as many as `stand_ins` has, and elsewhere the row
+    that it names.
 
     Only the positions give a gradient: nobody has looked at the others. A gather both ways, where
     zeros would be written first.
     """
+    found: Tensor = _Spread.apply(rows, stand_ins, at)
+    return found
+
+
+class _Spread(Function):
+    """What `spread` says."""
 
     @staticmethod
     def forward(context: Any, rows: Tensor, stand_ins: Tensor, at: Tensor) -> Tensor:

@@ -196,7 +196,7 @@ def against_frozen(
         rows = batch.to(backbone.device)
         bare = backbone(rows.inputs).answers
         assert bare is not None, "answers are tokens"
-        logits = (backbone.token_logits(bare), logits_of(strategy, model, rows, task))
+        logits = (backbone.token_logits(bare, rows.inputs), logits_of(strategy, model, rows, task))
         frozen, now = (each.log_softmax(dim=-1) for each in logits)
         counts = rows.labels != IGNORED
         kl = (frozen.exp() * (frozen - now)).sum(dim=-1)[counts].double().sum()
