@@ -72,7 +72,7 @@ def test_logits_are_those_of_the_whole_model_at_the_answer(name, models):
 
 def test_the_head_reads_no_token_behind_an_answer(models, monkeypatch):
     backbone = models("llama")[1]
-    batch = calls_stream(backbone).experiences[0].train
+    batch = Batch.cat([each.train for each in calls_stream(backbone).experiences])
     counted = batch.labels != IGNORED
     assert not counted.all()
     hidden = torch.randn(*counted.shape, backbone.dim, requires_grad=True)
