@@ -283,7 +283,12 @@ class _Sweep:
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                name="tune", storage_path=str(self._scratch), callbacks=[callback], verbose=0
+                name="tune",
+                storage_path=str(self._scratch),
+                callbacks=[callback],
+                # Of a thin trial that has reported nothing; then the callback says how often.
+                failure_config=tune.FailureConfig(max_failures=1),
+                verbose=0,
             ),
         )
         tuner.fit()

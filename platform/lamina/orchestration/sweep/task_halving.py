@@ -99,6 +99,8 @@ class TaskHalving(TrialScheduler):
     # What Tune asks
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        if trial.trial_id in self._bracket_of:
+            return  # Its thin trial has died, and is started again.
         size = self._bracket_size or self._num_trials
         if not self._brackets or self._brackets[-1].num_added == size:
             number = len(self._brackets)
@@ -130,7 +132,8 @@ class TaskHalving(TrialScheduler):
         self.on_trial_remove(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self.on_trial_remove(tune_controller, trial)
+        if not trial.should_recover():
+            self.on_trial_remove(tune_controller, trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
         """One that has ended is waited for no longer."""

@@ -51,6 +51,8 @@ class TuneCallback(tune.Callback):
         self._refused: list[dict[str, Any]] = []
         self._configs: dict[str, str] = {}
         """The digest of what each of Tune's trials is at the moment, by Tune's id."""
+        self._reached: dict[str, int] = {}
+        """How many tasks each has reported, by Tune's id."""
         self._paused: set[str] = set()
         """Tune's ids of trials that its scheduler has paused."""
         self._num_held = 0
@@ -100,6 +102,20 @@ class TuneCallback(tune.Callback):
             "settings": planned.settings,
             "mapping": job.mapping,
         }
+
+    def on_trial_result(
+        self,
+        iteration: int,
+        trials: list[Trial],
+        trial: Trial,
+        result: dict[str, Any],
+        **info: Any,
+    ) -> None:
+        """A thin trial whose process dies is started again, and reports again what its trial has
+        learned: once for each task, as one whose trial has failed would fail for ever."""
+        if result["task"] > self._reached.get(trial.trial_id, 0):
+            self._reached[trial.trial_id] = result["task"]
+            trial.max_failures = trial.run_metadata.num_failures + 1
 
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
