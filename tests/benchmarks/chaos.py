@@ -196,18 +196,17 @@ class Server:
             *("--backend-store-uri", uri, "--workers", "1"),
             *("--artifacts-destination", f"{self._folder}/artifacts"),
         ]
-        self._process = subprocess.Popen(
-            [sys.executable, *words],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        with (self._folder / "mlflow.txt").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, *words], stdout=log, stderr=log, start_new_session=True
+            )
         for _ in range(3000):
             with suppress(OSError):
                 socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
                 return
             time.sleep(0.1)
-        raise SystemExit("MLflow's server does not answer")
+        said = (self._folder / "mlflow.txt").read_text()[-3000:]
+        raise SystemExit(f"MLflow's server does not answer: {said}")
 
     def process(self) -> list[int]:
         """Its main process and its worker's."""
