@@ -1,8 +1,10 @@
-"""A sweep on real Ray, with its host and its store killed on the way, and the store stopped."""
+"""A sweep on real Ray, with a host, a thin trial and the store killed on the way, and the store
+stopped."""
 
 import os
 import signal
 
+import psutil
 import pytest
 import ray
 
@@ -20,8 +22,8 @@ def folder(tmp_path_factory):
 
 
 class Killer:
-    """Kills a host after the first task of ER, and the store after the second task of anything;
-    stops the new store after the second task of the other trial."""
+    """Kills the thin trial when something is learned, a host after the first task of ER, and the
+    store after the second task of anything; stops the new store after that of the other trial."""
 
     def __init__(self, output_dir):
         self.output_dir = output_dir
@@ -31,6 +33,11 @@ class Killer:
         """What somebody is told at another terminal who asks the store that is stopped."""
 
     def __call__(self, event):
+        if event["event"] == "reported" and "thin trial" not in self.killed:
+            for each in psutil.Process().children(recursive=True):
+                if each.name().startswith(("ray::ResourceTrainable", "ray::ThinTrial")):
+                    each.kill()
+                    self.killed.append("thin trial")
         match event:
             case {"event": "sweep_started", "process": process}:
                 self.processes["store"] = process
@@ -43,8 +50,8 @@ class Killer:
             case {"event": "reported", "report": {"task": 1}} if "store" not in self.killed:
                 self.killed.append("store")
                 os.kill(self.processes["store"], signal.SIGKILL)
-            case {"event": "reported", "report": {"task": 1}} if len(self.killed) < 3:
-                self.killed.append("store, stopped")
+            case {"event": "reported", "report": {"task": 1}} if "stopped store" not in self.killed:
+                self.killed.append("stopped store")
                 with store_of(self.output_dir) as store:
                     os.kill(ray.get(store.ask()), signal.SIGSTOP)
                     with pytest.raises(SilentStoreError) as error:
@@ -63,7 +70,7 @@ def battered(ray_cluster, make_job, folder):
         patch.setattr(store_watch, "SILENT_SECONDS", 5.0)
         patch.setattr(terminal, "ANSWER_SECONDS", 1.0)
         sweep = Watched(job, killer)
-    assert sorted(killer.killed) == ["host", "store", "store, stopped"], killer.killed
+    assert sorted(killer.killed) == ["host", "stopped store", "store", "thin trial"]
     assert "does not answer for 1 s" in killer.answer
     return sweep
 
