@@ -29,6 +29,7 @@ from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
 from lamina.core import Batch, Stream
 from lamina.streams import ScenarioSettings, build_stream, source_class
+from lamina.training import packing_size
 from language_models import write_model
 from nouns import nouns_stream, shapes_stream
 
@@ -75,6 +76,16 @@ def ray_cluster():
             warnings.filterwarnings("ignore", "subprocess .* is still running", ResourceWarning)
             stack.close()
             gc.collect()
+
+
+@pytest.fixture(scope="module")
+def few_comparisons():
+    """How many trials pay in a pack is found out by few and short comparisons, which is no matter
+    where the result is the same however many are packed: seconds for each kind of trial."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("PAIRS", 2), ("CLEAR_PAIRS", 2), ("LONG_ENOUGH", 0.0)):
+            patch.setattr(packing_size, name, value)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,11 @@ from click.testing import CliRunner
 from lamina.cli import main
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _packs_are_chosen_quickly(few_comparisons):
+    """In this process."""
+
+
 @pytest.fixture
 def lamina():
     """Runs the command line in this process."""

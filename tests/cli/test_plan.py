@@ -69,8 +69,12 @@ def sentences(tmp_path, tiny_bert_folder):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_of_methods_can_be_planned(lamina, sentences, monkeypatch, family):
+def test_every_family_of_methods_can_be_planned(lamina, sentences, tmp_path, monkeypatch, family):
     monkeypatch.setattr(estimate, "PAIRS", 1)
-    result = lamina("sweep", JOBS / "families" / f"{family}.yaml", sentences, "--plan")
+    job = tmp_path / "family.yaml"
+    # The ridges of RanPAC alone would take most of this test.
+    text = (JOBS / "families" / f"{family}.yaml").read_text()
+    job.write_text(text.replace("projection: 2000", "projection: 64"))
+    result = lamina("sweep", job, sentences, "--plan")
     assert result.exit_code == 0, result.output
     assert "expected: total" in result.output

@@ -3,6 +3,11 @@
 import pytest
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _packs_are_chosen_quickly(few_comparisons):
+    """In this process."""
+
+
 @pytest.fixture(scope="session")
 def make_job(tiny_bert_folder):
     """Makes the mapping of a job, given its output folder: two strategies with a tiny backbone on
