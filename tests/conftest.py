@@ -10,6 +10,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 import gc
 import stat
 import warnings
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -34,6 +35,15 @@ from language_models import write_model
 from nouns import nouns_stream, shapes_stream
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Where several processes share the files, those that start Ray come first, then those with
+    most tests: what is left for the end, when one process waits for the others, is short."""
+    if hasattr(config, "workerinput"):
+        number = Counter(item.path for item in items)
+        starts_ray = {item.path for item in items if item.get_closest_marker("ray")}
+        items.sort(key=lambda item: (item.path not in starts_ray, -number[item.path]))
 
 
 @pytest.fixture(scope="session", autouse=True)
