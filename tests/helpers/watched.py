@@ -8,6 +8,7 @@ import sys
 from contextlib import contextmanager, nullcontext
 from unittest.mock import patch
 
+import psutil
 import pytest
 import ray
 import torch
@@ -49,6 +50,18 @@ def killed_driver(mapping, program=DRIVER):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as driver:
         yield (json.loads(line) for line in driver.stdout if line.startswith("{"))
         driver.send_signal(signal.SIGKILL)
+
+
+def kill_thin_trials():
+    """Kill the processes of thin trials; returns how many there were."""
+    found = [
+        each
+        for each in psutil.Process().children(recursive=True)
+        if each.name().startswith(("ray::ResourceTrainable", "ray::ThinTrial"))
+    ]
+    for each in found:
+        each.kill()
+    return len(found)
 
 
 def report_of(task, num_tasks=3):

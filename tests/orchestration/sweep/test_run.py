@@ -4,14 +4,13 @@ stopped."""
 import os
 import signal
 
-import psutil
 import pytest
 import ray
 
 from lamina.orchestration.store.client import SilentStoreError
 from lamina.orchestration.sweep import store_watch, terminal
 from lamina.orchestration.sweep.terminal import store_of
-from watched import RAY, Watched, matrix, matrix_alone
+from watched import RAY, Watched, kill_thin_trials, matrix, matrix_alone
 
 pytestmark = RAY
 
@@ -34,10 +33,7 @@ class Killer:
 
     def __call__(self, event):
         if event["event"] == "reported" and "thin trial" not in self.killed:
-            for each in psutil.Process().children(recursive=True):
-                if each.name().startswith(("ray::ResourceTrainable", "ray::ThinTrial")):
-                    each.kill()
-                    self.killed.append("thin trial")
+            self.killed += ["thin trial"] * (kill_thin_trials() > 0)
         match event:
             case {"event": "sweep_started", "process": process}:
                 self.processes["store"] = process

@@ -10,7 +10,7 @@ from lamina.orchestration.sweep.schedulers import make_scheduler
 from lamina.orchestration.sweep.task_halving import TaskHalving
 from lamina.orchestration.sweep.terminal import read_ledger
 from lamina.registry import InputError
-from watched import RAY, Watched, killed_driver, matrix, matrix_alone
+from watched import RAY, Watched, kill_thin_trials, killed_driver, matrix, matrix_alone
 
 RATES = [1e-9, 1e-2, 1e-3, 1e-7]
 BROKEN = {"adapter.layers": [9]}
@@ -121,11 +121,20 @@ def test_the_best_half_goes_on_at_each_rung_though_one_trial_runs_at_a_time_and_
 
 @pytest.mark.ray
 @RAY[1]
-def test_hosts_that_train_ahead_of_ray_tune_halve_alike(ray_cluster, make_job, tmp_path):
+def test_hosts_that_train_ahead_of_ray_tune_halve_alike_although_thin_trials_are_killed(
+    ray_cluster, make_job, tmp_path
+):
     job = halved(make_job, tmp_path / "out")
     job["hosts"] = {"count": 2}
     del job["sweep"]["max_concurrent"]
-    sweep = Watched(job, in_threads=True)
+    killed = []
+
+    def kill_once(event):
+        if event["event"] == "reported" and not any(killed):
+            killed.append(kill_thin_trials())
+
+    sweep = Watched(job, kill_once, in_threads=True)
+    assert killed[-1] > 0
     check(sweep.rows)
     for row in sweep.rows:
         assert matrix(row["reports"]) == matrix_alone(row["mapping"])[: len(row["reports"])]
