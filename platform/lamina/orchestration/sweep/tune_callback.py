@@ -16,6 +16,11 @@ from lamina.orchestration.sweep.search import POINT, trial_of
 from lamina.orchestration.sweep.thin_trial import configuration, plain
 from lamina.registry import InputError
 
+_DIED = (
+    "the process that Ray Tune has for this trial died again and again (out of memory?); the same "
+    "command goes on with it"
+)
+
 
 class TuneCallback(tune.Callback):
     """Tells the store what Tune's configurations stand for and what its scheduler has decided."""
@@ -49,6 +54,8 @@ class TuneCallback(tune.Callback):
         self._learned_from: list[dict[str, str] | None] = []
         """What the trials of this sweep learn from."""
         self._refused: list[dict[str, Any]] = []
+        self._names: dict[str, str] = {}
+        """What the store calls each of Tune's trials before its first result, by Tune's id."""
         self._configs: dict[str, str] = {}
         """The digest of what each of Tune's trials is at the moment, by Tune's id."""
         self._reached: dict[str, int] = {}
@@ -97,6 +104,7 @@ class TuneCallback(tune.Callback):
             return
         self._store.describe(config, Configuration(planned.name, job.mapping, stage_id(job)))
         self._learned_from.append(job.learned_from)
+        self._names[trial.trial_id] = trial_id(job.mapping)
         self._planned.setdefault(trial_id(job.mapping), {})[planned.name] = {
             "name": planned.name,
             "settings": planned.settings,
@@ -127,8 +135,15 @@ class TuneCallback(tune.Callback):
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """Free the host of a trial whose thin actor has died."""
-        self._stop(trial)
+        """One that has not failed by itself has lost its thin trial too often: it fails, too, as
+        nobody has asked for it to be stopped."""
+        if trial.trial_id not in self._configs:
+            self._refuse(trial.config, _DIED)
+            return
+        result = trial.last_result or {}
+        is_done = result.get("task", 0) == result.get("num_tasks")
+        if (name := result.get("trial", self._names.get(trial.trial_id))) and not is_done:
+            self._store.fail(name, _DIED)
 
     def rows(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The trials of this sweep out of all that the store knows, each with its settings. What
