@@ -158,3 +158,17 @@ def test_the_server_answers_curl(way):
     folder, _ = way
     answer = json.loads((folder / "answer.json").read_text())
     assert "returns" in json.dumps(answer)
+
+
+def test_its_token_came_in_the_environment_which_no_other_process_inherited(way):
+    folder, _ = way
+    (holder,) = (folder / "holders.txt").read_text().split()
+    assert holder == f"/proc/{(folder / 'server.txt').read_text().strip()}/environ"
+    assert (folder / "stranger.txt").read_text() == "401"
+
+
+def test_the_server_stops_at_ctrl_c(way):
+    folder, _ = way
+    log = (folder / "serve.log").read_text()
+    assert log.splitlines()[-1] == "stopped"
+    assert "Traceback" not in log

@@ -24,7 +24,8 @@ step lamina export runs/tickets exported --trial finetune-lora
 step python plain.py exported new.csv plain.csv
 step lamina predict exported new.csv -o said_exported.csv
 
-lamina serve tickets=december --port 0 >serve.log 2>&1 &
+token=a-token-of-this-way-alone
+LAMINA_TOKEN=$token lamina serve tickets=december --port 0 >serve.log 2>&1 &
 server=$!
 trap 'kill -INT $server 2>/dev/null || true; wait $server 2>/dev/null || true' EXIT
 for _ in $(seq 240); do
@@ -33,5 +34,8 @@ for _ in $(seq 240); do
     kill -0 "$server"
     sleep 0.5
 done
-step curl --silent --fail "$address/v1/predict" -H 'Content-Type: application/json' \
+curl --silent --output /dev/null --write-out '%{http_code}' "$address/v1/bundles" >stranger.txt
+step curl --silent --fail "$address/v1/predict" -H 'Content-Type: application/json' -H "Authorization: Bearer $token" \
     -d '{"inputs": ["the voucher is missing; please return it"], "top_k": 3}' -o answer.json
+grep -lz "LAMINA_TOKEN=$token" /proc/[0-9]*/environ >holders.txt 2>/dev/null || true
+echo "$server" >server.txt

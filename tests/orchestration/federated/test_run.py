@@ -44,7 +44,7 @@ def federated_job(make_job):
     def make(output_dir, mode, **more):
         job = make_job(output_dir)
         del job["sweep"]
-        federation = {"clients": 5, "rounds": 3, "bounds": False, **MODES[mode], **more}
+        federation = {"clients": 5, "rounds": 2, "bounds": False, **MODES[mode], **more}
         return {**job, "federation": federation}
 
     return make
@@ -57,12 +57,16 @@ def federate(mapping, react=lambda event: None, in_process=False):
 
 
 @pytest.fixture(scope="module")
-def alone(federated_job, tmp_path_factory):
+def folder(tmp_path_factory):
+    """What the run without Ray left in the synchronous mode."""
+    return tmp_path_factory.mktemp("alone")
+
+
+@pytest.fixture(scope="module")
+def alone(federated_job, folder, tmp_path_factory):
     """The same run without Ray, by its mode."""
-    return {
-        mode: federate(federated_job(tmp_path_factory.mktemp("alone"), mode), in_process=True)
-        for mode in MODES
-    }
+    folders = {"synchronous": folder, "buffered": tmp_path_factory.mktemp("buffered")}
+    return {mode: federate(federated_job(folders[mode], mode), in_process=True) for mode in MODES}
 
 
 class HostKiller:
@@ -115,12 +119,10 @@ def test_one_host_and_kill_9_of_the_driver_give_the_same_bytes(
     assert found.sha == alone[mode].sha
 
 
-def test_a_run_that_is_over_does_nothing_again(alone, federated_job, tmp_path):
-    job = federated_job(tmp_path, "synchronous")
-    first = federate(job, in_process=True)
+def test_a_run_that_is_over_does_nothing_again(alone, federated_job, folder):
     again = []
-    second = federate(job, again.append, in_process=True)
-    assert second.sha == first.sha == alone["synchronous"].sha
+    found = federate(federated_job(folder, "synchronous"), again.append, in_process=True)
+    assert found.sha == alone["synchronous"].sha
     assert [event["event"] for event in again] == ["federation_started"]
 
 
@@ -135,19 +137,17 @@ def test_what_was_reached_beside_a_run_is_trained_once(federated_job, tmp_path):
     assert second.central.rows["test"][-1][0] is not None
 
 
-def test_a_folder_of_another_job_is_refused(federated_job, tmp_path):
-    federate(federated_job(tmp_path, "synchronous"), in_process=True)
+def test_a_folder_of_another_job_is_refused(alone, federated_job, folder):
     with pytest.raises(InputError, match="output_dir"):
-        federate(federated_job(tmp_path, "synchronous", local_steps=1), in_process=True)
+        federate(federated_job(folder, "synchronous", local_steps=1), in_process=True)
 
 
-def test_what_clients_keep_is_on_disk_and_no_more_than_that(alone, federated_job, tmp_path):
-    found = federate(federated_job(tmp_path, "synchronous"), in_process=True)
-    kept = {path.stem for path in (tmp_path / "clients").iterdir()}
-    assert kept >= set(found.run.server.client_states.values())
+def test_what_clients_keep_is_on_disk_and_no_more_than_that(alone, folder):
+    kept = {path.stem for path in (folder / "clients").iterdir()}
+    assert kept >= set(alone["synchronous"].run.server.client_states.values())
     assert len(kept) <= 2 * 5
-    assert len(list((tmp_path / "rounds").iterdir())) == 2
-    assert (tmp_path / "manifest.json").stat().st_size > 0
+    assert len(list((folder / "rounds").iterdir())) == 2
+    assert (folder / "manifest.json").stat().st_size > 0
 
 
 def test_a_saved_state_of_another_format_is_refused_in_one_line(tmp_path):
@@ -166,7 +166,8 @@ def test_clients_that_hide_their_rows_go_on_from_a_killed_run_with_what_they_hav
     def job(name):
         hidden = {"unit": "example", "clip": 1.0, "noise_multiplier": 0.8}
         found = federated_job(tmp_path / name, "synchronous", privacy=hidden)
-        return {**found, "strategy": {"name": "finetune"}, "memory": None}
+        training = {"epochs": 1, "batch_size": 16}
+        return {**found, "strategy": {"name": "finetune"}, "memory": None, "training": training}
 
     def kill(event):
         if event.get("kind") == "train" and event["round"] == 4:
