@@ -32,8 +32,10 @@ import json, os, sys
 import psutil
 from ray.cluster_utils import Cluster
 from lamina.config import parse_job
+from lamina.orchestration.store import host_watch
 from lamina.orchestration.sweep.run import run_sweep
 
+host_watch.SILENT_SECONDS = 15.0
 nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
 second = nodes.add_node(num_cpus=1, node_ip_address="127.0.0.2")
 (raylet,) = second.all_processes["raylet"]
@@ -54,7 +56,8 @@ print(json.dumps({"event": "rows", "rows": rows}), flush=True)
 nodes.shutdown()
 """
 """A program that runs a sweep on two nodes and loses the second for good when its host has learned
-a task; prints the events and the rows. The nodes' addresses differ, as those of two machines do."""
+a task; prints the events and the rows. The nodes' addresses differ, as those of two machines do.
+The store waits half as long as usual for a host that is silent."""
 
 
 def events_of(program, job, folder, **environment):
