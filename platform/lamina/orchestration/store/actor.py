@@ -21,6 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from lamina.digests import trial_id
 from lamina.files import disk_fault, replacing_folder
 from lamina.folders import TRIALS
+from lamina.orchestration.cluster import end_with_raylet
 from lamina.orchestration.store import control, host_watch
 from lamina.orchestration.store.client import StoreClient
 from lamina.orchestration.store.demand import Demand
@@ -95,6 +96,7 @@ class StoreActor:
         silent_seconds: float = host_watch.SILENT_SECONDS,
     ) -> None:
         """As `start_store`; hosts that are silent for longer than `silent_seconds` are lost."""
+        end_with_raylet()
         self._output_dir = output_dir
         self._streams: dict[str, list[Any]] = {}
         self._changed = asyncio.Event()
