@@ -63,7 +63,7 @@ class Size:
 
 
 FULL = Size(("lights", "climate"), 20, 4, RATES)
-SMALL = Size(("lights",), 8, 3, RATES)
+SMALL = Size(("lights",), 20, 4, RATES)
 
 
 def main() -> None:
