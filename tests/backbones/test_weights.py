@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    PreTrainedModel,
     T5Config,
     T5EncoderModel,
     WhisperConfig,
@@ -277,3 +279,11 @@ def test_a_bert_that_was_saved_by_itself_is_what_transformers_gives(folder):
     mask = inputs["attention_mask"][:, :, None]
     expected = (tokens * mask).sum(1) / mask.sum(1)
     torch.testing.assert_close(backbone(inputs).features, expected, atol=1e-6, rtol=0)
+
+
+def test_models_that_several_threads_load_at_once_leave_transformers_as_it_was(folder):
+    before = PreTrainedModel.tie_weights, torch.nn.Module.register_parameter
+    with ThreadPoolExecutor(4) as pool:
+        for load in (outline_backbone, load_backbone):
+            list(pool.map(load, [BackboneSettings(str(folder))] * 8))
+    assert (PreTrainedModel.tie_weights, torch.nn.Module.register_parameter) == before

@@ -77,7 +77,7 @@ def side(
     """Training the whole stream from the beginning: with what the lane is about, or without."""
     backbone = load_backbone(BackboneSettings("minilm"))
     layers = tuple(range(FIRST[lane], LAYERS))
-    padding = patch.object(TokenPositions, "of", lambda *_: None)
+    padding = patch.object(TokenPositions, "of", lambda *_, **__: None)
 
     def train() -> None:
         with (

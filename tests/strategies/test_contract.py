@@ -226,7 +226,9 @@ def by_two(request, tiny_bert_folder, tmp_path_factory):
     asked = [
         item.callspec.params["name"]
         for item in request.session.items
-        if getattr(item, "originalname", "") == "test_two_data_parallel_workers_learn_what_one_does"
+        if item.path == request.path
+        and getattr(item, "originalname", "")
+        == "test_two_data_parallel_workers_learn_what_one_does"
     ]
     cases = [Case(name, tiny_bert_folder) for name in asked]
     return train_by_two(cases, tmp_path_factory.mktemp("two_workers"))

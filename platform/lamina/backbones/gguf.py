@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from lamina.backbones.weights import BUILDING
 from lamina.files import replacing_folder
 from lamina.registry import InputError
 
@@ -42,7 +43,8 @@ def _make(path: Path, folder: Path) -> None:
 
     disable_progress_bar()
     where, file = str(path.parent), path.name
-    model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=file)
+    with BUILDING:
+        model: Any = AutoModelForCausalLM.from_pretrained(where, gguf_file=file)
     # Nothing is quantised any more, which transformers would refuse to save.
     model.hf_quantizer = None
     for key in ("quantization_config", "_pre_quantization_dtype"):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lamina.backbones.locate import locate
 from lamina.backbones.operations import counting_as
+from lamina.backbones.weights import BUILDING
 from lamina.registry import InputError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def _name_of_head(config: Any, name: str) -> str:
 
     whole_model = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
-        with init_empty_weights():
+        with BUILDING, init_empty_weights():
             whole = whole_model.from_config(config)
     except ValueError as error:
         raise InputError(
@@ -135,7 +136,7 @@ def place_of_body(model: "PreTrainedModel") -> str:
 
     config: Any = model.config
     is_seq2seq = getattr(config, "is_encoder_decoder", False)
-    with init_empty_weights():
+    with BUILDING, init_empty_weights():
         whole = (AutoModelForSeq2SeqLM if is_seq2seq else AutoModelForCausalLM).from_config(config)
     return next(
         (f"{name}." for name, each in whole.named_modules() if type(each) is type(model)), ""

@@ -1,6 +1,7 @@
 """The weights of a backbone: the class of transformers that holds them, the part of a model that is
 used, and whether a folder has all of them."""
 
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,10 @@ READABLE = {"input_ids": "texts", "pixel_values": "images"}
 """Inputs of models that are taken, by transformers' name."""
 NAMED = 3
 """How many tensors an error names."""
+BUILDING = threading.RLock()
+"""Held while a model is built. transformers changes its own classes for that long, and where two
+threads do so at once they stay changed: no model of the process has its tied weights from then
+on."""
 
 
 def reads_images(config: Any) -> bool:
@@ -60,7 +65,7 @@ def empty_model(config: "PretrainedConfig", tower: str | None) -> "PreTrainedMod
     """The part that is used of a model, without numbers."""
     from accelerate import init_empty_weights
 
-    with init_empty_weights(), _one_line(config.name_or_path or config.model_type):
+    with BUILDING, init_empty_weights(), _one_line(config.name_or_path or config.model_type):
         model = _class_of(config)._from_config(config)
         return _used(model, tower)[1]
 
@@ -74,7 +79,7 @@ def load_model(
     """
     # Shapes that differ are told with the tensors that are missing.
     arguments |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    with _one_line(location), _quietly():
+    with BUILDING, _one_line(location), _quietly():
         model, about = _class_of(config).from_pretrained(location, config=config, **arguments)
         prefix, used = _used(model, tower)
     lacking = _lacking(about, prefix, used.config.model_type)

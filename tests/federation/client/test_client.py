@@ -267,7 +267,7 @@ def test_clients_that_train_together_learn_what_they_learn_alone(
     tiny_bert, name, at_a_time, monkeypatch
 ):
     # Rows that go through the model are counted where they are rows.
-    monkeypatch.setattr(TokenPositions, "of", lambda *_: None)
+    monkeypatch.setattr(TokenPositions, "of", lambda *_, **__: None)
 
     def gone(backbone, at_a_time):
         memory = policy_class("reservoir")(8) if name == "er" else None
