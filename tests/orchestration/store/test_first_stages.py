@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from ray.util import placement_group_table
 
 from lamina.orchestration.store import host_watch
 from lamina.orchestration.store.shared_store import Boundary, SharedStore
@@ -172,6 +173,8 @@ def test_a_shared_first_task_is_learned_once_and_a_host_that_is_stopped_changes_
 
     sweep = Watched(job, stop_the_first_host)
     assert len(stopped) > 1
+    # The core of the host that was given up is free again.
+    assert {each["state"] for each in placement_group_table().values()} <= {"REMOVED"}
     (lost,) = sweep.of("host_lost")
     assert (lost["host"], lost["error"][:24]) == ("host-0", "nothing heard of it for ")
     assert [row["status"] for row in sweep.rows] == ["finished"] * 4

@@ -349,12 +349,19 @@ class _Hosts:
                 thread.join()
 
     def end(self) -> None:
-        """Kill the hosts that are left: they wait for a machine, or the sweep was interrupted. A
-        thread that still waits for Ray when Ray is shut down may crash this process."""
+        """End the hosts that are left: they are silent, wait for a machine, or the sweep was
+        interrupted. A thread that still waits for Ray when Ray is shut down may crash this
+        process."""
         alive = [thread for thread in self._threads if thread.is_alive()]
-        for thread in alive:
-            if thread.name in self._controllers:
-                ray.kill(self._controllers[thread.name])
+        controllers = [
+            self._controllers[thread.name] for thread in alive if thread.name in self._controllers
+        ]
+        # Killed alone, they would leave the cores of their hosts reserved.
+        aborted = [controller.abort.remote() for controller in controllers]
+        if aborted:
+            ray.wait(aborted, num_returns=len(aborted), timeout=_END_SECONDS)
+        for controller in controllers:
+            ray.kill(controller)
         for thread in alive:
             thread.join(_END_SECONDS)
 
