@@ -65,7 +65,8 @@ class InTurn:
     def __call__(self, *tensors: Tensor) -> Tensor:
         """At a site: of input and output, the new output. Before a module: the new input."""
         positions = current()
-        dim = 0 if positions is None else 1
+        # Without padding [1, T, d]; OPT's feed-forward has tokens as rows, [T, d].
+        dim = 0 if positions is None else tensors[0].dim() - 2
         if positions is None:
             # A model may hand on windows of an image, or tokens, as rows of their own.
             pieces_of_row = len(tensors[0]) // sum(self.sizes)
