@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lamina.adapters.model import HEAD
 from lamina.backbones.locate import locate
+from lamina.backbones.weights import BUILDING
 from lamina.bundles import modeling_lamina
 from lamina.bundles.modeling_lamina import LaminaClassifier, LaminaConfig
 from lamina.bundles.predictor import Predictor
@@ -85,7 +86,8 @@ def _merged(location: str, adapters: Sequence[Path]) -> Any:
     import peft
     from transformers import AutoModel
 
-    base = AutoModel.from_pretrained(location, trust_remote_code=False).eval()
+    with BUILDING:
+        base = AutoModel.from_pretrained(location, trust_remote_code=False).eval()
     for folder in adapters:
         with warnings.catch_warnings():
             # PEFT warns where a name of the hub cannot be looked up, and of merging tied weights.
