@@ -65,8 +65,9 @@ class InTurn:
     def __call__(self, *tensors: Tensor) -> Tensor:
         """At a site: of input and output, the new output. Before a module: the new input."""
         positions = current()
-        # Without padding [1, T, d]; OPT's feed-forward has tokens as rows, [T, d].
-        dim = 0 if positions is None else tensors[0].dim() - 2
+        # Without padding [1, T, d], or [1, T, heads, d] at the norms of Qwen3's queries and keys;
+        # OPT's feed-forward has tokens as rows, [T, d].
+        dim = 0 if positions is None or tensors[0].dim() == 2 else 1
         if positions is None:
             # A model may hand on windows of an image, or tokens, as rows of their own.
             pieces_of_row = len(tensors[0]) // sum(self.sizes)

@@ -98,7 +98,7 @@ def test_a_trial_that_ends_the_process_of_its_host_fails_also_where_it_is_the_la
     assert failed["trial"].startswith("deadly-")
     assert "its host died 3 times on the same task" in failed["error"]
     assert len([event for event in events if event["event"] == "finished"]) == 1
-    assert events[-1] == {"event": "sweep_finished", "trial": None, "status": "finished"}
+    assert {"event": "sweep_finished", "trial": None, "status": "finished"} in events
 
 
 @pytest.mark.timeout(900)
@@ -129,4 +129,4 @@ def test_the_trial_of_a_node_that_is_gone_for_good_goes_to_the_host_that_is_ther
     for row in rows["rows"]:
         alone = [[list(part) for part in pair] for pair in matrix_alone(row["mapping"])]
         assert [list(pair) for pair in matrix(row["reports"])] == alone
-    assert events[-1] == {"event": "sweep_finished", "trial": None, "status": "finished"}
+    assert {"event": "sweep_finished", "trial": None, "status": "finished"} in events
