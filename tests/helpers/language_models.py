@@ -1,6 +1,7 @@
 """Tiny random language models with MiniLM's words, and a stream of questions for them."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,13 +100,14 @@ CALLS = {"lights": "LightOn", "doors": "DoorOpen", "music": "Play"}
 ASKED = ["turn it on in the {}", "the {} please", "I am in the {} now", "{}", "do it for the {}"]
 
 
-def write_model(name: str, folder: Path) -> Path:
-    """A tiny language model as a folder; its end token is BERT's [SEP]."""
+def write_model(name: str, folder: Path, **changes: int) -> Path:
+    """A tiny language model as a folder; its end token is BERT's [SEP]. `changes` are to its
+    configuration."""
     torch.manual_seed(0)
-    if name in SEQ2SEQ:
-        model = AutoModelForSeq2SeqLM.from_config(SEQ2SEQ[name])
-    else:
-        model = AutoModelForCausalLM.from_config({**CONFIGS, **MORE}[name])
+    config = deepcopy({**CONFIGS, **MORE, **SEQ2SEQ}[name])
+    config.update(changes)
+    whole_model = AutoModelForSeq2SeqLM if name in SEQ2SEQ else AutoModelForCausalLM
+    model = whole_model.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             # So that answers depend on what is asked. T5 starts with large weights.

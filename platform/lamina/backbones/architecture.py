@@ -437,11 +437,13 @@ class _Reader:
 
 def widths(module: nn.Module) -> tuple[int, int]:
     """Input and output width of a linear module; twice the width of a norm."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
     weight: Any = module.weight
     if weight.dim() == 1:
         return len(weight), len(weight)
     rows, columns = weight.shape
-    return (columns, rows) if isinstance(module, nn.Linear) else (rows, columns)
+    return rows, columns
 
 
 def _there_and_back(linears: Sequence[tuple[str, int, int]]) -> Site | None:

@@ -54,6 +54,7 @@ from lamina.backbones.overlay import (
     rows_of,
 )
 from lamina.backbones.packing import added_by, are_shared, packed
+from lamina.backbones.quantised import Quantisation, num_numbers
 from lamina.backbones.unpadded import TokenPositions, spread
 from lamina.core import (
     ANSWER_AT,
@@ -100,10 +101,10 @@ class BackboneSettings:
     """A named backbone (`minilm`), a folder, or a Hugging Face hub id."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the frozen weights and of what they compute."""
-    quantize: Literal["int8"] | None = None
+    quantize: Quantisation | None = None
     """How the weights of linear modules are held, on their device: null as they are; `int8`, as
-    8-bit integers with a scale for each row (torchao), which are numbers of `dtype` where they are
-    computed with. Results differ in the second digit."""
+    8-bit integers with a scale for each row (torchao); `nf4`, in the 4 bits of QLoRA with a scale
+    for each 64 (bitsandbytes). They are numbers of `dtype` where they are computed with."""
     tower: Tower | None = None
     """Which half of a model that has two: of CLIP and SigLIP the one that reads images (`vision`,
     the default) or texts (`text`); of T5, BART and their kin the `encoder` (the default), or `both`
@@ -316,7 +317,7 @@ class Backbone:
 
     def num_parameters(self) -> int:
         """How many frozen numbers it holds."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+        return sum(map(num_numbers, self.model.parameters()))
 
     def shape_of(self, name: str) -> tuple[int, int]:
         """Input and output width of a linear module, or twice the width of a norm."""

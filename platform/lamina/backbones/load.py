@@ -2,7 +2,6 @@
 
 import tempfile
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,6 +10,12 @@ import torch
 from lamina.backbones.backbone import Backbone, BackboneSettings, num_positions
 from lamina.backbones.encoding import Encoder, ImageEncoder, TextEncoder, load_encoder
 from lamina.backbones.locate import config_of, locate
+from lamina.backbones.quantised import (
+    check_modules,
+    check_quantisation,
+    quantisation_config,
+    settle,
+)
 from lamina.backbones.weights import check_weights, empty_model, load_model, tower_config
 from lamina.registry import InputError
 
@@ -41,10 +46,15 @@ def load_backbone(
     encoder = load_encoder(location, settings.max_length, tower_config(config, settings.tower))
     if resident is not None:
         return _backbone(resident.model, encoder, settings)
-    arguments = _placement(config, settings, torch.device(device)) | _quantised(settings)
+    check_quantisation(settings.quantize, torch.device(device))
+    arguments = _placement(config, settings, torch.device(device))
     dtype = getattr(torch, settings.dtype)
+    if settings.quantize is not None:
+        arguments["quantization_config"] = quantisation_config(settings.quantize, dtype)
     disable_progress_bar()
     model = load_model(location, config, settings.tower, dtype=dtype, **arguments)
+    if settings.quantize is not None:
+        settle(model, settings.quantize)
     return _backbone(model, encoder, settings)
 
 
@@ -56,7 +66,7 @@ def outline_backbone(settings: BackboneSettings) -> Backbone:
     location = locate(settings.name)
     config = config_of(location)
     encoder = load_encoder(location, settings.max_length, tower_config(config, settings.tower))
-    _quantised(settings)
+    check_quantisation(settings.quantize, torch.device("meta"))
     model = empty_model(config, settings.tower)
     if Path(location).is_dir():
         check_weights(location, config, settings.tower)
@@ -93,6 +103,7 @@ def _check_images(model: "PreTrainedModel", encoder: ImageEncoder, name: str) ->
 
 def _backbone(model: "PreTrainedModel", encoder: Encoder, settings: BackboneSettings) -> Backbone:
     """Raises InputError where model, tokenizer and settings do not go together."""
+    check_modules(model, settings.quantize)
     known = num_positions(model)
     if isinstance(encoder, TextEncoder):
         if known is not None:
@@ -130,22 +141,6 @@ def _placement(
         "max_memory": {first: limit} if first == "cpu" else {first: limit, "cpu": _host_memory()},
         "offload_folder": tempfile.mkdtemp(prefix="lamina-offload-"),
     }
-
-
-def _quantised(settings: BackboneSettings) -> dict[str, Any]:
-    """Arguments of `from_pretrained` that hold weights in fewer bits. Raises InputError where the
-    package is missing that does it."""
-    if settings.quantize is None:
-        return {}
-    if find_spec("torchao") is None:
-        raise InputError(
-            f"backbone.quantize: {settings.quantize!r} needs torchao, which is not installed "
-            "(pip install torchao)"
-        )
-    from torchao.quantization import Int8WeightOnlyConfig
-    from transformers import TorchAoConfig
-
-    return {"quantization_config": TorchAoConfig(Int8WeightOnlyConfig())}
 
 
 def _memory_limit(settings: BackboneSettings, device: torch.device) -> int | None:

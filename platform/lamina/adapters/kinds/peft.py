@@ -86,6 +86,12 @@ class Peft(AdapterKind):
 
     def _tree(self, backbone: Backbone) -> "_Tree":
         """PEFT's modules on this backbone, made once."""
+        if backbone.settings.quantize is not None:
+            raise InputError(
+                "adapter.kind: 'peft' lays modules over whole weights, and backbone.quantize "
+                f"{backbone.settings.quantize!r} holds them in fewer bits (allowed: 'lora', "
+                "'bottleneck', 'ia3' ..., or backbone.quantize null)"
+            )
         trees = _TREES.setdefault(backbone, {})
         key = json.dumps([self.peft_type, self.config], sort_keys=True)
         if key not in trees:
