@@ -52,16 +52,20 @@ def killed_driver(mapping, program=DRIVER):
         driver.send_signal(signal.SIGKILL)
 
 
-def kill_thin_trials():
-    """Kill the processes of thin trials; returns how many there were."""
+def kill_processes(*titles):
+    """Kill what Ray has started for this process under these titles; returns how many there
+    were."""
     found = [
-        each
-        for each in psutil.Process().children(recursive=True)
-        if each.name().startswith(("ray::ResourceTrainable", "ray::ThinTrial"))
+        each for each in psutil.Process().children(recursive=True) if each.name().startswith(titles)
     ]
     for each in found:
         each.kill()
     return len(found)
+
+
+def kill_thin_trials():
+    """Kill the processes of thin trials; returns how many there were."""
+    return kill_processes("ray::ResourceTrainable", "ray::ThinTrial")
 
 
 def report_of(task, num_tasks=3):
@@ -89,7 +93,7 @@ def matrix_alone(mapping):
     return [(each.validation, each.test) for each in reports]
 
 
-def _host_in_a_thread(settings, folder, on_controller):
+def _host_in_a_thread(settings, folder, on_controller, is_over):
     with heartbeat(settings.store, settings.name):
         train_claimed(settings, torch.device("cpu"))
 

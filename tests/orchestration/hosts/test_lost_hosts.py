@@ -9,9 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from ray.util import placement_group_table
 
 import lamina
-from watched import DRIVER, RAY, matrix, matrix_alone
+from watched import DRIVER, RAY, Watched, kill_processes, matrix, matrix_alone
 
 pytestmark = RAY
 
@@ -130,3 +131,25 @@ def test_the_trial_of_a_node_that_is_gone_for_good_goes_to_the_host_that_is_ther
         alone = [[list(part) for part in pair] for pair in matrix_alone(row["mapping"])]
         assert [list(pair) for pair in matrix(row["reports"])] == alone
     assert {"event": "sweep_finished", "trial": None, "status": "finished"} in events
+
+
+def test_a_host_whose_controller_is_killed_is_started_again_in_its_place(
+    ray_cluster, make_job, tmp_path
+):
+    job = make_job(tmp_path / "out")
+    job["hosts"] = {"count": 1, "cohort": 1}
+    job["sweep"] = {"variants": [{"seed": 0}]}
+    killed = []
+
+    def kill_the_controller(event):
+        if event["event"] == "reported" and not killed:
+            killed.append(kill_processes("ray::TrainController"))
+
+    sweep = Watched(job, kill_the_controller)
+    assert killed == [1]
+    assert len(sweep.of("host_ready", host="host-0")) == 2
+    # Nothing is reserved for a host that is not there.
+    assert {each["state"] for each in placement_group_table().values()} <= {"REMOVED"}
+    (row,) = sweep.rows
+    assert row["status"] == "finished"
+    assert matrix(row["reports"]) == matrix_alone(row["mapping"])

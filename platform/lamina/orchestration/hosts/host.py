@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import ObjectLostError, RayError
+from ray._private.state import state as ray_state
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+from ray.exceptions import ActorDiedError, ObjectLostError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.util import placement_group_table
+from ray.util import placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from lamina.core import Samples, Stream
@@ -56,7 +59,7 @@ class _HostTrainer(DataParallelTrainer):
 
     def _initialize_and_run_controller(self, **settings: Any) -> Any:
         """As Ray Train does, which tells nobody its actor. Whoever has it can end the wait for a
-        machine that does not come."""
+        machine that does not come. What one that is killed had reserved is free again."""
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         variables = {"RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0", **get_env_vars_to_propagate()}
         controller: Any = (
@@ -65,8 +68,12 @@ class _HostTrainer(DataParallelTrainer):
             .remote(**settings)
         )
         self._on_controller(controller)
-        ray.get(controller.run.remote())
-        return ray.get(controller.get_result.remote())
+        try:
+            ray.get(controller.run.remote())
+            return ray.get(controller.get_result.remote())
+        except ActorDiedError:
+            _free_cores(controller)
+            raise
 
     def _create_default_callbacks(self) -> list[Any]:
         return [
@@ -76,20 +83,27 @@ class _HostTrainer(DataParallelTrainer):
         ]
 
 
-def run_host(settings: HostSpec, folder: Path, on_controller: Callable[[Any], None]) -> None:
+def run_host(
+    settings: HostSpec,
+    folder: Path,
+    on_controller: Callable[[Any], None],
+    is_over: Callable[[], bool],
+) -> None:
     """Keep one host running until the store dismisses it. Blocks; meant for a thread of the driver.
 
-    Ray Train starts the worker again when it dies. A host that gets nowhere is given up: then this
-    raises Ray Train's error.
+    Ray Train's actor starts the worker again when it dies. The actor itself is started again here,
+    as it takes the worker with it. A host that gets nowhere is given up: then this raises Ray
+    Train's error, or ActorDiedError.
 
-    `on_controller` is called with Ray Train's actor whenever there is a new one: killed, it takes
-    the host with it, and this raises a RayError.
+    `on_controller` is called with the actor whenever there is a new one. One that is killed when
+    the sweep `is_over` is not started again: this raises ActorDiedError.
     """
     scaling = ScalingConfig(
         num_workers=settings.workers,
         use_gpu=settings.use_gpu,
         resources_per_worker={"CPU": settings.threads, "GPU": int(settings.use_gpu)},
     )
+    deaths = 0
     while True:
         before = settings.store.progress(settings.name)
         trainer = _HostTrainer(
@@ -110,6 +124,12 @@ def run_host(settings: HostSpec, folder: Path, on_controller: Callable[[Any], No
                 trainer.fit()
         except ray.train.TrainingFailedError:
             if settings.store.progress(settings.name) == before:
+                raise
+        except ActorDiedError:
+            if is_over():
+                raise
+            deaths = deaths + 1 if settings.store.progress(settings.name) == before else 1
+            if deaths > MOST_FAILURES:
                 raise
         else:
             return
@@ -172,6 +192,17 @@ def _process_group() -> Any:
     from ray.train.torch import TorchConfig
 
     return TorchConfig()
+
+
+def _free_cores(controller: Any) -> None:
+    """Remove the placement groups of a controller that is dead, with the workers in them. Ray keeps
+    them until the driver ends; its public table does not say whose they are."""
+    own = controller._actor_id.binary()
+    for content in ray_state._connect_and_get_accessor().get_placement_group_table():
+        found = PlacementGroupTableData.FromString(content)
+        if found.creator_actor_id == own and found.state != PlacementGroupTableData.REMOVED:
+            number = ray.PlacementGroupID(found.placement_group_id)
+            remove_placement_group(PlacementGroup(number))
 
 
 @contextmanager

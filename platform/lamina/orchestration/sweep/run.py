@@ -356,10 +356,6 @@ class _Hosts:
         controllers = [
             self._controllers[thread.name] for thread in alive if thread.name in self._controllers
         ]
-        # Killed alone, they would leave the cores of their hosts reserved.
-        aborted = [controller.abort.remote() for controller in controllers]
-        if aborted:
-            ray.wait(aborted, num_returns=len(aborted), timeout=_END_SECONDS)
         for controller in controllers:
             ray.kill(controller)
         for thread in alive:
@@ -367,7 +363,8 @@ class _Hosts:
 
     def _keep(self, spec: HostSpec, folder: Path) -> None:
         try:
-            run_host(spec, folder, partial(self._controllers.__setitem__, spec.name))
+            on_controller = partial(self._controllers.__setitem__, spec.name)
+            run_host(spec, folder, on_controller, self._over.is_set)
         except Exception as error:
             if self._over.is_set():
                 return  # The sweep was interrupted and Ray is going away.
