@@ -115,10 +115,51 @@ def test_who_waits_for_a_task_beyond_the_rung_has_it_trained_without_another_pau
     run(course)
 
 
+def test_a_trial_of_which_the_scheduler_says_nothing_waits_after_one_more_task(run, monkeypatch):
+    monkeypatch.setattr("lamina.orchestration.store.actor._DECISION_SECONDS", 0.01)
+
+    async def course(actor):
+        await learn_ahead(actor)
+        asked = asyncio.create_task(actor.wait(TRIAL, 1))
+        assert await claimed(actor) == TRIAL
+        assert await learn(actor, 1, num_tasks=9)
+        assert not await learn(actor, 2, num_tasks=9)
+        assert actor._store.state(TRIAL) == "paused"
+        assert (await asked)["task"] == 1
+        assert (await actor.wait(TRIAL, 2))["task"] == 2
+        asked = asyncio.create_task(actor.wait(TRIAL, 3))
+        assert await claimed(actor) == TRIAL
+        asked.cancel()
+
+    run(course)
+
+
+def test_what_is_asked_again_as_its_answer_was_lost_happens_once_also_in_a_new_store(run, killed):
+    async def course(actor):
+        await learn_ahead(actor)
+        trials = []
+        for _ in range(2):
+            await actor.arrive("host-0", "here", 1, "arrives")
+            assert await actor.act("pause", TRIAL, "pauses") is None
+            trial, refusal = await actor.fork(TRIAL, "fork", JOB | {"seed": 1}, {}, "forks")
+            assert refusal is None
+            trials.append(trial)
+            # The parent learns on: asked now for the first time, the fork would be another one.
+            await learn(actor, 1)
+            actor = killed(actor)
+        assert trials[0] == trials[1]
+        assert sorted(actor._store.trials()) == sorted([TRIAL, trials[0]])
+        kinds = [event["event"] for _, event in actor._store.events(0)]
+        assert (kinds.count("host_ready"), kinds.count("asked")) == (1, 1)
+        return actor
+
+    run(course)
+
+
 def test_what_a_person_has_paused_is_not_queued_by_the_scheduler(run):
     async def course(actor):
         await learn_ahead(actor)
-        await actor.act("pause", TRIAL)
+        await actor.act("pause", TRIAL, "request")
         await actor.advance([TRIAL], 3)
         assert actor._store.state(TRIAL) == "paused"
 
@@ -176,8 +217,8 @@ def test_who_waits_for_a_trial_hears_that_the_store_has_failed_it(run):
 
 def test_a_sweep_is_dismissed_when_its_hosts_have_handed_over_and_left(run):
     async def course(actor):
-        await actor.arrive("host-0", "here", 1)
-        await actor.arrive("host-1", "there", 2)
+        await actor.arrive("host-0", "here", 1, "one")
+        await actor.arrive("host-1", "there", 2, "two")
         await actor.expect([Expected("er", JOB, None)], None)
         await actor.claim("host-0", "x", [], 2)
         # Somebody waits for every task, so the host goes on with each.
@@ -204,7 +245,7 @@ def test_a_sweep_is_dismissed_when_its_hosts_have_handed_over_and_left(run):
 def test_a_sweep_is_dismissed_although_a_host_is_gone(run):
     async def course(actor):
         for host in ("host-0", "host-1"):
-            await actor.arrive(host, "here", 1)
+            await actor.arrive(host, "here", 1, host)
         dismissed = asyncio.create_task(actor.dismiss())
         await actor.leave("host-0")
         await actor.lose("host-1", "its node is gone", False)
@@ -254,7 +295,7 @@ def test_the_next_sweep_waits_for_a_host_where_a_trial_has_learned_all_and_left_
         await actor.submit("config", None)
         assert [(await actor.wait(TRIAL, task))["task"] for task in range(4)] == [0, 1, 2, 3]
         dismissed = await still_waits(actor.dismiss())
-        await actor.arrive("host-0", "here", 1)
+        await actor.arrive("host-0", "here", 1, "request")
         await hand_over(actor, "host-0")
         assert await asyncio.wait_for(dismissed, timeout=60) == ["host-0"]
         assert actor._store.state(TRIAL) == "finished"

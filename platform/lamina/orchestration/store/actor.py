@@ -10,7 +10,6 @@ that were under way are made again.
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -42,8 +41,7 @@ MakeTracker = Callable[[str], Tracker]
 
 NAMESPACE = "lamina"
 _DECISION_SECONDS = 5.0
-"""How long a host waits, after a task, to be told whether the scheduler wants another. A paused
-trial says nothing."""
+"""How long a host waits, after a task, to be told whether the scheduler wants another."""
 _WATCH_SECONDS = 1.0
 """How often the store looks for hosts that are silent."""
 
@@ -85,7 +83,8 @@ def start_store(
 
 class StoreActor:
     """The actor's class: it waits, and leaves the rest to its parts. Every method may be called
-    again with the same arguments."""
+    again with the same arguments. A `request` is a name that no other call has: what would happen
+    again, or be answered otherwise, happens once for it."""
 
     def __init__(
         self,
@@ -168,10 +167,14 @@ class StoreActor:
 
     # Hosts
 
-    async def arrive(self, host: str, where: str, process: int) -> None:
+    async def arrive(self, host: str, where: str, process: int, request: str) -> None:
         """`host` is up, on the device and machine that `where` names."""
         self._hosts.hear(host)
-        self._ledger.add_event("host_ready", host=host, where=where, process=process)
+
+        def tell() -> None:
+            self._ledger.add_event("host_ready", host=host, where=where, process=process)
+
+        self._ledger.once(request, tell)
 
     async def beat(self, host: str) -> None:
         """`host` is still there."""
@@ -228,9 +231,13 @@ class StoreActor:
             # A slow disk holds up this host, and no other call.
             digests = await self._on_disk(lambda: self._store.write(unpacked(pieces)))
             self._store.record(trial, host, report, digests)
-        with suppress(TimeoutError):
-            decided = self._until(lambda: self._demand.is_decided(trial, host, report) or None)
+        decided = self._until(lambda: self._demand.is_decided(trial, host, report) or None)
+        try:
             await asyncio.wait_for(decided, _DECISION_SECONDS)
+        except TimeoutError:
+            self._demand.hear_nothing(trial)
+        else:
+            self._demand.hear(trial)
         return self._demand.goes_on(trial, host, report)
 
     async def keep_midway(
@@ -370,21 +377,36 @@ class StoreActor:
 
     # A person at another terminal
 
-    async def act(self, action: control.Action, trial: str) -> str | None:
+    async def act(self, action: control.Action, trial: str, request: str) -> str | None:
         """Stop, pause or resume a known trial. Returns why not, if it cannot be done."""
-        refusal = self._too_late() or control.act(self._store, action, trial)
-        if refusal is None:
-            self._ledger.add_event("asked", action=action, subject=trial)
+
+        def answer() -> str | None:
+            refusal = self._too_late() or control.act(self._store, action, trial)
+            if refusal is None:
+                self._ledger.add_event("asked", action=action, subject=trial)
+            return refusal
+
+        refusal: str | None = self._ledger.once(request, answer)
         return refusal
 
     async def fork(
-        self, parent: str, name: str, mapping: Mapping[str, Any], settings: Mapping[str, Any]
+        self,
+        parent: str,
+        name: str,
+        mapping: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        request: str,
     ) -> tuple[str | None, str | None]:
         """Queue a trial that goes on from the last boundary of `parent`. Returns its id, or None
         and why not."""
-        if refusal := self._too_late():
-            return None, refusal
-        return control.fork(self._store, parent, name, mapping, settings)
+
+        def answer() -> tuple[str | None, str | None]:
+            if refusal := self._too_late():
+                return None, refusal
+            return control.fork(self._store, parent, name, mapping, settings)
+
+        trial, refusal = self._ledger.once(request, answer)
+        return trial, refusal
 
     def _too_late(self) -> str | None:
         sweep = read_sweep(self._ledger)

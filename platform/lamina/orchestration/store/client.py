@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import ray
 from ray.exceptions import GetTimeoutError
@@ -51,7 +52,7 @@ class StoreClient:
         self._call("pause", trial)
 
     def arrive(self, host: str, where: str, process: int) -> None:
-        self._call("arrive", host, where, process)
+        self._call("arrive", host, where, process, uuid4().hex)
 
     def beat(self, host: str) -> None:
         self._call("beat", host)
@@ -145,12 +146,12 @@ class StoreClient:
         return self._call("noted", key)
 
     def act(self, action: Action, trial: str) -> str | None:
-        return self._call("act", action, trial)
+        return self._call("act", action, trial, uuid4().hex)
 
     def fork(
         self, parent: str, name: str, mapping: Mapping[str, Any], settings: Mapping[str, Any]
     ) -> tuple[str | None, str | None]:
-        return self._call("fork", parent, name, mapping, settings)
+        return self._call("fork", parent, name, mapping, settings, uuid4().hex)
 
     def held(self, how: str) -> list[str]:
         return self._call("held", how)

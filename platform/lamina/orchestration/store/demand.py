@@ -24,6 +24,9 @@ class Demand:
         self._waiting: Counter[tuple[str, int]] = Counter()
         """How many calls wait for a task of a trial. Ray makes them again when the store was
         killed."""
+        self._unheard: set[str] = set()
+        """The trials whose last task was learned before the scheduler had spoken of the one
+        before."""
 
     def submit(self, job: Configuration, fork: Boundary | None) -> str:
         """Ray Tune has come to a trial. Returns its name."""
@@ -116,6 +119,19 @@ class Demand:
             or store.ahead(trial) is not None
             or read_sweep(store.ledger).is_closing
         )
+
+    def hear(self, trial: str) -> None:
+        """The scheduler has spoken of the last task of `trial`."""
+        self._unheard.discard(trial)
+
+    def hear_nothing(self, trial: str) -> None:
+        """The scheduler has not spoken in time: it is slow, or held up. One task more may be
+        learned on trust; after that, `trial` is paused until somebody waits for its next one."""
+        if trial in self._unheard:
+            self._unheard.discard(trial)
+            self._store.pause(trial)
+        else:
+            self._unheard.add(trial)
 
     def goes_on(self, trial: str, host: str, report: Report) -> bool:
         """Whether `host` is to go on with a trial that has reported. One that has learned all that

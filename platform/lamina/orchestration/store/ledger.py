@@ -16,7 +16,7 @@ _FAULTS = {
     sqlite3.SQLITE_READONLY: errno.EROFS,
 }
 """What SQLite says of a disk, as the system says it."""
-VERSION = 2
+VERSION = 3
 """Of the schema. It goes up with every change of the tables."""
 
 _SCHEMA = f"""
@@ -53,6 +53,7 @@ CREATE TABLE configurations (
     config TEXT PRIMARY KEY, name TEXT NOT NULL, mapping TEXT, stage TEXT, error TEXT
 );
 CREATE TABLE hosts (host TEXT PRIMARY KEY, is_here INTEGER NOT NULL);
+CREATE TABLE answers (request TEXT PRIMARY KEY, answer TEXT NOT NULL);
 CREATE TABLE notes (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE sweep (
     run TEXT,
@@ -75,6 +76,7 @@ has come to the trial. trials.hold: what a person has asked for, and still holds
 a person wants this trial trained, whoever else does; what they changed, as JSON.
 trials.is_announced: this session has said that the trial has finished.
 hosts: those of this session; `is_here` is 0 for those that have left.
+answers: what was answered to a request of this session, as JSON.
 notes: what the scheduler wants to find again, in its own words.
 sweep: one row (see `sweep_record.SweepRecord`)."""
 
@@ -155,6 +157,17 @@ class Ledger:
         event = json.dumps({"event": kind, "trial": trial, **fields})
         with self.transaction():
             self.change("INSERT INTO events (event) VALUES (?)", event)
+
+    def once(self, request: str, do: Callable[[], Any]) -> Any:
+        """What `do` returns, as JSON has it: of a `request` that is made again, as its answer was
+        lost, what it returned then."""
+        with self.transaction():
+            found = self.row("SELECT answer FROM answers WHERE request = ?", request)
+            if found is not None:
+                return json.loads(found[0])
+            answer = json.dumps(do())
+            self.change("INSERT INTO answers VALUES (?, ?)", request, answer)
+            return json.loads(answer)
 
     def last_event(self) -> int:
         """The number of the newest event; 0 if there is none."""

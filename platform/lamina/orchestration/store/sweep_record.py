@@ -63,6 +63,7 @@ def begin_session(ledger: Ledger, session: str) -> bool:
             status=None,
         )
         ledger.change("DELETE FROM hosts")
+        ledger.change("DELETE FROM answers")
         ledger.change("DELETE FROM configurations")
         ledger.change("UPDATE trials SET ahead = NULL, is_announced = 0")
     return True
