@@ -7,7 +7,8 @@
     report.html                             the page of `lamina report`
     trials/TRIAL/                           a trial of the sweep: accuracy_matrix.json, bundle/, and
                                             error.txt where it failed
-    run/TRIAL/                              a lone run: the same, result.json and events.jsonl
+    run/TRIAL/                              a lone run: the same, result.json and events.jsonl; and
+                                            store/, until it has learned all
 """
 
 LEADERBOARD = "leaderboard.json"

@@ -56,10 +56,10 @@ def no_op_loop(settings: Any) -> None:
     """What a host does in place of `host_loop`."""
     import torch
 
-    from lamina.orchestration.hosts.claimed_trials import left_behind, split
+    from lamina.orchestration.hosts.claimed_trials import left_behind
     from lamina.orchestration.hosts.heartbeat import heartbeat
     from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
-    from lamina.training.checkpoint import pack
+    from lamina.training.checkpoint import checkpoint_of
 
     torch.set_num_threads(1)
     seconds: dict[str, list[float]] = defaultdict(list)
@@ -91,9 +91,7 @@ def no_op_loop(settings: Any) -> None:
                     )
                     learner = backbones.learner(claim.mapping)
                     for report in learner.learn():
-                        state = split(learner.state_dict())
-                        parts = {name: pack(part) for name, part in state.items()}
-                        learned.append((asdict(report), parts))
+                        learned.append((asdict(report), checkpoint_of(learner)))
                     bundle = left_behind(learner, claim.mapping, claim.trial, claim.name)
                 held[claim.trial] = claim
                 number += 1

@@ -114,7 +114,9 @@ def test_a_run_that_breaks_off_leaves_no_run_open(lamina, job, only_run, monkeyp
     monkeypatch.setattr(Scorecard, "evaluate", interrupted)
     stopped = lamina("run", job)
     assert stopped.exit_code == 130
-    assert stopped.stderr == "stopped by SIGINT; the same command begins again\n"
+    assert stopped.stderr == (
+        "stopped by SIGINT; the same command goes on from here, or `lamina resume OUTPUT_DIR`\n"
+    )
     events = [json.loads(line) for line in (only_run() / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["start_trial", "data", "finish_trial"]
     assert events[-1]["status"] == "stopped"

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from lamina.cli import main
 from lamina.files import alone_in
+from lamina.training.learner import Learner
 from watched import RAY, hosts_in_threads
 
 
@@ -74,6 +75,54 @@ def test_a_federation_that_is_stopped_says_so_and_goes_on_to_the_same_bytes(
     for file in ("global.safetensors", "manifest.json"):
         found, expected = (tmp_path / folder / file for folder in ("out", "whole"))
         assert found.read_bytes() == expected.read_bytes()
+
+
+@pytest.mark.parametrize("words", [[], ["sweep.checkpoint_steps=1"]])
+@pytest.mark.parametrize("is_damaged", [False, True])
+def test_a_run_that_is_stopped_in_a_task_goes_on_to_the_same_bytes(
+    lamina, job, tmp_path, monkeypatch, words, is_damaged
+):
+    words = ["training.epochs=2", "adapter.dropout=0.1", *words]
+    whole = lamina("run", job, *words, f"output_dir={tmp_path / 'whole'}")
+    assert whole.exit_code == 0, whole.output
+    passed_over, begun = Learner._pass_over, []
+
+    def stopped_in_the_second_task(learner, data, order, stepper, at, **other):
+        if learner.next_task == 1 and at.epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return passed_over(learner, data, order, stepper, at, **other)
+
+    def noted(learner, data, order, stepper, at, **other):
+        begun.append((learner.next_task, at.num_batches > 0))
+        return passed_over(learner, data, order, stepper, at, **other)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr(Learner, "_pass_over", stopped_in_the_second_task)
+    stopped = lamina("run", job, *words)
+    signal.signal(signal.SIGINT, before)
+    assert stopped.exit_code == 130
+    assert stopped.stderr.endswith("goes on from here, or `lamina resume OUTPUT_DIR`\n")
+    (folder,) = (tmp_path / "out" / "run").iterdir()
+    for path in (folder / "store" / "payloads").iterdir() if is_damaged else ():
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(Learner, "_pass_over", noted)
+    resumed = lamina("resume", tmp_path / "out")
+    assert resumed.exit_code == 0, resumed.output
+    is_within = len(words) == 3
+    if is_damaged:
+        assert resumed.stdout.count("set back: ") == 1 + is_within
+        assert begun == [(0, False), (0, False), (1, False), (1, False)]
+    else:
+        within = ", within the next" if is_within else ""
+        assert f"goes on after 1 of 2 tasks{within}\n" in resumed.stdout
+        # The first of its two epochs was kept, or was not.
+        assert begun == [(1, is_within), (1, False)]
+    for name in ("accuracy_matrix.json", "bundle/adapters/main/adapter_model.safetensors"):
+        expected = tmp_path / "whole" / "run" / folder.name / name
+        assert (folder / name).read_bytes() == expected.read_bytes()
+    # Nothing is kept of what is done.
+    assert not (folder / "store").exists()
 
 
 def test_events_that_cannot_be_written_end_no_federation_and_are_said(

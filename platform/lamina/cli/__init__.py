@@ -132,7 +132,7 @@ def run(job: Path, overrides: tuple[str, ...]) -> None:
     check_words(job, overrides)
     from lamina.cli.run import run_job
 
-    with ending_in_a_line("the same command begins again"):
+    with ending_in_a_line(_GOES_ON):
         run_job(job, overrides)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import click
 from rich.console import Console
 
 from lamina.config import Job
@@ -58,7 +57,6 @@ def resume_run(run: Path) -> None:
         case _:
             from lamina.cli.run import run_job
 
-            click.echo(f"{run}: `lamina run` keeps no task by itself, and begins again")
             run_job(mapping, [each for each in record["overrides"] if "output_dir" not in each])
 
 

@@ -1,11 +1,10 @@
 """`lamina run`: one trial in this process, without Ray."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import click
 import torch
@@ -46,6 +45,7 @@ from lamina.evaluation.result_files import write_result
 from lamina.files import held
 from lamina.folders import BUNDLE, RESULT, RUNS
 from lamina.orchestration.store.event_recorder import EventRecorder, TrialReports
+from lamina.orchestration.store.kept_trial import KeptTrial, kept_trial
 from lamina.registry import InputError
 from lamina.reporting.results import words_of
 from lamina.tracking.base import TrackingError
@@ -92,7 +92,8 @@ def run_job(source: JobSource, overrides: Sequence[str]) -> tuple[Path, Row]:
     output folder, and what `lamina report` shows of the trial.
 
     Everything is in `<output_dir>/run/<trial>/`: the accuracy matrix, the bundle, result.json and
-    events.jsonl. The same trial has the same folder, and the same numbers.
+    events.jsonl. The same trial has the same folder, and the same numbers. One that was killed goes
+    on from its last task, and from its last place within one where the job keeps those.
     """
     console = stdout()
     job = load_job(source, overrides)
@@ -112,9 +113,12 @@ def run_job(source: JobSource, overrides: Sequence[str]) -> tuple[Path, Row]:
     identity = trial_id(trial.job.mapping)
     folder = job.output_dir / RUNS / identity
     with held(job.output_dir / f".lock-{identity}", "output_dir", repr(str(folder))):
-        shutil.rmtree(folder, ignore_errors=True)
-        record_job(job, "run", overrides)
-        return job.output_dir, _trained(source, learner, trial, identity, folder, console)
+        if job.sweep is not None:
+            learner.checkpoint_steps = job.sweep.checkpoint_steps
+        with kept_trial(folder, identity, trial.name, trial.job.mapping) as kept:
+            record_job(job, "run", overrides)
+            row = _trained(source, learner, trial, identity, folder, kept, console)
+        return job.output_dir, row
 
 
 def _trained(
@@ -123,6 +127,7 @@ def _trained(
     trial: Trial,
     identity: str,
     folder: Path,
+    kept: KeptTrial,
     console: Console,
 ) -> Row:
     """Train the trial in its folder, and show what came out."""
@@ -134,13 +139,13 @@ def _trained(
         uri=job.tracking.mlflow_uri,
         experiment=job.tracking.experiment or job.name,
         source=str(source) if isinstance(source, Path | str) else job.name,
-        run=uuid4().hex,
+        run=kept.run,
         measure=job.measure,
     )
     recorder = EventRecorder(tracker, folder.parent)
     run = _Run(trial, identity, folder, notes_in_record([learner.stream]))
     try:
-        reports = _train(learner, run, recorder, console)
+        reports = _train(learner, run, kept, recorder, console)
     finally:
         try:
             recorder.close()
@@ -171,10 +176,14 @@ def _device(hosts: HostSettings) -> torch.device:
     return torch.device("cuda" if on_gpu else "cpu")
 
 
-def _train(learner: Learner, run: _Run, recorder: EventRecorder, console: Console) -> list[Report]:
-    """Learn every task and report it to recorder and display. Leaves no run open, come what may."""
+def _train(
+    learner: Learner, run: _Run, kept: KeptTrial, recorder: EventRecorder, console: Console
+) -> list[Report]:
+    """Learn every task that is left, keep it, and report it to recorder and display. Leaves no run
+    open, come what may."""
 
-    reports: list[Report] = []
+    reports = kept.restore(learner)
+    learner.on_checkpoint = partial(kept.keep_midway, learner)
     this = TrialReports(run.identity, run.trial.name, reports)
 
     def tell(event: str, **more: Any) -> None:
@@ -185,14 +194,24 @@ def _train(learner: Learner, run: _Run, recorder: EventRecorder, console: Consol
     digest = (job.learned_from or {})["stream"]
     data = data_document(learner.stream, digest, source_of(job))
     tell("submitted", name=run.trial.name, mapping=job.mapping, data=data)
+    for report in reports:
+        tell("reported", report=report)
     try:
         with display(console, num_tasks) as shown:
             shown.line(f"{run.trial.name}: {scenario} on {learner.stream.name}, {num_tasks} tasks")
-            for report in learner.learn():
-                reports.append(asdict(report))
+            for damage in kept.damages:
+                shown.line(f"set back: {damage}")
+            if reports or kept.is_midway:
+                done = reports[-1]["task"] + 1 if reports else 0
+                within = ", within the next" if kept.is_midway else ""
+                shown.line(f"goes on after {done} of {num_tasks} tasks{within}")
+                shown.count(done)
+            for task in learner.learn():
+                reports.append(asdict(task))
+                kept.keep(reports[-1], learner)
                 tell("reported", report=reports[-1])
-                shown.line(learned(report))
-                shown.count(report.task + 1)
+                shown.line(learned(task))
+                shown.count(task.task + 1)
         left = run.folder / BUNDLE
         write_bundle(run.trial.job, learner, left, name=run.trial.name, trial=run.identity)
     except BaseException as error:

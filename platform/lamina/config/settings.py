@@ -46,8 +46,8 @@ class SweepSettings:
     """The share of the trials that is trained again alone when the sweep ends, to prove that
     packing, kept features and shared stages changed nothing."""
     checkpoint_steps: int | None = None
-    """After so many steps within a task a trial is kept, so that a host that dies loses no more of
-    a long task; null: at the end of each task only."""
+    """After so many steps within a task a trial is kept, so that a host (or `lamina run`) that dies
+    loses no more of a long task; null: at the end of each task only."""
 
     matters_when: ClassVar[dict[str, Where]] = {"unfit": Where("variants")}
 

@@ -42,7 +42,7 @@ _FEDERATE = {
 }
 _BY_COMMAND: dict[str, Reasons] = {
     "run": {
-        "sweep": _ALONE,
+        "sweep": f"{_ALONE}; of it only checkpoint_steps matters",
         "hosts.count": _ALONE,
         "hosts.cohort": _ALONE,
         "hosts.workers_per_trial": _ALONE,

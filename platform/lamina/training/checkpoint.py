@@ -1,7 +1,9 @@
-"""Checkpoints as bytes: nested tensors and plain values in one safetensors file, never pickle."""
+"""Checkpoints as bytes: nested tensors and plain values in one safetensors file, never pickle; and
+those of a learner, in pieces."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +14,37 @@ from lamina.registry import InputError
 
 _TENSOR = "__tensor__"
 _STRUCTURE = "structure"
+
+
+class Resumable(Protocol):
+    """What can be left, and gone on with elsewhere: a learner."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that it takes to go on."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+
+
+def checkpoint_of(learner: Resumable) -> dict[str, bytes]:
+    """A learner's state in named pieces, which are kept one by one."""
+    return {name: pack(piece) for name, piece in split(learner.state_dict()).items()}
+
+
+def restore(learner: Resumable, pieces: Mapping[str, bytes]) -> None:
+    """Bring a learner to where `checkpoint_of` another left off. Raises InputError for bytes that
+    are no checkpoint."""
+    state: dict[str, Any] = {}
+    for content in pieces.values():
+        state.update(unpack(content))
+    learner.load_state_dict(state)
+
+
+def split(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The pieces of a checkpoint: each nested value of a learner's state, and the rest as one."""
+    nested = {key: {key: value} for key, value in state.items() if isinstance(value, dict | list)}
+    rest = {key: value for key, value in state.items() if key not in nested}
+    return {**nested, **({"rest": rest} if rest else {})}
 
 
 def pack(state: Any) -> bytes:

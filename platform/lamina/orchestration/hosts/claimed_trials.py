@@ -20,7 +20,7 @@ from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
 from lamina.orchestration.hosts.spec import HostSpec
 from lamina.orchestration.store.records import Claim
 from lamina.registry import InputError
-from lamina.training.checkpoint import pack, unpack
+from lamina.training.checkpoint import checkpoint_of, restore
 from lamina.training.cohort import Cohort, Progress
 from lamina.training.learner import Learner
 
@@ -156,24 +156,3 @@ def left_behind(
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
-
-
-def checkpoint_of(learner: Learner | FederatedLearner) -> dict[str, bytes]:
-    """A learner's state as the store keeps it, in named pieces."""
-    return {name: pack(piece) for name, piece in split(learner.state_dict()).items()}
-
-
-def restore(learner: Learner | FederatedLearner, pieces: Mapping[str, bytes]) -> None:
-    """Bring a learner to where `checkpoint_of` another left off."""
-    state: dict[str, Any] = {}
-    for content in pieces.values():
-        state.update(unpack(content))
-    learner.load_state_dict(state)
-
-
-def split(state: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The pieces of a checkpoint, which the store keeps one by one: each nested value of a
-    learner's state, and the rest as one."""
-    nested = {key: {key: value} for key, value in state.items() if isinstance(value, dict | list)}
-    rest = {key: value for key, value in state.items() if key not in nested}
-    return {**nested, **({"rest": rest} if rest else {})}

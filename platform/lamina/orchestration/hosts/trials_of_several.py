@@ -10,11 +10,12 @@ from uuid import uuid4
 import ray
 import torch.distributed
 
-from lamina.orchestration.hosts.claimed_trials import checkpoint_of, left_behind, restore
+from lamina.orchestration.hosts.claimed_trials import left_behind
 from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
 from lamina.orchestration.hosts.spec import HostSpec
 from lamina.orchestration.store.records import Claim
 from lamina.registry import InputError
+from lamina.training.checkpoint import checkpoint_of, restore
 from lamina.training.report import TaskReport
 from lamina.training.workers import ProcessGroup
 
