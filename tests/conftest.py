@@ -25,9 +25,10 @@ from transformers import (
     ViTModel,
 )
 
-from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import Batch, Stream
 from lamina.streams import ScenarioSettings, build_stream, source_class
 from lamina.training import packing_size

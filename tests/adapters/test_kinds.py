@@ -15,8 +15,9 @@ from lamina.adapters import kind_class, kind_names
 from lamina.adapters.kinds.bottleneck import BottleneckPatch
 from lamina.adapters.kinds.lora import concatenate
 from lamina.adapters.peft_format import export_adapter, import_adapter
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
+from lamina.backbones.overlay import Overlay, StandIn
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import generator_of
 from lamina.registry import InputError
 
@@ -478,9 +479,9 @@ def test_any_tuner_of_peft_equals_peft_and_leaves_the_backbone(
     assert all(t.grad is not None and t.grad.isfinite().all() for t in tensors.values())
     export_adapter(kind, tensors, backbone, tmp_path)
     base = AutoModel.from_pretrained(backbone.model.config._name_or_path).eval()
-    theirs = load_backbone(backbone.settings)
-    theirs.model = peft.PeftModel.from_pretrained(base, tmp_path).eval().base_model.model
-    torch.testing.assert_close(ours, theirs(inputs).features, atol=1e-5, rtol=1e-5)
+    plain = peft.PeftModel.from_pretrained(base, tmp_path).eval().base_model.model
+    theirs = backbone(inputs, Overlay(stand_in=StandIn(plain, {}))).features
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
     after = backbone.model.state_dict()
     assert all(torch.equal(after[key], each) for key, each in before.items())
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())

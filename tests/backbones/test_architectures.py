@@ -24,9 +24,9 @@ from architectures import (
 from lamina.adapters import kind_class
 from lamina.adapters.model import AdaptedModel, per_sample_gradients
 from lamina.adapters.peft_format import export_adapter
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone, outline_backbone
 from lamina.backbones.locate import config_of
+from lamina.backbones.settings import BackboneSettings
 from lamina.backbones.weights import load_model
 from lamina.core import Samples, generator_of
 from lamina.registry import InputError
@@ -119,7 +119,7 @@ def test_what_is_refused_is_refused_before_a_weight_is_read(name, backbones):
 def test_peft_gives_the_same_features_with_the_same_tensors(name, backbones, tmp_path):
     backbone, case = backbones(name), CASES[name]
     kinds = ["lora", "ia3", "layernorm"]
-    if "past_key_values" in backbone._accepts:
+    if "past_key_values" in backbone.capabilities.accepts:
         # PEFT's prefixes are a cache of keys and values, which other models do not have.
         kinds += ["prefix"]
     if case.modality == "text":
@@ -248,7 +248,7 @@ def test_texts_are_cut_at_the_positions_that_a_model_has(backbones):
     long = Samples(["turn on the light " * 20], torch.zeros(1, dtype=torch.int64), torch.arange(1))
     inputs = backbone.encode(long).inputs
     # Two of 24 positions stand before the first token.
-    assert inputs["input_ids"].shape[1] == backbone.max_length == 23
+    assert inputs["input_ids"].shape[1] == backbone.inputs.max_length == 23
     assert backbone(inputs).features.isfinite().all()
 
 

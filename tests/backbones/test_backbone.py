@@ -2,10 +2,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
 from lamina.backbones.overlay import Overlay
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import Batch, Experience, Samples, Stream, Task
 from lamina.registry import InputError
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from lamina.backbones import locate
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.content import backbone_digest
 from lamina.backbones.copies import content_of, is_folder, keep_copy
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.registry import InputError
 
 ELSEWHERE = "/nowhere/of/this/machine"

@@ -8,9 +8,10 @@ from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.kinds.prefix import Prefix
 from lamina.adapters.kinds.prompt import Prompt
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import Call
+from lamina.backbones.calls import Call
 from lamina.backbones.decoding import decoded_by, left_padded
 from lamina.backbones.language_head import LanguageHead
+from lamina.backbones.packing import meeting
 from lamina.core import ANSWER_AT, IGNORED
 from lamina.registry import InputError
 from language_models import CONFIGS, language_backbone
@@ -56,15 +57,15 @@ def adapted(backbone, kind, seed=1) -> AdaptedModel:
 def test_each_token_is_the_best_one_and_company_changes_none(name, kind, models):
     backbone = models(name)[1]
     model = adapted(backbone, kind)
-    inputs = backbone.encode_prompts(PROMPTS, MOST)
+    inputs = backbone.inputs.encode_prompts(PROMPTS, MOST)
     together = model.generate(inputs, MOST)
     assert together.shape == (len(PROMPTS), MOST)
     read_again = decoded_by(
-        lambda rows: model(rows).logits, inputs, most=MOST, end=backbone.end_token
+        lambda rows: model(rows).logits, inputs, most=MOST, end=backbone.inputs.end_token
     )
     assert torch.equal(together, read_again)
     for row, prompt in enumerate(PROMPTS):
-        alone = model.generate(backbone.encode_prompts([prompt], MOST), MOST)[0]
+        alone = model.generate(backbone.inputs.encode_prompts([prompt], MOST), MOST)[0]
         assert torch.equal(alone, together[row, : len(alone)])
     assert len({tuple(row) for row in together.tolist()}) > 1
 
@@ -73,25 +74,26 @@ def test_each_token_is_the_best_one_and_company_changes_none(name, kind, models)
 def test_it_is_what_transformers_generates(name, models):
     folder, backbone = models(name)
     whole = AutoModelForCausalLM.from_pretrained(folder).eval()
-    prompts = left_padded(backbone.encode_prompts(PROMPTS, MOST))
+    prompts = left_padded(backbone.inputs.encode_prompts(PROMPTS, MOST))
     theirs = whole.generate(
         **prompts, max_new_tokens=MOST, do_sample=False, eos_token_id=None, pad_token_id=0
     )
-    ours = AdaptedModel(backbone, None, 0).generate(backbone.encode_prompts(PROMPTS, MOST), MOST)
+    inputs = backbone.inputs.encode_prompts(PROMPTS, MOST)
+    ours = AdaptedModel(backbone, None, 0).generate(inputs, MOST)
     assert torch.equal(ours, theirs[:, prompts["input_ids"].shape[1] :])
 
 
 def test_an_answer_ends_in_its_end_token(models, monkeypatch):
     backbone = models("llama")[1]
-    inputs = backbone.encode_prompts(PROMPTS, MOST)
+    inputs = backbone.inputs.encode_prompts(PROMPTS, MOST)
     model = adapted(backbone, "lora")
     free = model.generate(inputs, MOST)
-    monkeypatch.setattr(type(backbone), "end_token", int(free[1, 2]))
+    monkeypatch.setattr(type(backbone.inputs), "end_token", int(free[1, 2]))
     stopped = model.generate(inputs, MOST)
     assert stopped[1].tolist()[:3] == free[1].tolist()[:3]
     assert set(stopped[1].tolist()[3:]) <= {IGNORED}
     by_logits = decoded_by(
-        lambda rows: model(rows).logits, inputs, most=MOST, end=backbone.end_token
+        lambda rows: model(rows).logits, inputs, most=MOST, end=backbone.inputs.end_token
     )
     assert torch.equal(stopped, by_logits)
 
@@ -101,12 +103,12 @@ def test_an_answer_ends_in_its_end_token(models, monkeypatch):
 )
 def test_overlays_decode_together_as_they_do_alone(name, kind, models):
     backbone = models(name)[1]
-    inputs = backbone.encode_prompts(PROMPTS, MOST)
+    inputs = backbone.inputs.encode_prompts(PROMPTS, MOST)
     calls = [
         Call(inputs, adapted(backbone, kind, seed).overlay(), most)
         for seed, most in ((1, MOST), (2, 3))
     ]
-    assert backbone.meeting(calls[0]) == backbone.meeting(calls[1])
+    assert meeting(calls[0], backbone.architecture) == meeting(calls[1], backbone.architecture)
     with torch.no_grad():
         packed = backbone.run_together(calls)
         for call, found in zip(calls, packed, strict=True):
@@ -117,11 +119,11 @@ def test_overlays_decode_together_as_they_do_alone(name, kind, models):
 
 def test_a_row_that_may_say_no_more_keeps_no_other_waiting(models, monkeypatch):
     backbone = models("llama")[1]
-    inputs = backbone.encode_prompts(PROMPTS[:2], MOST)
+    inputs = backbone.inputs.encode_prompts(PROMPTS[:2], MOST)
     overlay = adapted(backbone, "lora").overlay()
     free = backbone.run(Call(inputs, overlay, MOST)).said
     steps = []
-    monkeypatch.setattr(type(backbone), "end_token", int(free[0, 2]))
+    monkeypatch.setattr(type(backbone.inputs), "end_token", int(free[0, 2]))
     head = LanguageHead.__call__
     monkeypatch.setattr(
         LanguageHead, "__call__", lambda self, h: steps.append(len(h)) or head(self, h)
@@ -135,15 +137,15 @@ def test_a_row_that_may_say_no_more_keeps_no_other_waiting(models, monkeypatch):
 
 def test_prompts_are_those_of_encoded_rows_and_leave_room_for_answers(models):
     backbone = models("llama")[1]
-    inputs = backbone.encode_prompts(["one two three", "four"], MOST)
-    words = backbone.encoder.tokenizer(["one two three", "four"])["input_ids"]
+    inputs = backbone.inputs.encode_prompts(["one two three", "four"], MOST)
+    words = backbone.inputs.encoder.tokenizer(["one two three", "four"])["input_ids"]
     assert inputs[ANSWER_AT].tolist() == [len(each) for each in words]
     with pytest.raises(InputError, match="leaves no room for a prompt"):
-        backbone.encode_prompts(["one"], 10_000)
+        backbone.inputs.encode_prompts(["one"], 10_000)
 
 
 def test_texts_of_answers_have_no_special_tokens(models):
     backbone = models("llama")[1]
-    tokens = backbone.encoder.tokenizer("light on", add_special_tokens=False)["input_ids"]
-    row = torch.tensor([[*tokens, backbone.end_token, IGNORED]])
-    assert backbone.texts_of(row) == ["light on"]
+    tokens = backbone.inputs.encoder.tokenizer("light on", add_special_tokens=False)["input_ids"]
+    row = torch.tensor([[*tokens, backbone.inputs.end_token, IGNORED]])
+    assert backbone.inputs.texts_of(row) == ["light on"]

@@ -6,8 +6,8 @@ from transformers import AutoModelForSeq2SeqLM
 
 from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import DECODED, IGNORED, Samples
 from lamina.registry import InputError
 from language_models import SEQ2SEQ, calls_stream, language_backbone

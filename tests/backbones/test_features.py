@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 
 from lamina.adapters import kind_class
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.features import FeatureStore, _Shelf
 from lamina.backbones.load import load_backbone
 from lamina.backbones.overlay import Overlay
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import KEYS, PARTS, Batch, Samples
 from nouns import nouns_stream, shapes_stream
 

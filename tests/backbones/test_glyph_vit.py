@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import lamina.backbones.glyph_vit
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.glyph_vit.glyphs import CANVAS, DIGITS, SIZE, distort, draw, render_glyphs
 from lamina.backbones.glyph_vit.pretrain import Recipe, pretrain
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import generator_of
 from lamina.streams import ScenarioSettings, build_stream, source_class
 
@@ -30,7 +30,7 @@ def glyphs():
 def test_it_loads_and_is_the_same_every_time(glyph_vit):
     assert glyph_vit.modality == "image"
     assert glyph_vit.architecture.num_layers == 6
-    assert glyph_vit.takes_prefixes
+    assert glyph_vit.capabilities.takes_prefixes
     assert load_backbone(BackboneSettings("glyph_vit")).digest == glyph_vit.digest
 
 

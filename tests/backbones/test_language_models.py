@@ -11,11 +11,11 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.encoding import TextEncoder
 from lamina.backbones.language_head import LanguageHead
 from lamina.backbones.load import load_backbone
 from lamina.backbones.padding import with_padding
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import ANSWER_AT, IGNORED, Batch, Conversation, Samples
 from lamina.losses import cross_entropy
 from lamina.registry import InputError
@@ -80,7 +80,7 @@ def test_the_head_reads_no_token_behind_an_answer(models, monkeypatch):
     monkeypatch.setattr(
         LanguageHead, "__call__", lambda self, h: read.append(h.shape) or head(self, h)
     )
-    found = backbone.token_logits(hidden, batch.inputs)
+    found = backbone.language_head.of_answers(hidden, batch.inputs)
     assert read == [(int(counted.sum()), backbone.dim)]
     expected = head(backbone.language_head, hidden)
     torch.testing.assert_close(found[counted], expected[counted])
@@ -132,7 +132,7 @@ def test_the_greedy_answer_is_right_where_every_token_is(models):
     batch = calls_stream(backbone).experiences[0].train[slice(0, 3)]
     start = int(batch.inputs[ANSWER_AT][0])
     prompt = batch.inputs["input_ids"][:1, :start]
-    end = backbone.encoder.tokenizer.eos_token_id
+    end = backbone.inputs.encoder.tokenizer.eos_token_id
     said = whole.generate(
         prompt, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0
     )
@@ -150,7 +150,7 @@ def test_the_greedy_answer_is_right_where_every_token_is(models):
 
 def test_what_is_too_long_loses_the_beginning_of_its_prompt_and_nothing_of_its_answer(models):
     _, backbone = models("llama")
-    encoder = replace(backbone.encoder, max_length=8)
+    encoder = replace(backbone.inputs.encoder, max_length=8)
     inputs, labels = encoder.with_answers(["one two three four five six"], ["yes no"])
     assert inputs["input_ids"].shape == (1, 8)
     assert labels.tolist()[0][-1] == encoder.tokenizer.eos_token_id
@@ -164,12 +164,12 @@ def test_what_is_too_long_loses_the_beginning_of_its_prompt_and_nothing_of_its_a
 
 def test_a_chat_template_wraps_the_turns_of_a_prompt_and_the_answer_follows(models):
     _, backbone = models("llama")
-    tokenizer = deepcopy(backbone.encoder.tokenizer)
+    tokenizer = deepcopy(backbone.inputs.encoder.tokenizer)
     tokenizer.chat_template = (
         "{% for each in messages %}{{ each.role }} said {{ each.content }} "
         "{% endfor %}{% if add_generation_prompt %}assistant said{% endif %}"
     )
-    encoder = replace(backbone.encoder, tokenizer=tokenizer)
+    encoder = replace(backbone.inputs.encoder, tokenizer=tokenizer)
     asked = Conversation("you there", [("system", "be short"), ("user", "you there")])
     inputs, labels = encoder.with_answers([asked], ["yes"])
     assert tokenizer.decode(inputs["input_ids"][0]) == (
@@ -177,7 +177,7 @@ def test_a_chat_template_wraps_the_turns_of_a_prompt_and_the_answer_follows(mode
     )
     assert tokenizer.decode(labels[0]) == "yes [SEP]"
     with pytest.raises(InputError, match=r"stream\.template: 'chat' needs a tokenizer with"):
-        backbone.encoder.with_answers([asked], ["yes"])
+        backbone.inputs.encoder.with_answers([asked], ["yes"])
 
 
 def test_where_the_end_token_pads_as_well_it_is_learned_and_the_padding_is_not():

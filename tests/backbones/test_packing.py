@@ -5,8 +5,8 @@ import torch
 
 from lamina.adapters import kind_class
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import Call
-from lamina.backbones.packing import InTurn, packed
+from lamina.backbones.calls import Call
+from lamina.backbones.packing import InTurn, meeting, packed
 
 KINDS = [
     "lora",
@@ -84,11 +84,11 @@ def test_calls_of_different_sizes_and_kinds_go_together(tiny_bert, sentences, st
 def test_prefixes_of_different_lengths_do_not_meet(tiny_bert, sentences):
     first, second = models(tiny_bert, "prefix", 2, length=(3, 5))
     calls = [Call(sentences.inputs, each.overlay()) for each in (first, second)]
-    keys = [tiny_bert.meeting(each) for each in calls]
+    keys = [meeting(each, tiny_bert.architecture) for each in calls]
     assert keys[0] != keys[1]
     assert None not in keys
 
 
 def test_peft_modules_run_alone(tiny_bert, sentences):
     (model,) = models(tiny_bert, "peft", 1)
-    assert tiny_bert.meeting(Call(sentences.inputs, model.overlay())) is None
+    assert meeting(Call(sentences.inputs, model.overlay()), tiny_bert.architecture) is None

@@ -10,9 +10,9 @@ from bundle_cases import calls_job
 from lamina.adapters.kinds.peft import Peft
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones import quantised
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone, outline_backbone
 from lamina.backbones.operations import counted
+from lamina.backbones.settings import BackboneSettings
 from lamina.bundles import load_predictor, open_bundle, write_bundle
 from lamina.bundles.exporting import export_bundle
 from lamina.config import build_learner

@@ -11,8 +11,10 @@ from transformers import (
 
 from lamina.adapters import kind_class, kind_names
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import POSITIONS_ARE_GIVEN, Backbone, Call
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.calls import Call
 from lamina.backbones.operations import counted
+from lamina.backbones.positions import ARE_GIVEN
 from lamina.backbones.unpadded import TokenPositions
 from lamina.core import IGNORED, Samples
 from language_models import calls_stream, language_backbone
@@ -140,7 +142,7 @@ def test_other_encoders_with_embedded_positions_get_the_same(
     config.vocab_size = 30522
     torch.manual_seed(0)
     model = AutoModel.from_config(config)
-    backbone = Backbone(model, tiny_bert.encoder, tiny_bert.settings, "mean")
+    backbone = Backbone(model, tiny_bert.inputs.encoder, tiny_bert.settings, "mean")
     inputs = {name: each for name, each in texts.items() if name != "token_type_ids"}
     lora = adapted(backbone, "lora")
     tensors = list(lora.adapters["main"].tensors.values())
@@ -153,7 +155,7 @@ def test_other_encoders_with_embedded_positions_get_the_same(
     torch.testing.assert_close(found, padded(monkeypatch, run, tensors), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", POSITIONS_ARE_GIVEN)
+@pytest.mark.parametrize("name", ARE_GIVEN)
 @pytest.mark.parametrize("kind", ["lora", "prefix", "prompt"])
 def test_causal_models_get_the_same(name, kind, tmp_path, widths, monkeypatch):
     monkeypatch.setattr("lamina.backbones.unpadded.WORTH", 1.0)

@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from architectures import CASES, inputs_of, save_model, settings_of, tokenizer
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone, outline_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.registry import InputError
 
 LOADERS = pytest.mark.parametrize("load", [outline_backbone, load_backbone])
@@ -179,7 +179,7 @@ def test_images_of_several_sizes_are_refused(change, tmp_path):
 
 def test_a_folder_may_be_under_the_home_folder(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
-    assert outline_backbone(BackboneSettings(f"~/{folder.name}")).model_type == "bert"
+    assert outline_backbone(BackboneSettings(f"~/{folder.name}")).architecture.model_type == "bert"
 
 
 def test_a_pickle_of_plain_tensors_gives_what_safetensors_give(folder):

@@ -27,8 +27,8 @@ import torch
 
 from harness import Lane, alternately, arguments, finish, ratios
 from lamina.adapters import kind_class
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.backbones.unpadded import TokenPositions
 from lamina.core import Samples, Stream
 from lamina.strategies import strategy_class

@@ -32,9 +32,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from harness import Lane, arguments, finish
 from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import MAIN, AdaptedModel
-from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import Batch, Samples, Stream, generator_of
 from lamina.evaluation.measures.exact_match import ExactMatch
 from lamina.strategies import strategy_class

@@ -23,8 +23,10 @@ from torch import Tensor
 from harness import Lane, alternately, arguments, finish, ratios, stdout
 from lamina.adapters import kind_class, kind_names
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import Backbone, BackboneSettings, Call
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.calls import Call
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import Batch, Stream
 from lamina.losses import cross_entropy
 from lamina.strategies import strategy_class

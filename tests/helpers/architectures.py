@@ -22,8 +22,11 @@ from transformers import AutoConfig, PreTrainedTokenizerFast, ViTImageProcessorP
 
 from lamina.adapters import kind_class
 from lamina.adapters.base import AdapterKind
-from lamina.backbones.backbone import Backbone, BackboneSettings, Call
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.calls import Call
 from lamina.backbones.load import load_backbone
+from lamina.backbones.packing import meeting
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import Samples, generator_of
 from lamina.registry import InputError
 
@@ -300,7 +303,7 @@ def _check_packed(backbone: Backbone, kind: AdapterKind) -> None:
         for half, tensors in zip(halves, several, strict=True)
     ]
     alone = torch.cat([backbone.run(call).features for call in calls])
-    if backbone.meeting(calls[0]) is None:
+    if meeting(calls[0], backbone.architecture) is None:
         return
     stacked = {key: torch.stack([each[key] for each in several]) for key in several[0]}
     leading = backbone(inputs, kind.overlay(stacked, backbone)).features

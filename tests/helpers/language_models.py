@@ -26,9 +26,10 @@ from transformers import (
     T5Config,
 )
 
-from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import Batch, Experience, Samples, Stream, Task
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48}
@@ -156,5 +157,5 @@ def brief_llama(folder: Path):
     stream = calls_stream(backbone)
     hidden = backbone(stream.experiences[0].train.inputs).answers.flatten(0, 1)
     mean = hidden.mean(dim=0)
-    backbone.language_head.weight[backbone.end_token] = 8.0 * mean / mean.norm().square()
+    backbone.language_head.weight[backbone.inputs.end_token] = 8.0 * mean / mean.norm().square()
     return backbone, stream

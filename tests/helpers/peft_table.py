@@ -28,9 +28,9 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel
 from lamina.adapters.kinds._peft_tuners import REFUSED
 from lamina.adapters.model import MAIN
 from lamina.adapters.peft_format import export_adapter
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
 from lamina.backbones.locate import locate
+from lamina.backbones.overlay import Overlay, StandIn
 from lamina.config import Job, build_learner, check_components, load_job
 from lamina.core import Samples, Stream
 from lamina.losses import cross_entropy
@@ -183,9 +183,8 @@ def check(job: Job, raw: Stream[Samples], adapters: Path) -> None:
         warnings.simplefilter("ignore")
         base = AutoModel.from_pretrained(job.backbone.name).eval()
         plain = peft.PeftModel.from_pretrained(base, adapters / MAIN).eval().base_model.model
-    theirs = load_backbone(BackboneSettings(job.backbone.name))
-    theirs.model = plain
-    torch.testing.assert_close(theirs(inputs).features, together, atol=1e-5, rtol=1e-5)
+    theirs = backbone(inputs, Overlay(stand_in=StandIn(plain, {}))).features
+    torch.testing.assert_close(theirs, together, atol=1e-5, rtol=1e-5)
 
 
 def row(case: Case, found: str) -> str:

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from bundle_cases import calls_job, mapping_of, new_learner, write_data
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.bundles import write_bundle
 from lamina.config import build_learner
 from lamina.strategies import strategy_class

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.federation.update import LORA_A, LORA_B
 from lamina.strategies import strategy_class
 from lamina.training.checkpoint import pack, unpack

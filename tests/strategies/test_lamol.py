@@ -35,7 +35,7 @@ def mean_loss(model, pairs):
 
 def test_a_whole_row_is_said_behind_the_end_token_with_one_between_prompt_and_answer(llama):
     data = llama[1].experiences[0].train
-    end = llama[0].end_token
+    end = llama[0].inputs.end_token
     texts = as_texts(data, end, None)
     for (prompt, answer), (first, rest) in zip(taken_apart(data), taken_apart(texts), strict=True):
         assert first.tolist() == [end]
@@ -52,7 +52,7 @@ def test_the_loss_is_of_answers_and_of_whole_rows_over_rows_of_both_kinds(llama)
     strategy.state["written"] = remembered(rows[slice(0, 2)].trimmed())
     batch = llama[1].experiences[1].train[slice(0, 4)].trimmed()
     pairs = [*taken_apart(batch), *taken_apart(rows[slice(0, 2)])]
-    end = torch.tensor([llama[0].end_token])
+    end = torch.tensor([llama[0].inputs.end_token])
     texts = [(end, torch.cat([prompt, end, answer])) for prompt, answer in pairs]
     with torch.no_grad():
         found = strategy.step(model, batch, NO_REPLAY).loss
@@ -62,7 +62,7 @@ def test_the_loss_is_of_answers_and_of_whole_rows_over_rows_of_both_kinds(llama)
 
 def test_written_rows_are_what_the_model_says_and_come_to_an_end(llama):
     learner = learner_of(llama)
-    model, end = learner.model, llama[0].end_token
+    model, end = learner.model, llama[0].inputs.end_token
     pairs = write_rows(model, 64, 12, Drawn(generator_of(0, "test"), top_k=20))
     assert 0 < len(pairs) < 64
     for prompt, answer in pairs:
@@ -92,7 +92,7 @@ def test_whole_rows_teach_the_model_to_write_them(llama):
     def likelihood(writing):
         learner = learner_of(llama, writing=writing)
         next(learner.learn())
-        texts = as_texts(llama[1].experiences[0].train, llama[0].end_token, None)
+        texts = as_texts(llama[1].experiences[0].train, llama[0].inputs.end_token, None)
         with torch.no_grad():
             return float(mean_loss(learner.model, taken_apart(texts)))
 

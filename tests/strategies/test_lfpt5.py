@@ -40,7 +40,7 @@ def scores_of(model, pair, **adapters):
 
 def test_the_loss_is_of_answers_whole_rows_and_the_divergence_on_written_ones(llama):
     learner, batch, written = begun(llama, writing=0.5, consistency=3.0)
-    model, end = learner.model, torch.tensor([llama[0].end_token])
+    model, end = learner.model, torch.tensor([llama[0].inputs.end_token])
     said, read, apart = [], [], []
     with torch.no_grad():
         found = learner.strategy.step(model, batch, NO_REPLAY).loss

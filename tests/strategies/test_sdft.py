@@ -46,7 +46,7 @@ def test_the_loss_is_over_what_the_student_says_with_a_teacher_that_has_read_the
     moved(learner)
     backbone, model = llama[0], learner.model
     batch = llama[1].experiences[0].train[slice(0, 4)].trimmed()
-    words = backbone.encoder.tokenizer
+    words = backbone.inputs.encoder.tokenizer
     before, after = (
         torch.tensor(words(text, add_special_tokens=False)["input_ids"])
         for text in ("as in", "now")

@@ -37,7 +37,7 @@ def test_the_frozen_model_reads_examples_of_one_task_each_ending_in_the_end_toke
     learner, _, replay = after_one(llama, examples=2)
     kept = replay.draw(8, "examples")
     kept.extras["task"][4:] = 1
-    end = torch.tensor([llama[0].end_token])
+    end = torch.tensor([llama[0].inputs.end_token])
     rows = [torch.cat([p, end, a]).tolist() for p, a in taken_apart(kept)]
     shots = learner.strategy.few_shots(learner.model, kept, generator_of(0, "test"))
     assert len(shots) == 64
@@ -69,7 +69,7 @@ def test_of_each_cluster_the_nearest_to_its_centre_are_kept_by_its_share():
 
 def test_prompts_are_the_frozen_models_and_answers_the_latest_models(llama):
     learner, batch, replay = after_one(llama, kept=24, clusters=3)
-    model, end = learner.model, llama[0].end_token
+    model, end = learner.model, llama[0].inputs.end_token
     learner.strategy.step(model, batch, replay)
     kept = learner.strategy.state["written"]
     inputs = {k.removeprefix("input."): v for k, v in kept.items() if k != "labels"}

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.nn.functional import log_softmax
 
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import IGNORED
 from lamina.memory.memory import Replay
 from lamina.registry import InputError

@@ -6,8 +6,8 @@ from functools import cache
 import pytest
 import torch
 
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import ANSWER_AT, IGNORED, Batch
 from lamina.strategies import strategy_class, strategy_names
 from lamina.training.checkpoint import pack, unpack

@@ -348,8 +348,8 @@ def test_an_image_is_decoded_once_as_long_as_there_is_room(tiny_vit, monkeypatch
 
 
 def test_features_are_kept_by_content_without_decoding(tiny_vit_folder, tmp_path):
-    from lamina.backbones.backbone import BackboneSettings
     from lamina.backbones.load import load_backbone
+    from lamina.backbones.settings import BackboneSettings
     from lamina.core import KEYS
 
     raw = build_stream(source_of(folder_of(tmp_path / "a")), TWO_TASKS, seed=0)

@@ -9,8 +9,9 @@ from torch.nn.functional import pad
 
 from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import OF_DECODER, BackboneSettings
+from lamina.backbones.answers import OF_DECODER
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import IGNORED, Batch
 from lamina.training.settings import TrainingSettings
 from language_models import CONFIGS, MORE, SEQ2SEQ, UNEVEN, calls_stream, loaded, write_model

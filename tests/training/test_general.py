@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.core import IGNORED
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.evaluate import against_frozen

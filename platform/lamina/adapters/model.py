@@ -164,7 +164,9 @@ class AdaptedModel:
         """The same under an overlay that a strategy made itself."""
         hidden = self.backbone(inputs, overlay)
         if hidden.answers is not None:
-            return Output(hidden.features, self.backbone.token_logits(hidden.answers, inputs))
+            return Output(
+                hidden.features, self.backbone.language_head.of_answers(hidden.answers, inputs)
+            )
         return Output(hidden.features, self.logits(hidden.features, head, parameters))
 
     def generate(

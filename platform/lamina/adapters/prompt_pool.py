@@ -28,8 +28,8 @@ def check_pool(pool_size: int, length: int, top_k: int) -> None:
 def add_pool(model: AdaptedModel, pool_size: int, length: int) -> None:
     """Keys and prompts from U(-1, 1), as in L2P's PyTorch code. Raises InputError where no prompts
     can enter the backbone."""
-    model.backbone.check_prompts(length, "strategy.name: its prompts")
-    dim, width = model.backbone.dim, model.backbone.word_width
+    model.backbone.capabilities.check_prompts(length, "strategy.name: its prompts")
+    dim, width = model.backbone.dim, model.backbone.capabilities.word_width
     generator = generator_of(model.seed, "adapter", POOL)
     keys = uniform((pool_size, dim), 1.0, generator)
     prompts = uniform((pool_size, length, width), 1.0, generator)
@@ -55,6 +55,6 @@ def prompted_logits(model: AdaptedModel, inputs: Mapping[str, Tensor], picked: T
     reads the mean of the prompts' output tokens; or of the tokens of answers [N, A, V]."""
     hidden = model.backbone(inputs, Overlay(prompts=[prompts_of(model, picked)]))
     if hidden.answers is not None:
-        return model.backbone.token_logits(hidden.answers, inputs)
+        return model.backbone.language_head.of_answers(hidden.answers, inputs)
     assert hidden.prompts is not None
     return model.logits(hidden.prompts)

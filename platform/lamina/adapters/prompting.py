@@ -24,11 +24,11 @@ def layers_in(
     attention takes no prefixes.
     """
     depth = backbone.architecture.num_layers
-    backbone.check_prefixes("strategy.name: its prefixes")
+    backbone.capabilities.check_prefixes("strategy.name: its prefixes")
     if backbone.architecture.key_width != backbone.architecture.width:
         raise InputError(
             "strategy.name: its prefixes are as wide as tokens, and the keys of a "
-            f"{backbone.model_type!r} backbone are not"
+            f"{backbone.architecture.model_type!r} backbone are not"
         )
     if chosen is None:
         return list(

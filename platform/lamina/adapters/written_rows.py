@@ -21,7 +21,8 @@ def check_decoder_alone(model: AdaptedModel, name: str) -> None:
     if model.backbone.architecture.has_decoder:
         raise InputError(
             f"strategy.name: {name!r} has the model say prompts, and the encoder of a "
-            f"{model.backbone.model_type!r} model only reads them (allowed: causal language models)"
+            f"{model.backbone.architecture.model_type!r} model only reads them (allowed: causal "
+            "language models)"
         )
 
 
@@ -38,7 +39,7 @@ def as_texts(batch: Batch, end: int, longest: int | None) -> Batch:
 def write_rows(model: AdaptedModel, number: int, longest: int, choose: Choice) -> list[Pair]:
     """Rows that the model says, begun `number` times, without those of which prompt or answer has
     no end within `longest` tokens (fewer where the model has no room), or no token before it."""
-    end = torch.tensor([model.backbone.end_token], device=model.backbone.device)
+    end = torch.tensor([model.backbone.inputs.end_token], device=model.backbone.device)
     longest = min(longest, max(room_of(model) // 2 - 1, 1))
     prompts = [each[:-1] for each in ended(model, [end] * number, longest, choose) if len(each) > 1]
     if not prompts:
@@ -54,12 +55,12 @@ def rows_to_replay(
 ) -> dict[str, Tensor]:
     """What `write_rows` gives, for a strategy's state; empty where no row has an end."""
     pairs = write_rows(model, number, longest, choose)
-    return remembered(put_together(pairs, model.backbone.max_length)) if pairs else {}
+    return remembered(put_together(pairs, model.backbone.inputs.max_length)) if pairs else {}
 
 
 def room_of(model: AdaptedModel) -> int:
     """How many tokens a text may have."""
-    room = model.backbone.max_length
+    room = model.backbone.inputs.max_length
     assert room is not None, "a language model reads texts"
     return room
 
@@ -76,5 +77,5 @@ def ended(
     nothing = prompts[0][:0]
     inputs = put_together([(prompt, nothing) for prompt in prompts]).inputs
     said = said_in(model.generate(inputs, longest, adapters=adapters, choose=choose))
-    end = model.backbone.end_token
+    end = model.backbone.inputs.end_token
     return [each if len(each) and int(each[-1]) == end else nothing for each in said]

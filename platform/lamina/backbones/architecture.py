@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from lamina.backbones.overlay import Site
+from lamina.backbones.overlay import Overlay, Site
 from lamina.registry import InputError, unknown
 
 if TYPE_CHECKING:
@@ -163,6 +163,16 @@ class Architecture:
         if layer is not None:
             return layer
         return self.num_layers - 1 if module in self.after else 0
+
+    def frozen_below(self, overlay: Overlay) -> int:
+        """How many layers lie below everything that an overlay changes; all, where it is empty."""
+        if overlay.stand_in is not None or overlay.prompts or overlay.position_shift:
+            return 0
+        modules = {*overlay.input_patches}
+        for site in overlay.patches:
+            modules |= {site.read, site.write}
+        layers = [*overlay.prefixes, *(self.layer_of(module) for module in modules)]
+        return min(layers, default=self.num_layers)
 
     def sites(self, targets: Sequence[str] | None, layers: Sequence[int] | None) -> list[Site]:
         """Sites on the linear modules whose names end in one of `targets` (default: query and

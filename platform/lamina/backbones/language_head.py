@@ -1,6 +1,7 @@
 """The frozen head of a causal language model: logits of the next token."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,8 +12,10 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from lamina.backbones.answers import answer_lengths
 from lamina.backbones.locate import locate
-from lamina.backbones.operations import counting_as
+from lamina.backbones.operations import counting_as, is_counting
+from lamina.backbones.unpadded import spread
 from lamina.backbones.weights import BUILDING
 from lamina.registry import InputError
 
@@ -64,6 +67,20 @@ class LanguageHead:
         scaled = hidden.to(self.weight.dtype) * self.scale
         logits = F.linear(scaled, self.weight, self.bias).float()
         return logits if self.cap is None else self.cap * torch.tanh(logits / self.cap)
+
+    def of_answers(self, answers: Tensor, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Logits [N, A, V] of the next token after each of `answers` [N, A, dim] to these inputs.
+
+        Behind a shorter answer its last logits stand again, which give no gradient. Where
+        operations are counted, padding counts as any token.
+        """
+        columns = torch.arange(answers.shape[1], device=answers.device)
+        counted = (columns < answer_lengths(inputs)[:, None]).flatten()
+        if is_counting() or counted.all():
+            return self(answers)
+        at = counted.nonzero()[:, 0]
+        logits = self(answers.flatten(0, 1).index_select(0, at))
+        return spread(logits, counted.cumsum(0) - 1, at).unflatten(0, answers.shape[:2])
 
 
 def load_head(model: "PreTrainedModel", name: str) -> LanguageHead:

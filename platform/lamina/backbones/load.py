@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from lamina.backbones.backbone import Backbone, BackboneSettings, num_positions
+from lamina.backbones.backbone import Backbone
 from lamina.backbones.encoding import Encoder, ImageEncoder, TextEncoder, load_encoder
 from lamina.backbones.locate import config_of, locate
+from lamina.backbones.positions import num_first, num_positions
 from lamina.backbones.quantised import (
     check_modules,
     check_quantisation,
     quantisation_config,
     settle,
 )
+from lamina.backbones.settings import BackboneSettings
 from lamina.backbones.weights import check_weights, empty_model, load_model, tower_config
 from lamina.registry import InputError
 
@@ -115,15 +117,14 @@ def _backbone(model: "PreTrainedModel", encoder: Encoder, settings: BackboneSett
                 f"backbone.name: the tokenizer of {settings.name!r} has {len(encoder.tokenizer)} "
                 f"tokens, and its model embeds {embedded}"
             )
-    backbone = Backbone(model, encoder, settings, settings.pooling or encoder.pooling)
-    has_first = backbone.num_first if backbone.modality == "image" else 1
-    if not has_first and settings.pooling is None:
-        backbone.pooling = "mean"
+    has_first = encoder.modality == "text" or num_first(model) > 0
+    default = encoder.pooling if has_first else "mean"
+    backbone = Backbone(model, encoder, settings, settings.pooling or default)
     if backbone.pooling == "first" and (not has_first or backbone.architecture.is_causal):
         why = "sees no other token" if has_first else "is a part of the image like any other"
         raise InputError(
-            f"backbone.pooling: the first token of a {backbone.model_type!r} model {why} "
-            "(allowed: mean)"
+            f"backbone.pooling: the first token of a {backbone.architecture.model_type!r} model "
+            f"{why} (allowed: mean)"
         )
     return backbone
 

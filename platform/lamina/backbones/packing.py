@@ -7,15 +7,19 @@ small product costs a launch, patches of one kind for as many rows each become o
 tensors lead with K, and one batched product: the same up to the rounding of float sums.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from lamina.backbones.answers import answer_lengths
+from lamina.backbones.architecture import Architecture
+from lamina.backbones.calls import Call, Hidden
 from lamina.backbones.overlay import InputPatch, KeysAndValues, Overlay, Patch, Prefix, rows_of
 from lamina.backbones.unpadded import current
+from lamina.core import IGNORED
 
 P = TypeVar("P")
 
@@ -117,6 +121,59 @@ def added_by(overlay: Overlay) -> Added | None:
         prompts=sum(prompt.shape[-2] for prompt in overlay.prompts),
         position_shift=overlay.position_shift,
     )
+
+
+def meeting(call: Call, architecture: Architecture) -> Hashable | None:
+    """A key: calls of one model that have the same key can run together. None where a call only
+    runs alone.
+
+    Texts have to be padded to one length: padding further would round differently.
+    """
+    added = added_by(call.overlay)
+    if added is None or call.choose is not None:
+        return None
+    if architecture.projects_positions and not call.overlay.is_empty:
+        return None
+    shapes = {name: value.shape[1:] for name, value in call.inputs.items()}
+    shape = tuple(sorted(shapes.items()))
+    start = architecture.frozen_below(call.overlay)
+    return added, shape, start, torch.is_grad_enabled(), call.most > 0
+
+
+def joined(calls: Sequence[Call], *, stack: bool) -> Call:
+    """One call for several that meet. `stack`: as in `packed`."""
+    sizes = [call.num_rows for call in calls]
+    inputs = {name: torch.cat([call.inputs[name] for call in calls]) for name in calls[0].inputs}
+    overlay = packed([call.overlay for call in calls], sizes, stack=stack)
+    most = max(call.most for call in calls)
+    limits = torch.cat([call.most_of_rows() for call in calls]) if most else None
+    return Call(inputs, overlay, most, limits=limits)
+
+
+def taken_apart(hidden: Hidden, calls: Sequence[Call]) -> list[Hidden]:
+    """The rows of each call, from what `joined` calls gave: answers are as long as the longest of
+    the call's own."""
+    sizes = [call.num_rows for call in calls]
+    nothing = [None] * len(sizes)
+    prompts = nothing if hidden.prompts is None else hidden.prompts.split(sizes)
+    answers = nothing if hidden.answers is None else hidden.answers.split(sizes)
+    said = nothing if hidden.said is None else map(_trimmed, hidden.said.split(sizes))
+    return [
+        Hidden(
+            features,
+            prompt,
+            None if answer is None else answer[:, : int(answer_lengths(call.inputs).max())],
+            own,
+        )
+        for features, prompt, answer, own, call in zip(
+            hidden.features.split(sizes), prompts, answers, said, calls, strict=True
+        )
+    ]
+
+
+def _trimmed(said: Tensor) -> Tensor:
+    """Generated tokens [N, L] without the columns that are behind all answers."""
+    return said[:, : int((said != IGNORED).sum(dim=1).max())]
 
 
 def packed(overlays: Sequence[Overlay], sizes: Sequence[int], *, stack: bool) -> Overlay:

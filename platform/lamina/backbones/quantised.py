@@ -2,15 +2,15 @@
 
 from importlib.util import find_spec
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lamina.backbones.operations import FORMULAS
+from lamina.backbones.settings import Quantisation
 from lamina.registry import InputError
 
-Quantisation = Literal["int8", "nf4"]
 PACKAGES: dict[Quantisation, str] = {"int8": "torchao", "nf4": "bitsandbytes"}
 BLOCK = 64
 """How many numbers share a scale in `nf4`."""

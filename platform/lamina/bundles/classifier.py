@@ -78,7 +78,7 @@ def write_classifier(predictor: Predictor, adapters: Path, folder: Path) -> None
     _check(plain, predictor)
     plain.save_pretrained(folder)
     shutil.copy(Path(modeling_lamina.__file__), folder / CODE)
-    save_encoder(model.backbone.encoder, folder)
+    save_encoder(model.backbone.inputs.encoder, folder)
 
 
 def _merged(location: str, adapters: Sequence[Path]) -> Any:

@@ -140,7 +140,7 @@ class Predictor:
                 zip(prompts, domains or [None] * len(prompts), strict=True)
             )
         ]
-        inputs = self.model.backbone.encode_prompts(asked, most)
+        inputs = self.model.backbone.inputs.encode_prompts(asked, most)
         nothing = torch.zeros(len(asked), 0, dtype=torch.int64)
         return Batch(inputs, nothing, torch.arange(len(asked)))
 
@@ -154,10 +154,10 @@ class Predictor:
         if strategy.routes and task is None:
             routes = strategy.route(self.model, inputs).tolist()
             names = [self.bundle.facts.tasks[route].name for route in routes]
-        texts = backbone.texts_of(said)
-        own = ((said != IGNORED) & (said != backbone.end_token)).sum(dim=1).tolist()
+        texts = backbone.inputs.texts_of(said)
+        own = ((said != IGNORED) & (said != backbone.inputs.end_token)).sum(dim=1).tolist()
         read = inputs.get(ANSWER_AT, batch.lengths()).tolist()
-        ended = (said == backbone.end_token).any(dim=1).tolist()
+        ended = (said == backbone.inputs.end_token).any(dim=1).tolist()
         return [Generation(*each) for each in zip(texts, names, own, read, ended, strict=True)]
 
     def encode(self, values: Sequence[Any]) -> Batch:

@@ -69,7 +69,7 @@ def write_bundle(
     with replacing_folder(folder) as unfinished:
         _write_tensors(job, learner, unfinished)
         _write_adapters(learner, unfinished / ADAPTERS)
-        save_encoder(learner.model.backbone.encoder, unfinished / TOKENIZER)
+        save_encoder(learner.model.backbone.inputs.encoder, unfinished / TOKENIZER)
         if learner.stream.answers == "classes":
             (unfinished / PREDICTIONS).write_bytes(predictions_of(learner))
         classes = json.dumps(classes_of(learner), indent=1) + "\n"
@@ -212,10 +212,10 @@ def _facts(job: Job, learner: Learner, reached: Reached, digests: dict[str, str]
             name=backbone.settings.name,
             source=public_name(backbone.settings.name),
             digest=(job.learned_from or {}).get("backbone") or backbone_digest(job.backbone.name),
-            model_type=backbone.model_type,
+            model_type=backbone.architecture.model_type,
             width=backbone.dim,
             pooling=backbone.pooling,
-            max_length=backbone.max_length,
+            max_length=backbone.inputs.max_length,
         ),
         data=(
             DataFacts(

@@ -88,7 +88,7 @@ def show_matches(
         if label is None:
             continue
         # As the tokenizer writes it, which may change blanks or capitals.
-        (wanted,) = backbone.texts_of(torch.tensor([backbone.tokens_of(label)]))
+        (wanted,) = backbone.inputs.texts_of(torch.tensor([backbone.inputs.tokens_of(label)]))
         group = None if asked.groups is None else asked.groups[place]
         for name in [_ALL] if group is None else [group, _ALL]:
             pairs.setdefault(name, []).append((said.text, wanted))

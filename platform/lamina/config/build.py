@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.backbone import Backbone
 from lamina.backbones.encoding import cut_note
 from lamina.backbones.features import default_folder
 from lamina.backbones.load import outline_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.config.clients import check_clients
 from lamina.config.components import read_sections
 from lamina.config.fields import ConfigError
@@ -102,7 +103,7 @@ def check_components(jobs: Iterable[Job]) -> list[Stream[Samples]]:
         if stream is not None and backbone is not None:
             with _taking_down(problems):
                 _check_modality(job, stream, backbone)
-                backbone.check_answers(stream.answers)
+                backbone.capabilities.check_answers(stream.answers)
                 _check_rank(job, backbone)
                 replace(job.strategy).setup(AdaptedModel(backbone, job.adapter, job.seed))
     if problems:
@@ -131,7 +132,7 @@ def _with_cut_texts(stream: Stream[Samples], backbone: Backbone | None) -> Strea
     """The same stream, with a note of the texts that the backbone does not read to their end."""
     if backbone is None or backbone.modality != stream.modality:
         return stream
-    note = cut_note(stream, backbone.encoder)
+    note = cut_note(stream, backbone.inputs.encoder)
     return stream if note is None else stream.with_notes(note)
 
 

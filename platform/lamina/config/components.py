@@ -38,7 +38,7 @@ class _Class(NamedTuple):
 
 _CLASSES = {
     "scenario": _Class("lamina.streams.scenario", "ScenarioSettings"),
-    "backbone": _Class("lamina.backbones.backbone", "BackboneSettings"),
+    "backbone": _Class("lamina.backbones.settings", "BackboneSettings", is_light=True),
     "training": _Class("lamina.training.settings", "TrainingSettings", is_light=True),
     "sweep": _Class("lamina.config.settings", "SweepSettings", is_light=True),
     "hosts": _Class("lamina.config.settings", "HostSettings", is_light=True),

@@ -16,8 +16,9 @@ import torch
 
 from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
-from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.config.build import build_learner, keep_features
 from lamina.config.job import Job
 from lamina.config.plan import SweepPlan
@@ -213,7 +214,7 @@ class _Kind:
             return 1.0 if self.job.steps_run_layers else 0.0
         model.add()
         depth = self.backbone.architecture.num_layers
-        return 1 - self.backbone.frozen_below(model.overlay()) / depth
+        return 1 - self.backbone.architecture.frozen_below(model.overlay()) / depth
 
 
 def _row_seconds(kind: _Kind, neighbours: int) -> tuple[float, float]:

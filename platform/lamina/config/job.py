@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.adapters.base import AdapterKind
-from lamina.backbones.backbone import BackboneSettings
+from lamina.backbones.settings import BackboneSettings
 from lamina.config.components import FEDERATION, read_sections
 from lamina.config.defaults import completed
 from lamina.config.federation import Federation, read_federation

@@ -209,5 +209,5 @@ class Strategy(ABC):
         """
         if type(self).predict is Strategy.predict:
             return model.generate(inputs, most)
-        end = model.backbone.end_token
+        end = model.backbone.inputs.end_token
         return decoded_by(lambda rows: self.predict(model, rows, task), inputs, most=most, end=end)

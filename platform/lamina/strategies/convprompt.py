@@ -70,7 +70,7 @@ class ConvPrompt(Strategy):
         """Embeddings from U(-1, 1), [layers * 2 * heads, length + k - 1, dim / heads + k - 1], and
         the projection dim -> dim / 2 -> dim / 4."""
         dim = model.backbone.dim
-        heads = model.backbone.num_heads
+        heads = model.backbone.capabilities.num_heads
         if self.max_kernels > dim // 4:
             raise InputError(f"strategy.max_kernels: {self.max_kernels} is more than {dim // 4}")
         rows = self.length + self.kernel - 1

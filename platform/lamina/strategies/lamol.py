@@ -83,7 +83,7 @@ class LAMOL(Strategy):
         if written is not None:
             batch = Batch.cat([batch, written])
         loss = cross_entropy(model(batch.inputs).logits, batch.labels)
-        whole = as_texts(batch, model.backbone.end_token, model.backbone.max_length)
+        whole = as_texts(batch, model.backbone.inputs.end_token, model.backbone.inputs.max_length)
         read = cross_entropy(model(whole.inputs).logits, whole.labels)
         return StepOutput(loss + self.writing * read, {"whole_rows": read.detach()})
 

@@ -91,7 +91,7 @@ class LFPT5(Strategy):
         written = drawn(self.state.get("written", {}), wanted, generator)
         joined = batch if written is None else Batch.cat([batch, written])
         logits = model(joined.inputs).logits
-        whole = as_texts(joined, model.backbone.end_token, model.backbone.max_length)
+        whole = as_texts(joined, model.backbone.inputs.end_token, model.backbone.inputs.max_length)
         read = cross_entropy(model(whole.inputs).logits, whole.labels)
         loss = cross_entropy(logits, joined.labels) + self.writing * read
         if written is None:

@@ -138,7 +138,7 @@ class OnlineLoRA(Strategy):
         """Losses of the batch and of the hard rows after it; the batch's rows of highest loss, all
         texts of one width, so that those of any step and worker go together."""
         number = len(batch)
-        width = model.backbone.max_length
+        width = model.backbone.inputs.max_length
         top = losses[:number].topk(min(self.hard_size, number)).indices
         inputs = {INPUT + key: each[top] for key, each in batch.inputs.items() if key != KEYS}
         labels = batch.labels[top]

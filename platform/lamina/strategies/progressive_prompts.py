@@ -52,15 +52,15 @@ class ProgressivePrompts(Strategy):
 
     def setup(self, model: AdaptedModel) -> None:
         """Nothing yet: every task brings its own."""
-        model.backbone.check_prompts(self.length, "strategy.name: its prompts")
+        model.backbone.capabilities.check_prompts(self.length, "strategy.name: its prompts")
         self.state["classes"] = []
 
     def begin_task(self, model: AdaptedModel, task: Task, preview: Summary | None) -> None:
         """Freeze what is there; a new prompt, MLP and head."""
         model.freeze(*model.adapters)
-        name, dim = PROMPT.format(task.index), model.backbone.word_width
+        name, dim = PROMPT.format(task.index), model.backbone.capabilities.word_width
         generator = generator_of(model.seed, "adapter", name)
-        words = model.backbone.word_embeddings.weight
+        words = model.backbone.capabilities.word_embeddings.weight
         drawn = torch.randint(len(words), (self.length,), generator=generator)
         model.add_tensors(name, {"prompt": words[drawn.to(words.device)].float()})
         if self.bottleneck > 0:

@@ -71,7 +71,7 @@ class SDFT(Strategy):
         """L = mean over the tokens of y ~ p(. | x) of KL(p(. | x, y_<) || p_teacher(. | x, y*,
         y_<))."""
         said = self.said(model, batch.inputs)
-        longest = model.backbone.max_length
+        longest = model.backbone.inputs.max_length
         asked = taken_apart(batch)
         alone = [(prompt, own) for (prompt, _), own in zip(asked, said, strict=True)]
         shown = [(self.shown(model, pair), own) for pair, own in zip(asked, said, strict=True)]
@@ -95,7 +95,7 @@ class SDFT(Strategy):
         """The teacher's prompt: the question, and the right answer as an example."""
         question, answer = pair
         before, after = (
-            question.new_tensor(model.backbone.tokens_of(text))
+            question.new_tensor(model.backbone.inputs.tokens_of(text))
             for text in (self.before, self.after)
         )
         return torch.cat([question, before, answer[:-1], after])

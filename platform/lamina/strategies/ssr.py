@@ -125,7 +125,7 @@ class SSR(Strategy):
             return {}
         features = F.normalize(model.frozen_features(put_together(pairs).inputs), dim=1)
         chosen = various(features, self.clusters, self.kept, generator)
-        rows = put_together([pairs[row] for row in chosen], model.backbone.max_length)
+        rows = put_together([pairs[row] for row in chosen], model.backbone.inputs.max_length)
         return remembered(rows)
 
     def few_shots(
@@ -135,7 +135,7 @@ class SSR(Strategy):
         prompt, end token, answer and end token each. Of what leaves no room for a prompt the
         beginning is cut."""
         pairs, tasks = taken_apart(examples), examples.extras["task"]
-        end = pairs[0][0].new_tensor([model.backbone.end_token])
+        end = pairs[0][0].new_tensor([model.backbone.inputs.end_token])
         room = max(room_of(model) - self.longest, 1)
         shots = []
         for _ in range(self.attempts):

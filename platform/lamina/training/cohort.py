@@ -18,7 +18,9 @@ import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor
 
-from lamina.backbones.backbone import Backbone, Call, Gate, Hidden
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.calls import Call, Gate, Hidden
+from lamina.backbones.packing import meeting
 from lamina.training.learner import Learner
 from lamina.training.report import TaskReport
 
@@ -205,8 +207,8 @@ class Cohort:
             assert isinstance(member.asks, _Forward)
             backbone, call = member.asks.backbone, member.asks.call
             with torch.set_grad_enabled(member._grad):
-                meeting = backbone.meeting(call)
-            key = member.name if meeting is None else (id(backbone), meeting)
+                met = meeting(call, backbone.architecture)
+            key = member.name if met is None else (id(backbone), met)
             groups[key].append(member)
         largest = max(groups.values(), key=len)
         chosen, rows = largest[:1], _num_rows(largest[0])

@@ -157,7 +157,7 @@ def answers(
     if most is None:
         return found
     tokens = said(strategy, model, data, task, most)
-    texts = model.backbone.texts_of
+    texts = model.backbone.inputs.texts_of
     return replace(found, said=tuple(texts(tokens)), wanted=tuple(texts(data.labels)))
 
 
@@ -196,8 +196,9 @@ def against_frozen(
         rows = batch.to(backbone.device)
         bare = backbone(rows.inputs).answers
         assert bare is not None, "answers are tokens"
-        logits = (backbone.token_logits(bare, rows.inputs), logits_of(strategy, model, rows, task))
-        frozen, now = (each.log_softmax(dim=-1) for each in logits)
+        before = backbone.language_head.of_answers(bare, rows.inputs)
+        after = logits_of(strategy, model, rows, task)
+        frozen, now = (each.log_softmax(dim=-1) for each in (before, after))
         counts = rows.labels != IGNORED
         kl = (frozen.exp() * (frozen - now)).sum(dim=-1)[counts].double().sum()
         right = rows.labels.clamp_min(0)[:, :, None]

@@ -13,7 +13,8 @@ from math import log
 
 import torch
 
-from lamina.backbones.backbone import Backbone, Call
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.calls import Call
 from lamina.backbones.overlay import Overlay
 from lamina.core import Batch, Stream
 from lamina.training.measured import clock_of

@@ -21,12 +21,12 @@ TOKENS = 24
 def general_rows(backbone: Backbone) -> Batch:
     """The prompts with what the frozen model says to them."""
     prompts = (files("lamina.training") / "general_prompts.txt").read_text("utf-8").splitlines()
-    asked = backbone.encode_prompts(prompts, TOKENS)
+    asked = backbone.inputs.encode_prompts(prompts, TOKENS)
     device = backbone.device
     said = backbone.generate({name: each.to(device) for name, each in asked.items()}, most=TOKENS)
     none = torch.zeros(len(prompts), dtype=torch.int64)
     # In words, and so with an end, as every answer has one.
-    texts = backbone.texts_of(said)
+    texts = backbone.inputs.texts_of(said)
     return backbone.encode(Samples(prompts, none, torch.arange(len(prompts)), texts))
 
 

@@ -31,10 +31,10 @@ def generate(
     """
     if not prompts:
         return []
-    inputs = model.backbone.encode_prompts(prompts, most)
+    inputs = model.backbone.inputs.encode_prompts(prompts, most)
     nothing = torch.zeros(len(prompts), 0, dtype=torch.int64)
     rows = Batch(inputs, nothing, torch.arange(len(prompts)))
-    return model.backbone.texts_of(said(strategy, model, rows, task, most))
+    return model.backbone.inputs.texts_of(said(strategy, model, rows, task, most))
 
 
 @torch.no_grad()

@@ -10,7 +10,8 @@ import torch
 
 from lamina.adapters.base import AdapterKind
 from lamina.adapters.model import MAIN, AdaptedModel
-from lamina.backbones.backbone import Backbone, Call
+from lamina.backbones.backbone import Backbone
+from lamina.backbones.calls import Call
 from lamina.core import Batch
 from lamina.training.measured import clock_of, measured
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lamina.backbones.backbone import BackboneSettings
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.bundles import Predictor, open_bundle
 from lamina.orchestration.serving.question import Question
 from lamina.orchestration.serving.resident_bundles import ResidentBundles

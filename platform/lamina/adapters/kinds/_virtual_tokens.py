@@ -34,8 +34,8 @@ class VirtualTokens(AdapterKind):
         return {
             "peft_type": peft_type,
             "num_virtual_tokens": self.length,
-            "token_dim": backbone.word_width,
+            "token_dim": backbone.capabilities.word_width,
             "num_layers": backbone.architecture.num_layers,
-            "num_attention_heads": backbone.num_heads,
+            "num_attention_heads": backbone.capabilities.num_heads,
             "num_transformer_submodules": 1,
         }

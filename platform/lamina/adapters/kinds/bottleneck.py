@@ -61,7 +61,8 @@ class Bottleneck(AdapterKind):
         if norms is None:
             raise InputError(
                 "adapter.before_norm: what the MLPs of a "
-                f"{backbone.model_type!r} backbone read through is not known (allowed: false)"
+                f"{backbone.architecture.model_type!r} backbone read through is not known "
+                "(allowed: false)"
             )
         if not norms:
             return architecture.mlps

@@ -33,7 +33,8 @@ class LayerNorm(AdapterKind):
         names = backbone.architecture.norms_in(self.layers)
         if not names:
             raise InputError(
-                f"adapter.kind: 'layernorm' finds no norm in a {backbone.model_type!r} backbone"
+                "adapter.kind: 'layernorm' finds no norm in a "
+                f"{backbone.architecture.model_type!r} backbone"
             )
         return {
             name + suffix: torch.zeros(backbone.shape_of(name)[1])

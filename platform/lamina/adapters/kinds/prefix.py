@@ -20,9 +20,9 @@ class Prefix(VirtualTokens):
 
     def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
         """N(0, 1), as PEFT's embedding."""
-        backbone.check_prefixes(f"adapter.kind: {self.name!r}")
-        if backbone.counts_prefixes:
-            backbone.check_positions(self.length, f"adapter.kind: {self.name!r}")
+        backbone.capabilities.check_prefixes(f"adapter.kind: {self.name!r}")
+        if backbone.capabilities.counts_prefixes:
+            backbone.capabilities.check_positions(self.length, f"adapter.kind: {self.name!r}")
         width = backbone.architecture.num_layers * 2 * backbone.architecture.key_width
         return {TENSOR: torch.randn(self.length, width, generator=generator)}
 
@@ -45,7 +45,9 @@ class Prefix(VirtualTokens):
         width = architecture.key_width
         config |= {
             "token_dim": width,
-            "num_attention_heads": backbone.num_heads * width // architecture.query_width,
+            "num_attention_heads": backbone.capabilities.num_heads
+            * width
+            // architecture.query_width,
             "encoder_hidden_size": architecture.width,
             "prefix_projection": False,
         }

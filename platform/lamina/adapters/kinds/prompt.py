@@ -19,8 +19,10 @@ class Prompt(VirtualTokens):
 
     def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
         """N(0, 1), as PEFT's embedding."""
-        backbone.check_prompts(self.length, f"adapter.kind: {self.name!r}")
-        return {TENSOR: torch.randn(self.length, backbone.word_width, generator=generator)}
+        backbone.capabilities.check_prompts(self.length, f"adapter.kind: {self.name!r}")
+        return {
+            TENSOR: torch.randn(self.length, backbone.capabilities.word_width, generator=generator)
+        }
 
     def overlay(
         self, tensors: Tensors, backbone: Backbone, dropout: torch.Generator | None = None

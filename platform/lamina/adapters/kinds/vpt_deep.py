@@ -23,7 +23,7 @@ class VPTDeep(VirtualTokens):
     def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:
         """Xavier uniform as between a patch of the image and a token, as in the authors' code; in a
         text, between two tokens."""
-        backbone.check_projections(f"adapter.kind: {self.name!r}")
+        backbone.capabilities.check_projections(f"adapter.kind: {self.name!r}")
         architecture, config = backbone.architecture, backbone.model.config
         patch = getattr(config, "patch_size", None)
         fan_in = architecture.width if patch is None else config.num_channels * patch**2

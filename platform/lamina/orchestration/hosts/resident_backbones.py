@@ -7,9 +7,10 @@ from typing import Any
 import torch
 
 from lamina.adapters.kinds.lora import LoRA
-from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.backbone import Backbone
 from lamina.backbones.content import backbone_digest
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.config import HostSettings, Job, build_learner, keep_features, parse_job
 from lamina.config.identity import check_learned_from, stream_content
 from lamina.core import Batch, Samples, Stream

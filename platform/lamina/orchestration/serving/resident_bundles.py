@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from lamina.backbones.backbone import Backbone, BackboneSettings
+from lamina.backbones.backbone import Backbone
 from lamina.backbones.load import load_backbone
+from lamina.backbones.settings import BackboneSettings
 from lamina.bundles import Bundle, Generation, Prediction, Predictor
 from lamina.bundles.predictor import Logits
 from lamina.core import AnswerKind, Batch, Samples
