@@ -533,7 +533,7 @@ def test_what_peft_cannot_do_here_is_refused_with_the_reason(tiny_vit):
 def test_default_targets_are_those_of_peft(model_type):
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
-    from lamina.backbones.architecture import read_architecture
+    from lamina.backbones.read_architecture import read_architecture
 
     config = AutoConfig.for_model(
         model_type,

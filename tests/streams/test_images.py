@@ -340,7 +340,7 @@ def test_an_image_is_decoded_once_as_long_as_there_is_room(tiny_vit, monkeypatch
     first = pixels.tensor()
     assert torch.equal(pixels.tensor(), first)
     assert images.decoded == [0, 1, 2, 3]
-    monkeypatch.setattr("lamina.backbones.encoding.PIXEL_BYTES", 0)
+    monkeypatch.setattr("lamina.backbones.pixels.PIXEL_BYTES", 0)
     other = type(tiny_vit.encoder)(tiny_vit.encoder.processor)(values)["pixel_values"]
     assert torch.equal(other.tensor(), first)
     assert torch.equal(other.tensor(), first)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lamina.backbones.architecture import read_architecture, widths
 from lamina.backbones.attention import attend_with_prefixes
 from lamina.backbones.cached_prefix import CachedPrefix
 from lamina.backbones.calls import Call, Gate, Hidden
@@ -27,6 +26,7 @@ from lamina.backbones.language_head import LanguageHead, load_head
 from lamina.backbones.overlay import KeysAndValues, Overlay
 from lamina.backbones.packing import joined, taken_apart
 from lamina.backbones.quantised import num_numbers
+from lamina.backbones.read_architecture import read_architecture, widths
 from lamina.backbones.settings import BackboneSettings, Pooling
 from lamina.core import ANSWER_AT, DECODED, Batch, Modality, Samples, Stream
 from lamina.registry import InputError

@@ -4,8 +4,6 @@ with its weights."""
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, Protocol
@@ -15,6 +13,7 @@ from torch import Tensor
 
 from lamina.backbones.locate import config_of
 from lamina.backbones.padding import with_padding
+from lamina.backbones.pixels import ImageEncoder
 from lamina.backbones.weights import reads_images
 from lamina.core import (
     ANSWER_AT,
@@ -24,7 +23,6 @@ from lamina.core import (
     PARTS,
     Conversation,
     LazyInput,
-    LazyValues,
     Modality,
     Samples,
     Stream,
@@ -33,8 +31,6 @@ from lamina.registry import InputError
 
 LONGEST_TEXT = 512
 """Tokens of a text, where the model says nothing of how long its texts were."""
-PIXEL_BYTES = 512 * 2**20
-"""So much of what is made of encoded images stays in memory, for the next epoch."""
 _POSITIONS_AFTER_PADDING = (
     "camembert",
     "data2vec-text",
@@ -232,80 +228,6 @@ class TextEncoder:
         a mask, and so on texts of one length (SigLIP)."""
         masks = "attention_mask" in self.tokenizer.model_input_names
         return "longest" if masks else "max_length"
-
-
-@dataclass(frozen=True)
-class ImageEncoder:
-    """An image processor: resizes, rescales, normalises."""
-
-    processor: Any
-    pooling: Literal["mean", "first"] = "first"
-    modality: Modality = "image"
-
-    def __call__(self, values: Sequence[Tensor]) -> Mapping[str, Tensor | LazyInput]:
-        """Of lazy values, what is to be made when it is needed: they are not decoded yet."""
-        if isinstance(values, LazyValues):
-            return {"pixel_values": LazyInput(values, self._maker)}
-        return {"pixel_values": _processed(self.processor, values)}
-
-    def num_cut(self, values: Sequence[Any]) -> int:
-        """None: a processor that crops is meant to."""
-        return 0
-
-    @cached_property
-    def _maker(self) -> "PixelMaker":
-        return PixelMaker(self.processor)
-
-
-class PixelMaker:
-    """Makes `pixel_values` of encoded images. The first ones stay in memory, up to PIXEL_BYTES."""
-
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
-        self._made: dict[bytes, Tensor] = {}
-        self._num_bytes = 0
-
-    @cached_property
-    def digest(self) -> str:
-        """Of the processor's settings and of the libraries that decode and resize."""
-        import PIL
-        import transformers
-
-        settings = json.dumps(self._processor.to_dict(), sort_keys=True, default=str)
-        libraries = f"{PIL.__version__}/{transformers.__version__}"
-        kind = type(self._processor).__name__
-        return sha256(f"{kind}/{settings}/{libraries}".encode()).hexdigest()[:32]
-
-    def __call__(self, values: LazyValues) -> Tensor:
-        """float32 [N, channels, height, width]."""
-        keys = [values.digest(place) for place in range(len(values))]
-        first = {key: place for place, key in enumerate(keys) if key not in self._made}
-        made: dict[bytes, Tensor] = {}
-        if first:
-            images = [values[place] for place in first.values()]
-            made = dict(zip(first, _processed(self._processor, images), strict=True))
-        rows = [self._made[key] if key in self._made else made[key] for key in keys]
-        for key, row in made.items():
-            if self._num_bytes >= PIXEL_BYTES:
-                break
-            # A row of a batch would hold on to the whole batch.
-            self._made[key] = row.clone()
-            self._num_bytes += row.numel() * row.element_size()
-        return torch.stack(rows) if rows else torch.empty(0, 3, 0, 0)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_processor": self._processor, "_made": {}, "_num_bytes": 0}
-
-
-def _processed(processor: Any, values: Sequence[Tensor]) -> Tensor:
-    """What an image processor makes of uint8 images [height, width, 3]."""
-    encoded = processor(
-        images=[value.numpy() for value in values],
-        input_data_format="channels_last",
-        return_tensors="pt",
-    )
-    pixels: Tensor = encoded["pixel_values"]
-    return pixels
 
 
 def cut_note(stream: Stream[Samples], encoder: Encoder) -> Mapping[str, Any] | None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from lamina.backbones.backbone import Backbone
-from lamina.backbones.encoding import Encoder, ImageEncoder, TextEncoder, load_encoder
+from lamina.backbones.encoding import Encoder, TextEncoder, load_encoder
 from lamina.backbones.locate import config_of, locate
+from lamina.backbones.pixels import ImageEncoder
 from lamina.backbones.positions import num_first, num_positions
 from lamina.backbones.quantised import (
     check_modules,

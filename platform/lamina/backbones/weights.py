@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from lamina.backbones.architecture import is_read
+from lamina.backbones.read_architecture import is_read
 from lamina.registry import InputError
 
 if TYPE_CHECKING:

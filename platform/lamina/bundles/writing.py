@@ -14,8 +14,9 @@ import torch
 
 from lamina.adapters.peft_format import export_adapter
 from lamina.backbones.content import backbone_digest
-from lamina.backbones.encoding import Encoder, ImageEncoder, TextEncoder
+from lamina.backbones.encoding import Encoder, TextEncoder
 from lamina.backbones.locate import public_name
+from lamina.backbones.pixels import ImageEncoder
 from lamina.bundles.bundle import (
     ADAPTERS,
     CLASSES,
