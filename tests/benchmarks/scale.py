@@ -95,7 +95,7 @@ def no_op_loop(settings: Any) -> None:
                     bundle = left_behind(learner, claim.mapping, claim.trial, claim.name)
                 held[claim.trial] = claim
                 number += 1
-                first = 0 if claim.start is None else claim.start.task + 1
+                first = len(store.reports(claim.trial))
                 pending |= _send(store, settings.name, claim.trial, learned, first, number)
             if not held:
                 break

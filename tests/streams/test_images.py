@@ -312,7 +312,7 @@ def test_a_stream_is_encoded_without_decoding_and_gives_what_decoding_first_give
     lazy = tiny_vit.encode_stream(raw).experiences[0].train
     assert isinstance(lazy.lazy["pixel_values"], LazyInput)
     decoded = list(raw.experiences[0].train.values)
-    eager = tiny_vit.encoder(decoded)["pixel_values"]
+    eager = tiny_vit.inputs.encoder(decoded)["pixel_values"]
     assert torch.equal(lazy.to("cpu").inputs["pixel_values"], eager)
     rows = torch.tensor([3, 0, 3])
     assert torch.equal(lazy[rows].to("cpu").inputs["pixel_values"], eager[rows])
@@ -335,13 +335,13 @@ def test_a_blank_row_has_nothing_of_an_image_that_is_not_decoded_yet(tiny_vit, t
 def test_an_image_is_decoded_once_as_long_as_there_is_room(tiny_vit, monkeypatch):
     images = counted_images(4)
     values = LazyValues(images, torch.arange(4))
-    encode = type(tiny_vit.encoder)(tiny_vit.encoder.processor)
+    encode = type(tiny_vit.inputs.encoder)(tiny_vit.inputs.encoder.processor)
     pixels = encode(values)["pixel_values"]
     first = pixels.tensor()
     assert torch.equal(pixels.tensor(), first)
     assert images.decoded == [0, 1, 2, 3]
     monkeypatch.setattr("lamina.backbones.pixels.PIXEL_BYTES", 0)
-    other = type(tiny_vit.encoder)(tiny_vit.encoder.processor)(values)["pixel_values"]
+    other = type(tiny_vit.inputs.encoder)(tiny_vit.inputs.encoder.processor)(values)["pixel_values"]
     assert torch.equal(other.tensor(), first)
     assert torch.equal(other.tensor(), first)
     assert len(images.decoded) == 12

@@ -6,9 +6,9 @@ from ray.exceptions import ActorDiedError
 from lamina.config import HostSettings
 from lamina.orchestration.hosts.claimed_trials import ClaimedTrials
 from lamina.orchestration.hosts.spec import HostSpec
-from lamina.orchestration.store.records import Boundary, Claim
+from lamina.orchestration.store.records import Claim
 
-CLAIM = Claim("a", "a", {}, Boundary("a", 0))
+CLAIM = Claim("a", "a", {})
 
 
 class Store:

@@ -48,7 +48,7 @@ def test_a_paused_trial_leaves_its_host_and_is_claimed_again_when_it_is_resumed(
     assert not store.is_running("half", "h0")
     assert store.claim("h0", "x").trial == "queued"
     store.resume("half")
-    assert store.claim("h1", "x").start == Boundary("half", 1)
+    assert store.last_boundary(store.claim("h1", "x").trial) == Boundary("half", 1)
 
 
 def test_what_was_asked_holds_in_the_next_session(store):
@@ -93,8 +93,8 @@ def test_a_fork_starts_at_the_last_boundary_which_stays_for_it(store):
     reopened(store)
     assert control.open_wishes(store) == [trial]
     (claim,) = [claim for host in ("h0", "h1") if (claim := store.claim(host, "y"))]
-    assert (claim.trial, claim.start) == (trial, Boundary("half", 1))
-    assert store.read(store.at(claim.start)) == {"rest": b"1"}
+    assert (claim.trial, store.last_boundary(claim.trial)) == (trial, Boundary("half", 1))
+    assert store.read(store.at(store.last_boundary(claim.trial))) == {"rest": b"1"}
     assert store.reports(trial) == [report_of(0), report_of(1)]
     (row,) = [row for row in control.results(store) if row["trial"] == trial]
     assert (row["name"], row["fork"]) == ("f-after2", {"trial": "half", "task": 1})

@@ -62,7 +62,7 @@ def test_the_trial_goes_on_from_the_boundary_before(store, content):
     assert str(path) in event["damage"]
     assert [each["task"] for each in store.reports("a")] == [0, 1]
     learn(store, 2)
-    assert store.claim("h0", "third").start == Boundary("a", 2)
+    assert store.last_boundary(store.claim("h0", "third").trial) == Boundary("a", 2)
     assert store.read(store.at(Boundary("a", 2))) == {"rest": b"a 2"}
 
 
@@ -121,7 +121,7 @@ def test_a_trial_that_is_kept_within_a_task_goes_on_there_and_one_such_place_is_
         keep_midway(store, 2, content)
     assert store.read(store.midway("a")) == {"rest": b"step 20"}
     assert len(list(store._payloads._folder.iterdir())) == 3
-    assert store.claim("h0", "second").start == Boundary("a", 1)
+    assert store.last_boundary(store.claim("h0", "second").trial) == Boundary("a", 1)
     learn(store, 2)
     assert store.midway("a") == {}
     assert len(list(store._payloads._folder.iterdir())) == 2
@@ -144,7 +144,7 @@ def test_a_place_within_a_task_outlives_the_session(store, tmp_path):
     store.close()
     store.__init__(tmp_path / "store", "two")
     store.submit("a", "a", JOB)
-    assert store.claim("h0", "x").start == Boundary("a", 0)
+    assert store.last_boundary(store.claim("h0", "x").trial) == Boundary("a", 0)
     assert store.read(store.midway("a")) == {"rest": b"step 10"}
 
 

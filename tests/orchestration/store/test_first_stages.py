@@ -59,8 +59,8 @@ def test_they_go_on_from_its_boundary_with_its_report(store):
     assert store.reports("b") == [report_of(0)]
     wanted_again(store, "b")
     claim = store.claim("h1", "x")
-    assert (claim.trial, claim.start) == ("b", Boundary("a", 0))
-    assert store.read(store.at(claim.start)) == {"rest": b"zero"}
+    assert (claim.trial, store.last_boundary(claim.trial)) == ("b", Boundary("a", 0))
+    assert store.read(store.at(store.last_boundary(claim.trial))) == {"rest": b"zero"}
     assert claim.mapping["trial"] == "b"
 
 
@@ -89,11 +89,11 @@ def test_the_next_leads_when_the_first_comes_to_nothing(store, end):
         store.release("h0")
         store.stop("a")
     claim = store.claim("h1", "x")
-    assert (claim.trial, claim.start) == ("b", None)
+    assert (claim.trial, store.last_boundary(claim.trial)) == ("b", None)
     assert store.claim("h2", "x") is None
     learn(store, "h1", 0, rest="zero")
     wanted_again(store, "c")
-    assert store.claim("h2", "x").start == Boundary("b", 0)
+    assert store.last_boundary(store.claim("h2", "x").trial) == Boundary("b", 0)
 
 
 def test_a_stopped_leader_that_still_reports_is_followed(store):
@@ -102,7 +102,7 @@ def test_a_stopped_leader_that_still_reports_is_followed(store):
     store.stop("a")
     assert not store.report("a", "h0", report_of(0), {"rest": b"zero"})
     wanted_again(store, "b")
-    assert store.claim("h1", "x").start == Boundary("a", 0)
+    assert store.last_boundary(store.claim("h1", "x").trial) == Boundary("a", 0)
 
 
 def test_a_new_session_goes_on_sharing(store, scheduled):
@@ -116,7 +116,7 @@ def test_a_new_session_goes_on_sharing(store, scheduled):
     submit(store, "a", "b", "new")
     wanted_again(store, "b", "new")
     claims = [store.claim(host, "y") for host in ("h0", "h1", "h2")]
-    assert {claim.trial: claim.start for claim in claims if claim} == {
+    assert {claim.trial: store.last_boundary(claim.trial) for claim in claims if claim} == {
         "a": Boundary("a", 1),
         "b": Boundary("a", 0),
         "new": Boundary("a", 0),

@@ -63,7 +63,7 @@ def test_a_host_that_is_silent_past_the_deadline_gives_its_trial_up_to_another(s
     assert (lost(store), watch.here()) == (["h0"], ["h1"])
     assert (store.state("a"), store.state("b")) == ("queued", "running")
     claim = store.claim("h1", "first", held=["b"])
-    assert (claim.trial, claim.start) == ("a", Boundary("a", 0))
+    assert (claim.trial, store.last_boundary(claim.trial)) == ("a", Boundary("a", 0))
     assert claim.deaths == 1, "it is trained alone: it may be what took the host down"
 
 

@@ -36,7 +36,7 @@ def test_trials_are_claimed_in_the_order_in_which_they_were_submitted(store):
     claims = [store.claim(host, "first") for host in ("h0", "h1", "h2", "h3")]
     assert [claim and claim.trial for claim in claims] == ["c", "a", "b", None]
     assert claims[0].mapping == JOB
-    assert claims[0].start is None
+    assert store.last_boundary(claims[0].trial) is None
 
 
 def test_a_claim_whose_answer_was_lost_gives_the_same_trial_again(store):
@@ -52,8 +52,11 @@ def test_a_host_that_comes_back_goes_on_with_its_trial_from_its_last_boundary(st
     store.report("a", "h0", report_of(0), {"memory": b"rows", "rest": b"0"})
     store.report("a", "h0", report_of(1), {"memory": b"more rows", "rest": b"1"})
     claim = store.claim("h0", "second")
-    assert (claim.trial, claim.start) == ("a", Boundary("a", 1))
-    assert store.read(store.at(claim.start)) == {"memory": b"more rows", "rest": b"1"}
+    assert (claim.trial, store.last_boundary(claim.trial)) == ("a", Boundary("a", 1))
+    assert store.read(store.at(store.last_boundary(claim.trial))) == {
+        "memory": b"more rows",
+        "rest": b"1",
+    }
 
 
 def test_a_trial_that_takes_its_host_down_again_and_again_fails_and_the_next_has_its_turn(store):
@@ -80,7 +83,7 @@ def test_what_a_lost_host_was_training_is_claimed_by_another(store):
     store.report("a", "h0", report_of(0), {"rest": b"0"})
     store.release("h0")
     claim = store.claim("h1", "first")
-    assert (claim.trial, claim.start) == ("a", Boundary("a", 0))
+    assert (claim.trial, store.last_boundary(claim.trial)) == ("a", Boundary("a", 0))
     assert not store.report("a", "h0", report_of(1), {"rest": b"1"}), "h0 is told to leave it"
     assert store.report("a", "h1", report_of(1), {"rest": b"1"})
 
@@ -101,7 +104,7 @@ def test_a_stopped_trial_ends_at_its_boundary_and_can_be_taken_up_again(store):
     assert not store.report("a", "h0", report_of(0), {"rest": b"0"})
     assert store.claim("h0", "first") is None
     store.submit("a", "a", JOB)
-    assert store.claim("h0", "first").start == Boundary("a", 0)
+    assert store.last_boundary(store.claim("h0", "first").trial) == Boundary("a", 0)
 
 
 def test_everything_is_there_again_after_the_store_was_closed_and_opened(store):
@@ -112,7 +115,7 @@ def test_everything_is_there_again_after_the_store_was_closed_and_opened(store):
     store.fail("b", "it broke")
     events = store.events(0)
     store = reopened(store)
-    assert store.claim("h0", "first").start == Boundary("a", 0)
+    assert store.last_boundary(store.claim("h0", "first").trial) == Boundary("a", 0)
     assert store.read(store.at(Boundary("a", 0))) == {"memory": b"rows"}
     assert (store.state("b"), store.error("b")) == ("failed", "it broke")
     assert (store.name("a"), store.mapping("a")) == ("a name", JOB)
@@ -149,7 +152,7 @@ def test_a_new_session_keeps_what_is_finished_and_takes_up_the_rest_when_asked(s
         store.submit(trial, trial, JOB)
     claims = [store.claim(host, "y") for host in ("h0", "h1", "h2")]
     assert [claim and claim.trial for claim in claims] == ["half", "failed", None]
-    assert claims[0].start == Boundary("half", 0)
+    assert store.last_boundary(claims[0].trial) == Boundary("half", 0)
     assert len(store.reports("done")) == 3
 
 
@@ -173,8 +176,8 @@ def test_a_fork_goes_on_from_the_other_trials_boundary_and_has_its_past(store):
         store.report("a", "h0", report_of(task), {"rest": str(task).encode()})
     store.submit("fork", "fork", {**JOB, "seed": 1}, fork=Boundary("a", 0))
     claim = store.claim("h1", "x")
-    assert claim.start == Boundary("a", 0)
-    assert store.read(store.at(claim.start)) == {"rest": b"0"}
+    assert store.last_boundary(claim.trial) == Boundary("a", 0)
+    assert store.read(store.at(store.last_boundary(claim.trial))) == {"rest": b"0"}
     store.report("fork", "h1", {**report_of(1), "task_name": "other"}, {"rest": b"fork"})
     assert [each["task_name"] for each in store.reports("fork")] == ["t0", "other"]
     assert store.report_of("fork", 0) == report_of(0)
@@ -237,10 +240,10 @@ def test_kill_9_loses_nothing_that_was_answered(tmp_path):
     process.stdout.close()
     process.wait()
     store = SharedStore(tmp_path, session="one")
-    claim = store.claim("h0", "y")
-    assert claim.start.task >= answered
-    assert [each["task"] for each in store.reports("a")] == list(range(claim.start.task + 1))
-    assert store.read(store.at(claim.start)) == {"rest": b"%d" % claim.start.task * 1000}
+    last = store.last_boundary(store.claim("h0", "y").trial)
+    assert last.task >= answered
+    assert [each["task"] for each in store.reports("a")] == list(range(last.task + 1))
+    assert store.read(store.at(last)) == {"rest": b"%d" % last.task * 1000}
     store.close()
 
 

@@ -73,13 +73,13 @@ class Checkpoints:
             trial,
             f"{_MIDWAY}%",
         )
-        return {part.removeprefix(_MIDWAY): digest for part, digest in rows}
+        return {piece.removeprefix(_MIDWAY): digest for piece, digest in rows}
 
     def keep_midway(self, under_way: Boundary, digests: Mapping[str, str]) -> list[str]:
         """Keep a checkpoint within the task `under_way` of a trial, in the place of the one before.
         Returns the digests that nothing refers to any more, as `forget_midway` does."""
         unused = self.forget_midway(under_way.trial)
-        self.add(under_way, {f"{_MIDWAY}{part}": each for part, each in digests.items()})
+        self.add(under_way, {f"{_MIDWAY}{piece}": each for piece, each in digests.items()})
         return [each for each in unused if each not in digests.values()]
 
     def forget_midway(self, trial: str) -> list[str]:

@@ -75,6 +75,9 @@ trials.position: the order of the queue. trials.ahead: how many tasks are learne
 has come to the trial. trials.hold: what a person has asked for, and still holds. trials.settings:
 a person wants this trial trained, whoever else does; what they changed, as JSON.
 trials.is_announced: this session has said that the trial has finished.
+payloads.part: the name of a piece of a checkpoint (`memory`, an adapter, `rest` ...), which has
+nothing to do with the parts of a stream; `midway/` stands before it where the checkpoint is within
+its task.
 hosts: those of this session; `is_here` is 0 for those that have left.
 answers: what was answered to a request of this session, as JSON.
 notes: what the scheduler wants to find again, in its own words.

@@ -26,8 +26,6 @@ class Claim:
     """What a person calls it."""
     mapping: Mapping[str, Any]
     """Its whole job, resolved."""
-    start: Boundary | None
-    """The boundary that it goes on from; None: from the beginning."""
     deaths: int = 0
     """How often its host died while it was there on this task. Above 0 it is trained alone."""
 

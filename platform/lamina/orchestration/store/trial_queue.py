@@ -315,8 +315,8 @@ class TrialQueue:
             self._ledger.add_event("reported", trial, report=report, host=None)
 
     def _claim_of(self, trial: str) -> Claim:
-        mapping, start = self._queries.mapping(trial), self._queries.last_boundary(trial)
-        return Claim(trial, self._queries.name(trial), mapping, start, self._deaths(trial))
+        queries = self._queries
+        return Claim(trial, queries.name(trial), queries.mapping(trial), self._deaths(trial))
 
     def _deaths(self, trial: str) -> int:
         row = self._ledger.row("SELECT deaths FROM trials WHERE trial = ?", trial)
