@@ -1,6 +1,7 @@
 """What R can be of."""
 
-from math import exp
+from dataclasses import replace
+from math import exp, isfinite
 
 import pytest
 import torch
@@ -47,6 +48,13 @@ def test_token_measures_are_those_of_their_formulas(found):
     assert values["exact_match"] == 0.25
     assert values["token_accuracy"] == 15 / 20
     assert values["perplexity"] == pytest.approx(exp(10 / 20))
+
+
+def test_a_perplexity_is_finite_however_surprised_a_model_is(found):
+    lost = replace(found, surprise=torch.full((4,), 1e6, dtype=torch.float64))
+    assert measure_of("perplexity", "tokens").of(lost) == 1e9
+    matrix = AccuracyMatrix([1, 1], [[2.0, 1e9], [1e9, 1e9]], measure="perplexity", better="min")
+    assert all(map(isfinite, matrix.summaries().values()))
 
 
 def test_slots_count_whatever_their_order_and_the_call_is_one_more(found):

@@ -110,6 +110,24 @@ def test_curves_of_less_that_is_better_have_a_scale_and_labels_of_their_own(monk
     assert max(ticks) >= 30
 
 
+def test_a_trial_that_came_to_grief_leaves_the_picture_to_the_others(monkeypatch, tmp_path):
+    tops = []
+    save = Figure.savefig
+
+    def note(figure, *where, **how):
+        axes = figure.axes[0]
+        tops.append((axes.images[0].get_clim() if axes.images else axes.get_ylim())[1])
+        return save(figure, *where, **how)
+
+    monkeypatch.setattr(Figure, "savefig", note)
+    curves = {"low": Curve([9.0, 5.0], 2), "high": Curve([30.0, 40.0], 2), "lost": Curve([1e9], 2)}
+    path, named = tmp_path / "curves.png", {"part": "test", "name": "s", "measure": "perplexity"}
+    draw_curves(path, tasks=TASKS[:2], curves=curves, **named)
+    draw_matrix(path, tasks=TASKS[:2], cells=[[5.0, 1e9], [6.0, 7.0]], **named)
+    assert 40 < tops[0] < 400
+    assert 7 < tops[1] < 100
+
+
 def test_a_joint_trial_is_a_level_across_the_picture(tmp_path):
     path = tmp_path / "bound.png"
     curves = {"joint": Curve([0.95], 1), "whole": Curve([0.9, 0.8, 0.7], 3)}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 from pathlib import Path
+from statistics import median
 from textwrap import fill
 
 import numpy as np
@@ -47,12 +48,13 @@ def draw_matrix(
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set_facecolor(_EMPTY)
-    top = 1.0 if better_of(measure) == "max" else float(np.nanmax(grid, initial=1.0))
+    top = 1.0 if better_of(measure) == "max" else _ceiling(grid[~np.isnan(grid)].tolist())
     image = axes.imshow(grid, cmap="viridis", vmin=0.0, vmax=top)
     for (t, i), value in np.ndenumerate(grid):
         if not isnan(value):
             ink = "white" if value < 0.6 * top else "black"
-            axes.text(i, t, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=10)
+            said = f"{value:.2f}" if value < WIDEST else f"{value:.0e}"
+            axes.text(i, t, said, ha="center", va="center", color=ink, fontsize=10)
 
     labels = [fill(task, 14, break_long_words=False) for task in tasks]
     axes.set_xticks(range(size), labels, rotation=40, ha="right", rotation_mode="anchor")
@@ -86,6 +88,10 @@ class Curve:
         return len(self.values) < self.num_tasks
 
 
+WIDEST = 1e4
+"""From here on a number has no room in a cell, but its size."""
+RUNAWAY = 10.0
+"""So many times the median of all values, a picture ends."""
 LABELLED = 12
 """So many of the trials, the best, are named in the picture; the others are drawn in grey."""
 
@@ -129,7 +135,7 @@ def draw_curves(
         axes.plot(steps, values, color="#999999", linewidth=0.6, zorder=1)
     column = last + 0.12 * max(last, 1)
     values = [value for _, curve in started for value in curve.values]
-    top = 1.0 if better == "max" else max(values, default=1.0)
+    top = 1.0 if better == "max" else _ceiling(values)
     ends = [curve.values[-1] for _, curve in named]
     heights = _apart(ends, gap=0.052 * top, top=top)
     number = 0
@@ -145,7 +151,14 @@ def draw_curves(
             number += 1
             axes.plot(steps, values, color=colour, linestyle=dash, linewidth=2, zorder=3)
             axes.plot(end, value, color=colour, marker="o", markersize=5, zorder=4)
-        axes.plot([end, column], [value, height], color=colour, linewidth=0.7, alpha=0.6, zorder=2)
+        axes.plot(
+            [end, column],
+            [min(value, top), height],
+            color=colour,
+            linewidth=0.7,
+            alpha=0.6,
+            zorder=2,
+        )
         label = f" {value:.3f}  {trial}{_remark(curve, last)}"
         axes.text(column, height, label, color=colour, va="center", fontsize=10)
 
@@ -162,6 +175,14 @@ def draw_curves(
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_bounds(-0.15, last)
     figure.savefig(path, format="png", bbox_inches="tight", pad_inches=0.2)
+
+
+def _ceiling(values: Sequence[float]) -> float:
+    """Up to where a picture shows values of which less is better: a trial that has come to grief
+    leaves it, so that the others are told apart."""
+    if not values:
+        return 1.0
+    return min(max(values), RUNAWAY * median(values))
 
 
 def _is_bound(curve: Curve, last: int) -> bool:

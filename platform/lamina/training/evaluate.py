@@ -3,7 +3,7 @@ it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import exp, inf
+from math import inf
 from statistics import fmean
 
 import torch
@@ -14,6 +14,7 @@ from lamina.core import IGNORED, Batch, Part, Stream, Task
 from lamina.evaluation.accuracy_matrix import Row
 from lamina.evaluation.answers import Answers, AnyAnswers, TokenAnswers
 from lamina.evaluation.measures.base import Measure
+from lamina.evaluation.measures.perplexity import perplexity
 from lamina.losses import cross_entropy
 from lamina.strategies.base import Strategy
 from lamina.training.finite import NotFiniteError
@@ -205,11 +206,7 @@ def against_frozen(
         own = [-each.gather(2, right)[:, :, 0][counts].double().sum() for each in (now, frozen)]
         sums += torch.stack([kl, *own, counts.sum().double()]).cpu()
     mean_kl, surprise, of_frozen = (sums[:3] / sums[3]).tolist()
-    return AgainstFrozen(max(mean_kl, 0.0), _exp(surprise), _exp(of_frozen))
-
-
-def _exp(value: float) -> float:
-    return exp(value) if value < 700 else inf
+    return AgainstFrozen(max(mean_kl, 0.0), perplexity(surprise), perplexity(of_frozen))
 
 
 def answered_rightly(

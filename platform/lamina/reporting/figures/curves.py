@@ -13,6 +13,7 @@ Curves = Sequence[Sequence[float | None]]
 """One for each seed, a value for each step; None where it is undefined."""
 VISIBLE = 8
 """So many curves, the best, are drawn at first; the others wait in the legend for a click."""
+_SHARES = {"rangemode": "tozero", "minallowed": 0.0, "maxallowed": 1.0}
 
 
 def curves(board: Board, part: str) -> Figure:
@@ -43,9 +44,8 @@ def curves(board: Board, part: str) -> Figure:
             },
             "yaxis": {
                 "title": {"text": f"average {board.words}, {part}"},
-                "rangemode": "tozero",
-                **({"maxallowed": 1.0} if better_of(board.measure) == "max" else {}),
-                "minallowed": 0.0,
+                # A perplexity may be a thousand times another.
+                **(_SHARES if better_of(board.measure) == "max" else {"type": "log"}),
             },
             "hovermode": "closest",
         },
