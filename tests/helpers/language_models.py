@@ -155,7 +155,16 @@ def brief_llama(folder: Path):
     """A tiny Llama whose head says the end token every few words, and its stream of calls."""
     backbone = load_backbone(BackboneSettings(str(write_model("llama", folder))))
     stream = calls_stream(backbone)
-    hidden = backbone(stream.experiences[0].train.inputs).answers.flatten(0, 1)
-    mean = hidden.mean(dim=0)
-    backbone.language_head.weight[backbone.inputs.end_token] = 8.0 * mean / mean.norm().square()
+    be_brief(backbone, stream.experiences[0].train)
     return backbone, stream
+
+
+def be_brief(backbone: Backbone, rows: Batch, eagerness: float = 8.0) -> None:
+    """Let its head say the end token every few words, whatever it reads that is like these rows;
+    its logit is about as large as `eagerness`."""
+    hidden = backbone(rows.inputs).answers
+    assert hidden is not None
+    mean = hidden.flatten(0, 1).mean(dim=0)
+    backbone.language_head.weight[backbone.inputs.end_token] = (
+        eagerness * mean / mean.norm().square()
+    )

@@ -16,7 +16,7 @@ from lamina.strategies import strategy_class
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.settings import TrainingSettings
 from lamina.training.workers import ProcessGroup
-from language_models import UNEVEN, calls_stream, loaded
+from language_models import UNEVEN, be_brief, calls_stream, loaded
 from nouns import as_scenario, make_learner, nouns_stream
 
 TRAINING = TrainingSettings(epochs=1, batch_size=4, optimizer="sgd")
@@ -33,19 +33,31 @@ class Case:
     """Which of the tiny language models it is."""
     rate: float = 1e-2
     """The learning rate."""
+    eagerness: float | None = None
+    """Of the language model to end what it says; None: as it is."""
+    settings: tuple[tuple[str, float], ...] = ()
+    """The strategy's own, by name."""
 
     def learner(self, workers=None):
-        backbone = _backbone(self.model, self.folder)
+        backbone = _backbone(self.model, self.folder, self.eagerness)
         stream = nouns_stream(backbone) if self.model is None else calls_stream(backbone, UNEVEN)
         if self.model is None:
             stream = as_scenario(stream, strategy_class(self.strategy).scenarios[0])
         training = replace(TRAINING, learning_rate=self.rate)
-        return make_learner(self.strategy, stream, backbone, training=training, workers=workers)
+        own = dict(self.settings)
+        return make_learner(
+            self.strategy, stream, backbone, training=training, workers=workers, **own
+        )
 
 
 @cache
-def _backbone(model: str | None, folder: Path):
-    return load_backbone(BackboneSettings(str(folder))) if model is None else loaded(model, folder)
+def _backbone(model: str | None, folder: Path, eagerness: float | None):
+    if model is None:
+        return load_backbone(BackboneSettings(str(folder)))
+    backbone = loaded(model, folder)
+    if eagerness is not None:
+        be_brief(backbone, calls_stream(backbone).experiences[0].train, eagerness)
+    return backbone
 
 
 def train_by_two(cases: Sequence[Case], folder: Path) -> dict[Case, list[dict]]:
@@ -60,10 +72,11 @@ def train_by_two(cases: Sequence[Case], folder: Path) -> dict[Case, list[dict]]:
 
 
 def train_by_one(case: Case):
-    """The same by one process: its tensors, and R of the test part."""
+    """The same by one process: its tensors, R of the test part, and what the strategy keeps."""
     learner = case.learner()
     last = list(learner.learn())[-1]
-    return {"tensors": tensors_of(learner), "test": last.test}
+    kept = learner.strategy.state
+    return {"tensors": tensors_of(learner), "test": last.test, "kept": kept}
 
 
 def tensors_of(learner) -> dict:

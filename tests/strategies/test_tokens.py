@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from lamina.training.generate import generate, said
 from lamina.training.settings import TrainingSettings
 from language_models import CONFIGS, calls_stream, write_model
 from nouns import make_learner
-from two_workers import digest
+from two_workers import Case, digest, train_by_one, train_by_two, with_products
 
 TAKE_TOKENS = [name for name in strategy_names() if "tokens" in strategy_class(name).answers]
 PREFIXES = ("coda_prompt", "dualprompt")
@@ -133,6 +134,47 @@ def test_it_is_the_same_packed_and_alone(name, models):
     for key, adapter in alone.model.adapters.items():
         for tensor, value in adapter.tensors.items():
             torch.testing.assert_close(packed[key].tensors[tensor], value, atol=1e-4, rtol=1e-3)
+
+
+WRITERS = {"lamol": 8.0, "lfpt5": 20.0, "ssr": 4.0}
+"""Strategies that draw rows which the model wrote, and how eager it is to end them: so that some
+come to an end."""
+DRAWING = {
+    "lamol": (("share", 1.0), ("longest", 12)),
+    "lfpt5": (("share", 3.0), ("longest", 16)),
+    "ssr": (("attempts", 40), ("longest", 16)),
+    "adaptive_merging": (),
+    "der_pp": (),
+    "er": (),
+    "i_lora": (),
+    "sapt": (),
+}
+"""Strategies whose loss is of the batch and of what they draw, with settings under which they draw
+some."""
+
+
+@pytest.fixture(scope="module")
+def by_two(models, tmp_path_factory):
+    """What two workers have after their stream, by case."""
+    folder = models("llama")[0].settings.name
+    cases = {
+        name: Case(name, Path(folder), "llama", eagerness=WRITERS.get(name), settings=own)
+        for name, own in DRAWING.items()
+    }
+    found = train_by_two(list(cases.values()), tmp_path_factory.mktemp("two_workers"))
+    return {name: (case, found[case]) for name, case in cases.items()}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", DRAWING)
+def test_two_workers_share_what_is_drawn_beside_answers_of_any_length(name, by_two):
+    case, (first, second) = by_two[name]
+    assert (first["learned"], first["test"]) == (second["learned"], second["test"])
+    alone = train_by_one(case)
+    if name in WRITERS:
+        assert len(alone["kept"]["written"]["labels"]) > 1
+    ours, theirs = with_products(first["tensors"]), with_products(alone["tensors"])
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", TAKE_TOKENS)

@@ -140,12 +140,18 @@ class Replay:
         step: int,
         device: torch.device | str,
         share: Callable[[Batch], Batch] = lambda batch: batch,
+        weigh: Callable[[int], float] = lambda _: 1.0,
+        batch_size: int | None = None,
     ) -> None:
+        """`share`, `weigh` and `batch_size` where several workers take the step together: of rows
+        this worker's own, what its count is of all workers', and the rows of the whole batch."""
         self._memory = memory
         self._rows_of = rows_of
         self._step = step
         self._device = device
         self._share = share
+        self._weigh = weigh
+        self._batch_size = batch_size
 
     def __len__(self) -> int:
         """Exemplars there are."""
@@ -158,3 +164,23 @@ class Replay:
             return None
         batch = self._memory.draw(number, self._rows_of, self._step, name)
         return None if batch is None else self._share(batch).to(self._device)
+
+    def everything(self, name: str = "") -> Batch | None:
+        """All exemplars in the order of a draw, on every worker; None while the memory is empty."""
+        if self._memory is None:
+            return None
+        batch = self._memory.draw(len(self), self._rows_of, self._step, name)
+        return None if batch is None else batch.to(self._device)
+
+    def share(self, rows: Batch | None) -> Batch | None:
+        """Of rows that a strategy drew by itself, alike on every worker, those of this one."""
+        return None if rows is None else self._share(rows)
+
+    def batch_size(self, batch: Batch) -> int:
+        """How many rows the step has, of which `batch` are this worker's."""
+        return len(batch) if self._batch_size is None else self._batch_size
+
+    def balance(self, terms: int, batch: Batch) -> float:
+        """By what a mean over so many terms is multiplied beside one over `batch`. Workers weigh a
+        loss by the terms of its rows, and may have other shares of exemplars and of the batch."""
+        return self._weigh(terms) / self._weigh(batch.num_terms())

@@ -86,6 +86,7 @@ class AdaptiveMerging(Strategy):
         if exemplars is None:
             return StepOutput(loss)
         past = cross_entropy(self.merged_logits(model, exemplars), exemplars.labels)
+        past = past * replay.balance(exemplars.num_terms(), batch)
         new = _classes(batch.task) / self.state["classes"]
         return StepOutput(new * loss + (1 - new) * past)
 

@@ -58,8 +58,9 @@ class DERpp(Strategy):
         labelled = replay.draw(self.replay_size, "labels")
         if dark is None or labelled is None:
             return StepOutput(loss)
-        error = squared_error(model, dark)
+        error = squared_error(model, dark) * replay.balance(dark.num_terms(), batch)
         replayed = cross_entropy(model(labelled.inputs).logits, labelled.labels)
+        replayed = replayed * replay.balance(labelled.num_terms(), batch)
         return StepOutput(
             loss + self.alpha * error + self.beta * replayed,
             {"logits_error": error.detach(), "replayed": replayed.detach()},

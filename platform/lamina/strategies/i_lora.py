@@ -72,7 +72,9 @@ class ILoRA(Strategy):
             overlay = model.overlay(self._memory_adapters(model))
             remembered = model.backbone(exemplars.inputs, overlay).features
         below = (remembered - working.features).relu().square().mean()
+        below = below * replay.balance(len(exemplars), batch)
         replayed = cross_entropy(working.logits, exemplars.labels)
+        replayed = replayed * replay.balance(exemplars.num_terms(), batch)
         return StepOutput(
             (loss + replayed) / 2 + self.consistency * below, {"consistency": below.detach()}
         )

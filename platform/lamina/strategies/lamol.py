@@ -77,15 +77,16 @@ class LAMOL(Strategy):
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(y | x) + lambda CE(x, y), over rows of the task and, from the second on, written
         ones, as a share gamma of the batch."""
-        wanted = max(1, round(self.share * len(batch))) if self.share > 0 else 0
+        wanted = max(1, round(self.share * replay.batch_size(batch))) if self.share > 0 else 0
         generator = generator_of(model.seed, "lamol", "draw", self.state["num_steps"])
-        written = drawn(self.state.get("written", {}), wanted, generator)
+        written = replay.share(drawn(self.state.get("written", {}), wanted, generator))
         if written is not None:
             batch = Batch.cat([batch, written])
         loss = cross_entropy(model(batch.inputs).logits, batch.labels)
         whole = as_texts(batch, model.backbone.inputs.end_token, model.backbone.inputs.max_length)
         read = cross_entropy(model(whole.inputs).logits, whole.labels)
-        return StepOutput(loss + self.writing * read, {"whole_rows": read.detach()})
+        read = read * replay.balance(whole.num_terms(), batch)
+        return StepOutput(loss + self.writing * read, {"whole_rows": read.detach()}, rows=batch)
 
     def after_step(self, model: AdaptedModel, seen: Summary | None) -> None:
         """Count the step, so that the next draws others."""

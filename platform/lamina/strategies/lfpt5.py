@@ -86,21 +86,24 @@ class LFPT5(Strategy):
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = CE(y | x) + lambda_lm CE(x, y) over rows of the task and written ones, as a share of
         the batch, + lambda_kl KL(prompt before || prompt) on the answers of the written."""
-        wanted = max(1, round(self.share * len(batch))) if self.share > 0 else 0
+        wanted = max(1, round(self.share * replay.batch_size(batch))) if self.share > 0 else 0
         generator = generator_of(model.seed, "lfpt5", "draw", self.state["num_steps"])
-        written = drawn(self.state.get("written", {}), wanted, generator)
+        written = replay.share(drawn(self.state.get("written", {}), wanted, generator))
         joined = batch if written is None else Batch.cat([batch, written])
         logits = model(joined.inputs).logits
         whole = as_texts(joined, model.backbone.inputs.end_token, model.backbone.inputs.max_length)
         read = cross_entropy(model(whole.inputs).logits, whole.labels)
+        read = read * replay.balance(whole.num_terms(), joined)
         loss = cross_entropy(logits, joined.labels) + self.writing * read
         if written is None:
-            return StepOutput(loss)
+            return StepOutput(loss, rows=joined)
         with torch.no_grad():
             before = model(written.inputs, adapters=[BEFORE]).logits
         own = logits[len(batch) :, : before.shape[1]]
         apart = distillation(answered(own, written.labels), answered(before, written.labels), 1.0)
-        return StepOutput(loss + self.consistency * apart, {"divergence": apart.detach()})
+        apart = apart * replay.balance(written.num_terms(), joined)
+        loss = loss + self.consistency * apart
+        return StepOutput(loss, {"divergence": apart.detach()}, rows=joined)
 
     def after_step(self, model: AdaptedModel, seen: Summary | None) -> None:
         """Count the step, so that the next draws other rows."""

@@ -111,6 +111,7 @@ class SAPT(Strategy):
         means = [F.pad(each, (0, scores.shape[1] - len(each))) for each in self.state["means"]]
         wanted = torch.stack(means)[exemplars.extras["task"]]
         apart = F.kl_div(scores.log_softmax(dim=1), wanted, reduction="batchmean")
+        apart = apart * replay.balance(len(exemplars), batch)
         return StepOutput(loss + self.reflection * apart, {"reflection": apart.detach()})
 
     def annotate(self, model: AdaptedModel, batch: Batch) -> Mapping[str, Tensor]:

@@ -100,11 +100,11 @@ class SSR(Strategy):
         """L = CE(y | x) over rows of the task and written ones alike."""
         assert batch.task is not None
         if "written" not in self.state and self.replay_size > 0 and len(replay) > 0:
-            examples = replay.draw(len(replay), "examples")
+            examples = replay.everything("examples")
             assert examples is not None
             self.state["written"] = self._write(model, examples, batch.task.index)
         generator = generator_of(model.seed, "ssr", "draw", self.state["num_steps"])
-        written = drawn(self.state.get("written", {}), self.replay_size, generator)
+        written = replay.share(drawn(self.state.get("written", {}), self.replay_size, generator))
         if written is not None:
             batch = Batch.cat([batch, written])
         return StepOutput(cross_entropy(model(batch.inputs).logits, batch.labels), rows=batch)

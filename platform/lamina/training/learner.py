@@ -25,7 +25,7 @@ from lamina.training.rows_by_id import RowsById
 from lamina.training.scorecard import Scorecard
 from lamina.training.settings import TrainingSettings
 from lamina.training.stepper import Stepper
-from lamina.training.workers import Alone, Workers, added, share_of
+from lamina.training.workers import Alone, Workers, added, part_of, share_of
 
 
 class Learner:
@@ -244,6 +244,8 @@ class Learner:
                 self.num_steps,
                 device,
                 partial(share_of, workers=self.workers),
+                partial(part_of, workers=self.workers, device=device),
+                len(batch),
             )
             step = partial(stepper.step, batch, replay)
             kind = "step with exemplars" if len(replay) > 0 else "step"

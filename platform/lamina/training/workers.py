@@ -3,8 +3,8 @@
 Losses and gradients are averaged over workers, by how many rows each had in its loss
 (`StepOutput.rows`), or where answers are tokens, how many tokens. So several workers learn what one
 does, up to rounding, where a loss is one mean over rows. Where it adds several, of the batch and of
-what is drawn from a memory, they do where both divide alike. A loss that looks at a batch as a
-whole (a correlation of features) sees each worker's share.
+what is drawn from a memory, they do where the strategy asks for `Replay.balance`, or both divide
+alike. A loss that looks at a batch as a whole (a correlation of features) sees each worker's share.
 """
 
 from collections.abc import Sequence
@@ -94,9 +94,15 @@ def share_of(batch: Batch, workers: Workers) -> Batch:
 
 def weight_of(rows: Batch, workers: Workers) -> float:
     """What the mean over a worker's rows counts in the mean over all workers' rows or tokens."""
+    return part_of(rows.num_terms(), workers, rows.labels.device)
+
+
+def part_of(count: int, workers: Workers, device: torch.device) -> float:
+    """A worker's count as a part of the sum over all workers, which talk through tensors on this
+    kind of device."""
     if workers.size == 1:
         return 1.0
-    own = rows.labels.new_tensor(rows.num_terms())
+    own = torch.tensor(count, device=device)
     return float(own / workers.add([own])[0])
 
 
