@@ -4,7 +4,7 @@ import pytest
 from click.testing import CliRunner
 
 from lamina.cli import main
-from lamina.cli.submit import _check_places, _command_of, _folder_of
+from lamina.cli.submit import _check_paths, _command_of, _folder_of
 from lamina.config import load_job
 from lamina.orchestration.submission import Submission, _Log, checked
 from lamina.registry import InputError
@@ -13,13 +13,13 @@ from small_job import write
 
 def test_results_that_would_be_lost_and_data_that_is_only_here_are_refused(tmp_path, monkeypatch):
     path = write(tmp_path)
-    _check_places(load_job(path))
+    _check_paths(load_job(path))
     with pytest.raises(InputError, match=r"output_dir: 'out' is not on the cluster's disk"):
-        _check_places(load_job(path, ["output_dir=out"]))
+        _check_paths(load_job(path, ["output_dir=out"]))
     monkeypatch.chdir(tmp_path)
     here = load_job(path, ["stream.path=data.csv"])
     with pytest.raises(InputError, match=r"stream\.path: 'data\.csv' is of this machine"):
-        _check_places(here)
+        _check_paths(here)
 
 
 @pytest.mark.parametrize(

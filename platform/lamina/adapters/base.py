@@ -1,4 +1,4 @@
-"""What an adapter kind is: settings that can make tensors and lay them over a backbone."""
+"""The interface of an adapter kind: settings that can make tensors and lay them over a backbone."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -22,19 +22,19 @@ PEFT_PREFIX = "base_model.model."
 class AdapterKind(ABC):
     """Settings of one kind of adapter. It holds no tensors, so many adapters of one kind share it.
 
-    Each of an adapter's tensors may get a leading dimension K, if the kind `packs`: then the N rows
-    of a forward are K equal groups, and group k sees slice k. That is how trials are packed, and
-    how the gradient of every single sample is taken in one backward.
+    If the kind `packs`, each tensor of an adapter may get a leading dimension K. Then the N rows of
+    a forward are K equal groups, and group k sees slice k. That is how trials are packed, and how
+    the gradients of all single samples are computed in one backward.
     """
 
     modalities: ClassVar[tuple[Modality, ...]] = ("text", "image")
-    """What a backbone that carries it may read."""
+    """Modalities of the backbones that can carry it."""
     packs: ClassVar[bool] = True
     """Whether its tensors may lead with K."""
 
     @property
     def name(self) -> str:
-        """The kind's name in a job: its file's."""
+        """The kind's name in a job, which is the name of its file."""
         return type(self).__module__.rsplit(".", 1)[-1]
 
     @abstractmethod
@@ -49,8 +49,7 @@ class AdapterKind(ABC):
     def overlay(
         self, tensors: Tensors, backbone: Backbone, dropout: torch.Generator | None = None
     ) -> Overlay:
-        """What these tensors lay over the backbone. With a generator, dropout draws its masks from
-        it."""
+        """The overlay of these tensors. With a generator, dropout draws its masks from it."""
 
     def to_peft(
         self, tensors: Tensors, backbone: Backbone
@@ -85,7 +84,7 @@ def grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 def grouped_rows(vector: Tensor, like: Tensor) -> Tensor:
     """A vector [d] for every row of `like` [N, ..., d], or vectors [K, d] for K equal groups of its
-    rows: what broadcasts over `like`."""
+    rows. The result broadcasts over `like`."""
     if vector.dim() == 1:
         return vector
     rows = vector.repeat_interleave(len(like) // len(vector), dim=0)

@@ -1,4 +1,4 @@
-"""How much of each input the experts of a mixture of LoRAs got."""
+"""The gates of a mixture of LoRAs: how much each expert contributed to a row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from lamina.backbones.overlay import Overlay, Site
 
 @dataclass(frozen=True)
 class ShareReader:
-    """Changes nothing, and hands the sums of g(x) over a row's tokens, [N, experts], to `seen`."""
+    """A patch that changes nothing. It passes the sums of g(x) over a row's tokens, [N, experts],
+    to `seen`."""
 
     seen: dict[str, Tensor]
     name: str
@@ -31,8 +32,8 @@ class ShareReader:
 def with_shares(
     model: AdaptedModel, inputs: Mapping[str, Tensor]
 ) -> tuple[Output, dict[str, Tensor]]:
-    """What the model says of N inputs, and of every module of its mixture how much each expert got
-    of a row: the sum of g over its tokens, [N, experts]."""
+    """The output for N inputs; and, for every module of its mixture, how much each expert
+    contributed to a row: the sum of g over its tokens, [N, experts]."""
     seen: dict[str, Tensor] = {}
     tensors = model.adapters[MAIN].tensors
     readers = {}

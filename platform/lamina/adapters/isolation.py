@@ -1,5 +1,8 @@
-"""Isolation: an adapter and a head for each task, over its classes alone; all others frozen. Where
-answers are tokens the language model's own head gives them, and a task's has no rows."""
+"""Parameter isolation: each task has an adapter and a head of its own, over its classes alone; all
+others are frozen.
+
+Where answers are tokens, the language model's own head gives them, and a task's head has no rows.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +16,8 @@ from lamina.core import Task
 
 @dataclass(frozen=True)
 class IsolatedModules:
-    """What each task has for itself in a model, and how it answers. The common head is not used.
+    """The adapter and head that each task has for itself, and how rows are answered with them. The
+    common head is not used.
 
     `classes` below are those of every task so far, in order: a strategy keeps them in its state.
     """
@@ -24,7 +28,7 @@ class IsolatedModules:
     """The name of its head."""
 
     def names(self, index: int) -> tuple[str, str]:
-        """Of a task's adapter and of its head."""
+        """The names of a task's adapter and head."""
         return self.adapter.format(index), self.head.format(index)
 
     def attach(self, model: AdaptedModel, task: Task) -> None:
@@ -46,8 +50,9 @@ class IsolatedModules:
         index: int,
         classes: Sequence[Sequence[int]],
     ) -> Tensor:
-        """The same as logits [N, classes seen so far]; impossible for classes of other tasks. Where
-        answers are tokens a task has no classes, and its adapter's logits stand."""
+        """Logits of a task's module over all classes seen so far, [N, classes]; minus infinity for
+        classes of other tasks. Where answers are tokens a task has no classes, and these are its
+        adapter's logits as they are."""
         own = self.own_logits(model, inputs, index)
         return among(own, classes[index], model.num_classes(HEAD)) if classes[index] else own
 
@@ -66,12 +71,13 @@ class IsolatedModules:
     def generate(
         self, model: AdaptedModel, inputs: Mapping[str, Tensor], chosen: Tensor, most: int
     ) -> Tensor:
-        """What each row's own task says, `chosen` int64 [N], as `Strategy.generate`."""
+        """Generate with the module of each row's own task, `chosen` int64 [N]. As
+        `Strategy.generate`."""
         return said_by(
             chosen, inputs, lambda index, own: model.generate(own, most, self._of(model, index))
         )
 
     def _of(self, model: AdaptedModel, index: int) -> list[str]:
-        """What of a task is laid over the backbone."""
+        """The adapter that is laid over the backbone for a task, if the job has one."""
         adapter, _ = self.names(index)
         return [adapter] if adapter in model.adapters else []

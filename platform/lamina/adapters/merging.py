@@ -1,7 +1,7 @@
-"""Merging: one set of tensors out of several that were trained from the same start.
+"""Model merging: one set of tensors out of several that were trained from the same start.
 
-A task vector is what training changed, tau = theta - theta_0, tensor by tensor; all functions are
-pure. For LoRA, `weighted_lora` sums the products B A themselves, which no sum of factors does.
+A task vector is the change by training, tau = theta - theta_0, tensor by tensor. All functions are
+pure. For LoRA, `weighted_lora` sums the products B A themselves; a sum of factors would not.
 """
 
 from collections.abc import Sequence

@@ -22,7 +22,7 @@ class Mixture:
     """y + sum_m g_m patch_m(x), with g = softmax(W mean token + b) for each row."""
 
     patches: Sequence[Patch]
-    """M of them, each adding to y what depends on x alone."""
+    """M patches. Each adds to y a term that depends on x alone."""
     weight: Tensor
     """W [M, dim]."""
     bias: Tensor
@@ -38,7 +38,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class MeanTokenReader:
-    """Changes nothing, and hands the mean token of what it reads to `seen`."""
+    """A patch that changes nothing. It passes the mean token of its input to `seen`."""
 
     seen: dict[str, Tensor]
     name: str
@@ -84,6 +84,6 @@ def mixed_features(
 
 
 def bottleneck_of(model: AdaptedModel) -> Bottleneck:
-    """The kind of the experts, as the job says it."""
+    """The job's kind of adapter, which the experts have."""
     assert isinstance(model.kind, Bottleneck)
     return model.kind

@@ -21,8 +21,8 @@ MAIN = "main"
 
 @dataclass
 class Adapter:
-    """Named tensors with, unless a strategy uses them by itself, the kind that lays them over the
-    backbone."""
+    """Named tensors, with the kind that lays them over the backbone. `kind` is None for tensors
+    that a strategy uses by itself."""
 
     kind: AdapterKind | None
     tensors: dict[str, Tensor]
@@ -39,7 +39,7 @@ class Adapter:
 
 @dataclass(frozen=True)
 class Output:
-    """What an adapted model says of N inputs."""
+    """The output of an adapted model for N inputs."""
 
     features: Tensor
     """float32 [N, dim]."""
@@ -90,17 +90,18 @@ class AdaptedModel:
         return self._put(target, original.kind, tensors, trainable=False)
 
     def keep(self, name: str, kind: AdapterKind | None, tensors: Tensors) -> Adapter:
-        """Hold frozen tensors of a kind and lay them over the backbone, before what is trained."""
+        """Attach frozen tensors of a kind, and lay them over the backbone before the trained
+        adapters."""
         if name not in self.active:
             self.active.insert(0, name)
         return self._put(name, kind, tensors, trainable=False)
 
     def freeze(self, *names: str) -> None:
-        """Train these no more."""
+        """Stop training these adapters or heads."""
         self._train(names, wanted=False)
 
     def unfreeze(self, *names: str) -> None:
-        """Train these (again)."""
+        """Train these adapters or heads (again)."""
         self._train(names, wanted=True)
 
     def remove(self, name: str) -> Adapter:
@@ -127,11 +128,12 @@ class AdaptedModel:
         self._put(name, None, grown, trainable=True)
 
     def num_classes(self, name: str = HEAD) -> int:
-        """How wide a head is."""
+        """The number of classes of a head."""
         return len(self.adapters[name].tensors["bias"])
 
     def parameters(self) -> dict[str, Tensor]:
-        """What is trained, by name (`main.encoder.layer.0...lora_A.weight`, `head.weight`)."""
+        """The trainable tensors, by name (`main.encoder.layer.0...lora_A.weight`,
+        `head.weight`)."""
         return {
             f"{group}.{name}": tensor
             for group, adapter in self.adapters.items()
@@ -161,7 +163,7 @@ class AdaptedModel:
         head: str = HEAD,
         parameters: Mapping[str, Tensor] | None = None,
     ) -> Output:
-        """The same under an overlay that a strategy made itself."""
+        """Features and logits of N inputs under an overlay that a strategy made itself."""
         hidden = self.backbone(inputs, overlay)
         if hidden.answers is not None:
             return Output(
@@ -176,8 +178,8 @@ class AdaptedModel:
         adapters: Sequence[str] | None = None,
         choose: Choice | None = None,
     ) -> Tensor:
-        """What is said behind the prompts of N inputs under the given adapters (default: the active
-        ones), as `Backbone.generate`."""
+        """Tokens generated behind the prompts of N inputs under the given adapters (default: the
+        active ones), as `Backbone.generate`."""
         return self.backbone.generate(inputs, self.overlay(adapters), most=most, choose=choose)
 
     def overlay(
@@ -185,7 +187,7 @@ class AdaptedModel:
         adapters: Sequence[str] | None = None,
         parameters: Mapping[str, Tensor] | None = None,
     ) -> Overlay:
-        """What the given adapters (default: the active ones) lay over the backbone."""
+        """The overlay of the given adapters (default: the active ones)."""
         overlay = Overlay()
         for name in self.active if adapters is None else adapters:
             kind = self.adapters[name].kind
@@ -217,8 +219,8 @@ class AdaptedModel:
         adapters: Sequence[str] | None = None,
         parameters: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """What each of the named linear modules reads for N inputs, float32 [tokens, d_in]; padding
-        left out, prompts included."""
+        """The inputs of the named linear modules for N inputs, float32 [tokens, d_in] each; without
+        padding, with prompts."""
         seen: dict[str, Tensor] = {}
 
         def reader(name: str) -> Patch:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lamina.adapters.base import PEFT_PREFIX, AdapterKind, Tensors
 from lamina.backbones.backbone import Backbone
-from lamina.backbones.language_head import place_of_body
+from lamina.backbones.language_head import prefix_of_body
 from lamina.backbones.locate import public_name
 from lamina.core import AnswerKind, generator_of
 from lamina.registry import InputError
@@ -38,7 +38,7 @@ def export_adapter(
     if answers == "tokens":
         task = "SEQ_2_SEQ_LM" if backbone.architecture.has_decoder else "CAUSAL_LM"
         base = public_name(base)
-        body = PEFT_PREFIX + place_of_body(backbone.model)
+        body = PEFT_PREFIX + prefix_of_body(backbone.model)
         state = {
             body + name.removeprefix(PEFT_PREFIX) if name.startswith(PEFT_PREFIX) else name: each
             for name, each in state.items()

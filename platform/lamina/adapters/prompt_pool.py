@@ -1,4 +1,4 @@
-"""A pool of prompts, of which every input picks its own by similarity to learned keys (L2P)."""
+"""A prompt pool: every input picks its own prompts by similarity to learned keys (L2P)."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ that enters the backbone]."""
 
 
 def check_pool(pool_size: int, length: int, top_k: int) -> None:
-    """Raise InputError for a pool that cannot be."""
+    """Raise InputError for sizes of a pool that are not possible."""
     for name, value in (("pool_size", pool_size), ("length", length), ("top_k", top_k)):
         if value < 1:
             raise InputError(f"strategy.{name}: {value} is not positive")
@@ -51,8 +51,9 @@ def prompts_of(model: AdaptedModel, picked: Tensor) -> Tensor:
 
 
 def prompted_logits(model: AdaptedModel, inputs: Mapping[str, Tensor], picked: Tensor) -> Tensor:
-    """Logits with the picked prompts [N, top_k] before each input: of the head [N, classes], which
-    reads the mean of the prompts' output tokens; or of the tokens of answers [N, A, V]."""
+    """Logits with the picked prompts [N, top_k] before each input. They come from the head [N,
+    classes], which reads the mean of the prompts' output tokens; where answers are tokens, they are
+    [N, A, V]."""
     hidden = model.backbone(inputs, Overlay(prompts=[prompts_of(model, picked)]))
     if hidden.answers is not None:
         return model.backbone.language_head.of_answers(hidden.answers, inputs)

@@ -1,5 +1,5 @@
-"""What methods with prefixes of their own share: which layers carry them, how they are made
-and laid over, and keys that start apart."""
+"""Shared by methods with prefixes of their own: which layers carry prefixes, how they are laid over
+the backbone, and keys that start orthogonal."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,8 @@ from lamina.backbones.overlay import Overlay
 from lamina.registry import InputError
 
 PAPER_DEPTH = 12
-"""Layers of the backbones that the papers number their layers in (ViT-B, BERT-base)."""
+"""The number of layers of the backbones in the papers (ViT-B, BERT-base), by which they number
+layers."""
 
 
 def layers_in(

@@ -1,4 +1,4 @@
-"""Rows of one batch answered by different modules."""
+"""Routing: the rows of one batch are answered by different modules."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,9 +14,10 @@ def answered_by(
     inputs: Mapping[str, Tensor],
     answer: Callable[[int, Mapping[str, Tensor]], Tensor],
 ) -> Tensor:
-    """`answer(module, inputs)` [n, ...] of each row's own module, int64 [N], put back in order [N,
-    ...]: one call for each module that is chosen, on its rows only. Of tokens [n, A, V] the shorter
-    answers get zeros behind them, where nothing counts."""
+    """The answers of each row's own module, int64 [N], in the order of the rows [N, ...].
+    `answer(module, inputs)` [n, ...] is called once for each module that is chosen, on its rows
+    only. Where answers are tokens [n, A, V], shorter ones are padded with zeros, which do not
+    count."""
     answers, order = _each(chosen, inputs, answer)
     if answers[0].dim() == 3:
         longest = max(each.shape[1] for each in answers)
@@ -29,8 +30,8 @@ def said_by(
     inputs: Mapping[str, Tensor],
     say: Callable[[int, Mapping[str, Tensor]], Tensor],
 ) -> Tensor:
-    """The same of what is generated, int64 [n, L] of each module: the shorter ones get IGNORED
-    behind them."""
+    """As `answered_by`, for generated tokens, int64 [n, L] of each module. Shorter ones are padded
+    with IGNORED."""
     answers, order = _each(chosen, inputs, say)
     longest = max(each.shape[1] for each in answers)
     padded = [F.pad(each, (0, longest - each.shape[1]), value=IGNORED) for each in answers]
@@ -53,8 +54,8 @@ def _each(
 
 
 def among(logits: Tensor, classes: Sequence[int], num_classes: int) -> Tensor:
-    """Logits [N, len(classes)] of a head that knows these classes alone as [N, num_classes]; others
-    are impossible."""
+    """Logits [N, len(classes)] of a head for these classes alone, as logits [N, num_classes]; minus
+    infinity for other classes."""
     spread = logits.new_full((len(logits), num_classes), float("-inf"))
     spread[:, list(classes)] = logits
     return spread

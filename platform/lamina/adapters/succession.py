@@ -16,10 +16,8 @@ PAST = "past"
 
 
 def succeed(model: AdaptedModel, task_index: int) -> Adapter:
-    """Stack the task's predecessor on the past, freeze both, and attach a new LoRA, `task_<index>`.
-
-    What the model computes stays the same until the new one is trained.
-    """
+    """Stack the previous task's LoRA on the past, freeze both, and attach a new LoRA,
+    `task_<index>`. The model's output stays the same until the new one is trained."""
     if model.active:
         last = model.remove(model.active[-1])
         tensors = last.tensors
@@ -59,7 +57,7 @@ def read_free_directions(
 def grown_subspaces(
     covariances: Mapping[str, Tensor], taken: Mapping[str, Mapping[str, Any]], threshold: float
 ) -> dict[str, dict[str, Any]]:
-    """The states of subspaces with what a task's inputs bring (DualGPM), by module."""
+    """The states of subspaces, by module, grown by the directions of a task's inputs (DualGPM)."""
     grown = {}
     for module, total in covariances.items():
         covariance = total.double()

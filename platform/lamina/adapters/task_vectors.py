@@ -1,5 +1,5 @@
-"""Task vectors in a model: every task is learned from one start, what it changed is its vector, and
-a merge of the vectors answers."""
+"""Task vectors in a model. Every task is trained from one start, and its vector is the change by
+training. A merge of the vectors answers at test."""
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ def set_origin(model: AdaptedModel) -> None:
 
 
 def start_anew(model: AdaptedModel) -> None:
-    """The adapter to train is theta_0 again."""
+    """Set the adapter that is trained back to theta_0."""
     model.copy(ORIGIN, MAIN)
     model.unfreeze(MAIN)
     model.active = [MAIN]

@@ -1,8 +1,8 @@
-"""Rows that a language model writes by itself: what methods of generative replay share.
+"""Generative replay: rows that a language model writes by itself.
 
-A row is said as a whole behind the end token: prompt, end token, answer, end token. The backbone is
-frozen, so there is no embedding to learn for a token that would say "now write a row" or "here the
-answer begins"; the end token, which no row has inside, stands for both.
+A row is generated as a whole behind the end token: prompt, end token, answer, end token. The
+backbone is frozen, so no embedding can be learned for a token that would mean "now write a row" or
+"here the answer begins". The end token, which no row has inside, stands for both.
 """
 
 import torch
@@ -16,8 +16,8 @@ from lamina.registry import InputError
 
 
 def check_decoder_alone(model: AdaptedModel, name: str) -> None:
-    """Raise InputError where the model of a strategy called `name` has an encoder too, in which a
-    prompt is not said."""
+    """Raise InputError where the model of a strategy called `name` has an encoder too: its decoder
+    cannot generate a prompt."""
     if model.backbone.architecture.has_decoder:
         raise InputError(
             f"strategy.name: {name!r} has the model say prompts, and the encoder of a "
@@ -27,7 +27,8 @@ def check_decoder_alone(model: AdaptedModel, name: str) -> None:
 
 
 def as_texts(batch: Batch, end: int, longest: int | None) -> Batch:
-    """Rows as they are said as a whole. Of more than `longest` tokens the beginning is cut."""
+    """Rows as one text each, as they are generated. The beginning of a text of more than `longest`
+    tokens is cut."""
     token = batch.inputs[ANSWER_AT].new_tensor([end])
     pairs = [(token, torch.cat([prompt, token, answer])) for prompt, answer in taken_apart(batch)]
     if longest is not None:
@@ -37,8 +38,8 @@ def as_texts(batch: Batch, end: int, longest: int | None) -> Batch:
 
 @torch.no_grad()
 def write_rows(model: AdaptedModel, number: int, longest: int, choose: Choice) -> list[Pair]:
-    """Rows that the model says, begun `number` times, without those of which prompt or answer has
-    no end within `longest` tokens (fewer where the model has no room), or no token before it."""
+    """Rows that the model generates; it begins `number` rows. A row is left out where its prompt or
+    answer does not end within `longest` tokens (fewer where the model has no room), or is empty."""
     end = torch.tensor([model.backbone.inputs.end_token], device=model.backbone.device)
     longest = min(longest, max(room_of(model) // 2 - 1, 1))
     prompts = [each[:-1] for each in ended(model, [end] * number, longest, choose) if len(each) > 1]
@@ -53,7 +54,8 @@ def write_rows(model: AdaptedModel, number: int, longest: int, choose: Choice) -
 def rows_to_replay(
     model: AdaptedModel, number: int, longest: int, choose: Choice
 ) -> dict[str, Tensor]:
-    """What `write_rows` gives, for a strategy's state; empty where no row has an end."""
+    """Generated rows for a strategy's state, as `write_rows` gives them; empty where no row has an
+    end."""
     pairs = write_rows(model, number, longest, choose)
     return remembered(put_together(pairs, model.backbone.inputs.max_length)) if pairs else {}
 
@@ -72,8 +74,8 @@ def ended(
     choose: Choice | None = None,
     adapters: list[str] | None = None,
 ) -> list[Tensor]:
-    """What is said behind each prompt, with its end token; empty where that does not come within
-    `longest` tokens. Arguments else as of `AdaptedModel.generate`."""
+    """The tokens generated behind each prompt, with the end token; empty where it does not come
+    within `longest` tokens. Other arguments are those of `AdaptedModel.generate`."""
     nothing = prompts[0][:0]
     inputs = put_together([(prompt, nothing) for prompt in prompts]).inputs
     said = said_in(model.generate(inputs, longest, adapters=adapters, choose=choose))

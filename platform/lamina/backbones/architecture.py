@@ -41,7 +41,7 @@ class Architecture:
     """The LayerNorm through which the attention of each layer reads; empty where the attention
     reads the layer's input itself, None where neither is certain."""
     norms_before_mlp: tuple[str, ...] | None
-    """The same of each layer's MLP."""
+    """The norm through which the MLP of each layer reads; empty and None as above."""
     mlp_sites: tuple[Site, ...]
     """From the input of each layer's MLP to its output; empty where a layer has none."""
     after: frozenset[str]
@@ -51,8 +51,8 @@ class Architecture:
     rotates_keys: bool
     """Whether the attention changes keys after their projection: by position, or by a norm."""
     num_encoder_layers: int
-    """How many of the layers, the first ones, are those of an encoder with a decoder behind it; 0
-    where there is none."""
+    """The number of layers of an encoder with a decoder behind it; they come first. 0 where there
+    is no decoder."""
     projects_positions: bool
     """Whether projections of the attention read embeddings of positions besides tokens (DeBERTa),
     so that what they read is not a row's."""
@@ -105,16 +105,16 @@ class Architecture:
         return tuple(f"{self.attentions[layer]}.{name}" for name in self.projections)
 
     def reads_answers(self, module: str) -> bool:
-        """Whether a module inside a layer reads the tokens of a decoder: not one of an encoder, and
-        not what makes keys and values of the encoder's output."""
+        """Whether a module inside a layer reads the tokens of a decoder. Modules of an encoder do
+        not, nor do those that make keys and values of the encoder's output."""
         if not self.has_decoder or self.layer_of(module) < self.num_encoder_layers:
             return False
         is_of_keys = module.rpartition(".")[2] in self.projections[1:]
         return not (is_of_keys and CROSS.search(module))
 
     def layer_of(self, module: str) -> int:
-        """The layer that a module is inside, or else the one that the model has come to when the
-        module is called: the first or the last."""
+        """The layer that a module is inside. For a module outside the layers, the first or the last
+        layer: whichever runs next to it."""
         layer = number_of(module, self.blocks)
         if layer is not None:
             return layer

@@ -31,9 +31,7 @@ def attention_with_prefix(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Every query [N, heads, S, d] attends to the prefixes of this layer and to its own S keys.
-
-    Texts without padding come as one row, and are rows for the attention only.
-    """
+    Texts without padding come as one row; they are split into rows for the attention only."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     positions = current()
@@ -63,7 +61,7 @@ def attention_with_prefix(
 
 
 def _is_causal(module: nn.Module, given: bool | None) -> bool:
-    """As transformers' own attention decides it where there is no mask."""
+    """Whether attention is causal, decided as in transformers' own where there is no mask."""
     return bool(getattr(module, "is_causal", True) if given is None else given)
 
 

@@ -57,7 +57,7 @@ class Backbone:
         )
         self.inputs = ModelInputs(encoder, self.capabilities)
         self.features: FeatureStore | None = None
-        """What is kept of the frozen layers' work, where `keep_features` asked for it."""
+        """The cache of what frozen layers compute, where `keep_features` asked for it."""
         self._layers = CachedPrefix(model, self.architecture, encoder.modality)
         self._forward = Forward(model, self.capabilities, self._layers, pooling)
         self._gate: Gate | None = None
@@ -76,8 +76,8 @@ class Backbone:
         return int(width or self.architecture.width)
 
     def keep_features(self, folder: Path, max_bytes: int) -> None:
-        """Compute what the frozen layers make of a stream's samples once, and keep it in a folder
-        for as long as `max_bytes` allow. Streams that are encoded from now on take part."""
+        """Cache what the frozen layers compute of a stream's samples, in a folder of at most
+        `max_bytes`. This holds for streams that are encoded from now on."""
         computes = f"{self.digest}/{self.pooling}/{self.device.type}/{torch.__version__}"
         name = sha256(computes.encode()).hexdigest()[:32]
         self.features = FeatureStore(folder, name, max_bytes)
@@ -134,8 +134,8 @@ class Backbone:
     def __call__(self, inputs: Mapping[str, Tensor], overlay: Overlay | None = None) -> Hidden:
         """Run the model on N inputs under an overlay.
 
-        The gradient reaches the overlay's tensors. What lies below everything that is laid over is
-        taken from the feature store, where there is one that knows the inputs.
+        The gradient reaches the overlay's tensors. What the frozen layers below the overlay compute
+        is read from the feature store, where there is one that knows the inputs.
         """
         call = Call(inputs, overlay or Overlay())
         self._num_asked += call.num_rows
@@ -148,8 +148,8 @@ class Backbone:
 
     @torch.no_grad()
     def frozen_features(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Features [N, dim] with nothing laid over the model; where answers are tokens, of what is
-        asked alone."""
+        """Features [N, dim] of the model without an overlay. Where answers are tokens, they are
+        features of the prompt alone."""
         features = self._kept_features(inputs)
         if features is None:
             return self(inputs).features
@@ -157,7 +157,7 @@ class Backbone:
         return features
 
     def _kept_features(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
-        """The same from the feature store; None where it does not keep them."""
+        """`frozen_features` from the feature store; None where it does not keep them."""
         return self._layers.features(self.features, inputs, self._bare)
 
     @torch.no_grad()
@@ -169,11 +169,11 @@ class Backbone:
         most: int,
         choose: Choice | None = None,
     ) -> Tensor:
-        """Tokens that are said behind the prompts of N inputs under an overlay, int64 [N, L] with L
-        <= `most`; the end token is part of an answer, and IGNORED follows it. Each is chosen of the
-        logits by `choose`, by default the likeliest.
+        """Generate tokens behind the prompts of N inputs under an overlay, int64 [N, L] with L <=
+        `most`. The end token is part of an answer, and IGNORED follows it. `choose` picks each
+        token from the logits; by default it is the likeliest.
 
-        Raises InputError where the model has no head of words.
+        Raises InputError where the model has no language head.
         """
         call = Call(inputs, overlay or Overlay(), most, choose)
         said = (self.run(call) if self._gate is None else self._gate.run(call)).said
@@ -197,8 +197,9 @@ class Backbone:
 
     @contextmanager
     def by_itself(self, *, whole: bool = False) -> Iterator[None]:
-        """Inside, every call runs here and now and with nobody else's, because only its caller goes
-        back through its graph. `whole`: and from the first layer on, for its work to be counted."""
+        """Inside, calls are neither handed to the gate nor packed with others, because only their
+        caller goes back through their graph. `whole`: they also run from the first layer on, so
+        that all their work is counted."""
         features, gate = self.features, self._gate
         self.features, self._gate = (None if whole else features), None
         try:
@@ -207,7 +208,8 @@ class Backbone:
             self.features, self._gate = features, gate
 
     def run(self, call: Call) -> Hidden:
-        """What `__call__` says, or `generate`, here and now."""
+        """Run a call now, without the gate: a forward, or generation where the call asks for
+        tokens."""
         if call.most:
             generation = Generation(self._forward, self.language_head, self.inputs.end_token)
             return generation.run(call, self.features)
@@ -220,7 +222,8 @@ class Backbone:
 
     @contextmanager
     def counting_rows(self) -> Iterator[Callable[[], int]]:
-        """How many rows it has been asked about inside, kept or run, by a call of what is given."""
+        """Counts rows: calling what is given returns how many rows were asked for inside, whether
+        they were cached or run."""
         before = self._num_asked
         yield lambda: self._num_asked - before
 

@@ -1,5 +1,5 @@
-"""The cached prefix of a forward: what the frozen layers below an adapter make of an input is read
-from the feature store, and the forward begins at the layer above them."""
+"""The cached prefix of a forward. What the frozen layers below an adapter compute is read from the
+feature store, and the forward begins at the layer above them."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class CachedPrefix:
-    """The layers of one model. What it gives back counts as the operations that it saves."""
+    """The frozen layers of one model, read from a feature store. Where operations are counted, a
+    cached result counts as the operations that it saves."""
 
     def __init__(
         self, model: "PreTrainedModel", architecture: Architecture, modality: Modality
@@ -36,8 +37,8 @@ class CachedPrefix:
     def features(
         self, store: FeatureStore | None, inputs: Mapping[str, Tensor], compute: Compute
     ) -> Tensor | None:
-        """What the whole model says of inputs, [N, dim], computed where it is not kept yet; None
-        where it cannot be kept."""
+        """Features of the whole model, [N, dim], computed where they are not cached yet; None where
+        they cannot be cached."""
         if store is None or KEYS not in inputs:
             return None
         keys = inputs[KEYS].cpu()
@@ -51,8 +52,9 @@ class CachedPrefix:
     def tokens(
         self, store: FeatureStore | None, layer: int, inputs: Mapping[str, Tensor]
     ) -> Tensor | None:
-        """What enters a layer, as `FeatureStore.tokens` has it; where that pays, wider by what the
-        projections of its attention make of it. None where it cannot be kept."""
+        """The tokens that enter a layer, as `FeatureStore.tokens` has them. Where it pays, the
+        outputs of the layer's query, key and value projections stand beside them. None where they
+        cannot be cached."""
         if (
             store is None
             or KEYS not in inputs
@@ -89,8 +91,8 @@ class CachedPrefix:
     def encoded(
         self, store: FeatureStore | None, start: int, inputs: Mapping[str, Tensor]
     ) -> Tensor | None:
-        """What a frozen encoder makes of prompts, [N, S, dim], for a call that begins at layer
-        `start` of its decoder or above. None where it cannot be kept."""
+        """The output of a frozen encoder for prompts, [N, S, dim], for a call whose first changed
+        layer is `start`. None where the encoder is not frozen or its output cannot be cached."""
         if store is None or KEYS not in inputs or start < self._architecture.num_encoder_layers:
             return None
         encoder = self._model.get_encoder()
@@ -122,8 +124,9 @@ class CachedPrefix:
         arguments: Mapping[str, Tensor],
         positions: TokenPositions | None,
     ) -> Iterator[None]:
-        """Inside, the model under an overlay begins at a layer with what is kept, or else at the
-        first one; without padding where `positions` says where the tokens are."""
+        """Inside, the model under an overlay begins at `layer` with the cached tokens `kept`, or at
+        its first layer where there are none. `positions`: run without padding; they say where the
+        tokens are."""
         if kept is None:
             if positions is None:
                 yield
@@ -167,7 +170,8 @@ class CachedPrefix:
         return self._architecture.width
 
     def _unread_embeddings(self, arguments: Mapping[str, Tensor]) -> dict[nn.Module, Tensor]:
-        """What a text model's embeddings may give where nobody reads it: zeros, in no memory."""
+        """Stand-ins for the output of a text model's embeddings, which no layer reads when the
+        forward begins above them: zeros that take no memory."""
         embeddings = getattr(self._model, "embeddings", None)
         if self._modality != "text" or embeddings is None:
             return {}
@@ -176,8 +180,9 @@ class CachedPrefix:
         return {embeddings: words.new_zeros(()).expand(shape)}
 
     def _may_begin_at(self, layer: int, inputs: Mapping[str, Tensor]) -> bool:
-        """Whether the model says the same of its first row when it begins at a layer with what had
-        entered it. Layers of some models hand on more than tokens; tried once per layer."""
+        """Whether the model gives the same output for its first row when it begins at a layer with
+        the tokens that had entered it. Layers of some models hand on more than tokens. Tried once
+        per layer."""
         if layer not in self._may_begin:
             row = self._on_device({name: each[:1] for name, each in _read(inputs).items()})
             seen: list[Tensor] = []
@@ -203,15 +208,15 @@ class CachedPrefix:
         return self._may_begin[layer]
 
     def _moving(self, compute: Compute) -> Compute:
-        """The same on the model's device."""
+        """`compute` with its inputs moved to the model's device."""
         return lambda samples: compute(self._on_device(samples))
 
     def _on_device(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: value.to(self._model.device) for name, value in inputs.items()}
 
     def _keeps_projections(self, store: FeatureStore, layer: int) -> bool:
-        """Whether it takes less time to read what query, key and value are of a token than to
-        compute it, and there is room: for texts on a CPU."""
+        """Whether to cache query, key and value as well: where reading them is faster than
+        computing them (texts on a CPU) and there is room."""
         if (
             self._modality != "text"
             or self._model.device.type != "cpu"
@@ -240,8 +245,8 @@ class CachedPrefix:
     def _priced(
         self, layer: int, inputs: Mapping[str, Tensor], find: Callable[[], Tensor | None]
     ) -> Tensor | None:
-        """What is found, on the model's device, counted as what a call that begins at a layer then
-        saves."""
+        """What `find` finds, on the model's device. Where operations are counted, it counts as the
+        operations of all layers below `layer`."""
         kept: Tensor | None = None
 
         def price() -> int:
@@ -252,8 +257,8 @@ class CachedPrefix:
         return None if kept is None else kept.to(self._model.device)
 
     def _price(self, layer: int, inputs: Mapping[str, Tensor]) -> int:
-        """Operations that the store saves a call with inputs of this shape which begins at a layer:
-        as many for every row."""
+        """The operations that the store saves a call that begins at a layer, with inputs of this
+        shape. They are the same for every row."""
         row = self._on_device({name: each[:1] for name, each in _read(inputs).items()})
         key = (layer, *sorted((name, each.shape) for name, each in row.items()))
         if key not in self._prices:
@@ -271,5 +276,5 @@ class CachedPrefix:
 
 
 def _read(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What the model reads of inputs."""
+    """The inputs that the model itself takes: without keys and the positions of answers."""
     return {name: each for name, each in inputs.items() if name not in (KEYS, ANSWER_AT)}

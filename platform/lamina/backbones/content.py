@@ -1,4 +1,4 @@
-"""What is in a backbone's files, as a digest: other weights have another one, wherever they are."""
+"""A digest of a backbone's files: other weights have another digest, wherever they are."""
 
 from functools import lru_cache
 from hashlib import file_digest, sha256
@@ -39,7 +39,7 @@ def _commit(repository: str) -> str:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """What is read of a folder, in one order."""
+    """The files of a folder that are read, in a fixed order."""
     files = [
         path
         for path in sorted(folder.iterdir())
@@ -53,7 +53,8 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def _stamp(path: Path) -> tuple[Path, int, int, int, int]:
-    """What changes when a file does. Nobody can set the time of the last change of status back."""
+    """A value that changes when a file does. Nobody can set the time of the last change of status
+    back."""
     found = path.stat()
     return path, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 

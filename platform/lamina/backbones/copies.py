@@ -13,20 +13,21 @@ from lamina.backbones.locate import cache_folder, stand_in
 
 
 def is_folder(name: str) -> bool:
-    """Whether a backbone is a folder of this machine: others may not have it. What a package ships
-    or the hub has, each machine finds by itself."""
+    """Whether a backbone is a folder of this machine, which other machines may not have. What a
+    package ships, or the hub has, each machine finds by itself."""
     return Path(name).expanduser().is_dir()
 
 
 def content_of(name: str) -> dict[str, bytes]:
-    """What is read of a backbone's folder, by path below it."""
+    """The files of a backbone's folder that are read, by path below it."""
     folder = Path(name).expanduser()
     return {str(path.relative_to(folder)): path.read_bytes() for path in files_of(folder)}
 
 
 def keep_copy(name: str, files: Mapping[str, Any]) -> Path:
-    """From now on `name` is, in this process, a copy of the folder that these files are of. The
-    copy is in the cache, once for all processes of a machine, and whole or not there."""
+    """From now on, in this process, `name` stands for a copy of the folder that these files come
+    from. The copy is in the cache, once for all processes of a machine. It is complete or not
+    there."""
     digest = sha256()
     for path, content in sorted(files.items()):
         digest.update(path.encode() + sha256(content).digest())

@@ -1,4 +1,4 @@
-"""What this machine's CPU multiplies fast."""
+"""Which types of numbers this machine's CPU multiplies fast."""
 
 import re
 from pathlib import Path
@@ -7,11 +7,12 @@ _FAST = {
     "bfloat16": {"amx_bf16", "avx512_bf16", "bf16"},
     "float16": {"amx_fp16", "avx512_fp16", "asimdhp"},
 }
-"""By a kind of number, the features with any of which it is no slower than float32."""
+"""By type of number, the CPU features that make it no slower than float32; one of them is
+enough."""
 
 
 def features() -> set[str] | None:
-    """What the CPU can do, as /proc/cpuinfo calls it; None where nobody says."""
+    """The CPU's features, as /proc/cpuinfo calls them; None where they are unknown."""
     try:
         said = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -22,6 +23,6 @@ def features() -> set[str] | None:
 
 
 def is_slow_at(dtype: str) -> bool:
-    """Whether it is known to compute with these numbers slower than with float32."""
+    """Whether the CPU is known to compute more slowly with this type than with float32."""
     known = features()
     return known is not None and dtype in _FAST and not known & _FAST[dtype]

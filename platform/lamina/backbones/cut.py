@@ -30,15 +30,16 @@ def entered_at(stack: nn.Module, layer: int, tokens: Tensor | None) -> Iterator[
 
 @contextmanager
 def answering(answers: Mapping[nn.Module, Tensor]) -> Iterator[None]:
-    """Inside, these modules give what is known already; their hooks are called as ever."""
+    """Inside, these modules return the given tensors and compute nothing. Their hooks are called as
+    always."""
     with _instead({module: _giver(answer) for module, answer in answers.items()}):
         yield
 
 
 @contextmanager
 def ended_before(stack: nn.Module, layer: int) -> Iterator[list[Tensor]]:
-    """Inside, the model skips the layers of its stack from one on; what would have entered it is
-    put into the list."""
+    """Inside, the model skips the layers of its stack from `layer` on. The tokens that would have
+    entered that layer are put into the list."""
     entering: list[Tensor] = []
 
     def leave(_: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -54,13 +55,13 @@ def ended_before(stack: nn.Module, layer: int) -> Iterator[list[Tensor]]:
 
 
 def _skipped(stack: nn.Module, layers: range) -> AbstractContextManager[None]:
-    """Layers that hand on what they get."""
+    """Layers that return their input."""
     return _instead({stack.get_submodule(str(layer)): _hand_on for layer in layers})
 
 
 @contextmanager
 def _instead(forwards: Mapping[nn.Module, Callable[..., Tensor]]) -> Iterator[None]:
-    """Inside, modules have other forwards."""
+    """Inside, modules run other functions as their forward."""
     # accelerate may have put one of its own there.
     before = {module: module.__dict__.get("forward") for module in forwards}
     for module, forward in forwards.items():

@@ -1,9 +1,9 @@
-"""Greedy decoding: what a causal language model says behind prompts, a token at a time.
+"""Greedy decoding: a language model generates answers behind prompts, one token at a time.
 
-Keys and values of all tokens so far are kept, so that each step runs one token of every row.
-Prompts end in one column: padding stands on their left, under a mask, and positions are counted
-without it. A row that has said its end token stays where it is until all have, which keeps the
-rows of several overlays apart.
+Keys and values of all tokens so far are cached, so each step runs one token of every row. Prompts
+end in one column: padding stands on their left, under a mask, and positions are counted without it.
+A row that has generated its end token waits until all rows have. So the rows of several overlays
+stay apart.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,20 +22,20 @@ Choice = Callable[[Tensor], Tensor]
 
 
 def likeliest(logits: Tensor) -> Tensor:
-    """Greedy decoding."""
+    """The token with the largest logit: greedy decoding."""
     return logits.argmax(dim=-1)
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A token drawn by its probability, among the likeliest."""
+    """Sampling: a token drawn by its probability, among the likeliest."""
 
     generator: torch.Generator
     """On the CPU, so that every device draws alike."""
     top_k: int | None = None
-    """Among how many; None: all."""
+    """How many of the likeliest tokens may be drawn; None: all."""
     temperature: float = 1.0
-    """What logits are divided by."""
+    """Logits are divided by it."""
 
     def __call__(self, logits: Tensor) -> Tensor:
         number = min(self.top_k or logits.shape[1], logits.shape[1])
@@ -45,13 +45,13 @@ class Drawn:
 
 
 def left_padded(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The prompts of N rows alone, `input_ids` and `attention_mask` [N, P], each ending in the last
-    column. Of rows with an answer, the prompt is what comes before it."""
+    """The prompts of N rows without their answers: `input_ids` and `attention_mask` [N, P]. Each
+    prompt ends in the last column."""
     starts, number = _where(inputs)
     longest = int(number.max())
-    places = torch.arange(longest, device=number.device) - (longest - number)[:, None]
-    ids = inputs["input_ids"].gather(1, starts[:, None] + places.clamp_min(0))
-    return {"input_ids": ids, "attention_mask": (places >= 0).to(inputs["attention_mask"].dtype)}
+    offsets = torch.arange(longest, device=number.device) - (longest - number)[:, None]
+    ids = inputs["input_ids"].gather(1, starts[:, None] + offsets.clamp_min(0))
+    return {"input_ids": ids, "attention_mask": (offsets >= 0).to(inputs["attention_mask"].dtype)}
 
 
 def _where(inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -62,8 +62,8 @@ def _where(inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 class _Answers:
-    """What N rows say, a token at a time: the end token is part of an answer, and IGNORED what
-    follows."""
+    """The answers of N rows, collected one token at a time. The end token is part of an answer, and
+    IGNORED follows it."""
 
     def __init__(self, most: Tensor, end: int) -> None:
         self.steps = range(int(most.max()))
@@ -74,14 +74,14 @@ class _Answers:
         self._length = 0
 
     def add(self, tokens: Tensor) -> bool:
-        """The next tokens [N]. Returns whether any row still goes on."""
+        """Add the next tokens [N]. Returns whether any row still goes on."""
         self._said[:, self._length] = torch.where(self._goes_on, tokens, IGNORED)
         self._length += 1
         self._goes_on &= (tokens != self._end) & (self._length < self._most)
         return bool(self._goes_on.any())
 
     def said(self) -> Tensor:
-        """All of it, int64 [N, L]."""
+        """The answers so far, int64 [N, L]."""
         return self._said[:, : self._length]
 
 
@@ -147,8 +147,9 @@ def decoded_by_decoder(
     end: int,
     cache: Any,
 ) -> tuple[Tensor, Tensor]:
-    """As `decoded`, by a model whose decoder reads `start` [N, 1] first: the encoder reads prompts
-    once. Returns what is said, and the encoder's output [N, P, dim]."""
+    """As `decoded`, by a model with encoder and decoder. The encoder reads the prompts once; the
+    decoder reads `start` [N, 1] first. Returns the generated tokens, and the encoder's output [N,
+    P, dim]."""
     given: dict[str, Any] = {**prompts, "past_key_values": cache, "use_cache": True}
     answers = _Answers(most, end)
     token = start[:, 0]
@@ -171,8 +172,8 @@ def decoded_by(
     most: int,
     end: int,
 ) -> Tensor:
-    """As `decoded`, of whatever gives logits [N, A, V] of the tokens of answers: each step reads
-    all tokens again, as nothing is known of how the logits come about."""
+    """As `decoded`, with any function that gives the logits [N, A, V] of answer tokens. Each step
+    reads all tokens again, because nothing is known of how the logits are computed."""
     if DECODED in inputs:
         return _by_decoder(logits, inputs, most, end)
     mask = inputs["attention_mask"]

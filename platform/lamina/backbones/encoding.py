@@ -30,7 +30,7 @@ from lamina.core import (
 from lamina.registry import InputError
 
 LONGEST_TEXT = 512
-"""Tokens of a text, where the model says nothing of how long its texts were."""
+"""Tokens of the longest text, for a model that does not say how long its texts were."""
 _POSITIONS_AFTER_PADDING = (
     "camembert",
     "data2vec-text",
@@ -61,17 +61,18 @@ class Encoder(Protocol):
         ...
 
     def __call__(self, values: Sequence[Any]) -> Mapping[str, Tensor | LazyInput]:
-        """Inputs of N values, each [N, ...]; of values that are lazy, to be made when needed."""
+        """Inputs of N values, each [N, ...]. For lazy values, they are made when they are
+        needed."""
         ...
 
     def num_cut(self, values: Sequence[Any]) -> int:
-        """How many values the model does not read to their end."""
+        """How many values are cut because they are too long."""
         ...
 
 
 @dataclass(frozen=True)
 class TextEncoder:
-    """A tokenizer with its longest text."""
+    """A tokenizer, and how many tokens the longest text may have."""
 
     tokenizer: Any
     max_length: int
@@ -144,7 +145,8 @@ class TextEncoder:
         return sum(len(p) + len(a) > self.max_length for p, a in zip(asked, said, strict=True))
 
     def _asked(self, prompts: Sequence[str]) -> list[list[int]]:
-        """The tokens of prompts; one at least, which the answer's first is predicted from."""
+        """The tokens of prompts. Each prompt has at least one token, from which the first token of
+        the answer is predicted."""
         tokenizer = self.tokenizer
         texts = [self._templated(each) for each in prompts]
         asked = [
@@ -155,7 +157,7 @@ class TextEncoder:
         return [each or [tokenizer.eos_token_id if first is None else first] for each in asked]
 
     def _templated(self, prompt: str) -> str:
-        """A conversation as the tokenizer's chat template has it; another prompt as it is."""
+        """A conversation, formatted by the tokenizer's chat template; any other prompt as it is."""
         if not isinstance(prompt, Conversation):
             return prompt
         if self.tokenizer.chat_template is None:
@@ -304,7 +306,7 @@ def load_encoder(location: str, max_length: int | None, config: Any = None) -> E
 
 
 def _most_tokens(tokenizer: Any, config: Any) -> int | None:
-    """The longest text that a model has positions for; None where nothing says so."""
+    """How many tokens a model has positions for; None where nothing says so."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and config.model_type in _POSITIONS_AFTER_PADDING:
         positions -= (config.pad_token_id or 0) + 1

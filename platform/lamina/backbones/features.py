@@ -24,16 +24,18 @@ from lamina.core import LazyInput
 from lamina.files import replacing
 
 Inputs = Mapping[str, Tensor | LazyInput]
-"""What the model takes, as tensors or to be made when it is needed."""
+"""The inputs of a model: tensors, or values that are made when they are needed."""
 Compute = Callable[[Mapping[str, Tensor]], Tensor]
-"""The frozen part on N inputs: numbers of every token [N, S, width], or features [N, width]."""
+"""A computation of frozen layers on N inputs: the numbers of every token [N, S, width], or features
+[N, width]."""
 
 _DIGEST = "sha256"
 """Where a file says what its numbers were when it was written: see `_digest`."""
 CHUNK_ROWS = 64
-"""Rows that are computed at a time."""
+"""How many rows are computed at a time."""
 TOGETHER_TOKENS = 32_768
-"""Tokens of texts that are computed before they are written: of many texts more have one length."""
+"""How many tokens of texts are computed before they are written. Among many texts, more have the
+same length."""
 
 
 def default_folder() -> Path:
@@ -43,7 +45,7 @@ def default_folder() -> Path:
 
 @dataclass(frozen=True)
 class _Index:
-    """Keys in order, and of each a row of numbers."""
+    """Sorted keys, with a row of numbers for each."""
 
     keys: Tensor
     """int64 [n], sorted, each once."""
@@ -52,17 +54,17 @@ class _Index:
 
     @staticmethod
     def empty(width: int) -> "_Index":
-        """Of nothing."""
+        """An index without keys."""
         nothing = torch.empty(0, dtype=torch.int64)
         return _Index(nothing, nothing.view(0, width))
 
     def with_new(self, keys: Tensor, values: Tensor) -> "_Index":
-        """These keys as well; what is known already stays as it is."""
+        """The index with these keys added. Keys that are known already keep their values."""
         found, first = _distinct(torch.cat([self.keys, keys]))
         return _Index(found, torch.cat([self.values, values])[first])
 
     def of(self, keys: Tensor) -> Tensor:
-        """The values [k, m] of keys; -1 for those that are not there."""
+        """The values [k, m] of keys; -1 for keys that are unknown."""
         if len(self.keys) == 0:
             return self.values.new_full((len(keys), self.values.shape[1]), -1)
         at = torch.searchsorted(self.keys, keys).clamp_max(len(self.keys) - 1)
@@ -70,7 +72,7 @@ class _Index:
 
 
 def _distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Keys in order, each once, and where each comes first."""
+    """Sorted keys without repetition, and the first position of each."""
     found, inverse = keys.unique(return_inverse=True)
     place = torch.arange(len(keys))
     first = place.new_full((len(found),), len(place)).scatter_reduce(0, inverse, place, "amin")
@@ -78,7 +80,7 @@ def _distinct(keys: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Group:
     """Samples that came together, and are computed together."""
 
     inputs: Inputs
@@ -88,12 +90,13 @@ class _Part:
 
     @property
     def is_ragged(self) -> bool:
-        """Whether its samples are texts, of lengths of their own."""
+        """Whether its samples are texts, whose lengths differ."""
         return "attention_mask" in self.inputs
 
 
 class _Shelf:
-    """What one layer reads: files of this and of other processes, each mapped into memory."""
+    """The cached tokens of one layer: files of this process and of others, each mapped into
+    memory."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,13 +104,13 @@ class _Shelf:
         os.utime(folder)
         self.folder = folder
         self.locations = _Index.empty(2)
-        """Of each sample: which file, and its first row of `tokens` there."""
+        """For each sample: which file, and its first row of `tokens` there."""
         self.files: list[Tensor] = []
         self._seen: set[str] = set()
         self.look()
 
     def look(self) -> None:
-        """Take in the files that are new."""
+        """Open the files that are new."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name not in self._seen:
                 content = _read(path)
@@ -121,7 +124,7 @@ class _Shelf:
                 self.files.append(content["tokens"])
 
     def write(self, keys: Tensor, lengths: Tensor, tokens: Tensor) -> None:
-        """Add a file, complete or not at all."""
+        """Write a file. It is there complete, or not at all."""
         name = sha256(keys.numpy().tobytes()).hexdigest()[:32]
         content = {"keys": keys, "lengths": lengths, "tokens": tokens}
         with replacing(self.folder / f"{name}.safetensors") as unfinished:
@@ -130,8 +133,8 @@ class _Shelf:
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a file. One that is not as it was written, or of a version that wrote no
-    digest, is deleted: then None, and what was in it is computed again."""
+    """The tensors of a file. A file that was changed since it was written, or that an old version
+    wrote without a digest, is deleted: None is returned, and its content is computed again."""
     with suppress(SafetensorError):
         with safe_open(path, "pt") as file:
             written = (file.metadata() or {}).get(_DIGEST)
@@ -152,12 +155,12 @@ def _digest(content: Mapping[str, Tensor]) -> str:
 
 
 class FeatureStore:
-    """Features of the samples that one backbone has been shown, by their keys.
+    """Features of the samples that one backbone has read, by their keys.
 
     A file of the folder holds samples that came together in one part of a stream. Two hosts that
-    need the same part share the work: the second computes other parts that are missing, or waits.
-    Texts are computed with others of their length, so that no padding is computed and a sample's
-    features do not depend on its company.
+    need the same group share the work: the second computes other groups that are missing, or waits.
+    Texts are computed with others of the same length. So no padding is computed, and a sample's
+    features do not depend on the rest of its batch.
     """
 
     def __init__(self, folder: Path, backbone: str, max_bytes: int) -> None:
@@ -167,12 +170,12 @@ class FeatureStore:
         self._folder = folder / backbone
         self._max_bytes = max_bytes
         self._known = _Index.empty(2)
-        """Of each sample: its length, and the part that it came in."""
+        """For each sample: its length, and the group that it came in."""
         self._num_tokens = 0
-        self._parts: list[_Part] = []
+        self._groups: list[_Group] = []
         self._shelves: dict[str, _Shelf] = {}
         self._full: set[str] = set()
-        """The shelves that there is no more room for."""
+        """Names of layers for which there is no more room."""
         self.refusal: str | None = None
         """Why something is not kept."""
 
@@ -187,20 +190,21 @@ class FeatureStore:
             return None
         keys = _keys(inputs, mask)
         lengths = torch.ones_like(keys) if mask is None else mask.sum(dim=1)
-        part = torch.full_like(keys, len(self._parts))
-        self._parts.append(_Part(inputs, keys, lengths))
-        self._known = self._known.with_new(keys, torch.stack([lengths, part], dim=1))
+        group = torch.full_like(keys, len(self._groups))
+        self._groups.append(_Group(inputs, keys, lengths))
+        self._known = self._known.with_new(keys, torch.stack([lengths, group], dim=1))
         self._num_tokens = int(self._known.values[:, 0].sum())
         return keys
 
     def features(self, keys: Tensor, compute: Compute) -> Tensor | None:
-        """What the whole backbone says of samples, float32 [N, dim]. None where it is not kept."""
+        """Features of the whole backbone, float32 [N, dim]. None where they are not cached."""
         found = self._filled("features", keys, compute)
         return None if found is None else _gathered(*found)
 
     def tokens(self, name: str, keys: Tensor, compute: Compute) -> Tensor | None:
-        """What is kept by a name of every token of samples: [N, S, width] of pictures, [T, width]
-        of texts, one after the other without padding. None where it is not kept."""
+        """The numbers that are cached under a name for every token of samples: [N, S, width] for
+        pictures; [T, width] for texts, one after the other without padding. None where they are not
+        cached."""
         found = self._filled(name, keys, compute)
         if found is None:
             return None
@@ -214,40 +218,38 @@ class FeatureStore:
         return _gathered(shelf, locations)
 
     def fits(self, width: int) -> bool:
-        """Whether so many bytes of every token of all samples known take half the room at most."""
+        """Whether this many bytes per token, for all known samples, take at most half the room."""
         return self._num_tokens * width <= self._max_bytes // 2
 
     def _filled(self, name: str, keys: Tensor, compute: Compute) -> tuple[_Shelf, Tensor] | None:
-        """The shelf of a layer with all of these samples on it, and their locations there.
-
-        None where a sample is unknown, or there is no room.
-        """
+        """The shelf of a layer, filled with all of these samples, and their locations there. None
+        where a sample is unknown, or there is no room."""
         shelf = self._shelves.get(name)
         if shelf is None:
             shelf = self._shelves[name] = _Shelf(self._folder / name)
         while bool((absent := (locations := shelf.locations.of(keys))[:, 0] < 0).any()):
-            part = int(self._known.of(keys[absent][:1])[0, 1])
-            if part < 0 or name in self._full:
+            group = int(self._known.of(keys[absent][:1])[0, 1])
+            if group < 0 or name in self._full:
                 return None
-            if not self._fill(shelf, part, compute):
+            if not self._fill(shelf, group, compute):
                 self._full.add(name)
                 return None
         return shelf, locations
 
     def _fill(self, shelf: _Shelf, wanted: int, compute: Compute) -> bool:
-        """Compute a part, and others with it, or others while somebody else computes it. Returns
-        whether there was room."""
+        """Compute a group and some others with it; while another process computes it, compute
+        others. Returns whether there was room."""
         shelf.look()
         with ExitStack() as held:
-            parts = [self._parts[number] for number in self._claimed(shelf, wanted, held)]
-            return self._compute(shelf, parts, compute)
+            groups = [self._groups[number] for number in self._claimed(shelf, wanted, held)]
+            return self._compute(shelf, groups, compute)
 
     def _claimed(self, shelf: _Shelf, wanted: int, held: ExitStack) -> list[int]:
-        """Parts that nobody else computes as long as `held` is open: of texts a quarter of what is
-        missing, which shares it well between hosts, and in which many are of one length; a single
-        one of pictures."""
+        """Groups that no other process computes as long as `held` is open. For texts they are a
+        quarter of what is missing: that shares the work between hosts, and many of so many texts
+        have one length. For pictures it is a single group."""
         missing = shelf.locations.of(self._known.keys)[:, 0] < 0
-        tokens = torch.zeros(len(self._parts), dtype=torch.int64)
+        tokens = torch.zeros(len(self._groups), dtype=torch.int64)
         lengths, numbers = self._known.values[missing].unbind(1)
         tokens.index_add_(0, numbers, lengths)
         most = min(int(tokens.sum()) // 4, TOGETHER_TOKENS)
@@ -257,41 +259,41 @@ class FeatureStore:
                 held.enter_context(self._lock(shelf, number, blocking=False))
                 claimed.append(number)
             enough = int(tokens[claimed].sum()) >= most
-            if claimed and (enough or not self._parts[number].is_ragged):
+            if claimed and (enough or not self._groups[number].is_ragged):
                 break
         if not claimed:
             held.enter_context(self._lock(shelf, wanted, blocking=True))
         return claimed or [wanted]
 
     def _lock(self, shelf: _Shelf, number: int, *, blocking: bool) -> FileLock:
-        """What one process at a time holds while it computes a part."""
-        name = sha256(self._parts[number].keys.numpy().tobytes()).hexdigest()[:32]
+        """The lock that a process holds while it computes a group."""
+        name = sha256(self._groups[number].keys.numpy().tobytes()).hexdigest()[:32]
         return FileLock(shelf.folder / f"{name}.lock", blocking=blocking)
 
-    def _compute(self, shelf: _Shelf, parts: Sequence[_Part], compute: Compute) -> bool:
+    def _compute(self, shelf: _Shelf, groups: Sequence[_Group], compute: Compute) -> bool:
         shelf.look()
-        absent = [(shelf.locations.of(part.keys)[:, 0] < 0).nonzero()[:, 0] for part in parts]
-        owner = torch.arange(len(parts)).repeat_interleave(torch.tensor([len(r) for r in absent]))
+        absent = [(shelf.locations.of(group.keys)[:, 0] < 0).nonzero()[:, 0] for group in groups]
+        owner = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(r) for r in absent]))
         row = torch.cat(absent)
         if len(row) == 0:
             return True
         keys, lengths = (
-            torch.cat([of_part[rows] for of_part, rows in zip(columns, absent, strict=True)])
-            for columns in ([part.keys for part in parts], [part.lengths for part in parts])
+            torch.cat([of_group[rows] for of_group, rows in zip(columns, absent, strict=True)])
+            for columns in ([group.keys for group in groups], [group.lengths for group in groups])
         )
-        # Each sample once, the shortest first, and those of one length in the order of the parts.
+        # Each sample once, the shortest first, and those of one length in the order of the groups.
         once = _distinct(keys)[1].sort().values
         order = once[torch.argsort(lengths[once], stable=True)]
         owner, row, keys, lengths = owner[order], row[order], keys[order], lengths[order]
         chunks: list[Tensor] = []
         for at in _of_one_length(lengths):
-            made = compute(_cut(parts, owner[at], row[at], int(lengths[at[0]]))).cpu()
+            made = compute(_cut(groups, owner[at], row[at], int(lengths[at[0]]))).cpu()
             # Every token of a text is a row of the file; of a picture, all tokens together are.
-            is_ragged = parts[0].is_ragged and made.dim() == 3
+            is_ragged = groups[0].is_ragged and made.dim() == 3
             sizes = lengths if is_ragged else torch.ones_like(lengths)
             made = made.flatten(0, 1) if is_ragged else made
             if not chunks and not self._makes_room(_size(made[0]) * int(sizes.sum())):
-                return len(parts) > 1 and self._compute(shelf, parts[:1], compute)
+                return len(groups) > 1 and self._compute(shelf, groups[:1], compute)
             chunks.append(made)
         tokens = torch.cat(chunks)
         owner_of_token = owner.repeat_interleave(sizes)
@@ -301,8 +303,8 @@ class FeatureStore:
         return True
 
     def _makes_room(self, wanted: int) -> bool:
-        """Whether so many bytes more fit, after those shelves are deleted that were not used for
-        longest and that this process has not opened."""
+        """Whether this many bytes more fit. To make room, the least recently used shelves that this
+        process has not opened are deleted."""
         own = {shelf.folder for shelf in self._shelves.values()}
         others = [each for each in self._root.glob("*/*") if each not in own and each.is_dir()]
         others.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
@@ -318,7 +320,7 @@ class FeatureStore:
 
 
 def _gathered(shelf: _Shelf, locations: Tensor) -> Tensor:
-    """A row of a file for each sample, by its location."""
+    """The cached row of each sample, by its location in the files."""
     files, starts = locations.unbind(1)
     first, *others = files.unique().tolist()
     if not others:
@@ -331,17 +333,18 @@ def _gathered(shelf: _Shelf, locations: Tensor) -> Tensor:
 
 
 def _of_one_length(lengths: Tensor) -> Iterator[Tensor]:
-    """Positions of sorted lengths, a chunk at a time, no chunk of two lengths."""
+    """Positions of sorted lengths in chunks; all lengths of a chunk are equal."""
     _, counts = lengths.unique_consecutive(return_counts=True)
     for positions in torch.arange(len(lengths)).split(counts.tolist()):
         yield from positions.split(CHUNK_ROWS)
 
 
-def _cut(parts: Sequence[_Part], owner: Tensor, row: Tensor, length: int) -> dict[str, Tensor]:
-    """Rows of parts, in the order of the parts; of texts, their first `length` tokens."""
+def _cut(groups: Sequence[_Group], owner: Tensor, row: Tensor, length: int) -> dict[str, Tensor]:
+    """The inputs of some rows of groups, in the order of the groups. Texts are cut to their first
+    `length` tokens."""
     cut = []
     for number in owner.unique().tolist():
-        inputs, own = parts[number].inputs, row[owner == number]
+        inputs, own = groups[number].inputs, row[owner == number]
         mask = _mask_of(inputs)
         cut.append(
             {
@@ -353,14 +356,15 @@ def _cut(parts: Sequence[_Part], owner: Tensor, row: Tensor, length: int) -> dic
 
 
 def _mask_of(inputs: Inputs) -> Tensor | None:
-    """Where the tokens of texts are; None where they are no texts."""
+    """The mask of texts; None for other inputs."""
     mask = inputs.get("attention_mask")
     assert not isinstance(mask, LazyInput), "texts are encoded at once"
     return mask
 
 
 def _keys(inputs: Inputs, mask: Tensor | None) -> Tensor:
-    """Of what the model reads of each row, without padding; of what is not made yet, its digest."""
+    """A key for each row: a digest of what the model reads of it, without padding. A value that is
+    not made yet has a digest of its own."""
     num_rows = len(next(iter(inputs.values())))
     lengths = [None] * num_rows if mask is None else mask.sum(dim=1).tolist()
     lazy = [
@@ -396,5 +400,5 @@ def _size(tensor: Tensor) -> int:
 
 
 def _taken(folder: Path) -> int:
-    """Bytes of all features below a folder."""
+    """The size in bytes of all features below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*.safetensors"))

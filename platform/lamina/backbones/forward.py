@@ -229,7 +229,7 @@ class Forward:
         text."""
         mask = arguments["attention_mask"]
         columns = torch.arange(mask.shape[1], device=mask.device) + first_position(self.model)
-        places = arguments.get("position_ids", columns.expand(mask.shape))
+        position_ids = arguments.get("position_ids", columns.expand(mask.shape))
         tokens = {
             name: positions.without(arguments[name])
             for name in ("input_ids", "inputs_embeds")
@@ -237,7 +237,7 @@ class Forward:
         }
         return {
             **tokens,
-            "position_ids": positions.without(places),
+            "position_ids": positions.without(position_ids),
             "attention_mask": positions.visible,
         }
 

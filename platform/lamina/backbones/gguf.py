@@ -16,11 +16,9 @@ from lamina.registry import InputError
 
 
 def unpacked(name: str, package: str, file: str, cache: Path) -> Path:
-    """The folder below `cache` that the GGUF `file` of a package was made into; made once, by one
-    process, and complete or not there.
-
-    Raises InputError where the package or what reads GGUF is not installed.
-    """
+    """The folder below `cache` with the model of a package's GGUF `file`. One process makes it,
+    once; it is complete or not there. Raises InputError where the package, or the one that reads
+    GGUF, is not installed."""
     found = find_spec(package)
     if found is None or not found.submodule_search_locations or find_spec("gguf") is None:
         raise InputError(

@@ -1,5 +1,5 @@
-"""How an overlay is laid over a model: hooks for the length of one forward, so that what an earlier
-call laid over can never leak into a later one."""
+"""Lays an overlay over a model: hooks that last for one forward, so that an overlay can never leak
+into a later call."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager

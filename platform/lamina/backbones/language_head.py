@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _OF_GPT_NEOX = "embed_out"
-"""What folders call its head, whatever its code does."""
+"""The name of its head in folders of weights, whatever its code calls it."""
 _BIAS = "final_logits_bias"
 
 
@@ -38,7 +38,7 @@ class LanguageHead:
     cap: float | None
     """Gemma 2's `final_logit_softcapping`."""
     scale: float = 1.0
-    """T5 with tied embeddings makes hidden states smaller first."""
+    """Hidden states are multiplied by it first; not 1 in a T5 with tied embeddings."""
 
     @property
     def num_tokens(self) -> int:
@@ -47,8 +47,8 @@ class LanguageHead:
 
     @cached_property
     def gram(self) -> Tensor:
-        """G = W^T W, float32 [dim, dim]. Of whoever asks first, it is counted as no operation: all
-        trials share it."""
+        """G = W^T W, float32 [dim, dim]. All trials share it, so it counts as no operation of the
+        trial that asks first."""
         weight = self.weight.float()
         with counting_as(lambda: 0):
             return weight.T @ weight
@@ -84,8 +84,8 @@ class LanguageHead:
 
 
 def load_head(model: "PreTrainedModel", name: str) -> LanguageHead:
-    """The head that belongs to a causal model's body: its word embeddings where both are one, or
-    else what its folder has. Raises InputError where there is none."""
+    """The head that belongs to a language model's body: its word embeddings where the two are tied,
+    else the tensors in its folder. Raises InputError where there is none."""
     config: Any = model.config
     cap = getattr(config, "final_logit_softcapping", None)
     scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
@@ -110,7 +110,7 @@ def load_head(model: "PreTrainedModel", name: str) -> LanguageHead:
 
 
 def _name_of_head(config: Any, name: str) -> str:
-    """What the whole language model calls its head."""
+    """The name of the head in the whole language model."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -128,7 +128,8 @@ def _name_of_head(config: Any, name: str) -> str:
 
 
 def _tensors(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
-    """Tensors of a folder of safetensors, those of them that are there."""
+    """The tensors of these names in a folder of safetensors; names that are missing are left
+    out."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
@@ -145,9 +146,9 @@ def _tensors(folder: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
     return found
 
 
-def place_of_body(model: "PreTrainedModel") -> str:
-    """What the whole language model puts before the names of its body's modules (`model.`), which
-    is nothing where it has the body's parts itself (T5)."""
+def prefix_of_body(model: "PreTrainedModel") -> str:
+    """The prefix of the body's module names in the whole language model (`model.`). It is empty
+    where the whole model has the body's modules itself (T5)."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 

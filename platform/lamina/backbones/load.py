@@ -1,4 +1,5 @@
-"""Loading a backbone: on its device, spread by accelerate where it is larger, or in outline."""
+"""Loads a backbone: on its device, spread over several by accelerate, or as an outline without
+numbers."""
 
 import tempfile
 from dataclasses import replace
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 _TRIED = ((64, 48), (48, 64))
-"""Heights and widths of images on which a processor and its model are tried."""
+"""Heights and widths of the images with which a processor and its model are tried."""
 
 
 def load_backbone(

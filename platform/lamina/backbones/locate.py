@@ -28,7 +28,8 @@ _STAND_INS: dict[str, Path] = {}
 
 
 def cache_folder() -> Path:
-    """What is made once and kept: `$LAMINA_CACHE`, or a folder of the user's cache."""
+    """The folder of what is computed once and kept: `$LAMINA_CACHE`, or a folder of the user's
+    cache."""
     return Path(os.environ.get("LAMINA_CACHE") or Path.home() / ".cache" / "lamina")
 
 
@@ -60,7 +61,7 @@ def locate(name: str) -> str:
 
 
 def public_name(name: str) -> str:
-    """What plain transformers loads the same weights by, anywhere: a hub id where there is one, or
+    """The name by which plain transformers loads the same weights: a hub id where there is one,
     else the folder. Raises InputError as `locate` does."""
     if name in _STAND_INS:
         return name

@@ -33,11 +33,11 @@ FORMULAS = {
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the FLOPs of what happens inside, as torch's FlopCounterMode does.
+    """Adds up FLOPs, as torch's FlopCounterMode does.
 
-    That one also keeps a sum for each module, asks of every operation whether it can be taken
-    apart, and imports torch's compiler: a small forward takes several times as long under it, and
-    it fails on a module that returns its own parameter (PEFT's GLoRA).
+    FlopCounterMode also keeps a sum for each module, asks of every operation whether it can be
+    decomposed, and imports torch's compiler. A small forward takes several times as long under it,
+    and it fails on a module that returns its own parameter (PEFT's GLoRA).
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ _current: ContextVar[_Counter | None] = ContextVar("_current", default=None)
 
 
 def is_counting() -> bool:
-    """Whether somebody counts what is happening."""
+    """Whether operations are being counted."""
     return _current.get() is not None
 
 
@@ -86,8 +86,8 @@ def counted(work: Callable[[], Result]) -> tuple[Result, int]:
 
 @contextmanager
 def counting_as(price: Callable[[], int]) -> Iterator[None]:
-    """What happens inside counts as `price()` FLOPs, whatever it takes; that is only asked where
-    somebody counts."""
+    """Inside, all operations together count as `price()` FLOPs. The function is called only while
+    operations are counted."""
     counter = _current.get()
     if counter is None:
         yield

@@ -1,4 +1,5 @@
-"""What one forward lays over the frozen modules: the only way an adapter reaches a backbone.
+"""An overlay: what one forward lays over the frozen modules. It is the only way in which an adapter
+reaches a backbone.
 
 An overlay is data, not a change to the model: the same backbone serves another adapter in the next
 call. Rows are grouped: a tensor of an overlay is either shared by all rows, or has a leading
@@ -19,11 +20,10 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, order=True)
 class Site:
-    """A place where a patch attaches: it reads the input of one module and rewrites the output of
-    another.
+    """Where a patch attaches: it reads the input of one module and rewrites the output of another.
 
-    LoRA reads and rewrites the same module; a bottleneck beside an MLP reads its first module and
-    rewrites its last.
+    LoRA reads and rewrites the same module. A bottleneck beside an MLP reads the MLP's first module
+    and rewrites its last.
     """
 
     read: str
@@ -61,10 +61,10 @@ class StandIn:
 
 
 KeysAndValues = tuple[Tensor, Tensor]
-"""Each as `rows_of` takes them."""
+"""Two tensors, each shared or grouped as in `rows_of`."""
 Prefix = KeysAndValues | Callable[[Tensor], KeysAndValues]
-"""Keys and values, or what computes them from the tokens [N, S, dim] that enter the layer, prompts
-included."""
+"""Keys and values, or a function that computes them from the tokens [N, S, dim] that enter the
+layer, prompts included."""
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Overlay:
     prefixes: Mapping[int, Sequence[Prefix]] = field(default_factory=dict)
     """Per layer: keys and values that every token may attend to."""
     prompts: Sequence[Tensor] = field(default_factory=list)
-    """Input tokens, each as `rows_of` takes them."""
+    """Tokens before the input's, each tensor shared or grouped as in `rows_of`."""
     position_shift: int = 0
     """How far the input's positions are moved, where the backbone counts a prefix as positions."""
     stand_in: StandIn | None = None
@@ -87,12 +87,13 @@ class Overlay:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is laid over."""
+        """Whether it changes nothing."""
         laid = (self.patches, self.input_patches, self.prefixes, self.prompts)
         return not any(laid) and not self.position_shift and self.stand_in is None
 
     def __or__(self, other: "Overlay") -> "Overlay":
-        """Both, this one first at every site. Raises InputError where both bring a stand-in."""
+        """Both overlays together; patches of this one come first. Raises InputError where both have
+        a stand-in."""
         if self.stand_in is not None and other.stand_in is not None:
             raise InputError(
                 "adapter.kind: two adapters that each bring modules of their own ('peft') cannot "

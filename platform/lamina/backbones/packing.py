@@ -40,7 +40,7 @@ class Stackable(Protocol):
 
 
 def stacked_fields(patches: Sequence[P]) -> P | None:
-    """What `stacked` gives where a patch is a dataclass of tensors of one shape and of settings:
+    """Stack patches that are dataclasses of tensors and settings: every tensor gets a leading K.
     None where shapes or settings differ."""
     together = {}
     for field in fields(patches[0]):  # type: ignore[arg-type]
@@ -56,18 +56,19 @@ def stacked_fields(patches: Sequence[P]) -> P | None:
 
 @dataclass(frozen=True)
 class InTurn:
-    """The patches of each call on its own rows."""
+    """Patches of several calls, each applied to the rows of its own call."""
 
     chains: Sequence[Sequence[Any]]
     sizes: Sequence[int]
 
     @property
     def is_shared(self) -> bool:
-        """Whether every patch is."""
+        """Whether every patch treats all tokens in the same way."""
         return all(are_shared(chain) for chain in self.chains)
 
     def __call__(self, *tensors: Tensor) -> Tensor:
-        """At a site: of input and output, the new output. Before a module: the new input."""
+        """The new output, from input and output of a site; or a module's new input, from its
+        input."""
         positions = current()
         # Without padding [1, T, d], or [1, T, heads, d] at the norms of Qwen3's queries and keys;
         # OPT's feed-forward has tokens as rows, [T, d].
@@ -85,7 +86,7 @@ class InTurn:
 
 
 def are_shared(patches: Iterable[Any]) -> bool:
-    """Whether patches treat each token by itself, and all alike."""
+    """Whether each patch treats tokens one by one, and all in the same way."""
     return all(getattr(patch, "is_shared", False) for patch in patches)
 
 
@@ -102,7 +103,7 @@ class Added(NamedTuple):
     layers: tuple[int, ...]
     """Those that have a prefix, in order."""
     prefixes: tuple[int, ...]
-    """Of each of these, its keys."""
+    """For each of these layers, how many keys its prefix has."""
     prompts: int
     """Tokens before the input's."""
     position_shift: int
@@ -110,7 +111,8 @@ class Added(NamedTuple):
 
 
 def added_by(overlay: Overlay) -> Added | None:
-    """What has to be equal for calls to run together. None where a call only runs alone."""
+    """The sizes that must be equal for calls to run together. None for an overlay whose call runs
+    alone."""
     given = [prefix for prefixes in overlay.prefixes.values() for prefix in prefixes]
     if overlay.stand_in is not None or any(callable(prefix) for prefix in given):
         return None
@@ -177,7 +179,7 @@ def _trimmed(said: Tensor) -> Tensor:
 
 
 def packed(overlays: Sequence[Overlay], sizes: Sequence[int], *, stack: bool) -> Overlay:
-    """One overlay for the rows of several calls, of `sizes`, of which `added_by` says the same.
+    """One overlay for the rows of several calls of `sizes` rows, whose `added_by` are equal.
 
     `stack`: let patches lead with K where they can.
     """
@@ -211,7 +213,7 @@ def packed(overlays: Sequence[Overlay], sizes: Sequence[int], *, stack: bool) ->
 
 
 def _together(chains: Sequence[Sequence[Any]], sizes: Sequence[int], stack: bool) -> list[Any]:
-    """The patches of a site or module, one chain per call, as a chain for all."""
+    """One chain of patches for all calls, out of a chain per call at the same site or module."""
     if stack and len({len(chain) for chain in chains}) == 1 and len(set(sizes)) == 1:
         columns = [_stacked(column) for column in zip(*chains, strict=True)]
         if all(column is not None for column in columns):
@@ -227,7 +229,7 @@ def _stacked(patches: Sequence[Any]) -> Any:
 
 
 def _one_prefix(prefixes: Sequence[Sequence[Prefix]], sizes: Sequence[int]) -> KeysAndValues:
-    """The prefixes of one layer, some per call, as keys and values for every row."""
+    """The keys and values of one layer for every row, out of each call's prefixes."""
     rows = [
         # Each is put before those before it.
         [

@@ -14,7 +14,7 @@ from torch import Tensor
 from lamina.core import LazyInput, LazyValues, Modality
 
 PIXEL_BYTES = 512 * 2**20
-"""So much of what is made of encoded images stays in memory, for the next epoch."""
+"""Processed images up to this size stay in memory for the next epoch."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class ImageEncoder:
     modality: Modality = "image"
 
     def __call__(self, values: Sequence[Tensor]) -> Mapping[str, Tensor | LazyInput]:
-        """Of lazy values, what is to be made when it is needed: they are not decoded yet."""
+        """Pixels of images. Lazy values stay lazy: they are not decoded yet."""
         if isinstance(values, LazyValues):
             return {"pixel_values": LazyInput(values, self._maker)}
         return {"pixel_values": _processed(self.processor, values)}
 
     def num_cut(self, values: Sequence[Any]) -> int:
-        """None: a processor that crops is meant to."""
+        """Always 0: a processor that crops is meant to crop."""
         return 0
 
     @cached_property
@@ -50,7 +50,7 @@ class PixelMaker:
 
     @cached_property
     def digest(self) -> str:
-        """Of the processor's settings and of the libraries that decode and resize."""
+        """A digest of the processor's settings and of the libraries that decode and resize."""
         import PIL
         import transformers
 
@@ -81,7 +81,7 @@ class PixelMaker:
 
 
 def _processed(processor: Any, values: Sequence[Tensor]) -> Tensor:
-    """What an image processor makes of uint8 images [height, width, 3]."""
+    """The output of an image processor for uint8 images [height, width, 3]."""
     encoded = processor(
         images=[value.numpy() for value in values],
         input_data_format="channels_last",

@@ -38,7 +38,7 @@ def check_quantisation(quantise: Quantisation | None, device: torch.device) -> N
 
 
 def quantisation_config(quantise: Quantisation, dtype: torch.dtype) -> Any:
-    """What transformers is told. `dtype` is what the modules compute in."""
+    """The configuration for transformers. `dtype` is the type in which the modules compute."""
     if quantise == "int8":
         from torchao.quantization import Int8WeightOnlyConfig
         from transformers import TorchAoConfig
@@ -55,7 +55,7 @@ def quantisation_config(quantise: Quantisation, dtype: torch.dtype) -> Any:
 
 
 def check_modules(model: nn.Module, quantise: Quantisation | None) -> None:
-    """Raise InputError where a model has no module whose weights would be held so."""
+    """Raise InputError where a model has no module that can be quantised in this way."""
     if quantise == "int8" and not any(isinstance(each, nn.Linear) for each in model.modules()):
         raise InputError(
             "backbone.quantize: torchao holds linear modules as 'int8', and this model has none, "

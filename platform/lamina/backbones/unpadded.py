@@ -1,8 +1,8 @@
 """Texts without their padding: from one layer on, the tokens of all rows stand one after the other,
-[1, T, dim], and only attention sees rows.
+[1, T, dim]. Only attention sees rows.
 
-Of a batch of sentences much is padding, which a frozen layer's matrix products would compute like
-any token. A token gets the same numbers either way, up to the rounding of float sums.
+Much of a batch of sentences is padding, and a frozen layer's matrix products would compute it like
+any other token. A token gets the same numbers either way, up to the rounding of float sums.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,24 +18,24 @@ from torch.autograd import Function
 WORTH = 0.9
 """Padding is left out where tokens are at most this share of a padded batch."""
 LANES = {"AVX512": 16, "AVX2": 8}.get(torch.backends.cpu.get_cpu_capability(), 1)
-"""SIMD width: float32 lanes of a core's vectors. torch's attention takes the keys that do not fill
-a vector one by one: with 16, it takes three times as long for 14 keys as for 16. (Their exponential
-has another formula there, whose last digits differ.)"""
+"""SIMD width: the float32 lanes of a core's vectors. torch's attention takes keys that do not fill
+a vector one by one: with 16 lanes, 14 keys take three times as long as 16. (The exponential of
+those keys has another formula there, whose last digits differ.)"""
 
 
 @dataclass(frozen=True)
 class TokenPositions:
-    """Where the tokens of N texts are that attention sees padded to S."""
+    """The positions of the tokens of N texts, which only attention sees padded to length S."""
 
     at: Tensor
-    """int64 [T], in the N * S positions, row by row."""
+    """int64 [T]: of each token, its index among the N * S positions, row by row."""
     stand_ins: Tensor
-    """int64 [N * S], the token at each position; where padding is, the one before it."""
+    """int64 [N * S]: the token at each position. At padding it is the token before."""
     lengths: Tensor
-    """int64 [N]."""
+    """int64 [N]: tokens of each text."""
     visible: Tensor
-    """bool [N, 1, 1, S], where no padding is; [N, 1, S, S] in a causal model, whose tokens see none
-    behind them."""
+    """The mask of attention: bool [N, 1, 1, S], False at padding. In a causal model it is [N, 1, S,
+    S], and no token sees those behind it."""
 
     @property
     def is_causal(self) -> bool:
@@ -74,29 +74,29 @@ class TokenPositions:
         return tokens.flatten(0, 1).index_select(0, at)[None]
 
     def within(self, tokens: Tensor) -> Tensor:
-        """[1, T, ...] -> [N, S, ...], for those who do not look where padding is: there stands
-        another token."""
+        """[1, T, ...] -> [N, S, ...], for readers that ignore padding: another token stands
+        there."""
         padded = spread(tokens[0], self.stand_ins, self.at)
         return padded.unflatten(0, (len(self.lengths), -1))
 
     def sizes(self, rows: Sequence[int]) -> list[int]:
-        """How many tokens so many rows have, and the next ones, and so on."""
+        """The number of tokens of each group of consecutive rows, from the numbers of rows."""
         return [int(lengths.sum()) for lengths in self.lengths.split(list(rows))]
 
 
 def spread(rows: Tensor, stand_ins: Tensor, at: Tensor) -> Tensor:
-    """Rows [T, ...] at the positions `at` [T] of as many as `stand_ins` has, and elsewhere the row
-    that it names.
+    """Rows [T, ...] placed at the positions `at` [T]; at any other position stands the row that
+    `stand_ins` names.
 
-    Only the positions give a gradient: nobody has looked at the others. A gather both ways, where
-    zeros would be written first.
+    Only the positions `at` give a gradient, because nothing reads the others. Forward and backward
+    are one gather each, where an index_copy would write zeros first.
     """
     found: Tensor = _Spread.apply(rows, stand_ins, at)
     return found
 
 
 class _Spread(Function):
-    """What `spread` says."""
+    """`spread` with its own backward."""
 
     @staticmethod
     def forward(context: Any, rows: Tensor, stand_ins: Tensor, at: Tensor) -> Tensor:
@@ -113,13 +113,13 @@ _current: ContextVar[TokenPositions | None] = ContextVar("_current", default=Non
 
 
 def current() -> TokenPositions | None:
-    """Where the tokens are of the forward under way; None while it is padded."""
+    """The positions of the tokens in the forward that runs now; None while texts are padded."""
     return _current.get()
 
 
 @contextmanager
 def unpadded(positions: TokenPositions | None) -> Iterator[None]:
-    """Inside, the tokens of the forward stand at `positions`; with None, they are padded."""
+    """Inside, texts run without padding, with their tokens at `positions`. None: with padding."""
     token = _current.set(positions)
     try:
         yield
@@ -129,7 +129,8 @@ def unpadded(positions: TokenPositions | None) -> Iterator[None]:
 
 @contextmanager
 def unpadded_from(layer: nn.Module, positions: TokenPositions | None) -> Iterator[None]:
-    """Inside, what enters a layer goes on without padding; with None, all stays."""
+    """Inside, padding is removed before a layer, and the layers above run without it. None: nothing
+    is removed."""
     if positions is None:
         yield
         return

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 TOWERS = ("vision", "text")
 HALVES = ("encoder", "both")
-"""What is used of a model with a decoder, the default first."""
+"""The halves of a model with a decoder that can be used; the default is first."""
 READABLE = {"input_ids": "texts", "pixel_values": "images"}
-"""Inputs of models that are taken, by transformers' name."""
+"""Main inputs of the models that can be loaded, by transformers' name."""
 NAMED = 3
 """How many tensors an error names."""
 BUILDING = threading.RLock()
@@ -62,7 +62,7 @@ def tower_config(config: "PretrainedConfig", tower: str | None) -> "PretrainedCo
 
 
 def empty_model(config: "PretrainedConfig", tower: str | None) -> "PreTrainedModel":
-    """The part that is used of a model, without numbers."""
+    """The used half or tower of a model, without numbers."""
     from accelerate import init_empty_weights
 
     with BUILDING, init_empty_weights(), _one_line(config.name_or_path or config.model_type):
@@ -73,7 +73,7 @@ def empty_model(config: "PretrainedConfig", tower: str | None) -> "PreTrainedMod
 def load_model(
     location: str, config: "PretrainedConfig", tower: str | None, **arguments: Any
 ) -> "PreTrainedModel":
-    """The part that is used of a model, with its weights.
+    """The used half or tower of a model, with its weights.
 
     Raises InputError where they do not load, and with their names where some are missing.
     """
@@ -116,8 +116,8 @@ def _class_of(config: "PretrainedConfig") -> Any:
 
 
 def _used(model: Any, tower: str | None) -> tuple[str, Any]:
-    """What is used of a model and the prefix of its parameters' names: a tower of two; where there
-    is a decoder too, the encoder unless both are wanted; or all of it."""
+    """The module of a model that is used, and the prefix of its parameters' names. It is a tower of
+    two; the encoder where there is a decoder too, unless both are wanted; or the whole model."""
     config = model.config
     if tower_config(config, tower) is not config:
         name = f"{tower or TOWERS[0]}_model"
@@ -156,7 +156,8 @@ def _lacking(about: Mapping[str, Any], prefix: str, model_type: str) -> list[str
 
 @contextmanager
 def _one_line(location: str) -> Iterator[None]:
-    """What transformers, torch and safetensors raise about files, as one line."""
+    """Turns what transformers, torch and safetensors raise about files into an InputError of one
+    line."""
     try:
         yield
     except InputError:

@@ -28,7 +28,7 @@ def submit_job(
     Raises InputError for what is wrong with the job, or with the cluster.
     """
     loaded = load_job(job, overrides)
-    _check_places(loaded)
+    _check_paths(loaded)
     server = JobServer(address)
     words = (command or _command_of(loaded), job.name, *map(_name_of, overrides))
     folder = _folder_of([job, *(Path(each) for each in overrides if is_job_file(each))])
@@ -62,7 +62,7 @@ def _command_of(job: Job) -> Command:
     return "federate" if job.federation is not None and job.sweep is None else "sweep"
 
 
-def _check_places(job: Job) -> None:
+def _check_paths(job: Job) -> None:
     """Raises InputError for results that would be lost, and for data that only this machine has."""
     if not job.output_dir.is_absolute():
         raise InputError(

@@ -31,10 +31,10 @@ class AccuracyMatrix:
     """The row of the training in which each task was learned for the first time. By default task i
     is learned in training i; clients that each have an order of their own learn several at once."""
     measure: str = "accuracy"
-    """What R is of, by its name."""
+    """The name of the measure whose values R holds."""
     better: Literal["max", "min"] = "max"
-    """Whether more or less of it is better: where less is, forgetting is a rise and a transfer a
-    fall, so that both mean what they always do."""
+    """Whether more or less of the measure is better. Where less is better, forgetting is a rise and
+    a transfer a fall, so that both keep their meaning."""
 
     def add(self, row: Row) -> None:
         """The accuracies after one more task."""
@@ -96,7 +96,7 @@ class AccuracyMatrix:
         return self._forgetting(with_last=False)
 
     def forgetting_including_last(self) -> float | None:
-        """The same with the last row among the best, so never negative (mammoth, PILOT)."""
+        """Forgetting with the last row among the best, so never negative (mammoth, PILOT)."""
         return self._forgetting(with_last=True)
 
     def backward_transfer(self) -> float | None:

@@ -1,4 +1,4 @@
-"""What was predicted of rows: of classes, or of answers in tokens. Every tensor is on the CPU."""
+"""Predictions for rows: classes, or answers in tokens. Every tensor is on the CPU."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ class Answers:
     """The classes that were predicted of N rows."""
 
     labels: Tensor
-    """int64 [N], what is right."""
+    """int64 [N]: the true classes."""
     predicted: Tensor
     """int64 [N], the class with the best logit."""
     place: Tensor
-    """int64 [N], the place of the right class among all, from 0: how many have a better logit. Of
-    a class that the head does not know, the number of all."""
+    """int64 [N]: the place of the true class among all, from 0, which is the number of classes with
+    a better logit. Where the head does not know the true class, it is the number of all classes."""
     finite: Tensor
-    """bool [N], whether the best logit is a finite number (classes that cannot be meant are minus
-    infinity, and that is fine)."""
+    """bool [N]: whether the best logit is a finite number. (Classes that are ruled out are minus
+    infinity, which is fine.)"""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -32,7 +32,7 @@ class Answers:
         return (self.predicted == self.labels) & self.finite
 
     def plain(self) -> Tensor:
-        """As one tensor, int32 [4, N], for a checkpoint."""
+        """The four fields as one tensor, int32 [4, N], for a checkpoint."""
         columns = [self.labels, self.predicted, self.place, self.finite]
         return torch.stack([each.int() for each in columns])
 
@@ -49,14 +49,14 @@ class Answers:
 
 @dataclass(frozen=True)
 class TokenAnswers:
-    """How the right answers of N rows fared, each token behind those before it; and what was said
-    instead, where a measure reads it."""
+    """How well the model predicts each token of the right answers of N rows, given the tokens
+    before it; and the generated answers, where a measure reads them."""
 
     num_tokens: Tensor
     """int64 [N], of the right answer, its end token among them."""
     num_right: Tensor
-    """int64 [N], how many of them are the best ones when all before them are given. All: greedy
-    decoding says exactly the right answer."""
+    """int64 [N]: how many of these tokens are the likeliest when all before them are given. If all
+    are, greedy decoding gives exactly the right answer."""
     surprise: Tensor
     """float64 [N], -log p(answer | prompt) in nats, the sum over its tokens."""
     finite: Tensor
@@ -76,11 +76,11 @@ class TokenAnswers:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """What was said and what is right, of each row."""
+        """The generated and the right answer of each row."""
         return list(zip(self.said or (), self.wanted or (), strict=True))
 
     def plain(self) -> dict[str, Any]:
-        """As a tensor float64 [4, N] and lists, for a checkpoint."""
+        """The fields as a tensor float64 [4, N] and lists, for a checkpoint."""
         columns = [self.num_tokens, self.num_right, self.surprise, self.finite]
         texts = {"said": self.said, "wanted": self.wanted}
         return {

@@ -1,5 +1,5 @@
-"""What a classifier's answers say beyond accuracy: confusion matrix, accuracy of each class, macro
-F1, top-k accuracy. C is the number of classes, N of rows."""
+"""Measures of a classifier beyond accuracy: confusion matrix, accuracy of each class, macro F1,
+top-k accuracy. C is the number of classes, N of rows."""
 
 import torch
 from torch import Tensor
@@ -65,7 +65,8 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
 
 
 def _macro_f1(right: Tensor, labelled: Tensor, answered: Tensor) -> float:
-    """From counts by class, int64 [C]: rows that are right, of the class, answered with it."""
+    """Macro F1 from counts by class, int64 [C] each: rows that are right, rows of the class, rows
+    answered with it."""
     total = (labelled + answered).double()
     occurs = total > 0
     return float((2 * right.double()[occurs] / total[occurs]).mean())

@@ -20,12 +20,12 @@ SUMMARIES = (
     "backward_transfer",
     "learning_accuracy",
 )
-"""Those of `AccuracyMatrix` that are taken over clients."""
+"""The summaries of `AccuracyMatrix` that are computed for each client."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """What one client scored at one time."""
+    """The accuracies of one client at one time."""
 
     time: float
     """Virtual time, or the number of the round: whatever grows."""
@@ -33,7 +33,7 @@ class Check:
     """The tasks whose rows the client has had so far, in the order of their first arrival; the
     last is not always its current one, since tasks come back."""
     accuracy: Mapping[int, float]
-    """Of some tasks."""
+    """Accuracy by task, for some of the tasks."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class ClientMatrix:
     num_samples: Sequence[Sequence[int]]
     """[clients][tasks]: how many rows each has of each task, in that part."""
     checks: list[list[Check]] = field(default_factory=list)
-    """Of each client, in the order of time."""
+    """The checks of each client, in the order of time."""
 
     def __post_init__(self) -> None:
         self.checks = self.checks or [[] for _ in self.num_samples]
@@ -61,12 +61,12 @@ class ClientMatrix:
         self.checks[client].append(check)
 
     def of(self, client: int) -> AccuracyMatrix:
-        """R of one client as if it were alone: R[k, i] is its accuracy on the i-th task that it
-        learned, in its own order, at the last check before it got its (k+1)-th.
+        """R of one client as if it were alone. R[k, i] is its accuracy on the i-th task that it
+        learned, in its own order, at the last check before it got its (k+1)-th task.
 
-        Tasks of which it has no rows in this part are left out: what it scores while it learns them
-        counts to the task before. A stage without a check is a row of None, so that summaries that
-        need it are undefined.
+        Tasks of which it has no rows in this part are left out: its accuracies while it learns them
+        count to the task before. A stage without a check is a row of None, so summaries that need
+        it are undefined.
         """
         sizes = self.num_samples[client]
         order = [task for task in self._learned(client) if sizes[task]]
@@ -89,7 +89,8 @@ class ClientMatrix:
         return [matrix.summaries() if matrix.rows else {} for matrix in matrices]
 
     def weight(self, client: int) -> int:
-        """A client's rows of the tasks that it has learned: what it counts in a weighted mean."""
+        """The weight of a client in a weighted mean: its number of rows of the tasks that it has
+        learned."""
         return sum(self.num_samples[client][task] for task in self._learned(client))
 
     def union_accuracy(self) -> float | None:
@@ -140,15 +141,15 @@ def spatial_forgetting(
     after: Sequence[float | None],
     weights: Sequence[float] | None = None,
 ) -> float | None:
-    """What aggregation costs: mean over clients (and times) of L_c - G_c, the accuracy of client
-    c's local model on its current task before aggregation minus that of the aggregated one after
-    it.
+    """Spatial forgetting, the cost of aggregation: the mean over clients (and times) of L_c - G_c,
+    the accuracy of client c's local model on its current task before aggregation minus that of the
+    aggregated one after it. Negative where aggregation helps. Clients for which one of the two is
+    not known do not count.
 
-    Negative where aggregation helps. Clients for which one of the two is not known do not count.
-    Forgetting over clients, as against over time, which is `forgetting` of each client's own R (the
-    terms are those of Yang et al., 2023, arXiv 2312.16475). Ours: when it is measured. A run takes
-    L of those who take part in a task's last round, right after their steps, and G from what they
-    would serve at the end of the stream's step.
+    This is forgetting over clients; `forgetting` of each client's own R is over time (the terms are
+    those of Yang et al., 2023, arXiv 2312.16475). When it is measured is our choice: L of the
+    clients that take part in a task's last round, right after their steps; G from the model that
+    they would use at the end of the stream's step.
     """
     pairs = zip(before, after, strict=True)
     drops = [None if low is None or up is None else low - up for low, up in pairs]

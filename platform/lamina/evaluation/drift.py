@@ -1,8 +1,8 @@
-"""Drift: how far learning a task moves what a model says, and whether that goes with forgetting.
+"""Drift: how far learning a task changes a model's outputs, and whether drift goes with forgetting.
 
 Shenfeld, Pari and Agrawal (2025), "RL's Razor: Why Online Reinforcement Learning Forgets Less",
-find that the KL divergence between a model and its tuned self, on the new task's inputs, predicts
-how much it forgets.
+find that the KL divergence between a model and its fine-tuned version, on the new task's inputs,
+predicts how much it forgets.
 """
 
 from collections.abc import Iterable, Mapping
@@ -39,15 +39,15 @@ def drift(before: Tensor, after: Tensor) -> float | None:
 
 @dataclass(frozen=True)
 class Correlation:
-    """How drift goes with forgetting over trials."""
+    """The correlation of drift and forgetting over trials."""
 
     num: int
-    """Of so many trials."""
+    """The number of trials."""
     pearson: float | None
-    """Of the numbers; None of fewer than three trials, or where all have one drift or forgetting.
-    """
+    """Pearson's correlation; None for fewer than three trials, or where all have the same drift or
+    forgetting."""
     spearman: float | None
-    """Of their ranks; ties share their mean rank."""
+    """Spearman's correlation, of the ranks; ties share their mean rank."""
 
 
 def drift_and_forgetting(rows: Iterable[Mapping[str, Any]]) -> Correlation:
@@ -63,7 +63,7 @@ def drift_and_forgetting(rows: Iterable[Mapping[str, Any]]) -> Correlation:
 
 
 def _pearson(values: Tensor) -> float | None:
-    """Of two rows of numbers, [2, n]."""
+    """Pearson's correlation of two rows of numbers, [2, n]."""
     centred = values - values.mean(dim=1, keepdim=True)
     lengths = centred.norm(dim=1)
     # What rounding leaves of numbers that are all the same is no spread.

@@ -8,7 +8,7 @@ from statistics import fmean, pstdev
 import numpy as np
 
 QUANTILES = {"min": 0.0, "p10": 0.1, "median": 0.5, "p90": 0.9, "max": 1.0}
-"""What is said of a number of every client, instead of every client's."""
+"""The quantiles that are reported in place of every client's number."""
 
 
 def mean_over_clients(
@@ -26,7 +26,8 @@ def mean_over_clients(
 
 
 def quantiles(values: Sequence[float | None]) -> dict[str, float]:
-    """The values of QUANTILES over the clients, linear between two; nothing of none."""
+    """The values of QUANTILES over the clients, with linear interpolation; empty without
+    clients."""
     known = [value for value in values if value is not None]
     if not known:
         return {}

@@ -1,7 +1,5 @@
-"""Which trials go on when a sweep is halved: what a trial promises, Pareto ranks, survivors.
-
-Nothing here looks at the test part.
-"""
+"""Successive halving: which trials go on, by projected accuracy and Pareto ranks. Nothing here
+reads the test part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +18,16 @@ _KEYS: dict[Cost, str] = {
 }
 KNOWN_COSTS: tuple[Cost, ...] = tuple(_KEYS)
 COSTS: tuple[Cost, ...] = ("forgetting", "stored_parameters", "train_seconds")
-"""What a rank weighs against projected accuracy unless a job says otherwise. Seconds depend on the
-machine and on what else it does; a job that wants the same survivors everywhere says `train_flops`
-in their place."""
+"""The costs that a rank weighs against projected accuracy unless a job says otherwise.
+
+Seconds depend on the machine and on its other load. A job that wants the same survivors everywhere
+names `train_flops` instead.
+"""
 
 
 @dataclass(frozen=True)
 class Standing:
-    """How a trial stands at a rung."""
+    """The numbers of a trial at a rung, by which trials are compared."""
 
     trial: str
     strategy: str
@@ -35,7 +35,7 @@ class Standing:
     """See `projected_accuracy`; more is better, so a measure of which less is better is negative
     here."""
     costs: tuple[float, ...] = field(default=())
-    """Less of each is better."""
+    """The trial's costs; less of each is better."""
 
 
 def projected_accuracy(

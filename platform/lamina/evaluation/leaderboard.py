@@ -25,7 +25,7 @@ MEASURED = (
     "average_incremental_accuracy",
     "learning_accuracy",
 )
-"""The columns that are of the measure."""
+"""The columns that hold values of the measure."""
 _STATUS_ORDER = {"finished": 0, "stopped": 1, "failed": 2}
 
 
@@ -67,7 +67,7 @@ def written(row: Row) -> Row:
 
 
 def read_row(row: Row) -> Row:
-    """What `written` gave."""
+    """The row that `written` gave."""
     measure = row.get("measure", "accuracy")
     names = {named(key, measure): key for key in MEASURED}
     return {**{names.get(key, key): value for key, value in row.items()}, "measure": measure}
@@ -92,7 +92,8 @@ def precedence(
 
 
 def trainable_parameters(reports: Sequence[Mapping[str, Any]]) -> int | None:
-    """What a trial's reports say that it trains: a method may train on its first task only."""
+    """The largest number of trained parameters in a trial's reports: a method may train on its
+    first task only."""
     return _most(reports, "cost/trainable_parameters")
 
 

@@ -6,11 +6,11 @@ from lamina.evaluation.fairness import fairness, quantiles
 
 
 def participation(included: Mapping[int, int], num_clients: int, rounds: int) -> dict[str, float]:
-    """How often clients had a say, from the number of rounds in which an update of each counted.
+    """How often clients took part, from the number of rounds in which an update of each counted.
 
-    `inclusion_rate`: the share of the clients that ever had one. Then of the counts per client,
-    those of 0 among them: `per_round`, the mean number of clients in a round; the quantiles; the
-    Jain index, `jain`, which is 1 where all had one equally often.
+    `inclusion_rate`: the share of the clients that ever took part. Then, of the counts per client
+    including those of 0: `per_round`, the mean number of clients in a round; the quantiles; the
+    Jain index `jain`, which is 1 where all took part equally often.
     """
     counts = [float(included.get(client, 0)) for client in range(num_clients)]
     return {

@@ -22,7 +22,7 @@ class Estimate:
     """The mean of a number over seeds."""
 
     num: int
-    """n, how many seeds it is of."""
+    """n, the number of seeds."""
     mean: float
     """m = (1/n) sum_k x_k."""
     deviation: float | None
@@ -53,7 +53,7 @@ class Group:
     adapter: str | None
     scenario: str
     settings: Mapping[str, Any]
-    """What tells it from other groups: the settings of its trials without the seed."""
+    """The settings that distinguish the group: those of its trials without the seed."""
     rows: tuple[Row, ...]
     """Its trials, by rank."""
 

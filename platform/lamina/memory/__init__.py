@@ -1,4 +1,4 @@
-"""What is kept of the past for replay: one policy per file."""
+"""The replay memory: what is kept of the past. One policy per file."""
 
 from lamina.memory.base import Policy
 from lamina.registry import member_class, member_names

@@ -1,6 +1,5 @@
-"""Which rows of the past are kept: policies are pure functions of labels, random keys
-and arrival.
-"""
+"""Memory policies decide which rows of the past are kept. They are pure functions of labels, random
+keys and arrival."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

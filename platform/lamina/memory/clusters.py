@@ -1,4 +1,4 @@
-"""Cluster memory: what is kept of a task is the centres that k-means finds in its features."""
+"""Cluster memory: a task is remembered by the centres that k-means finds in its features."""
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ def k_means(rows: Tensor, k: int, generator: torch.Generator, iterations: int = 
 
 
 def _spread(rows: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """k of the rows, each drawn with the square of its distance to those before it."""
+    """k rows chosen by k-means++: each is drawn with a probability proportional to its squared
+    distance to the nearest row drawn before."""
     chosen = [int(torch.randint(len(rows), (1,), generator=generator))]
     for _ in range(k - 1):
         weights = _distances(rows, rows[chosen]).min(dim=1).values.square().cpu()

@@ -1,7 +1,7 @@
-"""Gaussian memory: what is kept of a class is the mean and the covariance of its features.
+"""Gaussian memory: a class is remembered by the mean and the covariance of its features.
 
-The moments are sums, so they add up over batches, workers and clients; sampling from them replays a
-class without a row of it.
+The moments are sums, so they add up over batches, workers and clients. Samples of the Gaussians
+replay a class without any of its rows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ def moments(features: Tensor, labels: Tensor, num_classes: int) -> dict[str, Ten
 
 
 def plus_classes(sums: Mapping[str, Tensor], past: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Sums per class [C, ...] with those of the past of the same names, where there are any; the
+    """Sums per class [C, ...] plus those of the past with the same names, where there are any. The
     past may know fewer classes."""
     total = {name: value.clone() for name, value in sums.items()}
     for name, value in past.items():
@@ -61,7 +61,7 @@ class Gaussians:
 
     @classmethod
     def of(cls, sums: Mapping[str, Tensor]) -> "Gaussians":
-        """From the sums of `moments`."""
+        """The distributions from the sums of `moments`."""
         count = sums["count"]
         mean = sums["total"].double() / count.clamp_min(1)[:, None]
         centred = sums["outer"].double() - count[:, None, None] * torch.einsum(
@@ -76,7 +76,8 @@ class Gaussians:
         return int((self.count > 0).sum())
 
     def updated(self, newer: "Gaussians") -> "Gaussians":
-        """These, with every class that `newer` has seen replaced; `newer` may know more classes."""
+        """These distributions, with every class that `newer` has seen replaced. `newer` may know
+        more classes."""
         past = self._padded(len(newer.count))
         seen = newer.count > 0
         return Gaussians(
@@ -86,7 +87,7 @@ class Gaussians:
         )
 
     def pooled(self, newer: "Gaussians") -> "Gaussians":
-        """What the rows of both would have given together (Chan et al., 1979): for classes that
+        """The distributions of both sets of rows together (Chan et al., 1979), for classes that
         come back. `newer` may know more classes."""
         past = self._padded(len(newer.count))
         count = past.count + newer.count

@@ -15,7 +15,7 @@ from lamina.memory.base import Policy
 RowsOf = Callable[[Tensor], Batch]
 """Rows of the stream by their ids, in the given order."""
 Note = Callable[[Batch], Mapping[str, Tensor]]
-"""What is kept beside some rows."""
+"""Tensors that a strategy keeps beside some rows."""
 
 
 def _nothing(_: Batch) -> Mapping[str, Tensor]:
@@ -83,7 +83,7 @@ class Memory:
         )
 
     def num_bytes(self, rows_of: RowsOf) -> int:
-        """What the exemplars would take by themselves: inputs, labels and extras."""
+        """The size of the exemplars in bytes: inputs, labels and extras."""
         if len(self) == 0:
             return 0
         return replace(rows_of(self.ids), extras=self.extras).num_bytes()
@@ -113,14 +113,14 @@ class Memory:
 
 
 def _kinds(batch: Batch) -> Tensor:
-    """What a policy keeps alike of, int64 [n]: classes; or tasks, where answers are tokens."""
+    """The groups that a policy balances, int64 [n]: classes; or tasks, where answers are tokens."""
     if batch.labels.dim() == 1:
         return batch.labels.cpu()
     return torch.full((len(batch),), 0 if batch.task is None else batch.task.index)
 
 
 def _stacked(first: Tensor, second: Tensor) -> Tensor:
-    """Rows of both; the narrower matrix gets NaN on the right."""
+    """The rows of both matrices; the narrower one is filled with NaN on the right."""
     if first.dim() != 2:
         return torch.cat([first.cpu(), second])
     width = max(first.shape[1], second.shape[1])
@@ -129,9 +129,7 @@ def _stacked(first: Tensor, second: Tensor) -> Tensor:
 
 
 class Replay:
-    """The memory as one training step sees it: a strategy draws from it, and can do
-    nothing else.
-    """
+    """The memory as one training step sees it: a strategy can draw from it, and do nothing else."""
 
     def __init__(
         self,
@@ -154,7 +152,7 @@ class Replay:
         self._batch_size = batch_size
 
     def __len__(self) -> int:
-        """Exemplars there are."""
+        """The number of exemplars."""
         return 0 if self._memory is None else len(self._memory)
 
     def draw(self, number: int, name: str = "") -> Batch | None:

@@ -1,6 +1,6 @@
-"""Subspace memory: what is kept of the past is which directions a module's inputs took.
+"""Subspace memory: the past is remembered by the directions that a module's inputs took.
 
-A gradient that has no part in these directions leaves the module's outputs on old inputs as they
+A gradient that is orthogonal to these directions leaves the module's outputs for old inputs as they
 were (Gradient Projection Memory, Saha et al., 2021).
 """
 
@@ -14,8 +14,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Subspace:
-    """The directions of R^d that were taken, by an orthonormal basis of them or, once they are more
-    than half, of the rest (DualGPM, Liang and Li, 2023)."""
+    """The directions of R^d that were taken. They are held as an orthonormal basis; or as a basis
+    of their complement, once they are more than half (DualGPM, Liang and Li, 2023)."""
 
     basis: Tensor
     """float32 [d, k], orthonormal columns."""
@@ -27,14 +27,15 @@ class Subspace:
         return asdict(self)
 
     def outside(self, matrix: Tensor) -> Tensor:
-        """The part of the columns of `matrix` [d, n] that lies in no direction taken."""
+        """The component of the columns of `matrix` [d, n] that is orthogonal to the directions
+        taken."""
         basis = self.basis.to(matrix.dtype)
         spanned = basis @ (basis.T @ matrix)
         return spanned if self.is_complement else matrix - spanned
 
     def grown(self, matrix: Tensor, threshold: float) -> "Subspace":
-        """With the fewest directions more that give it a share `threshold` of the energy
-        ||matrix||_F^2 (GPM, eq. 9)."""
+        """The subspace with the fewest further directions that make it hold a share `threshold` of
+        the energy ||matrix||_F^2 (GPM, eq. 9)."""
         directions, energy = left_directions(self.outside(matrix))
         total = matrix.square().sum()
         inside = (total - energy.sum()).clamp_min(0.0)
@@ -54,8 +55,8 @@ class Subspace:
 
 
 def recalled(kept: Mapping[str, Mapping[str, Any]], name: str, like: Tensor) -> Subspace:
-    """What `state` gave under a name; where nothing is kept, that no direction was taken in the
-    space of the columns of `like` [d, n]."""
+    """The subspace that `state` gave under a name. Where nothing is kept, a subspace with no
+    direction taken, in the space of the columns of `like` [d, n]."""
     return Subspace(**kept[name]) if name in kept else Subspace(like.new_zeros(like.shape[0], 0))
 
 

@@ -1,5 +1,5 @@
-"""Rows whose answers are tokens, taken apart into prompt and answer and put together again: what
-methods that write rows of their own work with."""
+"""Rows whose answers are tokens, split into prompt and answer and joined again, for methods that
+write rows of their own."""
 
 from collections.abc import Mapping, Sequence
 
@@ -25,8 +25,8 @@ def taken_apart(batch: Batch) -> list[Pair]:
 
 
 def put_together(pairs: Sequence[Pair], longest: int | None = None) -> Batch:
-    """Rows of a prompt and an answer each, padded on the right; ids count from 0. Of a row of more
-    than `longest` tokens the beginning of the prompt is cut."""
+    """A batch of rows from prompts and answers, padded on the right; ids count from 0. The
+    beginning of the prompt is cut where a row has more than `longest` tokens."""
     if longest is not None:
         rooms = [max(longest - len(answer), 0) for _, answer in pairs]
         pairs = [
@@ -47,7 +47,7 @@ def put_together(pairs: Sequence[Pair], longest: int | None = None) -> Batch:
 
 
 def said_in(answers: Tensor) -> list[Tensor]:
-    """The tokens of each answer of [N, A], without what is IGNORED."""
+    """The tokens of each answer of [N, A], without IGNORED."""
     return [row[row != IGNORED] for row in answers]
 
 
@@ -58,7 +58,7 @@ def remembered(rows: Batch) -> dict[str, Tensor]:
 
 
 def drawn(kept: Mapping[str, Tensor], number: int, generator: torch.Generator) -> Batch | None:
-    """At most `number` of what `remembered` gave; None where that is no rows."""
+    """At most `number` of the rows that `remembered` gave; None where that is no rows."""
     if not kept or number == 0:
         return None
     chosen = torch.randperm(len(kept[LABELS]), generator=generator)[:number]

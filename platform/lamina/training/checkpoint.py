@@ -17,10 +17,10 @@ _STRUCTURE = "structure"
 
 
 class Resumable(Protocol):
-    """What can be left, and gone on with elsewhere: a learner."""
+    """Work that can be stopped and resumed elsewhere: a learner."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it takes to go on."""
+        """All state that is needed to go on."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
@@ -32,8 +32,8 @@ def checkpoint_of(learner: Resumable) -> dict[str, bytes]:
 
 
 def restore(learner: Resumable, pieces: Mapping[str, bytes]) -> None:
-    """Bring a learner to where `checkpoint_of` another left off. Raises InputError for bytes that
-    are no checkpoint."""
+    """Bring a learner to the state that `checkpoint_of` saved of another one. Raises InputError for
+    bytes that are no checkpoint."""
     state: dict[str, Any] = {}
     for content in pieces.values():
         state.update(unpack(content))
@@ -61,7 +61,7 @@ def pack(state: Any) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """What was packed, on the CPU. Raises InputError for bytes that are no checkpoint."""
+    """The packed values, on the CPU. Raises InputError for bytes that are no checkpoint."""
     try:
         tensors = load(data)
         structure = json.loads(bytes(tensors.pop(_STRUCTURE).numpy()))

@@ -1,10 +1,10 @@
-"""A cohort: learners on one backbone whose steps are taken together.
+"""A cohort: learners on one backbone whose steps are computed together.
 
 Each learner runs as if it were alone, in a greenlet of its own. Where it calls the backbone or
-wants gradients it is suspended, until every learner of the cohort has come to such a call. Then
-calls that meet are one forward, and the losses are summed and gone back through once: no loss
-depends on another learner's tensors, so each gets its own gradient. So strategies are ordinary
-code, and packing changes a result by no more than the rounding of float sums.
+wants gradients, it is suspended until every learner of the cohort has come to such a call. Then
+calls that can run together become one forward, and one backward goes through the sum of the losses.
+No loss depends on another learner's tensors, so each learner gets its own gradient. So strategies
+are ordinary code, and packing changes a result by no more than the rounding of float sums.
 """
 
 import time
@@ -34,7 +34,7 @@ class Progress:
 
     name: str
     report: TaskReport | None = None
-    """Of the task that is learned; None where there is no further task."""
+    """The report of the task that was learned; None where there is no further task."""
     error: BaseException | None = None
 
 
@@ -52,7 +52,7 @@ class _Backward:
 
 
 class Learns(Protocol):
-    """What can be a member: a `Learner`, or whatever else learns task by task."""
+    """A possible member of a cohort: a `Learner`, or anything else that learns task by task."""
 
     def learn(self) -> Iterator[TaskReport]:
         """Learn the tasks that are left, one for each report."""
@@ -65,7 +65,7 @@ class _Member:
     def __init__(self, name: str, learner: Learns) -> None:
         self.name = name
         self.asks: _Forward | _Backward | Progress | None = None
-        """What it waits for; None: for leave to go on."""
+        """The request that it waits for; None: it waits at a boundary until it may go on."""
         self._greenlet = greenlet(self._learn)
         self._learner = learner
         self._spent = 0.0
@@ -75,12 +75,12 @@ class _Member:
             learner.scores.clock = self.seconds
 
     def seconds(self) -> float:
-        """What it took: its own code, and its share of what was run together."""
+        """The seconds of its own code, and its share of what was run together."""
         running = 0.0 if self._since is None else time.perf_counter() - self._since
         return self._spent + running
 
     def resume(self, answer: Any = None, error: BaseException | None = None) -> None:
-        """Let it run on, with an answer or an error, to the next thing that it asks for."""
+        """Resume it with an answer or an error, until its next request."""
         # Whether gradients are recorded belongs to the thread, not to the greenlet.
         torch.set_grad_enabled(self._grad)
         self._since = time.perf_counter()
@@ -92,11 +92,11 @@ class _Member:
         self._grad = torch.is_grad_enabled()
 
     def share(self, seconds: float) -> None:
-        """Charge it for work that was done for it."""
+        """Add seconds of work that was done for it."""
         self._spent += seconds
 
     def leave(self) -> None:
-        """Let go of everything, wherever it is."""
+        """End its greenlet, wherever it stands."""
         self._greenlet.throw()
 
     def _learn(self, _: Any) -> Progress:
@@ -109,7 +109,8 @@ class _Member:
 
 
 class _Meeting(Gate):
-    """The gate of a backbone that a cohort shares; outside a cohort it is open."""
+    """The gate of a backbone that a cohort shares. Outside a cohort, calls pass through it
+    unchanged."""
 
     def __init__(self, backbone: Backbone) -> None:
         self._backbone = backbone
@@ -164,11 +165,11 @@ class Cohort:
         self._members[name].asks = None
 
     def remove(self, name: str) -> None:
-        """Let go of a learner."""
+        """Remove a learner; it ends where it stands."""
         self._members.pop(name).leave()
 
     def dissolve(self) -> None:
-        """Let go of all."""
+        """Remove all learners."""
         for name in list(self._members):
             self.remove(name)
 
@@ -201,7 +202,7 @@ class Cohort:
         return [member for member in self._members.values() if isinstance(member.asks, kind)]
 
     def _largest_group(self, members: Sequence[_Member]) -> list[_Member]:
-        """Members whose calls meet, as many as there is room for."""
+        """The largest group of members whose calls can run together, as far as there is room."""
         groups: dict[Hashable, list[_Member]] = defaultdict(list)
         for member in members:
             assert isinstance(member.asks, _Forward)
@@ -249,7 +250,7 @@ class Cohort:
 
 
 class _Errand:
-    """A callable as a member that has no boundaries."""
+    """A function as a member of a cohort, without tasks."""
 
     def __init__(self, call: Callable[[], Any]) -> None:
         self.result: Any = None
@@ -287,8 +288,8 @@ def together(calls: Sequence[Callable[[], Result]], most: int, most_rows: int) -
 def _answer(
     members: Sequence[_Member], together: Callable[[], Sequence[Any]], alone: Callable[[int], Any]
 ) -> list[Progress]:
-    """Give each member its share of what is done together. Where that fails, each is served by
-    itself, so that an error, or a lack of memory, is only whose it is."""
+    """Give each member its share of the common result. Where the common work fails, each member is
+    served by itself, so that an error or a lack of memory only hits the member that causes it."""
     answers: list[Any] = []
     errors: list[Exception | None] = []
     start = time.perf_counter()

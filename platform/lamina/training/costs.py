@@ -1,4 +1,4 @@
-"""What a trial has spent so far: time, operations, memory, numbers kept."""
+"""The costs of a trial so far: time, operations, memory, stored numbers."""
 
 import resource
 from collections.abc import Mapping
@@ -11,29 +11,29 @@ import torch
 
 @dataclass
 class Costs:
-    """Sums and, per task, what they grew by. Plain numbers: part of a trial's state."""
+    """Sums, and their growth in each task. Plain numbers: part of a trial's state."""
 
     train_seconds: float = 0.0
-    """In training, previews and reviews included."""
+    """Seconds of training, with previews and reviews."""
     evaluation_seconds: float = 0.0
-    """In evaluation."""
+    """Seconds of evaluation."""
     trained_parameters: int = 0
-    """The most that an optimiser has had at once."""
+    """The largest number of parameters that an optimiser had at once."""
     stored_parameters: list[int] = field(default_factory=list)
     """Numbers kept after each task: adapters, heads, statistics."""
     memory_bytes: list[int] = field(default_factory=list)
-    """What the exemplars would take by themselves, after each task."""
+    """The size of the exemplars in bytes, after each task."""
     train_flops: list[float] = field(default_factory=list)
-    """Of each task, estimated from the first batch of each kind of work."""
+    """FLOPs of training each task, estimated from the first batch of each kind of work."""
     one_pass_flops: list[float] = field(default_factory=list)
-    """Of one forward and one backward of the frozen backbone over each task's rows."""
+    """FLOPs of one forward and one backward of the frozen backbone over each task's rows."""
     inference_flops: float = 0.0
-    """Of the last prediction of one row."""
+    """FLOPs of the last prediction of one row."""
     inference_passes: float = 0.0
     """Forwards of the backbone in the last prediction of one row."""
 
     flops_per_row: dict[str, float] = field(default_factory=dict)
-    """Of each kind of work, from its first batch."""
+    """FLOPs per row of each kind of work, from its first batch."""
 
     def spend(self, kind: str, num_rows: int) -> None:
         """Add the operations of work on `num_rows` rows to the task's."""
@@ -70,8 +70,8 @@ class Costs:
 
 
 def peak_memory_bytes() -> float:
-    """The most that the process has held: of the GPU's memory where it uses one, else of the
-    host's. Backbone, stream and other trials on the same host are in it."""
+    """The peak memory of the process: of the GPU where it uses one, else of the host. Backbone,
+    stream and other trials on the same host are in it."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return float(torch.cuda.max_memory_allocated())
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

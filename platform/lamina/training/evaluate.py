@@ -1,5 +1,5 @@
-"""What a strategy answers to the validation and test data of a stream, and what a measure makes of
-it."""
+"""Evaluation: a strategy's answers on the validation and test data of a stream, and what a measure
+makes of them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from lamina.training.finite import NotFiniteError
 from lamina.training.generate import said
 
 LOGITS_BYTES = 2**27
-"""What the logits of the tokens of answers may take at a time."""
+"""How many bytes the logits of answer tokens may take at a time."""
 
 
 class KeptLogits:
@@ -90,7 +90,7 @@ def answers_by_task(
 
 
 def checked(found: AnyAnswers) -> AnyAnswers:
-    """The same. Raises NotFiniteError where a row's logits are not finite."""
+    """The answers as they are. Raises NotFiniteError where a row's logits are not finite."""
     if bool(found.finite.all()):
         return found
     number = int((~found.finite).sum())
@@ -98,7 +98,7 @@ def checked(found: AnyAnswers) -> AnyAnswers:
 
 
 def row_of(found: Sequence[AnyAnswers | None], measure: Measure) -> Row:
-    """What a measure makes of the answers to each task: a row of R."""
+    """The measure of the answers to each task: a row of R."""
     return [None if each is None else measure.of(each) for each in found]
 
 
@@ -175,22 +175,22 @@ def _of_tokens(labels: Tensor, logits: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AgainstFrozen:
-    """What is said of answers in tokens, held against the frozen model with nothing laid over it;
-    means are over tokens."""
+    """Answers in tokens, compared with those of the frozen model without an adapter; means are over
+    tokens."""
 
     kl: float
     """KL(frozen || now) in nats."""
     perplexity: float
-    """Of the right answers."""
+    """Perplexity of the right answers."""
     frozen_perplexity: float
-    """The same by the frozen model."""
+    """Perplexity of the right answers under the frozen model."""
 
 
 @torch.no_grad()
 def against_frozen(
     strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
 ) -> AgainstFrozen:
-    """Of rows with answers in tokens, N > 0."""
+    """Compare a strategy with the frozen model on N > 0 rows with answers in tokens."""
     backbone = model.backbone
     sums = torch.zeros(4, dtype=torch.float64)
     for batch in data.by_length().chunks(_size_of_batch(model, data, batch_size)):
@@ -212,7 +212,7 @@ def against_frozen(
 def answered_rightly(
     strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, batch_size: int
 ) -> Tensor:
-    """Which rows are right, bool [N] on the CPU; one whose logits are not finite is wrong."""
+    """Which rows are right, bool [N] on the CPU. A row whose logits are not finite is wrong."""
     return answers(strategy, model, data, task, batch_size).right
 
 
@@ -229,7 +229,7 @@ def logits_by_length(
 
 
 def _size_of_batch(model: AdaptedModel, data: Batch, batch_size: int) -> int:
-    """Rows of a batch of which the logits fit, at most what is asked for."""
+    """The largest batch whose logits fit, at most the size that is asked for."""
     if data.labels.dim() == 1:
         return batch_size
     one = 4 * max(data.labels.shape[1], 1) * model.backbone.language_head.num_tokens

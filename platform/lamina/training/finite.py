@@ -1,5 +1,5 @@
-"""What is not finite has failed: a trial whose loss, tensors or logits hold NaN or infinity ends
-with an error, so that it is neither ranked nor exported."""
+"""A trial whose loss, tensors or logits hold NaN or infinity ends with an error, so that it is
+neither ranked nor exported."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -21,14 +21,14 @@ from lamina.training.measured import clock_of
 from lamina.training.pace import Pace
 
 OVERHEAD_SECONDS = 0.3
-"""What a trial takes beyond its training and evaluation (`tests/benchmarks/overhead.py`)."""
+"""Seconds of a trial besides its training and evaluation (`tests/benchmarks/overhead.py`)."""
 ROW_SECONDS = 0.2
 """Seconds for which a row's forward is measured, at least."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured of the device itself."""
+    """Measured speeds of the device."""
 
     start: float
     """Seconds until a process has imported what it needs and holds the backbone."""
@@ -38,22 +38,22 @@ class Speed:
 
 @dataclass(frozen=True)
 class Work:
-    """What one trial does."""
+    """The work of one trial."""
 
     num_tasks: int
     first_steps: int
     """Steps of the first task, or batches of one pass where a method takes none."""
     later_steps: int
-    """Those of all tasks after it."""
+    """Steps of all later tasks."""
     trained_rows: int
-    """Rows of all steps; not those of exemplars, teachers and other forwards that only a method
+    """Rows of all steps, without those of exemplars, teachers and other forwards that only a method
     knows of."""
     evaluated_rows: int
     """Rows of all evaluations."""
     share: float
-    """mu."""
+    """mu, the share of the layers that an adapter changes."""
     saved_by_packing: float = 0.0
-    """Seconds of a step."""
+    """Seconds that packing saves of a step."""
     stage: int = 1
     """How many trials share its first task."""
 
@@ -70,11 +70,11 @@ class Forecast:
     evaluation: float
     overhead: float
     saved: dict[str, float]
-    """By each lever, in the order in which they are applied."""
+    """Seconds saved by each lever, in the order in which they are applied."""
 
     @property
     def total(self) -> float:
-        """What the sweep will take."""
+        """The seconds that the sweep will take."""
         return self.start + self.features + self.training + self.evaluation + self.overhead
 
 
@@ -165,7 +165,8 @@ def _share_learned(num_tasks: int, halving: tuple[int, int] | None) -> float:
 
 @torch.no_grad()
 def seconds_per_row(backbone: Backbone, batch: Batch) -> float:
-    """Of a forward of the whole backbone on rows like these: the mean over a while."""
+    """Seconds per row of a forward of the whole backbone on rows like these: the mean over a
+    while."""
     call = Call(batch.trimmed().to(backbone.device).inputs, Overlay())
 
     def run() -> None:

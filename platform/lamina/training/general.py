@@ -1,9 +1,10 @@
-"""Change of general ability: what a language model that learns a stream says to prompts that have
-nothing to do with it, held against the frozen model.
+"""Change of general ability: how a language model that learns a stream answers prompts that have
+nothing to do with the stream, compared with the frozen model.
 
 TRACE (Wang et al., 2023) reports the change of benchmarks as its "general ability delta". Here it
-is exact and needs no benchmark: the prompts of `general_prompts.txt` with the frozen model's own
-greedy answers, by which a model that has changed nothing is not surprised beyond itself.
+is exact and needs no benchmark. The prompts are those of `general_prompts.txt`, with the frozen
+model's own greedy answers: a model that did not change has the same perplexity on them as the
+frozen one.
 """
 
 from importlib.resources import files
@@ -15,11 +16,11 @@ from lamina.core import Batch, Samples
 from lamina.training.evaluate import AgainstFrozen
 
 TOKENS = 24
-"""Of an answer, at most."""
+"""Tokens of an answer, at most."""
 
 
 def general_rows(backbone: Backbone) -> Batch:
-    """The prompts with what the frozen model says to them."""
+    """The prompts, with the frozen model's answers."""
     prompts = (files("lamina.training") / "general_prompts.txt").read_text("utf-8").splitlines()
     asked = backbone.inputs.encode_prompts(prompts, TOKENS)
     device = backbone.device

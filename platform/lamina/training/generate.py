@@ -1,4 +1,4 @@
-"""What a strategy says to prompts, in words."""
+"""A strategy's answers to prompts, as texts."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,7 +10,7 @@ from lamina.core import ANSWER_AT, IGNORED, Batch, Task
 from lamina.strategies.base import Strategy
 
 TOGETHER = 32
-"""Prompts that are answered at a time; no answer depends on the others."""
+"""How many prompts are answered at a time. No answer depends on the others."""
 
 
 def generate(
@@ -41,8 +41,8 @@ def generate(
 def said(
     strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, most: int
 ) -> Tensor:
-    """The tokens that are said behind the prompts of rows, int64 [N, L] on the CPU, in their order;
-    IGNORED follows an answer."""
+    """The tokens generated behind the prompts of rows, int64 [N, L] on the CPU, in the order of the
+    rows; IGNORED follows an answer."""
     found = torch.full((len(data), most), IGNORED, dtype=torch.int64)
     longest = 0
     for rows in _by_length(data):
@@ -54,6 +54,6 @@ def said(
 
 
 def _by_length(data: Batch) -> Iterator[Tensor]:
-    """The numbers of the rows, those of prompts of about one length together."""
+    """The indices of the rows in groups whose prompts have about one length."""
     lengths = data.inputs[ANSWER_AT] if ANSWER_AT in data.inputs else data.lengths()
     yield from lengths.argsort(stable=True).split(TOGETHER)

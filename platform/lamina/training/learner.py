@@ -68,11 +68,11 @@ class Learner:
         self.strategy.setup(self.model)
         self._stepper: Stepper | None = None
         self.checkpoint_steps: int | None = None
-        """After so many steps each, `on_checkpoint` is called; None: never."""
+        """`on_checkpoint` is called every so many steps; None: never."""
         self.on_checkpoint: Callable[[], None] = lambda: None
         self._midway: Midway | None = None
-        """Where it stands within a task: while `on_checkpoint` is called, and until what was loaded
-        is gone on with."""
+        """The point within a task that it stands at: while `on_checkpoint` is called, and after a
+        state was loaded, until it goes on from there."""
 
     def learn(self) -> Iterator[TaskReport]:
         """Train the tasks that are left, one for each report.
@@ -161,7 +161,7 @@ class Learner:
         settings = self.training
         steps_per_epoch = -(-len(data) // settings.batch_size)
         loss, end, weights = 0.0, 0, self._class_weights(data)
-        at = self._place(task.index)
+        at = self._start_of(task.index)
         with self.model.dropping(at.dropout):
             for phase, share in enumerate(self.strategy.phases(task)):
                 epochs = max(1, round(share * settings.epochs))
@@ -181,8 +181,8 @@ class Learner:
                     at = Midway(epoch + 1, at.dropout)
         return loss
 
-    def _place(self, task: int) -> Midway:
-        """Where a task is gone on with, or its beginning."""
+    def _start_of(self, task: int) -> Midway:
+        """The point from which a task is trained: where it was interrupted, or its beginning."""
         at, self._midway = self._midway, None
         if at is None:
             self.scores.probes.before_task(task, self.scores.measure_now)
@@ -197,17 +197,18 @@ class Learner:
         order = torch.randperm(len(data), generator=shuffle)
         if self._stepper is None:
             self._stepper = self.new_stepper(self._num_steps_of_stream())
-        at = self._place(self.next_task)
+        at = self._start_of(self.next_task)
         with self.model.dropping(at.dropout):
             return self._pass_over(anonymous, order, self._stepper, at, offer=True)
 
     def _num_steps_of_stream(self) -> int:
-        """Of one pass."""
+        """Steps of one pass over the stream."""
         sizes = [len(each.train) for each in self.stream.experiences]
         return sum(-(-size // self.training.batch_size) for size in sizes)
 
     def _class_weights(self, data: Batch) -> Tensor | None:
-        """What the job says that the classes of these rows count, on the model's device."""
+        """The job's weights for the classes of these rows, on the model's device; None where it
+        gives none."""
         if self.training.class_weights is None:
             return None
         assert self.stream.answers == "classes", "the job was refused"
@@ -296,7 +297,7 @@ class Learner:
     def summarise(
         self, look: Callable[[AdaptedModel, Batch], Summary | None], data: Batch
     ) -> Summary | None:
-        """What a strategy sees in each batch, summed over the data."""
+        """The sum, over batches of the data, of the summaries that a strategy makes of each."""
         total = None
         share = share_of(data, self.workers)
         for batch in share.chunks(self.training.evaluation_batch_size):
@@ -331,7 +332,7 @@ class Learner:
 
 
 def to_device(state: Any, device: torch.device) -> Any:
-    """The same state on a device."""
+    """A nested state, moved to a device."""
     if isinstance(state, torch.Tensor):
         return state.to(device)
     if isinstance(state, Mapping):

@@ -45,7 +45,7 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a speed depends on beside the work: processor or GPU, cores, threads, torch."""
+    """What a speed depends on, besides the work: processor or GPU, cores, threads, torch."""
     on_gpu = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else _processor(),

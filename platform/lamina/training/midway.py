@@ -1,5 +1,5 @@
-"""Where a learner stands within a task: what it takes, beside its own state, to go on from the
-middle of an epoch as if nothing had happened."""
+"""The state of a learner within a task: what it needs, besides its own state, to go on from the
+middle of an epoch as if it had not stopped."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,23 +11,23 @@ from torch import Tensor
 
 @dataclass
 class Midway:
-    """A place in a task's epochs; the beginning of one, unless batches of it are done."""
+    """A point within a task's epochs. Without finished batches, it is the beginning of an epoch."""
 
     epoch: int = 0
-    """From the task's beginning, over all phases."""
+    """The epoch, counted from the task's beginning over all phases."""
     dropout: torch.Generator = field(default_factory=torch.Generator)
-    """What draws dropout's masks, in the task."""
+    """The generator of the task's dropout masks."""
     num_batches: int = 0
-    """Of the epoch, that are done."""
+    """Batches of the epoch that are done."""
     total: Tensor | None = None
-    """The sum over its rows so far of their losses, float32 []; None: no row yet."""
+    """The sum of the losses of the epoch's rows so far, float32 []; None: no row yet."""
     losses: list[Tensor] = field(default_factory=list)
-    """Of each batch that is done."""
+    """The loss of each batch that is done."""
     stepper: Mapping[str, Any] | None = None
     """`Stepper.state_dict`, where the stepper is of this phase alone."""
 
     def plain(self) -> dict[str, Any]:
-        """Tensors and plain values."""
+        """The fields as tensors and plain values."""
         return {
             "epoch": self.epoch,
             "dropout": self.dropout.get_state(),
@@ -39,7 +39,7 @@ class Midway:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> "Midway":
-        """What `plain` gave."""
+        """The point that `plain` gave."""
         generator = torch.Generator()
         generator.set_state(plain["dropout"])
         losses = [] if plain["losses"] is None else list(plain["losses"])

@@ -1,4 +1,4 @@
-"""What a strategy keeps beside its exemplars."""
+"""Notes: tensors that a strategy keeps beside its exemplars."""
 
 from collections.abc import Mapping
 

@@ -47,7 +47,7 @@ REFUSED_KEYS = {
 """Why a key of a tuner's configuration has to stay unset (or false)."""
 
 NEEDS_DATA = ("corda", "eva", "lora_ga")
-"""Values of `init_lora_weights` that look at data or gradients before the first step."""
+"""Values of `init_lora_weights` that need data or gradients before the first step."""
 
 
 def check_tuner(peft_type: str, config: Mapping[str, Any]) -> None:
@@ -68,8 +68,8 @@ def check_tuner(peft_type: str, config: Mapping[str, Any]) -> None:
 
 
 def default_config(peft_type: str, backbone: Backbone) -> dict[str, Any]:
-    """What a configuration says on this backbone where the job is silent: query and value of every
-    layer, unless the method is about other modules."""
+    """The configuration on this backbone where the job gives none: query and value of every layer,
+    unless the method is about other modules."""
     architecture = backbone.architecture
     if peft_type == "LN_TUNING":
         return {"target_modules": architecture.norms_in(None)}

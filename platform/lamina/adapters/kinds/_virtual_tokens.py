@@ -18,8 +18,8 @@ class VirtualTokens(AdapterKind):
     """Learned tokens."""
 
     length: int = 10
-    """Virtual tokens (PEFT's `num_virtual_tokens`); in every layer as many, where layers have
-    their own."""
+    """How many virtual tokens (PEFT's `num_virtual_tokens`); the number per layer, where every
+    layer has its own."""
 
     def __post_init__(self) -> None:
         if self.length < 1:
@@ -30,7 +30,7 @@ class VirtualTokens(AdapterKind):
         return {TENSOR: state[TENSOR]}
 
     def peft_config(self, peft_type: str, backbone: Backbone) -> dict[str, Any]:
-        """What PEFT's prompt-learning methods all ask for."""
+        """The entries that all of PEFT's prompt-learning configurations need."""
         return {
             "peft_type": peft_type,
             "num_virtual_tokens": self.length,

@@ -16,9 +16,12 @@ SUFFIX = ".bias"
 
 @dataclass(frozen=True)
 class Bias(AdapterKind):
-    """What is added to the bias of each linear module and norm that has one. As differences they
-    start at zero, and several adapters add up. Where a model was trained without biases (Llama,
-    T5, ModernBERT), each linear module and norm gets one."""
+    """Differences to the biases of linear modules and norms. They start at zero, and several
+    adapters add up.
+
+    Where a model was trained without biases (Llama, T5, ModernBERT), each linear module and norm
+    gets one.
+    """
 
     targets: tuple[str, ...] | None = None
     """Names of the linear modules, as PEFT's `target_modules` (the paper's smaller variant:

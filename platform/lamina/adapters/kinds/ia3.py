@@ -113,7 +113,7 @@ class Rescaling:
 
 @dataclass(frozen=True)
 class RescaledOutput:
-    """The same at a site."""
+    """`Rescaling` of the output at a site."""
 
     factor: Tensor
 

@@ -21,8 +21,8 @@ PEFT_LAYER = ".ln_tuning_layers"
 
 @dataclass(frozen=True)
 class LayerNorm(AdapterKind):
-    """What is added to the weight and the bias, if it has one, of each norm. As differences
-    they start at zero, weight decay pulls them to the frozen model, and several adapters add up."""
+    """Differences to the weight, and to the bias if there is one, of each norm. They start at zero,
+    weight decay pulls them to the frozen model, and several adapters add up."""
 
     layers: tuple[int, ...] | None = None
     """Layers that carry it; negative numbers count from the last. Default: all, and the norms
@@ -90,7 +90,7 @@ class NormPatch:
     bias: Tensor | None
     eps: float
     centres: bool
-    """Whether the mean is taken away: in a LayerNorm."""
+    """Whether the mean is subtracted, as in a LayerNorm."""
 
     @property
     def is_shared(self) -> bool:

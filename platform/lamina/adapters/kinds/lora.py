@@ -168,8 +168,8 @@ def product(tensors: Tensors, module: str) -> Tensor:
 
 
 def scaled(tensors: Tensors, weights: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """Every module's B by a weight of the module, a number or one per column, so that the update
-    is scaled: what stands in for the tensors `<prefix><module>.lora_B.weight`."""
+    """Every module's B times a weight of the module: a number, or one per column. The result
+    replaces the tensors `<prefix><module>.lora_B.weight`, so that the update is scaled."""
     names = {module: f"{module}.lora_B.weight" for module in weights}
     return {prefix + name: weights[module] * tensors[name] for module, name in names.items()}
 

@@ -87,7 +87,7 @@ class LoRAMixturePatch:
     prior: Tensor | None = None
     """Shares [N, 1, experts] that a strategy blends each row's gate with."""
     prior_share: float = 0.0
-    """What they count."""
+    """The weight of the prior in that blend."""
 
     @property
     def is_shared(self) -> bool:
@@ -112,7 +112,8 @@ class LoRAMixturePatch:
 
 
 def gate_shares(x: Tensor, gate: Tensor) -> Tensor:
-    """g(x) of tokens [N, S, d_in]: what each expert counts, [N, S, experts]; sums to 1."""
+    """The gate g(x) of tokens [N, S, d_in]: the weight of each expert, [N, S, experts]; sums to
+    1."""
     return grouped_linear(x.to(gate.dtype), gate).softmax(dim=-1)
 
 

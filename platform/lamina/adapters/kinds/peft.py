@@ -27,11 +27,12 @@ WRITES_INTO_EXPANDED = "more than one element of the written-to tensor"
 
 @dataclass(frozen=True)
 class Peft(AdapterKind):
-    """PEFT's own modules, in a tree that shares the frozen weights and takes the backbone's place.
+    """PEFT's own modules, in a module tree that shares the frozen weights and runs in the
+    backbone's place.
 
-    Slower than the kinds of Lamina's own: its tensors cannot lead with K, and only one such adapter
-    lies over a backbone at once. `tests/helpers/peft_table.py` shows which tuners work; the others
-    are refused when the job is read.
+    It is slower than the kinds of Lamina's own: its tensors cannot lead with K, and only one such
+    adapter lies over a backbone at once. `tests/helpers/peft_table.py` shows which tuners work; the
+    others are refused when the job is read.
     """
 
     packs: ClassVar[bool] = False
@@ -130,8 +131,8 @@ _TREES: "WeakKeyDictionary[Backbone, dict[str, _Tree]]" = WeakKeyDictionary()
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Whatever PEFT raises inside is about the configuration. What it warns of (LoRA on a layer
-    norm, say) is not for the user: the configuration was checked."""
+    """Turns whatever PEFT raises inside into an InputError about the configuration. PEFT's warnings
+    (LoRA on a layer norm, say) are not for the user: the configuration was checked."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -166,8 +167,8 @@ def _checked_tree(model: nn.Module, config: Any) -> _Tree:
 
 
 def _hollow(model: nn.Module) -> nn.Module:
-    """The modules of a model in outline with weights that are one constant, expanded: they can be
-    computed with and take no memory, and writing into them is an error."""
+    """A model in outline with constants as weights, expanded from one number. They can be computed
+    with and take no memory, and writing into them is an error."""
     stand_ins: dict[int, Tensor] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         value = torch.ones((), dtype=tensor.dtype).expand(tensor.shape)

@@ -13,7 +13,8 @@ from lamina.backbones.packing import stacked_fields
 
 SCALE, SHIFT = ".scale", ".shift"
 DEVIATION = 0.02
-"""Of the first factors from 1 and of the first shifts from 0, in the authors' code."""
+"""Standard deviation of the initial factors around 1 and of the initial shifts around 0, as in the
+authors' code."""
 
 
 @dataclass(frozen=True)

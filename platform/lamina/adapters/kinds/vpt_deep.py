@@ -13,11 +13,12 @@ from lamina.backbones.overlay import Overlay
 
 @dataclass(frozen=True)
 class VPTDeep(VirtualTokens):
-    """Tokens [layers, length, dim]. What a layer makes of them is dropped (Section 3.2), so all
-    that the input's tokens ever see of them is their keys and values: a prefix that the layer's
-    frozen projections compute, which is how they are laid over here.
+    """Tokens [layers, length, dim].
 
-    An adapter on those projections that is active at once (LoRA) does not see these tokens.
+    The outputs of these tokens are dropped after every layer (Section 3.2). So the input's tokens
+    only ever see their keys and values. That is a prefix which the layer's frozen projections
+    compute, and so it is laid over here. An adapter on those projections that is active at once
+    (LoRA) does not see these tokens.
     """
 
     def initialise(self, backbone: Backbone, generator: torch.Generator) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _PACKAGE = "lamina.evaluation.measures"
 KEY = "training.measure"
 DEFAULTS: "dict[AnswerKind, str]" = {"classes": "accuracy", "tokens": "exact_match"}
-"""What is measured where a job does not say."""
+"""The default measure of each kind of answers."""
 
 
 def measure_names() -> list[str]:
@@ -38,7 +38,7 @@ def measure_of(name: str | None, answers: "AnswerKind") -> Measure:
 
 
 def named(summary: str, measure: str) -> str:
-    """What a summary of R is called: `average_accuracy` of slot F1 is `average_slot_f1`."""
+    """The name of a summary of R for a measure: `average_accuracy` becomes `average_slot_f1`."""
     return summary.replace("accuracy", measure)
 
 
@@ -57,7 +57,7 @@ def better_of(name: str) -> Literal["max", "min"]:
 
 
 def words_of(name: str) -> str:
-    """What a person calls a measure."""
+    """A measure's name for people."""
     return _class(name).words or name.replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""What a measure is."""
+"""The interface of a measure."""
 
 from abc import ABC, abstractmethod
 from importlib.util import find_spec
@@ -15,14 +15,14 @@ class Measure(ABC):
     """One number for a task's answers: an entry of R."""
 
     answers: "ClassVar[AnswerKind]" = "tokens"
-    """What the answers are that it measures."""
+    """The kind of answers that it measures."""
     better: ClassVar[Literal["max", "min"]] = "max"
     """Whether more or less is better. What more of is better lies in [0, 1]."""
     reads_texts: ClassVar[bool] = False
-    """Whether it reads what is said, which then is generated: some five times as slow as to look
-    at the right answers' logits alone."""
+    """Whether it reads generated answers. To generate them takes some five times as long as to
+    compute the logits of the right answers."""
     words: ClassVar[str | None] = None
-    """What a person calls it; None: its name."""
+    """Its name for people; None: the name in a job."""
     package: ClassVar[str | None] = None
     """The package of `lamina[lm]` that it needs, as Python imports it."""
 
@@ -33,7 +33,7 @@ class Measure(ABC):
 
     @abstractmethod
     def of(self, found: Any) -> float:
-        """Of the answers to N > 0 rows."""
+        """The measure of the answers to N > 0 rows."""
 
     def check(self) -> None:
         """Raise InputError where its package is not there."""
@@ -45,14 +45,14 @@ class Measure(ABC):
 
 
 class OfPairs(Measure):
-    """A measure of what was said and what is right, pair by pair or over all of a task's rows."""
+    """A measure of pairs of generated and right answers."""
 
     reads_texts = True
 
     def of(self, found: "TokenAnswers") -> float:
-        """Of the pairs."""
+        """The measure of the pairs of generated and right answers."""
         return self.of_pairs(found.pairs)
 
     @abstractmethod
     def of_pairs(self, pairs: list[tuple[str, str]]) -> float:
-        """Of texts that were said, each with the right one."""
+        """The measure of generated texts, each with the right one."""

@@ -16,5 +16,5 @@ class ExactMatch(Measure):
     """Rows that are right at every token / rows."""
 
     def of(self, found: "TokenAnswers") -> float:
-        """Of token ids: capitals, blanks and punctuation count."""
+        """Compares token ids, so capitals, blanks and punctuation count."""
         return int(found.right.sum()) / len(found)

@@ -1,5 +1,5 @@
-"""Slot F1: how much of a call is right, `HassTurnOn(area=attic, name=lamp)`, where each slot with
-its value counts, and the name of the call as one more."""
+"""Slot F1: which share of a call is right, as in `HassTurnOn(area=attic, name=lamp)`. Each slot
+with its value counts, and so does the name of the call."""
 
 import re
 from collections import Counter
@@ -12,13 +12,13 @@ _BETWEEN = re.compile(r",\s*(?=[^\s=,()]+=)")
 
 
 class SlotF1(OfPairs):
-    """2 c / (s + w) over all rows of a task, of s slots that were said and w that are right, c of
-    them in both: their order does not matter."""
+    """2 c / (s + w) over all rows of a task: s generated slots, w right slots, and c slots that are
+    in both. Their order does not matter."""
 
     words = "slot F1"
 
     def of_pairs(self, pairs: list[tuple[str, str]]) -> float:
-        """Micro average, as of CoNLL's scorer."""
+        """The micro average, as CoNLL's scorer computes it."""
         common = total = 0
         for said, wanted in pairs:
             found, right = slots_of(said), slots_of(wanted)

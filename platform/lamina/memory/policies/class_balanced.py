@@ -13,7 +13,6 @@ class ClassBalanced(Policy):
     """Takes one random row of every class, then a second of every class, until it is full."""
 
     def priority(self, labels: Tensor, keys: Tensor, arrival: Tensor) -> Tensor:
-        """The round in which a row's class gives it; who comes first in the last round
-        is random.
-        """
+        """The round in which a row is taken from its class. The order within the last round is
+        random."""
         return rank_in_class(labels, keys) + keys

@@ -15,5 +15,5 @@ class Ring(Policy):
     """
 
     def priority(self, labels: Tensor, keys: Tensor, arrival: Tensor) -> Tensor:
-        """The age of a row within its class; who comes first among equals is random."""
+        """The age of a row within its class. The order among equals is random."""
         return rank_in_class(labels, -arrival) + keys

@@ -72,16 +72,16 @@ class FederatedLearner:
         }
         self._seconds = state["seconds"]
 
-    def save(self, place: Path, *, name: str, trial: str) -> Path:
-        """Write what answers into a folder of `place`, and return that: the bundle of the global
-        model, or, where there is no such, its tensors."""
-        setup, bundle = self._worker.setup, place / BUNDLE
+    def save(self, within: Path, *, name: str, trial: str) -> Path:
+        """Write the global model into a folder of `within`, and return that folder. It is the
+        model's bundle, or its tensors where no bundle can be made."""
+        setup, bundle = self._worker.setup, within / BUNDLE
         has_none = write_global_bundle(
             self._job, setup.stream, setup.backbone, self._run, bundle, name=name, trial=trial
         )
         if not has_none:
             return bundle
-        folder = place / ADAPTERS
+        folder = within / ADAPTERS
         folder.mkdir()
         save_global(self._run.server.global_state, folder / "global.safetensors")
         return folder
