@@ -135,6 +135,33 @@ def test_a_row_that_may_say_no_more_keeps_no_other_waiting(models, monkeypatch):
     assert len(steps) == max(ends, 2)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [*((name, kind) for name in CONFIGS for kind in KINDS), ("t5", "lora"), ("bart", "none")],
+)
+def test_rows_that_have_ended_leave_and_change_no_other(name, kind, models, monkeypatch):
+    backbone = models(name)[1]
+    overlay = adapted(backbone, kind).overlay()
+    limits = torch.tensor([2, MOST, 4, 1])
+    inputs = backbone.inputs.encode_prompts(PROMPTS, MOST)
+    whole = backbone.run(Call(inputs, overlay, MOST)).said
+    asked, head = [], LanguageHead.__call__
+    monkeypatch.setattr(
+        LanguageHead, "__call__", lambda self, h: asked.append(len(h)) or head(self, h)
+    )
+    said = backbone.run(Call(inputs, overlay, MOST, limits=limits)).said
+    assert asked == [4, 4, 2, 2, 1, 1, 1]
+    for row, number in enumerate(limits.tolist()):
+        assert torch.equal(said[row, :number], whole[row, :number])
+        assert set(said[row, number:].tolist()) <= {IGNORED}
+    with torch.no_grad():
+        first, second = backbone.run_together(
+            [Call(inputs, overlay, MOST, limits=each) for each in (limits, limits.flip(0))]
+        )
+    assert torch.equal(first.said, said)
+    assert torch.equal(second.said[0, :1], whole[0, :1])
+
+
 def test_prompts_are_those_of_encoded_rows_and_leave_room_for_answers(models):
     backbone = models("llama")[1]
     inputs = backbone.inputs.encode_prompts(["one two three", "four"], MOST)

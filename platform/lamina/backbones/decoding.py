@@ -2,8 +2,8 @@
 
 Keys and values of all tokens so far are cached, so each step runs one token of every row. Prompts
 end in one column: padding stands on their left, under a mask, and positions are counted without it.
-A row that has generated its end token waits until all rows have. So the rows of several overlays
-stay apart.
+Rows that have generated their end token leave once they are half of those that run. Where rows
+belong to several overlays, or draw their tokens together, they stay until all have.
 """
 
 from collections.abc import Callable, Mapping
@@ -68,17 +68,31 @@ class _Answers:
     def __init__(self, most: Tensor, end: int) -> None:
         self.steps = range(int(most.max()))
         self._said = most.new_full((len(most), len(self.steps)), IGNORED)
+        self._rows = torch.arange(len(most), device=most.device)
+        """Those that run, [M]."""
         self._goes_on = torch.ones_like(most, dtype=torch.bool)
+        self._num_going_on = len(most)
         self._most = most
         self._end = end
         self._length = 0
 
     def add(self, tokens: Tensor) -> bool:
-        """Add the next tokens [N]. Returns whether any row still goes on."""
-        self._said[:, self._length] = torch.where(self._goes_on, tokens, IGNORED)
+        """Add the next tokens [M] of the rows that run. Returns whether any of them goes on."""
+        self._said[self._rows, self._length] = torch.where(self._goes_on, tokens, IGNORED)
         self._length += 1
         self._goes_on &= (tokens != self._end) & (self._length < self._most)
-        return bool(self._goes_on.any())
+        self._num_going_on = int(self._goes_on.sum())
+        return self._num_going_on > 0
+
+    def drop(self) -> Tensor | None:
+        """The places, among the rows that run, of those that go on, where these are half or fewer:
+        they alone run from now on. Else None."""
+        if 2 * self._num_going_on > len(self._rows):
+            return None
+        kept = self._goes_on.nonzero()[:, 0]
+        self._rows, self._most = self._rows[kept], self._most[kept]
+        self._goes_on = self._goes_on[kept]
+        return kept
 
     def said(self) -> Tensor:
         """The answers so far, int64 [N, L]."""
@@ -95,6 +109,7 @@ def decoded(
     first_position: int | None,
     cache: Any,
     embed: nn.Module,
+    drops: bool,
 ) -> tuple[Tensor, Tensor]:
     """What is said behind N prompts, int64 [N, L]: the end token is part of it, and IGNORED what
     follows; and the hidden states of the prompts [N, P, dim].
@@ -109,6 +124,7 @@ def decoded(
             positions.
         cache: Where transformers keeps keys and values; None: every step runs all tokens.
         embed: The model's words, for prompts that are embedded already.
+        drops: Whether `forward` and `best` give rows the same without the others.
     """
     given: dict[str, Any] = dict(prompts)
     mask = prompts["attention_mask"]
@@ -125,6 +141,12 @@ def decoded(
         token = best(hidden[:, -1])
         if not answers.add(token):
             break
+        kept = answers.drop() if drops else None
+        if kept is not None:
+            token, mask = token[kept], mask[kept]
+            given = _only(kept, given)
+            if cache is not None:
+                cache.batch_select_indices(kept)
         mask = nn.functional.pad(mask, (0, 1), value=1)
         if cache is not None:
             given = {"input_ids": token[:, None]}
@@ -146,23 +168,35 @@ def decoded_by_decoder(
     most: Tensor,
     end: int,
     cache: Any,
+    drops: bool,
 ) -> tuple[Tensor, Tensor]:
     """As `decoded`, by a model with encoder and decoder. The encoder reads the prompts once; the
     decoder reads `start` [N, 1] first. Returns the generated tokens, and the encoder's output [N,
     P, dim]."""
-    given: dict[str, Any] = {**prompts, "past_key_values": cache, "use_cache": True}
+    given: dict[str, Any] = dict(prompts)
     answers = _Answers(most, end)
     token = start[:, 0]
     for at in answers.steps:
-        output = forward({**given, DECODED: token[:, None]})
+        kept_so_far = {"past_key_values": cache, "use_cache": True}
+        output = forward({**given, **kept_so_far, DECODED: token[:, None]})
         if at == 0:
-            encoded = output.encoder_last_hidden_state
+            encoded = read = output.encoder_last_hidden_state
             given = {name: each for name, each in given.items() if name not in _READ_ONCE}
-            given["encoder_outputs"] = type(output)(last_hidden_state=encoded)
         token = best(output.last_hidden_state[:, -1])
         if not answers.add(token):
             break
+        kept = answers.drop() if drops else None
+        if kept is not None:
+            token, read = token[kept], read[kept]
+            given = _only(kept, given)
+            cache.batch_select_indices(kept)
+        given["encoder_outputs"] = type(output)(last_hidden_state=read)
     return answers.said(), encoded
+
+
+def _only(kept: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of some rows alone."""
+    return {name: each[kept] for name, each in given.items() if isinstance(each, Tensor)}
 
 
 def decoded_by(
@@ -190,6 +224,9 @@ def decoded_by(
         if not answers.add(token):
             break
         ids.scatter_(1, (number + at)[:, None], token[:, None])
+        kept = answers.drop()
+        if kept is not None:
+            ids, number = ids[kept], number[kept]
     return answers.said()
 
 
@@ -208,4 +245,7 @@ def _by_decoder(
         if not answers.add(token):
             break
         read = torch.cat([read, token[:, None]], dim=1)
+        kept = answers.drop()
+        if kept is not None:
+            read, inputs = read[kept], _only(kept, inputs)
     return answers.said()

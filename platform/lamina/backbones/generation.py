@@ -12,6 +12,7 @@ from lamina.backbones.decoding import decoded, decoded_by_decoder, left_padded, 
 from lamina.backbones.features import FeatureStore
 from lamina.backbones.forward import Forward, prompt_of
 from lamina.backbones.language_head import LanguageHead
+from lamina.backbones.packing import InTurn, are_shared
 from lamina.backbones.positions import first_position
 from lamina.core import DECODED
 
@@ -55,6 +56,7 @@ class Generation:
                 first_position=first,
                 cache=None if computed else self._new_cache(),
                 embed=capabilities.word_embeddings,
+                drops=_may_drop(call),
             )
         length = 0 if prompt is None else prompt.shape[1]
         return replace(forward.pooled(tokens, texts["attention_mask"], length), said=said)
@@ -73,6 +75,7 @@ class Generation:
                 most=call.most_of_rows(),
                 end=self.end,
                 cache=self._new_cache(),
+                drops=_may_drop(call),
             )
         return replace(forward.pooled(encoded, plan.mask, plan.num_prompts), said=said)
 
@@ -89,3 +92,19 @@ class Generation:
         if self.forward.architecture.has_decoder:
             return EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
         return DynamicCache(config=config)
+
+
+def _may_drop(call: Call) -> bool:
+    """Whether rows are generated the same without others: the overlay treats all alike, and none is
+    drawn together with others."""
+    overlay = call.overlay
+    patches = [each for own in overlay.patches.values() for each in own]
+    prefixes = [each for own in overlay.prefixes.values() for each in own]
+    return (
+        call.choose is None
+        and overlay.stand_in is None
+        and not overlay.input_patches
+        and are_shared(patches)
+        and not any(isinstance(each, InTurn) for each in patches)
+        and not any(callable(each) or each[0].dim() > 2 for each in prefixes)
+    )
