@@ -1,4 +1,4 @@
-"""What a bundle is asked: the rows of a file, read as its stream's were."""
+"""Questions to a bundle: the rows of a file, read as its stream's rows were."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

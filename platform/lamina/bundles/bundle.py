@@ -38,13 +38,14 @@ class Bundle:
 
     @cached_property
     def model(self) -> dict[str, Any]:
-        """What answers: `model` for AdaptedModel.load_state_dict, and `strategy`, its state. Raises
-        InputError where the file is not what was written."""
+        """The state that answers: `model` for AdaptedModel.load_state_dict, and `strategy`, its
+        state. Raises InputError where the file is not what was written."""
         return _mapping(self._tensors(MODEL), ("model", "strategy"), self.folder / MODEL)
 
     @cached_property
     def learner(self) -> dict[str, Any]:
-        """What it takes to learn on. Raises InputError where the file is not what was written."""
+        """The state that is needed to learn on. Raises InputError where the file is not what was
+        written."""
         keys = ("next_task", "num_steps", "memory", "scores", "stepper", "exemplars")
         return _mapping(self._tensors(LEARNER), keys, self.folder / LEARNER)
 

@@ -50,7 +50,7 @@ def _pipeline(facts: Facts) -> str:
 
 
 def license_of(backbone: str) -> str | None:
-    """What the card beside a backbone's weights says; None where there is none."""
+    """The licence in the card beside a backbone's weights; None where there is none."""
     from huggingface_hub import ModelCard
 
     path = Path(locate(backbone)) / "README.md"

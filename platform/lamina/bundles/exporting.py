@@ -17,7 +17,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written."""
+    """The files that were written."""
 
     folder: Path
     not_plain: str | None

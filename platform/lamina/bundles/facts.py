@@ -1,4 +1,4 @@
-"""What a bundle says of itself in `bundle.json`, checked when it is read."""
+"""Facts about a bundle, in `bundle.json`; checked when they are read."""
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -10,9 +10,9 @@ from lamina.core import AnswerKind, Modality, Part, Scenario, Task
 from lamina.registry import InputError, unknown
 
 Row = tuple[float | None, ...]
-"""Of an accuracy matrix."""
+"""A row of an accuracy matrix."""
 FORMAT = 1
-"""Of the files of a bundle. Another one is refused by its number."""
+"""The format number of a bundle's files. Other formats are refused by their number."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class DataFacts:
     """The job's `scenario`, as the rows were cut by it."""
     seed: int
     digest: str
-    """Of the rows, tasks and classes: see `lamina.config.identity`."""
+    """A digest of the rows, tasks and classes: see `lamina.config.identity`."""
     num_tasks: int
     """How many tasks it made."""
     first_id: int
-    """What was added to the ids of its rows."""
+    """The number that was added to the ids of its rows."""
     end_id: int
     """Above the largest id of a row."""
 
@@ -61,7 +61,7 @@ class BackboneFacts:
     source: str
     """A hub id or a folder, from which plain transformers loads it."""
     digest: str
-    """Of its files: see `lamina.backbones.content`."""
+    """A digest of its files: see `lamina.backbones.content`."""
     model_type: str
     """Hugging Face's."""
     width: int
@@ -74,14 +74,14 @@ class BackboneFacts:
 
 @dataclass(frozen=True)
 class Facts:
-    """What `bundle.json` holds."""
+    """The content of `bundle.json`."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     format: int
     """FORMAT of the version that wrote it."""
     name: str
-    """What a person calls the trial."""
+    """The name of the trial for people."""
     trial: str
     """Its id."""
     scenario: Scenario
@@ -89,22 +89,22 @@ class Facts:
     one_pass: bool
     """Whether its stream was online."""
     class_names: tuple[str, ...]
-    """What the classes are called, in the order of a head's rows."""
+    """The names of the classes, in the order of a head's rows."""
     tasks: tuple[TaskFacts, ...]
-    """What was learned, in order."""
+    """The tasks that were learned, in order."""
     backbone: BackboneFacts
     data: tuple[DataFacts, ...]
     """Where the tasks came from, in order."""
     metrics: dict[str, float]
-    """Of the last task's report, by name."""
+    """The metrics of the last task's report, by name."""
     validation: tuple[Row, ...]
     """The accuracy matrix R of the validation parts, a row after each task."""
     test: tuple[Row, ...]
-    """The same of the test parts."""
+    """The accuracy matrix of the test parts."""
     origin: tuple[str, ...]
     """The digests (of `bundle.json`) of the bundles that it went on from, the first one first."""
     versions: dict[str, str]
-    """Of the packages that what it answers depends on."""
+    """Versions of the packages on which its answers depend."""
     files: dict[str, str]
     """The SHA-256 of every other file, by its path in the folder."""
 
@@ -117,7 +117,7 @@ class Facts:
 
     @property
     def answers(self) -> AnswerKind:
-        """What it answers with: classes, or the tokens of texts."""
+        """Its kind of answers: classes, or the tokens of texts."""
         return "classes" if self.class_names else "tokens"
 
     @property
@@ -144,7 +144,7 @@ class Facts:
         return found
 
     def names_of(self, task: TaskFacts) -> tuple[str, ...]:
-        """What a task's classes are called."""
+        """The names of a task's classes."""
         return tuple(self.class_names[number] for number in task.classes)
 
     def dump(self) -> bytes:

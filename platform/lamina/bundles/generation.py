@@ -1,4 +1,4 @@
-"""What a language model's bundle is asked, and what it says."""
+"""Prompts to a language model's bundle, and its answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ Prompt = str | Sequence[Message]
 
 @dataclass(frozen=True)
 class Generation:
-    """What is said behind one prompt."""
+    """The answer generated behind one prompt."""
 
     text: str
     """Without special tokens."""
     task: str | None
     """The task whose module answered, where the strategy decides for one."""
     num_tokens: int
-    """Of the text; the token that ended it is not counted."""
+    """The number of tokens of the text; the token that ended it is not counted."""
     num_read: int
     """Tokens of the prompt, without those that were cut."""
     is_whole: bool

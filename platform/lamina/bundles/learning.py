@@ -35,7 +35,7 @@ class Stage:
 
     facts: DataFacts
     stream: Stream[Samples] | None
-    """Its rows; None where they are not there any more."""
+    """The rows of the stage; None where they are not there any more."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Continuation:
     job: Job
     """With the changes for the next task."""
     stages: tuple[Stage, ...]
-    """Those of the bundle, and the new one."""
+    """The stages of the bundle, and the new one."""
 
     @property
     def new(self) -> Stage:
-        """What comes next."""
+        """The new stage."""
         return self.stages[-1]
 
     @property
@@ -66,7 +66,7 @@ class Continuation:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Those of the bundle, then those that are new."""
+        """The class names of the bundle, then the new ones."""
         assert self.new.stream is not None
         return tuple(dict.fromkeys((*self._old_names, *self.new.stream.class_names)))
 
@@ -132,7 +132,7 @@ class Continuation:
 
 
 def continuation(bundle: Bundle, changes: Sequence[str]) -> Continuation:
-    """What `lamina learn BUNDLE KEY=VALUE...` asks for: `stream.` and `scenario.` keys say what is
+    """The job of `lamina learn BUNDLE KEY=VALUE...`: `stream.` and `scenario.` keys say what is
     learned next, and others change as those of a fork do.
 
     Raises InputError where the changes say no new data, change what the bundle's tensors depend on,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 _VALUES = 256
-"""Of a byte."""
+"""The number of values of a byte."""
 
 
 def packed(pixels: Tensor) -> Tensor | dict[str, Any]:

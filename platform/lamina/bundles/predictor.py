@@ -23,7 +23,7 @@ from lamina.training.learner import to_device
 
 @dataclass(frozen=True)
 class Prediction:
-    """What is said of one input."""
+    """The prediction for one input."""
 
     label: str
     """The class with the best logit."""
@@ -38,7 +38,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Logits:
-    """What a strategy says of N inputs, on the CPU."""
+    """The logits of a strategy for N inputs, on the CPU."""
 
     logits: Tensor
     """float32 [N, classes]; minus infinity for classes that do not compete."""
@@ -79,11 +79,11 @@ class Predictor:
     def predict(
         self, values: Sequence[Any], task: str | None = None, top_k: int = 1
     ) -> list[Prediction]:
-        """What is said of N texts, or of N images as uint8 tensors [height, width, 3].
+        """Predictions for N texts, or for N images as uint8 tensors [height, width, 3].
 
-        `task` is the name of the task that they are of, where the stream told it. Raises InputError
-        where it is missing, unknown, or of no use, for something that is no text or image, and
-        where answers are texts.
+        `task` is the name of their task, where predictions may know it. Raises InputError where it
+        is missing, unknown, or of no use, for something that is no text or image, and where answers
+        are texts.
         """
         self.bundle.check_classes("predict")
         if not len(values):
@@ -146,7 +146,7 @@ class Predictor:
 
     @torch.no_grad()
     def generated(self, batch: Batch, most: int, task: Task | None = None) -> list[Generation]:
-        """What is said behind prompts that are run together, as they are padded."""
+        """Generated tokens behind prompts that are run together, as they are padded."""
         backbone, strategy = self.model.backbone, self.strategy
         inputs = batch.to(backbone.device).inputs
         said = strategy.generate(self.model, inputs, task, most)
@@ -182,8 +182,8 @@ class Predictor:
 
     @torch.no_grad()
     def logits(self, data: Batch, task: Task | None = None) -> Logits:
-        """What the strategy says of rows, in their order. Texts are answered with others of about
-        their length, as in the trial's evaluation."""
+        """The logits of rows, in their order. Texts of about the same length are run together, as
+        in the trial's evaluation."""
         asked = (self.strategy, self.model, data, task, self._batch_size)
         order = data.lengths().argsort(stable=True)
         logits = torch.cat([each.float().cpu() for _, each in logits_by_length(*asked)])
@@ -197,8 +197,8 @@ class Predictor:
 
     @torch.no_grad()
     def logits_of(self, batch: Batch, task: Task | None = None) -> Logits:
-        """The same of rows that are run together, as they are padded: up to the rounding of float
-        sums what `logits` says."""
+        """The logits of rows that are run together, as they are padded: equal to `logits` up to the
+        rounding of float sums."""
         moved = batch.to(self.model.backbone.device)
         logits = logits_of(self.strategy, self.model, moved, task).float().cpu()
         if not self.strategy.routes or task is not None:

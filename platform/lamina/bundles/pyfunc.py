@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class PyfuncModel:
-    """What MLflow calls."""
+    """The model that MLflow calls."""
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor

@@ -86,7 +86,7 @@ def write_bundle(
 
 
 def predictions_of(learner: Learner) -> bytes:
-    """What was predicted of the test parts when the last task was evaluated, as csv."""
+    """The predictions for the test parts when the last task was evaluated, as csv."""
     file = StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(["row", "task", "label", "predicted", "place"])

@@ -47,7 +47,7 @@ _LARGEST = 2**53
 
 @dataclass(frozen=True)
 class Slot:
-    """What one tensor of an update must be like."""
+    """The required shape and type of one tensor of an update."""
 
     shape: tuple[int, ...]
     """This shape."""
@@ -65,14 +65,14 @@ def slots_of(tensors: Tensors) -> dict[str, Slot]:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a client that was given work may send back."""
+    """What an update of a client may hold, for the work that the client was given."""
 
     round: int
     """The round it was given."""
     phase: str
     """The round's phase, or the key of its task."""
     tensors: Slots
-    """What it was asked to send: all of it, and nothing else."""
+    """The tensors that it was asked to send: all of them, and nothing else."""
     base: str
     """The digest of the state that it started from."""
     summaries: Slots
@@ -87,7 +87,7 @@ class Refusal:
     round: int
     reason: Reason
     message: str
-    """What was wrong, for a person."""
+    """The problem, as a message for people."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def admit(updates: Iterable[ClientUpdate], expected: Mapping[str, Expected]) -> 
 
 
 def problem_of(update: ClientUpdate, expected: Expected | None) -> tuple[Reason, str] | None:
-    """What is wrong with an update that came, the first thing; None if nothing is."""
+    """The first problem of an update; None if there is none."""
     if expected is None:
         return "not asked", f"{update.client!r} was not asked"
     return _first(_CHECKS, update, expected)
@@ -218,7 +218,7 @@ def _about(update: ClientUpdate, expected: Expected) -> Problem:
 
 
 def _tensors(update: ClientUpdate, expected: Expected) -> Problem:
-    """What was trained."""
+    """Check the trained tensors."""
     wrapped = [name for name in update.tensors if "_module." in name]
     if wrapped:
         return "prefix", f"{wrapped[0]}: a wrapper's '_module.' is in the name"
@@ -226,7 +226,7 @@ def _tensors(update: ClientUpdate, expected: Expected) -> Problem:
 
 
 def _summaries(update: ClientUpdate, expected: Expected) -> Problem:
-    """What was summed up."""
+    """Check the summaries."""
     return _fit("summaries", update.summaries, expected.summaries)
 
 

@@ -14,14 +14,14 @@ Drift = Literal["fedprox", "scaffold"]
 
 @dataclass(frozen=True)
 class Combination:
-    """What a federated job puts together."""
+    """The methods that a federated job combines."""
 
     aggregator: Aggregator
     server_optimiser: ServerOptimiser | None = None
     drift: Drift | None = None
-    """What keeps clients from drifting."""
+    """The correction against client drift."""
     local_optimiser: str = "adamw"
-    """What clients train with."""
+    """The optimiser of the clients."""
     mode: Mode = "synchronous"
     """For whom a round waits."""
     secure: bool = False

@@ -39,7 +39,7 @@ _SETTINGS = {
 
 _ANSWER_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
-"""Of Linux: the signal that a process gets when its parent ends."""
+"""Linux's option for the signal that a process gets when its parent ends."""
 
 
 def end_with_raylet() -> None:
@@ -122,7 +122,7 @@ def check_address(address: str) -> None:
 
 
 def answers(host: str, port: int) -> OSError | None:
-    """Why nobody answers there; None where somebody does."""
+    """Why no process answers there; None where one does."""
     try:
         socket.create_connection((host, port), timeout=_ANSWER_SECONDS).close()
     except OSError as error:
@@ -153,7 +153,7 @@ def _start(num_cpus: int | None) -> None:
 
 @dataclass(frozen=True)
 class Device:
-    """What one host takes."""
+    """The device of one host."""
 
     is_gpu: bool
     threads: int

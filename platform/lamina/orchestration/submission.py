@@ -31,7 +31,7 @@ _TALKATIVE = (
 """Loggers of Ray with a level of their own: what they say of an upload is for nobody who waits."""
 _PORTS = {"http": 80, "https": 443}
 _MOST_BREAKS = 5
-"""So often may the connection break while a log is followed."""
+"""How often the connection may break while a log is followed."""
 _PAUSE_SECONDS = 1.0
 _ENTRYPOINT = "Running entrypoint for job "
 """The last line of Ray's own in the log of a job begins so, after the time."""
@@ -42,14 +42,14 @@ class Submission:
     """A command, and what goes with it: Lamina as it is here, and a folder of job files."""
 
     words: tuple[str, ...]
-    """Of the command line, after `lamina`."""
+    """The words of the command line after `lamina`."""
     folder: Path | None = None
     """Where the files are that the words name, and nothing else; it is uploaded, and the command
     runs in the copy."""
 
     @property
     def entrypoint(self) -> str:
-        """As a shell reads it."""
+        """The command, quoted for a shell."""
         return shlex.join(["python", "-m", "lamina.cli", *self.words])
 
     @property
@@ -60,7 +60,7 @@ class Submission:
         return {**folder, "py_modules": [package], "excludes": ["__pycache__"]}
 
     def as_plain_command(self, address: str) -> str:
-        """What sends the same without Lamina."""
+        """The `ray job submit` command that sends the same without Lamina."""
         environment = shlex.quote(json.dumps(self.runtime_env))
         ray = f"ray job submit --address {shlex.quote(address)} --runtime-env-json {environment}"
         return f"{ray} -- {self.entrypoint}"

@@ -1,4 +1,4 @@
-"""What a source of data is, and the plain table of labelled rows that it gives."""
+"""The interface of a data source, and the plain table of labelled rows that it gives."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from lamina.core import AnswerKind, Modality, Part
 from lamina.registry import InputError
 
 Turn = tuple[str, str]
-"""Of a conversation: a role (`system`, `user`, `assistant` or `tool`) and a text."""
+"""A turn of a conversation: a role (`system`, `user`, `assistant` or `tool`) and a text."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Note:
     """Something about rows that a person should know, although the run goes on."""
 
     about: str
-    """What, in one word: `empty_rows`, `alike_labels` ..."""
+    """The subject in one word: `empty_rows`, `alike_labels` ..."""
     counts: Mapping[str, int]
     """How many, by what is counted."""
     line: str
     """In one line for people."""
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The note as plain JSON."""
         return {"about": self.about, **self.counts, "line": self.line}
 
 
@@ -57,7 +57,7 @@ class Table:
     targets: Sequence[str] | None = None
     """N answers to be generated, where answers are tokens. Labels only keep a split even then."""
     notes: Sequence[Note] = ()
-    """What was found when the rows were read."""
+    """Notes on what was found when the rows were read."""
     min_per_class: int | None = None
     """A class of a task with fewer rows, or with too few to have one in every part, is left out;
     None refuses it."""
@@ -75,9 +75,9 @@ class Asked:
     rows: Sequence[int]
     """Their places among all rows, from 0; empty rows are left out."""
     names: Sequence[str]
-    """What a person calls them."""
+    """The names of the rows for people."""
     labels: Sequence[str | None] | None
-    """What is right, where the data says so; None for a row without."""
+    """The right answers, where the data has them; None for a row without one."""
     total: int
     """How many rows there are, empty ones too."""
     groups: Sequence[str | None] | None = None
@@ -99,11 +99,11 @@ class Source(ABC):
     @property
     @abstractmethod
     def modality(self) -> Modality:
-        """What its rows are: known before they are loaded."""
+        """The modality of its rows, known before they are loaded."""
 
     @property
     def answers(self) -> AnswerKind:
-        """What its rows are answered with: known before they are loaded."""
+        """The kind of answers of its rows, known before they are loaded."""
         return "classes"
 
     @property
@@ -144,7 +144,7 @@ class Source(ABC):
 
     @property
     def name(self) -> str:
-        """What the job calls it."""
+        """Its name in a job."""
         return type(self).__module__.rpartition(".")[2]
 
     @property
@@ -155,7 +155,7 @@ class Source(ABC):
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Its part of the job, as plain values."""
+        """Its section of the job, as plain values."""
         return {"name": self.name, **asdict(self)}
 
 

@@ -1,4 +1,5 @@
-"""What looks like a mistake in the rows of a stream, and may be meant: it is said, with counts."""
+"""Checks for probable mistakes in the rows of a stream. They may be meant, so they are noted, with
+counts."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -10,7 +11,7 @@ from lamina.streams.names import counted, few_of, shown
 
 
 def content_of(values: Sequence[Any], index: int) -> bytes:
-    """What a value says, as bytes; of an image that is not decoded, its digest."""
+    """The content of a value as bytes; for an image that is not decoded, its digest."""
     if isinstance(values, LazyValues):
         return values.digest(index)
     value = values[index]
@@ -63,7 +64,7 @@ def _shared(
     part: Part,
     labels_of: Mapping[bytes, Mapping[str, int]],
 ) -> Note | None:
-    """What is said of the rows of a part that are in train as well."""
+    """A note on the rows of a part that are in train as well."""
     own = [row for row, each in parts.items() if each == part]
     shared = [row for row in own if _key(table, row) in labels_of]
     if not shared:

@@ -85,7 +85,7 @@ class ClientStreams(Generic[D]):
         return Experience(task, *(_of_task(part, task) for part in parts))
 
     def part(self, client: int, part: Part, task: int | None = None) -> D:
-        """What a client has of a task, or of all, in one part."""
+        """The rows of a client in one part, of one task or of all."""
         return self.rows(self.manifest.rows(client, part, task))
 
     def rows(self, ids: Tensor) -> D:

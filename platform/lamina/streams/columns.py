@@ -32,7 +32,7 @@ _MAYBE_TASKS = (
 )
 _DATES = ("created", "opened", "received", "date", "timestamp", "time", "when", "day")
 _SAMPLE = 200
-"""Different cells that are looked at to find out whether they are dates."""
+"""How many different cells are read to find out whether they are dates."""
 _MOST_CLASSES = 500
 _LEAST_ROWS = 3
 """Of a class on average: one for each part."""
@@ -98,7 +98,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Roles:
-    """What each column is for. None and empty where no column is."""
+    """The roles of columns. None and empty where no column has the role."""
 
     text: tuple[str, ...]
     label: str | None
@@ -108,7 +108,7 @@ class Roles:
     """Others that tasks could be cut by."""
     date: str | None
     reasons: Mapping[str, str]
-    """Of each column, why it is what it is, or why it is left out."""
+    """For each column, the reason for its role, or why it is left out."""
 
 
 def roles_of(

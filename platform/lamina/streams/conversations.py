@@ -40,7 +40,7 @@ ROLES = {
     "function": "tool",
     "observation": "tool",
 }
-"""What formats call who speaks, and what chat templates call it."""
+"""The names of speakers in the formats, and in chat templates."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Layout:
     input: str | None = None
     """Below an instruction, what it is about (alpaca)."""
     system: str | None = None
-    """What stands before all turns."""
+    """The system prompt, before all turns."""
     history: str | None = None
     """Earlier turns: pairs of question and answer (alpaca)."""
 
@@ -220,7 +220,7 @@ def _role_of(given: str, where: str) -> str:
 
 
 def _text_of(content: Any, number: int, where: str) -> str:
-    """What a turn says: a text, or parts that are texts."""
+    """The text of a turn, which may be given in pieces."""
     if content is None:
         return ""
     if isinstance(content, str):

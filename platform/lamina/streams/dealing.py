@@ -171,7 +171,7 @@ def _drifts(tasks: Sequence[int], blurry: float) -> list[Drift]:
 
 
 def _evaluated(number: int, rows: Rows, mine: Ints) -> list[RowSet]:
-    """What a client has of each task to select by and to be tested on."""
+    """The rows of a client for validation and test of each task."""
     sets = []
     for part in _EVALUATED:
         here = mine[rows.parts[mine] == PARTS.index(part)]

@@ -16,7 +16,7 @@ Read = Callable[[Sequence[str]], Columns]
 """Reads those of the given columns that are there."""
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-"""What `datasets` calls the table beside a folder of images."""
+"""The name that `datasets` gives to the table beside a folder of images."""
 _OWN = ("csv", "json", "parquet")
 """Builders of `datasets` whose files are read here, because `datasets` guesses types and reads one
 file's class labels by another's list."""
@@ -24,7 +24,7 @@ file's class labels by another's list."""
 
 @dataclass(frozen=True)
 class DataSet:
-    """What was found under a path."""
+    """The data that was found under a path."""
 
     splits: Mapping[str, Sequence[Read]]
     """By name, what reads each file of a split."""
@@ -115,7 +115,7 @@ def _nearest(missing: Path) -> str:
 def _of_builder(
     given: str, path: str, config: str | None, revision: str | None, form: Format
 ) -> DataSet:
-    """What `datasets` finds in a folder or on the hub."""
+    """The data that `datasets` finds in a folder or on the hub."""
     import datasets
 
     with _as_input_errors(given):
@@ -168,7 +168,7 @@ def _loaded_reader(data: Any, given: str, split: str, form: Format) -> Read:
 def _downloaded(
     data_files: Mapping[str, Sequence[str]], given: str, path: str
 ) -> dict[str, list[tuple[Path, str]]]:
-    """Of each split, the files on this disk and what a person calls them."""
+    """For each split, the files on this disk and their names for people."""
     import datasets
 
     found: dict[str, list[tuple[Path, str]]] = {}

@@ -41,10 +41,8 @@ class Written:
 
 
 def detect_format(path: Path) -> Written:
-    """What `tables.read_table` has to know to read a file; of Parquet, nothing.
-
-    Raises InputError where the file cannot be opened, or has no bytes.
-    """
+    """The format of a file, as `tables.read_table` needs it; Parquet needs none. Raises InputError
+    where the file cannot be opened, or has no bytes."""
     kind = kind_of(path)
     if kind not in ("csv", "json"):
         return Written()
@@ -117,7 +115,7 @@ def _decoded(content: bytes, encoding: str) -> str | None:
 
 
 def _word_at(content: bytes, place: int) -> bytes:
-    """What stands between blanks, delimiters and quotes around a byte."""
+    """The word around a byte: between blanks, delimiters and quotes."""
     ends = b" ,;|\t\"'\r\n"
     start, end = place, place
     while start > 0 and content[start - 1] not in ends:

@@ -42,7 +42,7 @@ _GREYS = {"white": 255, "grey": 128, "black": 0}
 _RULES = 1
 """Counts the versions of the rules above: what is kept of images is of one version."""
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}
-"""What the bytes of a whole image end with."""
+"""The last bytes of a complete image, by format."""
 _END, _SCAN = 0xD9, 0xDA
 """Markers of JPEG: of its end, and before the data of pixels."""
 _AFTER_DATA = frozenset((0xC4, _SCAN, 0xDB, 0xDC, 0xDD, 0xFE, _END, *range(0xE0, 0xF0)))
@@ -75,11 +75,11 @@ class EncodedImages:
         return torch.from_numpy(decode(self._content(row), self._names[row], self._background))
 
     def name(self, row: int) -> str:
-        """What a person calls an image."""
+        """The name of an image for people."""
         return self._names[row]
 
     def digest(self, row: int) -> bytes:
-        """Of what the image decodes to: equal for equal encoded bytes."""
+        """A digest of the decoded image: equal for equal encoded bytes."""
         return self._digests[row]
 
     def check(self) -> None:
@@ -93,7 +93,7 @@ class EncodedImages:
             raise InputError(f"stream.image_column: {broken[0]}{more}")
 
     def _wrong(self, row: int) -> str | None:
-        """What is wrong with an image; takes its digest on the way."""
+        """The problem of an image, or None; computes its digest on the way."""
         name = self._names[row]
         try:
             content = self._content(row)

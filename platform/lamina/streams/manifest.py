@@ -1,7 +1,8 @@
-"""Who has which rows of which task when: the stream manifest of a federation, as columns.
+"""The stream manifest of a federation: which client gets which rows of which task, and when, as
+columns.
 
 Time is virtual and counted in stream steps: when all clients are in step, task k comes at time k.
-What a step is in rounds or seconds is for the round engine to say.
+How long a step is, in rounds or seconds, is up to the round engine.
 """
 
 import json
@@ -68,7 +69,7 @@ class RowSet:
     client: int
     """The index of its client."""
     part: Part
-    """What its rows are for."""
+    """The part of the data that its rows belong to."""
     task: int
     """The number of its task in the whole stream."""
     ids: NDArray[np.int64]
@@ -153,7 +154,7 @@ class StreamManifest:
     clients: tuple[Client, ...]
     """In the order of their numbers."""
     entries: Entries
-    """What each has."""
+    """The entries of the manifest."""
     record: Mapping[str, Any] = field(default_factory=dict)
     """How it was made: partition, arrival, seed. Plain JSON, not part of the hash."""
 
@@ -184,11 +185,11 @@ class StreamManifest:
         return digest.hexdigest()
 
     def deliveries(self, client: int) -> tuple[Delivery, ...]:
-        """What arrives at a client, in order: its stream."""
+        """The deliveries of a client, in order: its stream."""
         return tuple(map(self._delivery, self._entries(client, "train", arriving=True)))
 
     def latest(self, client: int, time: float) -> Delivery | None:
-        """What the client is at: the last delivery that has arrived at `time`; None before the
+        """The client's current delivery: the last one that has arrived at `time`; None before the
         first."""
         first, end = self._span(client, "train")
         # What never arrives comes after what does.
@@ -252,7 +253,7 @@ class StreamManifest:
 
     @cached_property
     def _keys(self) -> NDArray[np.int64]:
-        """What the entries are sorted by: client and part as one number."""
+        """The sort keys of entries: client and part as one number."""
         return self.entries.client * len(PARTS) + self.entries.part
 
     @cached_property

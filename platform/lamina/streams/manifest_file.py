@@ -180,7 +180,7 @@ def _read(path: Path) -> _Manifest:
 
 
 def _plain(path: Path) -> Any:
-    """What a file says, as JSON would."""
+    """The content of a file as plain JSON values."""
     if _format(path) == "json":
         try:
             return json.loads(path.read_text(encoding="utf-8"))

@@ -18,8 +18,8 @@ def is_blank(text: str | None) -> bool:
 
 
 def looks(name: str) -> str:
-    """What a name has in common with all that look like it: Unicode's form NFKC without case,
-    blanks and invisible characters."""
+    """The normal form of a name, equal for all names that look alike: Unicode's form NFKC without
+    case, blanks and invisible characters."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
     return "".join(each for each in folded if not _is_unseen(each))
 

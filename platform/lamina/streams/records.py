@@ -35,7 +35,7 @@ class Records:
         return list(chain.from_iterable(columns.images[column] for *_, columns in self.files))
 
     def made(self, make: Callable[[Columns], list[Cell]]) -> list[Cell]:
-        """What `make` makes of each file, one after the other."""
+        """The result of `make` for each file, one after the other."""
         return list(chain.from_iterable(make(columns) for *_, columns in self.files))
 
     def listed(self, column: str) -> list[str]:

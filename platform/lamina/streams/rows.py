@@ -1,4 +1,5 @@
-"""What a partition may look at: the rows of a stream as columns, and the stream's fingerprint."""
+"""The rows of a stream as columns, which is all that a partition may read, and the stream's
+fingerprint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from lamina.registry import InputError, unknown
 from lamina.streams.base import Table
 
 GROUP = "group"
-"""What `by` calls the natural groups (topics, domains) of a source."""
+"""The value of `by` for the natural groups (topics, domains) of a source."""
 
 
 @dataclass(frozen=True, eq=False)

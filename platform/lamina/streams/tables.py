@@ -40,9 +40,9 @@ _OPENERS: Mapping[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.o
 MOST_UNPACKED = 200
 """A compressed file may be so many times larger when it is unpacked; texts hardly reach 20."""
 _ALWAYS_UNPACKED = 2**26
-"""So many bytes of any file are unpacked."""
+"""This many bytes of any file are always unpacked."""
 _DELIMITERS = {",": "','", ";": "';'", "\t": '"\\t"', "|": "'|'"}
-"""What csv files are delimited by, and how a job writes it."""
+"""Delimiters of csv files, and how a job writes them."""
 _ENCODINGS = ("utf-8", "cp1252", "latin-1")
 """Encodings that are proposed for a text that has no byte order mark."""
 MARKS = {
@@ -60,7 +60,7 @@ _MAGIC = {
     b"%PDF": "a PDF file",
     b"\xd0\xcf\x11\xe0": "an old Excel file",
 }
-"""What a file is that is no text, by its first bytes."""
+"""Kinds of files that are no text, by their first bytes."""
 
 Cell = str | None
 Image = bytes | Path
@@ -81,12 +81,12 @@ class Format:
 
 @dataclass(frozen=True)
 class Columns:
-    """What one file says, as far as it was asked."""
+    """The columns of one file that were asked for."""
 
     file: str
     """Its path, for people."""
     names: tuple[str, ...]
-    """Of all its columns."""
+    """The names of all its columns."""
     num_rows: int
     texts: Mapping[str, Sequence[Cell]] = field(default_factory=dict)
     """Columns of texts, by name."""
@@ -95,7 +95,7 @@ class Columns:
     ordered: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The names that a column may have in the data set's own order, where it lists them."""
     row_names: Sequence[str] | None = None
-    """What a person calls each row, where it has a file of its own."""
+    """The name of each row for people, where it has a file of its own."""
 
 
 def kind_of(path: Path) -> str | None:
@@ -334,7 +334,7 @@ def _no_json(named: str, line: int, error: ValueError) -> InputError:
 
 
 def _within(content: Any, key: str, named: str) -> Any:
-    """What stands under a dotted key."""
+    """The value under a dotted key."""
     names = key.split(".")
     while names:
         if not isinstance(content, dict):

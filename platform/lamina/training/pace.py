@@ -26,12 +26,12 @@ ROWS_PER_CLASS = 2
 
 @dataclass(frozen=True)
 class TaskPace:
-    """Seconds of a task."""
+    """Seconds that one task takes."""
 
     task: float
-    """Of what is done once in a task: solving, merging, looking at its rows."""
+    """Seconds of work that is done once in a task: solving, merging, a look at its rows."""
     step: float
-    """Of a step, or of a batch of rows where a method takes none."""
+    """Seconds of a step; or of a batch of rows, where a method takes no steps."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Pace:
     later: TaskPace
     """A task after the first: exemplars are replayed, teachers are asked."""
     answer: float
-    """Of a row in an evaluation."""
+    """Seconds per row of an evaluation."""
     phases: tuple[float, ...]
-    """What `Strategy.phases` said of the last task, when it was learned: how many phases there are
-    may depend on what was found."""
+    """The result of `Strategy.phases` for the last task, when it was learned: the number of phases
+    may depend on what the strategy found."""
 
     def slower(self, factor: float) -> "Pace":
-        """The same where everything takes so many times as long."""
+        """The pace of a machine that is slower by this factor."""
         first, later = (
             TaskPace(each.task * factor, each.step * factor) for each in (self.first, self.later)
         )

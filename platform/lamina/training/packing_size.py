@@ -1,4 +1,4 @@
-"""How many trials are worth packing: found out by trying, since it depends on the device, the model
+"""How many trials are worth packing. It is measured, because it depends on the device, the model
 and the length of the texts."""
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from lamina.core import Batch
 from lamina.training.measured import clock_of, measured
 
 MOST_PACKED = 32
-"""Trials at a time, whatever is found."""
+"""The largest pack, whatever is measured."""
 WORTH = 1.1
 """Twice as many trials are packed if each gets faster by so much, in three of four comparisons at
 least: where the gain is within the noise, the smaller pack is taken."""
@@ -24,25 +24,26 @@ PAIRS = 9
 """Comparisons of two sizes, at least. The two take turns, so that a machine that gets slower or
 faster meanwhile does so for both."""
 CLEAR_PAIRS = 5
-"""So many are enough where all of them say that the larger pack does not pay."""
+"""This many comparisons are enough where all of them say that the larger pack does not pay."""
 LONG_ENOUGH = 0.5
 """Seconds that the comparisons of two sizes take, at least."""
 MOST_PAIRS = 60
-"""Comparisons, however short they are."""
+"""The largest number of comparisons, however short they are."""
 SAFE_SHARE = 0.4
-"""Of the free memory: twice as many trials take twice as much again."""
+"""The share of the free memory that a pack may take, because twice as many trials take twice as
+much again."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """What trying has shown."""
+    """The measured sizes and times."""
 
     size: int
     """Trials at a time that are trained fastest."""
     alone: float
     """Seconds of a trial's forward and backward by itself: the median."""
     packed: float
-    """The same as its share in a pack of that size."""
+    """Its share of the seconds in a pack of that size."""
 
 
 def kept_packing_size(backbone: Backbone, kind: AdapterKind, batch: Batch, most: int) -> Packing:

@@ -28,7 +28,8 @@ class Probes:
                 curves.append([ask(part, task)])
 
     def after_step(self, task: int, num_rows: int, ask: Ask) -> None:
-        """The next point of either, if it is due."""
+        """Measure the next point of the learning curve and of the anytime accuracy, where it is
+        due."""
         if self._curve_batches > 0 and len(self.curves["test"][-1]) <= self._curve_batches:
             for part, curves in self.curves.items():
                 curves[-1].append(ask(part, task))

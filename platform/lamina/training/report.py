@@ -1,4 +1,4 @@
-"""What a learner says after each task."""
+"""The report of a learner after each task."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ class TaskReport:
     task: int
     """Index of the task just learned, from 0."""
     task_name: str
-    """What a person calls it."""
+    """The task's name for people."""
     num_tasks: int
     """Tasks of the stream."""
     validation: Row
     """R[task, i] for every task i, on the validation parts: what sweeps select on."""
     test: Row
-    """The same on the test parts: only ever reported."""
+    """R[task, i] for every task i, on the test parts: reported, and used for no decision."""
     metrics: dict[str, float]
     """Everything else, by `validation/...`, `test/...`, `train/...`, `drift/...` and `cost/...`.
     What is not defined is absent."""

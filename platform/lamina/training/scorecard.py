@@ -38,14 +38,14 @@ from lamina.training.settings import DRIFTS, TrainingSettings
 Result = TypeVar("Result")
 
 FEW_ROWS = 4
-"""How many rows are looked at to know what one costs."""
+"""How many rows are run to measure what one costs."""
 TOP = 5
 """The k of the top-k accuracy; a job may have many classes that look alike."""
 EVALUATED: tuple[Part, ...] = ("validation", "test")
 
 
 class Scorecard:
-    """Asks a strategy for predictions and writes down how good they were and what they cost."""
+    """Asks a strategy for predictions, and records how good they were and what they cost."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Scorecard:
             for part in EVALUATED
         }
         self.answers: dict[Part, list[AnyAnswers | None]] = {}
-        """Of every task, what was predicted when the last one was evaluated."""
+        """The predictions for every task at the last evaluation."""
         self.routing: dict[Part, float] = {}
         self.clock: Callable[[], float] = time.perf_counter
         """Seconds that this learner has spent, from any beginning."""
@@ -85,14 +85,16 @@ class Scorecard:
         self._drifts_from_frozen = training.drift and stream.answers == "tokens"
         self._knows_task = stream.scenario == "task_incremental"
         self._general: Batch | None = None
-        """What a language model is asked that has nothing to do with the stream."""
+        """Prompts for a language model that have nothing to do with the stream, with the frozen
+        model's answers."""
         self._asks_general = training.general and stream.answers == "tokens"
         self.general: dict[str, float] = {}
-        """What came of it after the last task."""
+        """The metrics of these prompts after the last task."""
         self._before: Tensor | None = None
-        """What was said of the task that is being learned, before: logits [N, classes]."""
+        """The logits [N, classes] for the task that is being learned, from before it was
+        learned."""
         self.drifts: list[float | None] = []
-        """By task."""
+        """Drift by task."""
 
     @contextmanager
     def timed(self, name: Literal["train", "evaluation"]) -> Iterator[None]:
@@ -134,7 +136,7 @@ class Scorecard:
             matrix.add([None] * len(self._stream))
 
     def measure_now(self, part: Part, task: int) -> float:
-        """What the measure says of a part of a task, in the middle of training."""
+        """The measure on a part of a task, in the middle of training."""
         experience = self._stream.experiences[task]
         known = known_task(self._stream, experience.task)
         with self._model.dropping(None):
@@ -144,7 +146,7 @@ class Scorecard:
 
     @torch.no_grad()
     def close_task(self, task: int, memory_bytes: int) -> None:
-        """What is kept now that a task is learned, and what one pass over it would have cost."""
+        """Record what is stored after a task, and what one pass over the task would have cost."""
         costs, data = self.costs, self._stream.experiences[task].train
         kept = sum(each.num_parameters() for each in self._model.adapters.values())
         costs.stored_parameters.append(kept + _num_stored(self._strategy.state))
@@ -287,8 +289,8 @@ class Scorecard:
         return found
 
     def _of_classes(self, part: Part) -> dict[str, float]:
-        """What the answers to the tasks so far, all rows together, say beyond accuracy; nothing
-        where a task that has rows was not asked."""
+        """Measures beyond accuracy of the answers to all tasks so far, all rows together; empty
+        where a task that has rows was not evaluated."""
         matrix = self.matrices[part]
         so_far = range(len(matrix.rows)) if part in self.answers else range(0)
         found = [self.answers[part][task] for task in so_far if matrix.num_samples[task]]

@@ -79,7 +79,7 @@ class Stepper:
         return self.workers.add([output.loss.detach() * weight])[0]
 
     def descend(self, gradients: Tensors, references: Sequence[Tensors] = ()) -> None:
-        """What the optimiser makes of these gradients, once the strategy has adjusted them."""
+        """Take an optimiser step with these gradients, after the strategy has adjusted them."""
         adjusted = self.strategy.adjust(self.model, gradients, references)
         for name, tensor in self.parameters.items():
             tensor.grad = adjusted.get(name)
@@ -92,7 +92,8 @@ class Stepper:
         self.schedule.step()
 
     def _without_gradient(self) -> Tensors:
-        """What tensors with rows that no gradient has reached are before a step, by name."""
+        """Copies, by name, of tensors with rows that no gradient has reached, from before a
+        step."""
         kept = {}
         for name, unreached in self._unreached.items():
             tensor = self.parameters[name]
@@ -110,7 +111,7 @@ class Stepper:
         tensor.copy_(torch.where(rows, old, tensor))
 
     def state_dict(self) -> dict[str, Any]:
-        """What the optimiser remembers of each tensor, by the tensor's name."""
+        """The optimiser's state of each tensor, by the tensor's name."""
         return {
             "unreached": dict(self._unreached),
             "optimizer": {

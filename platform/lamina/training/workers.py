@@ -21,9 +21,9 @@ class Workers(Protocol):
     """Data-parallel processes that hold the same model. What they agree on is added up over all."""
 
     rank: int
-    """Which of them this is, from 0."""
+    """The rank of this worker, from 0."""
     size: int
-    """How many there are."""
+    """The number of workers."""
 
     def add(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Each tensor summed over all workers; they have one shape everywhere."""
@@ -41,11 +41,11 @@ class Alone:
     size = 1
 
     def add(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """As they are."""
+        """The tensors as they are."""
         return list(tensors)
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """As it is."""
+        """The tensor as it is."""
         return tensor
 
 
@@ -93,7 +93,7 @@ def share_of(batch: Batch, workers: Workers) -> Batch:
 
 
 def weight_of(rows: Batch, workers: Workers) -> float:
-    """What the mean over a worker's rows counts in the mean over all workers' rows or tokens."""
+    """The weight of a worker's mean in the mean over all workers' rows or tokens."""
     return part_of(rows.num_terms(), workers, rows.labels.device)
 
 
@@ -107,7 +107,7 @@ def part_of(count: int, workers: Workers, device: torch.device) -> float:
 
 
 def added(summary: Summary, workers: Workers) -> Summary:
-    """A summary of all workers' rows."""
+    """The sum of a summary over all workers."""
     if workers.size == 1:
         return summary
     sums = workers.add(list(summary.sums.values()))

@@ -59,7 +59,7 @@ class Aggregator(ABC):
     mixed_ranks: ClassVar[bool] = False
     """Clients may train LoRAs of different ranks."""
     changes_rank: ClassVar[bool] = False
-    """What clients start from, ledger included, may grow in rank."""
+    """Whether the state that clients start from, ledger included, may grow in rank."""
     refactorises: ClassVar[bool] = False
     """Factors are found anew each round (by an SVD or a draw), so the factors of two rounds cannot
     be compared and a server optimiser has nothing to hold on to."""
@@ -68,9 +68,10 @@ class Aggregator(ABC):
     keeps_client_state: ClassVar[bool] = False
     """Clients keep tensors of their own from round to round."""
     phases: ClassVar[tuple[str, ...]] = ("both",)
-    """What rounds may train: `both` factors, `a` or `b` only."""
+    """The factors that a round may train: `both`, or `a` or `b` only."""
     by_task: ClassVar[bool] = False
-    """Updates of a round may be of different tasks: their phase is the task's key."""
+    """Whether updates of one round may be of different tasks. Their phase is then the task's
+    key."""
     needs_lora: ClassVar[bool] = False
     """Says nothing of other adapter kinds that plain averaging would not."""
     needs_grams: ClassVar[bool] = False
@@ -83,7 +84,7 @@ class Aggregator(ABC):
             raise unknown("aggregator.weighting", self.weighting, ("rows", "equal"))
 
     def key_of(self, task: int) -> str | None:
-        """What names a task's own tensors; None where all tasks share theirs."""
+        """The key of a task's own tensors; None where all tasks share their tensors."""
         return f"task {task}" if self.by_task else None
 
     @property
@@ -92,7 +93,7 @@ class Aggregator(ABC):
         return type(self).__module__.rsplit(".", 1)[-1]
 
     def phase(self, round: int) -> str:
-        """What a round (from 0) trains, one of `phases`."""
+        """The phase of a round (from 0): what it trains, one of `phases`."""
         return self.phases[round % len(self.phases)]
 
     def trains(self, round: int, name: str) -> bool:
@@ -151,7 +152,7 @@ class Aggregator(ABC):
         """What `aggregate` does with updates in order, at least one, each of positive weight."""
 
     def weight(self, update: ClientUpdate) -> float:
-        """What an update counts."""
+        """The weight of an update."""
         return 1.0 if self.weighting == "equal" else float(update.num_rows)
 
 
@@ -163,7 +164,7 @@ class LinearAggregator(Aggregator):
     linear: ClassVar[bool] = True
 
     def share(self, state: GlobalState, update: ClientUpdate) -> Sums:
-        """What one update adds to the sum."""
+        """The summand of one update."""
         return mean_share(update.tensors, self.weight(update))
 
     def finish(self, state: GlobalState, sums: Sums) -> GlobalState:

@@ -55,7 +55,7 @@ class LoRM(LinearAggregator):
 
 
 def _factors(state: GlobalState, tensors: Tensors) -> dict[str, str]:
-    """Of the names of tensors those of LoRA factors, with their module."""
+    """The names of LoRA factors among the names of tensors, with their module."""
     names = (
         (module + factor, module)
         for module in modules_of(state.tensors)

@@ -46,7 +46,7 @@ class PromptPool(LinearAggregator):
         return {**tensors, **(own or {})}
 
     def sends(self, round: int, name: str) -> bool:
-        """What a client at a task trains, and no copy of any task's."""
+        """The tensors that a client trains at a task, without the stored copies of any task."""
         return "/" not in name and super().sends(round, name)
 
     def after_boundary(
@@ -61,7 +61,7 @@ class PromptPool(LinearAggregator):
         return replace(state, tensors={**copies, **first, **own})
 
     def share(self, state: GlobalState, update: ClientUpdate) -> Sums:
-        """As for the mean, under the names of the update's task."""
+        """The summand of an update, as for the mean, under the names of its task."""
         keyed = {self.key(name, update.phase): x for name, x in update.tensors.items()}
         return mean_share(keyed, self.weight(update))
 

@@ -28,5 +28,5 @@ class Prototypes(LinearAggregator):
         return False
 
     def combine(self, state: GlobalState, updates: Sequence[ClientUpdate]) -> GlobalState:
-        """As it was."""
+        """The state as it was: nothing is aggregated."""
         return state

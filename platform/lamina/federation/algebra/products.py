@@ -1,4 +1,4 @@
-"""What aggregators of products share: the stack of what clients sent, and new factors for it."""
+"""Shared by aggregators of products: the stack of the clients' factors, and new factors for it."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What a client keeps between rounds."""
+"""The state that a client keeps between rounds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class ClientState:
     """The time of the delivery that the client was at; None before its first."""
 
     def plain(self) -> dict[str, Any]:
-        """As a checkpoint packs it, without what is at its default: {} of a new client."""
+        """As plain values for a checkpoint, without what is at its default: {} for a new client."""
         found: dict[str, Any] = {
             "tensors": dict(self.tensors) or None,
             "memory": self.memory,

@@ -18,7 +18,7 @@ from lamina.strategies.base import Strategy
 
 @dataclass(frozen=True)
 class DriftSettings:
-    """What keeps clients from drifting apart in a round."""
+    """Corrections against client drift in a round."""
 
     name: Literal["none", "fedprox", "scaffold"] = "none"
     """`fedprox`: mu / 2 ||x - x_t||^2 is added to each loss (Li et al., 2020). `scaffold`: control
@@ -33,11 +33,11 @@ class DriftSettings:
 
 @dataclass
 class Corrected(Strategy):
-    """What the stepper asks of a strategy, with corrected gradients."""
+    """A strategy with corrected gradients, as the stepper sees it."""
 
     inner: Strategy
     start: Tensors
-    """What is trained, as it was when the round began."""
+    """The trained tensors, as they were when the round began."""
     mu: float = 0.0
     own: Tensors | None = None
     """The client's control variates; None without SCAFFOLD."""

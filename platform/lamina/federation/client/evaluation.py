@@ -22,16 +22,17 @@ class LocalEvaluation:
     setup: ClientSetup
 
     def served(self, download: Download, item: Item, client_state: ClientState) -> Flags:
-        """Of the item's client, on its own rows of the item's task, in the order of
-        `manifest.rows`; where the item is no client's, of the global state on all rows."""
+        """Which rows are right: of the item's client, its own rows of the item's task, in the order
+        of `manifest.rows`. Where the item has no client, the global state answers all rows."""
         tensors = self.setup.starting_tensors(download.state, item.client, client_state, item.task)
         return self._flags(download, tensors, item.task, item.client, client_state)
 
     def alone(
         self, download: Download, item: Item, update: ClientUpdate, client_state: ClientState
     ) -> Flags:
-        """Of a client that has trained just now, before others are averaged in: on its own rows of
-        the task that it is at. Nothing where the strategy cannot answer before its review."""
+        """Which rows are right of a client that has just trained, before others are averaged in:
+        its own rows of its current task. Empty where the strategy cannot answer before its
+        review."""
         if not answers_midway(type(self.setup.strategy)):
             return {}
         assert item.client is not None

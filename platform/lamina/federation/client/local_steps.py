@@ -54,7 +54,8 @@ def _descend_privately(
     round: int,
     client: int,
 ) -> None:
-    """As many steps, each on rows that are drawn for it, with clipped and noisy gradients."""
+    """As many steps with differential privacy, each on rows that are drawn for it, with clipped and
+    noisy gradients."""
     steps = PrivateSteps(stepper, privacy, len(data), seed, round, client)
     for step in range(num_steps):
         steps.step(data[sample_rows(len(data), privacy, seed, round, client, step)])

@@ -1,5 +1,5 @@
-"""What all work of clients depends on, and what every piece of it needs: the job's settings, the
-data, and a model in the state that was downloaded."""
+"""The setup of client work: the job's settings, the data, and a model in the state that was
+downloaded."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -32,10 +32,10 @@ Look = Callable[[AdaptedModel, Batch], Summary | None]
 
 @dataclass
 class ClientSetup:
-    """The same for all clients and for the whole run."""
+    """Everything that is the same for all clients and for the whole run."""
 
     strategy: Strategy
-    """As the job has it. Work is done by copies."""
+    """The job's strategy. Work is done by copies of it."""
     adapter: AdapterKind | None
     memory: Policy | None
     training: TrainingSettings
@@ -49,7 +49,7 @@ class ClientSetup:
     backbone: Backbone
     drift: DriftSettings
     privacy: PrivacySettings | None = None
-    """What hides clients, or their rows; None: nothing."""
+    """Differential privacy of clients or of their rows; None: no privacy."""
     ranks: tuple[int, ...] = ()
     """LoRA ranks, dealt to the clients in turn; none: the adapter's."""
 

@@ -109,7 +109,7 @@ class LocalTraining:
         num_rows: int,
         loss: float,
     ) -> ClientUpdate:
-        """What the client sends: of what it trained, the tensors that the aggregator asks for."""
+        """The update of a client: those of its trained tensors that the aggregator asks for."""
         aggregator, round = self.setup.aggregator, item.version
         key = aggregator.key_of(delivery.task)
         update = ClientUpdate(

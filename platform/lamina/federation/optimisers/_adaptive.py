@@ -1,4 +1,4 @@
-"""What FedAdam and FedYogi have in common: their settings and their moments."""
+"""Shared by FedAdam and FedYogi: their settings and their moments."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,7 +1,5 @@
-"""What a server optimiser is: a step along the averaged difference, which stands for a gradient.
-
-Plain averaging is none of them: it takes the average itself.
-"""
+"""A server optimiser takes a step along the averaged difference, which stands for a gradient. Plain
+averaging is no optimiser: it takes the average itself."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace

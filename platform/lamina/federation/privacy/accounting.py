@@ -1,5 +1,6 @@
-"""What releases have cost so far, and whether another fits into the budget: (epsilon, delta) by
-dp-accounting, privacy loss distributions for the number and Renyi for a cross-check."""
+"""The privacy accountant: what releases have cost so far, and whether another one fits into the
+budget. It computes (epsilon, delta) by dp-accounting: privacy loss distributions for the number,
+Renyi for a cross-check."""
 
 import math
 from collections import Counter
@@ -64,12 +65,13 @@ class Accountant:
             raise InputError(f"privacy.delta: {self.delta} is not in (0, 1)")
 
     def epsilon(self, release: Release | None = None, times: int = 1) -> float:
-        """What all releases cost so far, and `release` after them if one is given."""
+        """The epsilon of all releases so far, and of `release` after them if one is given."""
         releases = self._with(release, times)
         return _pld_epsilon(_key_of(releases), self.delta) if releases else 0.0
 
     def renyi_epsilon(self) -> float:
-        """The same by Renyi differential privacy: never much below `epsilon`, usually above."""
+        """The same epsilon by Renyi differential privacy: never much below `epsilon`, usually
+        above."""
         if not self.releases:
             return 0.0
         accounting = privacy_module("dp_accounting")
@@ -105,7 +107,7 @@ class Accountant:
 
     @staticmethod
     def from_state(state: Mapping[str, Any]) -> "Accountant":
-        """What `state_dict` described."""
+        """The accountant that `state_dict` described."""
         releases = Counter(
             {
                 Release(each["noise_multiplier"], each["sampling_rate"]): int(each["times"])

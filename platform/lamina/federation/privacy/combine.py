@@ -14,7 +14,7 @@ from lamina.registry import InputError, unknown
 
 Mode = Literal["off", "ideal", "real"]
 Stage = Literal["keys", "shares", "masked", "unmask"]
-"""What a client sends to a secure sum, in order."""
+"""The messages of a client in a secure sum, in order."""
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
@@ -58,11 +58,11 @@ class Summed:
     total: dict[str, torch.Tensor]
     """float64, by name."""
     clients: tuple[str, ...]
-    """Whose updates are in it, in their order."""
+    """The clients whose updates are in the sum, in their order."""
     bytes_up: Mapping[str, int] = field(default_factory=dict)
-    """What each client sent for it; counted in mode `real`."""
+    """Bytes that each client sent; counted in mode `real`."""
     bytes_down: Mapping[str, int] = field(default_factory=dict)
-    """What each client was sent for it; counted in mode `real`."""
+    """Bytes that each client received; counted in mode `real`."""
 
 
 def sum_of(

@@ -22,7 +22,7 @@ from lamina.registry import InputError
 from lamina.training.stepper import Stepper
 
 _AT_ONCE = 32
-"""So many rows have a gradient of their own at a time."""
+"""How many rows get a gradient of their own at a time."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ExamplePrivacy:
 
     @property
     def release(self) -> Release:
-        """What one step costs an `Accountant` of the client's rows."""
+        """The release of one step, for an `Accountant` of the client's rows."""
         return Release(self.noise_multiplier, self.sampling_rate)
 
 
@@ -125,7 +125,7 @@ class PrivateSteps:
         self._optimizer.zero_grad()
 
     def _gradient(self, row: Batch) -> list[Tensor]:
-        """Of one row's own loss, by the trained tensors in their order."""
+        """The gradient of one row's loss with respect to the trained tensors, in their order."""
         stepper, backbone = self._stepper, self._stepper.model.backbone
         nothing = Replay(None, lambda _: row, 0, backbone.device)
         loss = stepper.strategy.step(stepper.model, row.trimmed().to(backbone.device), nothing).loss

@@ -69,7 +69,8 @@ def sealed(key: bytes, message: bytes, context: bytes) -> bytes:
 
 
 def opened(key: bytes, data: bytes, context: bytes) -> bytes:
-    """What `sealed` hid. Raises ValueError if it was changed, or is for someone else."""
+    """The content that `sealed` encrypted. Raises ValueError if it was changed, or is for someone
+    else."""
     invalid = privacy_module("cryptography.exceptions").InvalidTag
     try:
         message: bytes = _aead().AESGCM(key).decrypt(data[:NONCE], data[NONCE:], context)

@@ -44,7 +44,7 @@ class ReleaseRule:
 
     @property
     def release(self) -> Release | None:
-        """What the sums cost an `Accountant` of the client's rows; None without noise."""
+        """The release of the sums, for an `Accountant` of the client's rows; None without noise."""
         return Release(self.noise_multiplier) if self.noise_multiplier > 0 else None
 
     def num_rows(self, labels: Tensor) -> int:

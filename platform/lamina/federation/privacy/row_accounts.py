@@ -1,4 +1,4 @@
-"""What a run has cost the rows of each client, under example-level privacy."""
+"""Privacy accounts of the rows of each client, under example-level privacy."""
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import zip_longest
@@ -10,7 +10,7 @@ from lamina.registry import InputError
 from lamina.streams.manifest import Delivery, StreamManifest
 
 Cost = tuple[Release | None, int]
-"""What is released, and how often; None where nothing is."""
+"""A release and how often it happens; None where nothing is released."""
 _Key = tuple[int, float]
 """A client, and the time of the delivery whose rows are at stake."""
 
@@ -57,14 +57,14 @@ class RowAccounts:
             )
 
     def of_round(self, delivery: Delivery) -> Cost:
-        """What a round on the rows of a delivery costs them; nothing where its steps have no
-        noise, which is where no steps are taken."""
+        """The cost of a round for the rows of a delivery. Empty where its steps have no noise,
+        which is where no steps are taken."""
         num_rows = len(delivery.rows)
         privacy = self._settings.of_rows(num_rows, self._batch_size)
         return (None, 0) if privacy is None else (privacy.release, self._num_steps(num_rows))
 
     def of_sums(self) -> Cost:
-        """What it costs rows that the sums over them leave a client."""
+        """The cost for rows whose sums leave the client."""
         rule = self._settings.summaries
         return (None if rule is None else rule.release), 1
 
@@ -89,7 +89,7 @@ class RowAccounts:
         return max((each.epsilon() for each in self._dearest(self._accounts.values())), default=0.0)
 
     def by_client(self) -> dict[int, float]:
-        """Of each client that has sent something, the largest over its deliveries."""
+        """The largest epsilon over the deliveries of each client that has sent something."""
         found: dict[int, float] = {}
         for client in sorted({client for client, _ in self._accounts}):
             own = [each for (number, _), each in self._accounts.items() if number == client]

@@ -55,9 +55,9 @@ class Advertised:
     sender: int
     """The client's number, 1 .. n."""
     mask_key: bytes
-    """Whose private part makes the pairs' masks, and is shared out."""
+    """The key pair whose private part makes the masks of pairs, and is secret-shared."""
     seal_key: bytes
-    """Whose private part opens sealed shares, and never leaves."""
+    """The key pair whose private part opens sealed shares, and never leaves the client."""
 
     @property
     def num_bytes(self) -> int:

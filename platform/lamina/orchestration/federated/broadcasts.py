@@ -1,4 +1,4 @@
-"""What all workers are sent alike, once each, and the chunks of a work that name it."""
+"""Broadcasts: what is sent to all workers, once each; and the chunks of work that refer to it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,11 +21,11 @@ class ClientStore(Protocol):
         ...
 
     def get(self, digest: str) -> bytes:
-        """What `digest` names."""
+        """The content of this digest."""
         ...
 
     def replaced(self, digest: str | None) -> None:
-        """It is of no use once the next state is kept."""
+        """Mark content that is not needed once the next state is kept."""
         ...
 
     def keep(self, server: ServerState) -> None:

@@ -39,7 +39,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class ItemResult:
-    """What an item came to, as bytes."""
+    """The result of a work item, as bytes."""
 
     update: bytes | None = None
     client_state: bytes | None = None

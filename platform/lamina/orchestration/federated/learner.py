@@ -114,7 +114,7 @@ class FederatedLearner:
 
 
 class Kept:
-    """What clients keep, in the memory of one host."""
+    """The clients' states, in the memory of one host."""
 
     def __init__(self) -> None:
         self.contents: dict[str, bytes] = {}
@@ -131,7 +131,7 @@ class Kept:
         return self.contents[digest]
 
     def replaced(self, digest: str | None) -> None:
-        """It is of no use once the next state is kept."""
+        """Mark a client's state that is not needed once the next state is kept."""
         if digest is not None:
             self._stale.add(digest)
 

@@ -28,14 +28,14 @@ MakeWorker = Callable[..., Worker]
 _IN_FLIGHT = 2
 """Chunks that a host is given at a time: the next is there when one is done."""
 _MOST_RESTARTS = 100
-"""So often a host may die in a run."""
+"""How often a host may die in a run."""
 _MOST_DEATHS = 3
-"""So often may a call be under way at a host that dies."""
+"""How often a host may die during the same call."""
 _LOOK_SECONDS = 1.0
-"""How often, while nothing comes, it is looked for hosts that are silent."""
+"""How often the pool looks for silent hosts while no result comes."""
 _SILENT_SECONDS = 30.0
-"""What takes longer than this, and than `_SLOWER` times the longest until now, an idle host does as
-well: the other may be stopped or cut off."""
+"""A call that takes longer than this, and than `_SLOWER` times the longest until now, is also given
+to an idle host: the first host may be stopped or cut off."""
 _SLOWER = 3.0
 _MISSING_SECONDS = 10.0
 """After so long without any host it is said that there is none."""
@@ -49,7 +49,7 @@ class Pool(Protocol):
         ...
 
     def forget(self, keys: Sequence[str]) -> None:
-        """These are needed no more."""
+        """Forget published values that are not needed any more."""
         ...
 
     def do(self, chunks: Sequence[Chunk]) -> Iterable[list[ItemResult]]:
@@ -101,9 +101,9 @@ class _Call:
 
     host: _Member
     batch: int
-    """Of the calls that are made together."""
+    """The number of the batch of calls that are made together."""
     place: int
-    """Among them."""
+    """Its place among them."""
     begun: float
 
 
@@ -135,7 +135,8 @@ class RayPool:
         self._published: dict[str, Any] = {}
         self._batch = 0
         self._calls: dict[Any, _Call] = {}
-        """What is under way; also what an earlier batch has had from another host by now."""
+        """The calls under way, also those of an earlier batch that another host has answered
+        since."""
         self._coming: dict[Any, _Member] = {}
         """Hosts that are being started, by the reference to their first word."""
         self._longest = 0.0
@@ -292,7 +293,7 @@ class RayPool:
 
 
 def _needs(devices: Sequence[Device]) -> str:
-    """What a machine must have to take one of the hosts, in words."""
+    """The resources that a machine needs for one of the hosts, in words."""
     threads = min((each.threads for each in devices), default=1)
     cores = "1 free CPU core" if threads == 1 else f"{threads} free CPU cores"
     gpu = " and a free GPU" if any(each.is_gpu for each in devices) else ""

@@ -13,7 +13,7 @@ from lamina.registry import InputError
 from lamina.training.checkpoint import pack, unpack
 
 _KEPT = 2
-"""So many states are kept: the last one, and the one before for where that is damaged."""
+"""How many states are kept: the last one, and the one before in case the last is damaged."""
 
 
 class RoundStore:
@@ -37,12 +37,12 @@ class RoundStore:
         self._shared_models = Payloads(folder / "shared_models")
         self._shared_model: tuple[int, str | None] = (0, None)
         self._stale: set[str] = set()
-        """What clients kept, that the next state does not name any more."""
+        """Digests of clients' states that the next state does not name any more."""
         self._outdated: set[str] = set()
-        """What the last but one state named, and the last one does not."""
+        """Digests that the last but one state named, and the last one does not."""
         self._last: Path | None = None
         self.damaged: list[str] = []
-        """What `latest` had to leave out, a line for each state."""
+        """The damaged states that `latest` left out, a line for each."""
         for torn in self._rounds.glob(f"*{UNFINISHED}"):
             torn.unlink()
 
@@ -80,7 +80,7 @@ class RoundStore:
         return self._clients.put(content)
 
     def get(self, digest: str) -> bytes:
-        """What a client keeps. Raises InputError where it is missing or damaged."""
+        """The state of a client. Raises InputError where it is missing or damaged."""
         return self._clients.get(digest)
 
     def keep(self, server: ServerState) -> None:
@@ -108,7 +108,8 @@ class RoundStore:
             self._stale, self._outdated = set(), self._stale - now
 
     def bounds(self) -> Any | None:
-        """What `keep_bounds` was given; None where it was not called, or the file is damaged."""
+        """The bounds that `keep_bounds` was given; None where it was not called, or the file is
+        damaged."""
         with suppress(FileNotFoundError, ValueError):
             return json.loads(self._bounds.read_text(encoding="utf-8"))
         return None
@@ -118,7 +119,7 @@ class RoundStore:
         write_file(self._bounds, json.dumps(plain))
 
     def replaced(self, digest: str | None) -> None:
-        """What a client kept until now is of no use once the next state is kept."""
+        """Mark a client's state as not needed once the next global state is kept."""
         if digest is not None:
             self._stale.add(digest)
 
@@ -154,7 +155,7 @@ class RoundStore:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """What a state's file holds. Raises InputError where that is not what was written."""
+    """The content of a state's file. Raises InputError where it is not what was written."""
     content, name = path.read_bytes(), f"rounds/{path.name}"
     _, _, digest = path.stem.partition("-")
     # Up to format 3 a name had no digest: such a state is refused by its number.

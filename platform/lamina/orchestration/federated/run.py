@@ -36,16 +36,16 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True)
 class Federated:
-    """What a federated run left."""
+    """The results of a federated run."""
 
     run: FederatedRun
     sha: str
-    """Of the final global tensors and ledger."""
+    """The SHA-256 of the final global tensors and ledger."""
     manifest: StreamManifest
     local: Mapping[int, Bound]
     """By client, what it reaches alone; empty without bounds."""
     central: Bound | None
-    """What one learner reaches on the rows of all."""
+    """The accuracy of one central learner on the rows of all clients."""
 
 
 def run_federated(
@@ -131,7 +131,7 @@ def advance(
 def drive(
     run: FederatedRun, pool: Pool, store: ClientStore, on_event: Callable[[Mapping[str, Any]], None]
 ) -> None:
-    """`advance`, told as events."""
+    """Run `advance` to the end, and report its events."""
     for work, metrics in advance(run, pool, store):
         on_event(
             {

@@ -43,7 +43,7 @@ class ClaimedTrials:
         self._decisions: dict[ray.ObjectRef[bool], str] = {}
         """Calls of the store that are under way: whether to go on with a trial."""
         self._being_kept: dict[str, ray.ObjectRef[None]] = {}
-        """The same, which keep a trial within a task."""
+        """Calls of the store under way that keep a trial within a task."""
 
     def train(self) -> None:
         """Claim and train until the sweep is over."""
@@ -143,8 +143,8 @@ class ClaimedTrials:
 def left_behind(
     learner: Learner | FederatedLearner, mapping: Mapping[str, Any], trial: str, name: str
 ) -> tuple[str, dict[str, bytes]]:
-    """What a finished trial leaves: the folder's name, and its files by path. A bundle, or the
-    global tensors of a federation whose clients answer with models of their own."""
+    """The files that a finished trial leaves: the folder's name, and its files by path. They are a
+    bundle; or the global tensors of a federation whose clients answer with models of their own."""
     with TemporaryDirectory(prefix="lamina-bundle-") as scratch:
         if isinstance(learner, FederatedLearner):
             folder = learner.save(Path(scratch), name=name, trial=trial)

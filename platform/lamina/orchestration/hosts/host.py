@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from lamina.orchestration.hosts.resident_backbones import ResidentBackbones
 
 MOST_FAILURES = 3
-"""So often in a row may a host die without having learned a task in between."""
+"""How often in a row a host may die without having learned a task in between."""
 _WAIT_SECONDS = 10.0
 """A host that has no machine after so long is said to wait for one."""
 
@@ -136,7 +136,7 @@ def run_host(
 
 
 def host_loop(settings: HostSpec) -> None:
-    """What the Ray Train worker does: claim trials, train them and send the store what they
+    """The loop of a Ray Train worker: claim trials, train them and send the store what they
     learned, until there is nothing left to claim."""
     collect_seldom()
     if ray.train.get_context().get_world_rank() > 0:
@@ -188,7 +188,7 @@ def _resident_backbones(settings: HostSpec, device: "torch.device") -> "Resident
 
 
 def _process_group() -> Any:
-    """Of the workers of one host: NCCL on GPUs, gloo elsewhere."""
+    """The process group of the workers of one host: NCCL on GPUs, gloo elsewhere."""
     from ray.train.torch import TorchConfig
 
     return TorchConfig()

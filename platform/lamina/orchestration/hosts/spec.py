@@ -8,14 +8,14 @@ from lamina.orchestration.store.client import StoreClient
 
 @dataclass(frozen=True)
 class HostSpec:
-    """What a host is given when it starts. It travels to the worker."""
+    """The specification of a host, which it gets when it starts. It travels to the worker."""
 
     name: str
     """Lasting: a host that died comes back under the same name and goes on with the same trial."""
     store: StoreClient
     use_gpu: bool
     hosts: HostSettings
-    """What the job says of its hosts."""
+    """The job's settings of hosts."""
     num_hosts: int
     """How many there are."""
     checkpoint_steps: int | None = None

@@ -76,7 +76,7 @@ class TrialsOfSeveral:
         return self._store.claim(self._host, self._incarnation, [], self._num_hosts)
 
     def _agreed(self, ask: Callable[[], T]) -> T:
-        """What `ask` returns to the first worker, for all."""
+        """The result of `ask` on the first worker, sent to all workers."""
         said = [ask()] if self._workers.rank == 0 else [None]
         torch.distributed.broadcast_object_list(said, src=0)
         (value,) = said

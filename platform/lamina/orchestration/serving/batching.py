@@ -36,7 +36,7 @@ class Batcher:
         """Inputs that no replica has been sent yet."""
 
     async def ask(self, question: Question) -> Answer:
-        """What a replica says. Raises RefusedError where too many wait already."""
+        """The answer of a replica. Raises RefusedError where too many requests wait already."""
         waiting = self.waiting_rows
         if waiting and waiting + len(question.values) > self._max_waiting_rows:
             raise RefusedError(
@@ -68,8 +68,7 @@ class Batcher:
         self._send_on()
 
     def _next(self) -> list[tuple[Question, asyncio.Future[Answer]]]:
-        """The longest waiting that are a batch; those that nobody waits for any more are left
-        out."""
+        """The next batch: the requests that wait longest, without those whose caller has gone."""
         batch: list[tuple[Question, asyncio.Future[Answer]]] = []
         rows = 0
         while self._waiting:

@@ -39,9 +39,10 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
     "suffix": (),
     "logprobs": (False,),
 }
-"""What may only be as it is here, where the likeliest token is the next; null is always allowed."""
+"""Parameters of a request that may only have these values, because the likeliest token is always
+the next; null is always allowed."""
 _OF_NO_ACCOUNT = ("user", "seed")
-"""What clients may send, and changes nothing: no token is drawn."""
+"""Parameters that clients may send and that change nothing, because no token is drawn."""
 
 
 def read_completion(
@@ -105,7 +106,7 @@ def _messages(given: Mapping[str, Any], settings: ServingSettings) -> Sequence[P
 
 
 def _most(given: Mapping[str, Any], settings: ServingSettings) -> int | None:
-    """How many tokens a request allows; None where it says nothing of it."""
+    """How many tokens a request allows; None where it does not say."""
     for key in _LENGTHS:
         most = given.get(key)
         if most is None:
@@ -151,7 +152,7 @@ def models(bundles: Mapping[str, Facts]) -> dict[str, Any]:
 
 
 def error_of(status: int, key: str, message: str) -> dict[str, Any]:
-    """What is wrong, in the shape in which OpenAI says it."""
+    """An error in OpenAI's format."""
     codes = {401: "invalid_api_key", 404: "model_not_found", 413: "too_large"}
     kind = "server_error" if status >= 500 else "invalid_request_error"
     found = {"message": message, "type": kind, "param": key, "code": codes.get(status)}

@@ -40,7 +40,7 @@ _KNOWN_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Replicas:
-    """What is running."""
+    """The running replicas."""
 
     send: Send
     """Has one of them answer a batch."""
@@ -64,7 +64,7 @@ class Replica:
         self._worker = ThreadPoolExecutor(1, "answers")
 
     async def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        """What is said of a batch, in its order."""
+        """The answers to a batch, in its order."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._worker, self._bundles.answer, questions)
 
@@ -187,7 +187,7 @@ def _watch(serve: Any, name: str) -> Callable[[], Awaitable[bool]]:
 
 
 def _reason(serve: Any, name: str) -> str | None:
-    """What the last replica that failed said."""
+    """The error of the last replica that failed."""
     app = serve.status().applications.get(name)
     said = [each.message for each in app.deployments.values()] if app else []
     lines = [line.strip() for text in said for line in text.splitlines() if line.strip()]

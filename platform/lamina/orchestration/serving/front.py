@@ -60,7 +60,7 @@ class Front:
         )
 
     def application(self) -> web.Application:
-        """What answers."""
+        """The HTTP application."""
         app = web.Application(
             middlewares=[self._refusing], client_max_size=self._settings.max_body_bytes
         )

@@ -1,4 +1,4 @@
-"""What is counted while bundles are served, in the text format of Prometheus."""
+"""Metrics of served bundles, in the text format of Prometheus."""
 
 from collections.abc import Sequence
 
@@ -72,6 +72,6 @@ class Metrics:
         self._batches.observe(len(rows))
 
     def text(self, waiting_rows: int) -> bytes:
-        """All of it."""
+        """All metrics as text."""
         self._waiting.set(waiting_rows)
         return generate_latest(self._registry)

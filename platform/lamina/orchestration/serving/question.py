@@ -1,4 +1,4 @@
-"""What a request asks: its JSON, checked before anything is computed."""
+"""A question: the JSON of a request, checked before anything is computed."""
 
 import binascii
 import json
@@ -35,7 +35,7 @@ class Question:
     values: Sequence[Any]
     """N texts, or N encoded images as bytes; or N prompts (texts, or messages)."""
     task: str | None
-    """The task that all are of, where the stream told it."""
+    """The task of all inputs, where predictions may know it."""
     top_k: int = 1
     """How many classes are wanted for each."""
     most: int | None = None

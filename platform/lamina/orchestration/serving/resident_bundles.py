@@ -24,15 +24,15 @@ from lamina.streams.sources.huggingface import HuggingFace
 from lamina.training.cohort import shared, together
 
 Answer = list[Prediction] | list[Generation] | Exception
-"""What is said of a question's inputs, in their order; or why there is no answer: an InputError
+"""The answers to a question's inputs, in their order; or why there is no answer: an InputError
 where an input is to blame."""
 
 _BackboneKey = tuple[str, BackboneSettings]
 """The digest of its files, and how it is held; its name says no more than the digest."""
 _Group = tuple[str, str | None]
-"""Rows of one bundle that are told one task."""
+"""A group of rows: those of one bundle with one known task."""
 _Asked = tuple[str, str | None, int]
-"""The same, with how many tokens each may say."""
+"""A group of rows, and how many tokens each may get."""
 Group = TypeVar("Group", _Group, _Asked)
 Found = TypeVar("Found")
 
@@ -65,7 +65,7 @@ class ResidentBundles:
         return len({id(each.model) for each in self._backbones.values()})
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
-        """What is said of each question. An error is only that of the question whose it is."""
+        """The answer to each question. An error concerns only the question that caused it."""
         try:
             return self._answer(questions)
         except Exception as error:
@@ -121,8 +121,8 @@ class ResidentBundles:
         ]
 
     def _generations(self, questions: Sequence[Question]) -> list[Answer]:
-        """What bundles of one backbone say behind prompts: each prompt with others of about its
-        length, whatever the bundle and however much it may say."""
+        """The texts that bundles of one backbone generate behind prompts. Prompts of about the same
+        length are run together, whatever their bundle and their number of tokens."""
         read: list[Batch] = []
         groups: list[_Asked] = []
         spans: list[range | Exception] = []
@@ -164,8 +164,8 @@ class ResidentBundles:
     def _predictions(
         self, backbone: Backbone, values: Sequence[Any], groups: Sequence[_Group], top_k: int
     ) -> list[Prediction | Exception]:
-        """What is said of N values, each of its group: texts with others of about their length,
-        whatever the bundle."""
+        """The predictions for N values, each with its group. Texts of about the same length are run
+        together, whatever their bundle."""
         number = len(values)
         samples = Samples(values, torch.zeros(number, dtype=torch.int64), torch.arange(number))
         data = backbone.encode(samples)
@@ -188,8 +188,8 @@ class ResidentBundles:
         groups: Sequence[Group],
         answer: Callable[[Group, Batch], Found | Exception],
     ) -> list[tuple[Group, Tensor, Found | Exception]]:
-        """What `answer` finds for each group's rows of a batch, and their places in it. All are
-        padded to one length, so that their calls of the backbone meet."""
+        """The result of `answer` for each group's rows of a batch, with their places in the batch.
+        All rows are padded to one length, so that their calls of the backbone can run together."""
         places: dict[Group, list[int]] = defaultdict(list)
         for place, group in enumerate(groups):
             places[group].append(place)

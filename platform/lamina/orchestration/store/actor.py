@@ -128,7 +128,7 @@ class StoreActor:
         return self._refusal
 
     async def answer(self) -> int:
-        """It is there: the number of its process."""
+        """Answer that the actor is alive, with the number of its process."""
         return os.getpid()
 
     # Thin trials
@@ -206,9 +206,13 @@ class StoreActor:
         return claim
 
     async def checkpoint(self, trial: str, host: str) -> dict[str, Parcel] | None:
-        """Where `trial`, which `host` has claimed, goes on, in named pieces; empty: it begins. What
-        is damaged is not used: the trial is taken back. None: `host` is not to train it any more,
-        as somebody has stopped it, or it has failed as it cannot be taken back."""
+        """The checkpoint from which `trial`, which `host` has claimed, goes on, in named pieces;
+        empty: it begins.
+
+        A damaged checkpoint is not used: the trial is set back to the one before. None: `host` is
+        not to train the trial any more, because a person has stopped it, or because it cannot be
+        set back and has failed.
+        """
         while self._store.is_running(trial, host):
             async with self._writing:
                 # Nothing is deleted meanwhile.
@@ -274,7 +278,7 @@ class StoreActor:
     # The driver
 
     async def describe(self, config: str, job: Configuration) -> None:
-        """What a Tune configuration stands for."""
+        """Remember the job that a Tune configuration stands for."""
         self._store.describe(config, job)
 
     async def expect(self, trials: Sequence[Expected], num_tasks: int | None) -> None:
@@ -322,11 +326,11 @@ class StoreActor:
         return read_sweep(self._ledger).first_event
 
     async def events(self, after: int) -> list[tuple[int, dict[str, Any]]]:
-        """What happened after event number `after`, when there is something."""
+        """The events after number `after`, when there are some."""
         return await self._until(lambda: self._store.events(after) or None)
 
     async def results(self) -> list[dict[str, Any]]:
-        """What is known of every trial ever submitted: see `control.results`."""
+        """The results of every trial ever submitted: see `control.results`."""
         return control.results(self._store)
 
     async def reports(self, trial: str) -> list[Report]:
@@ -338,11 +342,11 @@ class StoreActor:
         return self._store.held(how)
 
     async def note(self, key: str, value: str) -> None:
-        """Remember a word of the scheduler's."""
+        """Keep a note of the scheduler."""
         self._store.set_note(key, value)
 
     async def noted(self, key: str) -> str | None:
-        """What was remembered under `key`, in any session."""
+        """The note under `key`, of any session."""
         return self._store.note(key)
 
     async def dismiss(self) -> list[str]:
@@ -417,7 +421,8 @@ class StoreActor:
     # Inside
 
     async def _until(self, ready: Callable[[], T | None]) -> T:
-        """What `ready` returns as soon as that is not None; it is asked after every change."""
+        """Wait for `ready` to return something other than None, and return that. It is called after
+        every change."""
         if self._watching is None:
             self._watching = asyncio.get_running_loop().create_task(self._watch())
         while True:
@@ -429,7 +434,7 @@ class StoreActor:
             await changed.wait()
 
     async def _on_disk(self, write: Callable[..., T], *arguments: Any) -> T:
-        """What `write` returns, called in a thread. A fault of the disk is the sweep's."""
+        """Call `write` in a thread, and return its result. A fault of the disk is the sweep's."""
         try:
             return await asyncio.to_thread(write, *arguments)
         except OSError as error:
@@ -442,7 +447,7 @@ class StoreActor:
         self._wake()
 
     def _wake(self) -> None:
-        """Something has changed: whoever waits looks again."""
+        """Wake all waiting calls after a change: each checks its condition again."""
         self._changed.set()
         self._changed = asyncio.Event()
         self._narrator.notify()

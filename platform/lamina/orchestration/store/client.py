@@ -1,4 +1,5 @@
-"""The store as all other processes see it: calls that return when there is something to return."""
+"""The store's client, as all other processes see it: each call returns when there is something to
+return."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from lamina.tracking.base import Status
 from lamina.tracking.data import DataDocument
 
 _BEHIND_SECONDS = 3.0
-"""If the end of a sweep waits so long for its tracker, that is said."""
+"""Where the end of a sweep waits longer than this for its tracker, that is said."""
 
 
 class SilentStoreError(InputError):

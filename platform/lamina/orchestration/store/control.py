@@ -1,7 +1,7 @@
-"""What a person may ask of a sweep from another terminal: pause, resume, stop, fork.
+"""Requests of a person to a sweep from another terminal: pause, resume, stop, fork.
 
-What was asked is on disk, so it holds when the sweep is killed and started again. Trials that a
-person has forked or brought back live outside of Ray Tune, which never hears of them.
+A request is on disk, so it holds when the sweep is killed and started again. Trials that a person
+has forked or brought back live outside of Ray Tune, which never hears of them.
 """
 
 import json
@@ -116,14 +116,14 @@ def fork(
 
 
 def last_word(store: SharedStore, trial: str) -> Report:
-    """What whoever waits for a trial is told that a person has stopped: its last report, as the
-    last one."""
+    """The last report of a trial that a person has stopped, marked as the last one, for those that
+    wait for the trial."""
     last = store.reports(trial)[-1:] or [{"metrics": {}, "num_tasks": 0}]
     return {**last[0], "done": True, "stopped": True}
 
 
 def results(store: SharedStore) -> list[dict[str, Any]]:
-    """What is known of every trial ever submitted: `trial`, `name`, `mapping`, `status`, `error`,
+    """The results of every trial ever submitted: `trial`, `name`, `mapping`, `status`, `error`,
     `reports`, `host`; `hold`, what a person has asked for; `fork`, where it was forked; and the
     `settings` of a trial that a person has forked."""
     rows = []

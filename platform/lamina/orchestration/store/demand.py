@@ -1,7 +1,5 @@
-"""Who wants what trained: thin trials that wait for a task, the scheduler ahead of them, a person.
-
-Nothing here waits: `actor.py` asks again after every change.
-"""
+"""The demand for training: by thin trials that wait for a task, by the scheduler ahead of them, by
+a person. Nothing here waits: `actor.py` asks again after every change."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,7 +13,7 @@ from lamina.orchestration.store.sweep_record import read_sweep
 
 
 class Demand:
-    """What is wanted, and what follows for the trials in the store."""
+    """The demand, and what follows from it for the trials in the store."""
 
     def __init__(self, store: SharedStore, scheduled: bool) -> None:
         """`scheduled`: a scheduler looks at every report before a trial may go on."""
@@ -70,7 +68,7 @@ class Demand:
 
     @contextmanager
     def waiting(self, trial: str, task: int) -> Iterator[None]:
-        """While within, somebody waits for `task` of `trial`."""
+        """Inside, a caller waits for `task` of `trial`."""
         self._waiting[trial, task] += 1
         ahead = self._store.ahead(trial)
         if ahead is not None and task >= ahead:
@@ -121,7 +119,7 @@ class Demand:
         )
 
     def hear(self, trial: str) -> None:
-        """The scheduler has spoken of the last task of `trial`."""
+        """Note that the scheduler has decided on the last task of `trial`."""
         self._unheard.discard(trial)
 
     def hear_nothing(self, trial: str) -> None:

@@ -21,12 +21,12 @@ from lamina.tracking.matrix import matrix_document
 from lamina.tracking.model import tracked_model
 
 DRAWN = 3
-"""Of so many trials of a sweep, the best, the matrix is drawn: two pictures take longer than a
-small task. `lamina report` shows that of any."""
+"""The number of best trials of a sweep whose matrices are drawn: two pictures take longer than a
+small task. `lamina report` shows the matrix of any trial."""
 
 
 class TrialReports(NamedTuple):
-    """A trial as the tracker needs it."""
+    """The reports of a trial, for the tracker."""
 
     trial: str
     """Its id."""
@@ -50,11 +50,11 @@ class EventRecorder:
         self._own: set[str] = set()
         """The trials that this sweep has asked for. A store has those of earlier sweeps as well."""
         self._data: dict[str, DataDocument] = {}
-        """What they learn from, by digest."""
+        """The data that the trials learn from, by digest."""
 
     @property
     def pending(self) -> int:
-        """How much the tracker has been told and not written yet."""
+        """How many calls the tracker has been given and not written yet."""
         return self._tracker.pending
 
     def record(self, event: Mapping[str, Any], trials: Sequence[TrialReports]) -> None:
@@ -132,8 +132,8 @@ class EventRecorder:
 
 
 def metrics_of(report: Report) -> dict[str, float]:
-    """What is tracked of a report: its metrics and the measure on each task, as far as they are
-    defined."""
+    """The metrics of a report that are tracked: its own, and the measure on each task, as far as
+    they are defined."""
     measure = measure_in(report["metrics"])
     accuracies = {
         f"{part}/{measure}_task_{task:02d}": value

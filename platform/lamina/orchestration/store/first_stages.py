@@ -7,15 +7,15 @@ _FRESH = (
     "trials.fork_trial IS NULL "
     "AND NOT EXISTS (SELECT 1 FROM reports WHERE reports.trial = trials.trial)"
 )
-"""Has learned nothing, and follows nobody."""
+"""The condition for a trial that has learned nothing and follows no other trial."""
 
 
 class FirstStages:
-    """Who shares a first stage with whom, in the store's ledger.
+    """Shared first stages, in the store's ledger.
 
     The trial that is claimed first leads. The others of its stage wait for its first boundary. If
-    it fails or is stopped before, the next in the queue leads. Every method is
-    called inside a transaction of the store.
+    it fails or is stopped before, the next in the queue leads. Every method is called inside a
+    transaction of the store.
     """
 
     def __init__(self, ledger: Ledger) -> None:

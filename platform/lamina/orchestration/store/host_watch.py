@@ -1,5 +1,5 @@
-"""Which hosts are there: each says so every few seconds, and one that is silent is taken for
-gone."""
+"""Heartbeats of hosts: each host sends one every few seconds, and a host that is silent is taken
+for lost."""
 
 import time
 from collections.abc import Callable
@@ -7,16 +7,16 @@ from collections.abc import Callable
 from lamina.orchestration.store.shared_store import SharedStore
 
 BEAT_SECONDS = 5.0
-"""How often a host says that it is there."""
+"""Seconds between two heartbeats of a host."""
 SILENT_SECONDS = 30.0
 """A host that says nothing for so long gives its trials up. A little more than a host needs that
 died and is started again on the same machine, which goes on with them best."""
 
 
 class HostWatch:
-    """Who has come, who has left, and who has not been heard of for too long.
+    """Which hosts have come, have left, or have been silent for too long.
 
-    Names are in the ledger, so that a store that was killed knows whom to wait for. Times are in
+    Names are in the ledger, so a store that was killed knows which hosts to wait for. Times are in
     memory: a new store takes every host as just heard of.
     """
 
@@ -35,7 +35,7 @@ class HostWatch:
         self._missed: set[str] = set()
 
     def hear(self, host: str) -> None:
-        """`host` is there."""
+        """Note a heartbeat of `host`."""
         if host not in self._last_heard:
             self._set(host, is_here=True)
         self._last_heard[host] = self._clock()

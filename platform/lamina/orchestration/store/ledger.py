@@ -15,9 +15,9 @@ _FAULTS = {
     sqlite3.SQLITE_IOERR: errno.EIO,
     sqlite3.SQLITE_READONLY: errno.EROFS,
 }
-"""What SQLite says of a disk, as the system says it."""
+"""Faults of a disk: the system's error number for each error code of SQLite."""
 VERSION = 3
-"""Of the schema. It goes up with every change of the tables."""
+"""The version of the schema. It goes up with every change of the tables."""
 
 _SCHEMA = f"""
 BEGIN;
@@ -103,8 +103,8 @@ class Ledger:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is changed within appears as one, or not at all. Transactions may be nested: they
-        are one. Raises OSError where the disk does not take it."""
+        """All changes inside are committed together, or none of them. Nested transactions are one.
+        Raises OSError where the disk does not take it."""
         if self._depth:
             yield
             return
@@ -162,8 +162,8 @@ class Ledger:
             self.change("INSERT INTO events (event) VALUES (?)", event)
 
     def once(self, request: str, do: Callable[[], Any]) -> Any:
-        """What `do` returns, as JSON has it: of a `request` that is made again, as its answer was
-        lost, what it returned then."""
+        """Idempotency: the result of `do`, as JSON. Where a `request` is made again because its
+        answer was lost, the result of the first time."""
         with self.transaction():
             found = self.row("SELECT answer FROM answers WHERE request = ?", request)
             if found is not None:

@@ -29,12 +29,12 @@ class Narrator:
         self._thread = ThreadPoolExecutor(1, "recorder")
         self._recorded = read_sweep(store.ledger).recorded
         self._missing: list[str] = []
-        """What the recorder could not record."""
+        """The error of the recorder, where it could not record something."""
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
 
     def notify(self) -> None:
-        """There may be news. Returns at once."""
+        """Tell the narrator that there may be new events. Returns at once."""
         if self._task is None and self._store.ledger.last_event() > self._recorded:
             self._task = asyncio.get_running_loop().create_task(self._tell())
 
@@ -54,7 +54,7 @@ class Narrator:
 
     @property
     def behind(self) -> int:
-        """How much happened that the tracker has not written yet."""
+        """The number of events that the tracker has not written yet."""
         return self._store.ledger.last_event() - self._recorded + self._recorder.pending
 
     async def _tell(self) -> None:

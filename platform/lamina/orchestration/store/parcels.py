@@ -12,14 +12,14 @@ import numpy as np
 import ray
 
 LARGE = 1_000_000
-"""Bytes from which on something is put in the object store."""
+"""Bytes of this size and larger ones are put in the object store."""
 
 Parcel: TypeAlias = bytes | list[Any]
 """Bytes, or a list of one reference to them: Ray would fetch a bare one before the call."""
 
 
 def packed(contents: Mapping[str, bytes]) -> dict[str, Parcel]:
-    """To be sent."""
+    """Bytes as parcels, to be sent."""
     return {name: _packed(each) for name, each in contents.items()}
 
 

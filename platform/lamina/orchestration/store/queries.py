@@ -1,4 +1,4 @@
-"""What the store knows of its trials. Nothing here changes anything."""
+"""Queries about trials. Nothing here changes anything."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from lamina.orchestration.store.records import Boundary, Configuration, Report
 from lamina.orchestration.store.transitions import State
 
 MOST_EVENTS = 500
-"""Events that are told at a time: whoever comes late does not get all of them at once."""
+"""How many events are returned at a time: a late caller does not get all of them at once."""
 
 
 class Queries:
@@ -31,7 +31,7 @@ class Queries:
         return self._of("error", trial)
 
     def name(self, trial: str) -> str:
-        """What a person calls `trial`."""
+        """The name of `trial` for people."""
         return str(self._of("name", trial))
 
     def mapping(self, trial: str) -> Mapping[str, Any]:
@@ -55,7 +55,7 @@ class Queries:
         return self._of("ahead", trial)
 
     def settings(self, trial: str) -> Mapping[str, Any] | None:
-        """What a person has changed who wants `trial` trained; None where nobody has asked."""
+        """The changes of a person who wants `trial` trained; None where no person has asked."""
         settings = self._of("settings", trial)
         return None if settings is None else json.loads(settings)
 
@@ -78,7 +78,7 @@ class Queries:
         return Boundary(*row) if row and row[0] is not None else None
 
     def last_boundary(self, trial: str) -> Boundary | None:
-        """Where `trial` can be taken up again; None if it has learned nothing."""
+        """The last boundary of `trial`, where it can be resumed; None if it has learned nothing."""
         last = self.last_report(trial)
         return Boundary(trial, last["task"]) if last else self.fork_of(trial)
 
@@ -121,8 +121,8 @@ class Queries:
         )
 
     def events(self, after: int) -> list[tuple[int, dict[str, Any]]]:
-        """What happened after event number `after`, in order, each with its number: the first
-        `MOST_EVENTS`, where it is more."""
+        """The events after number `after`, in order, each with its number; the first `MOST_EVENTS`
+        of them."""
         rows = self._ledger.rows(
             "SELECT number, event FROM events WHERE number > ? ORDER BY number LIMIT ?",
             after,
@@ -143,7 +143,7 @@ class Queries:
         return int(row[0])
 
     def configuration(self, config: str) -> Configuration | None:
-        """What the driver has said of a configuration of Ray Tune; None: nothing yet."""
+        """The driver's description of a configuration of Ray Tune; None: there is none yet."""
         row = self._ledger.row(
             "SELECT name, mapping, stage, error FROM configurations WHERE config = ?", config
         )
@@ -153,7 +153,7 @@ class Queries:
         return Configuration(name, mapping and json.loads(mapping), stage, error)
 
     def note(self, key: str) -> str | None:
-        """What the scheduler has noted under `key`, in any session."""
+        """The scheduler's note under `key`, of any session."""
         row = self._ledger.row("SELECT value FROM notes WHERE key = ?", key)
         return row[0] if row else None
 

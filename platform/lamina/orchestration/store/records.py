@@ -1,4 +1,4 @@
-"""What the store is given and gives back. They travel between processes."""
+"""Records that the store receives and returns. They travel between processes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,22 +32,22 @@ class Claim:
 
 @dataclass(frozen=True)
 class Expected:
-    """A trial that is known before anybody has asked for it."""
+    """A trial that is known before it is asked for."""
 
     name: str
     mapping: Mapping[str, Any]
     stage: str | None
-    """What names its first stage, if it shares that with others."""
+    """The name of its first stage, if it shares that with other trials."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What the driver says of a configuration of Ray Tune: the job that it stands for, or why it
-    is none."""
+    """The driver's description of a configuration of Ray Tune: the job that it stands for, or why
+    it is none."""
 
     name: str = ""
     mapping: Mapping[str, Any] | None = None
     """The whole job, resolved; None: it is no job."""
     stage: str | None = None
-    """Those of one stage are the same until their second task."""
+    """Its first stage: trials of one stage are the same until their second task."""
     error: str | None = None

@@ -1,4 +1,5 @@
-"""Where a trial that is claimed goes on, and where it does if that is damaged."""
+"""Starting points: where a claimed trial goes on, and where it goes on if that checkpoint is
+damaged."""
 
 from lamina.orchestration.store.checkpoints import Checkpoints
 from lamina.orchestration.store.first_stages import FirstStages
@@ -7,7 +8,8 @@ from lamina.orchestration.store.queries import Queries
 
 
 class StartingPoints:
-    """Reads no file: whoever does finds the damage, and says so."""
+    """Finds starting points in the ledger. It reads no file: the caller that does so finds damage,
+    and reports it."""
 
     def __init__(
         self, ledger: Ledger, queries: Queries, checkpoints: Checkpoints, stages: FirstStages

@@ -14,7 +14,7 @@ class SweepRecord:
     run: str | None
     """The tracker's key of the sweep's run, in every session."""
     recorded: int
-    """The number of the last event that the tracker has been told of for good."""
+    """The number of the last event that the tracker has recorded for good."""
     session: str | None
     first_event: int
     """The number of the last event before the session."""

@@ -54,12 +54,12 @@ Request = Literal[
 
 @dataclass(frozen=True)
 class Transition:
-    """What a request does to a trial."""
+    """The result of a request for a trial."""
 
     state: State
     """Its new state, which may be the old one."""
     event: str | None = None
-    """What the tracker and the terminal are told; None: nothing."""
+    """The event for the tracker and the terminal; None: no event."""
 
 
 _SUBMITTED = Transition("queued", "submitted")
@@ -93,7 +93,7 @@ TRANSITIONS: Mapping[Request, Mapping[State, Transition]] = {
 
 
 def transition(state: State, request: Request) -> Transition | None:
-    """What `request` does to a trial in `state`; None: nothing."""
+    """The transition of a trial in `state` on `request`; None: nothing changes."""
     return TRANSITIONS[request].get(state)
 
 

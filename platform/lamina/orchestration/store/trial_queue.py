@@ -1,4 +1,4 @@
-"""Who trains what: every request that changes the state of a trial.
+"""The queue of trials: every request that changes the state of a trial.
 
 Which state follows is in `transitions.py`; `_apply` is the one place that sets it.
 """
@@ -15,7 +15,7 @@ from lamina.orchestration.store.records import Boundary, Claim, Report
 from lamina.orchestration.store.transitions import Request, can, transition
 
 MOST_DEATHS = 3
-"""So often may a trial take its host down on one task before it counts as failed."""
+"""How often a trial may take its host down on one task before it counts as failed."""
 _DIED = (
     f"its host died {MOST_DEATHS} times on the same task (out of memory, or code of the trial "
     "ended the process)"
@@ -239,10 +239,10 @@ class TrialQueue:
         error: str | None = None,
         **fields: Any,
     ) -> bool:
-        """Do what the table says. Returns whether it says anything.
+        """Apply the transition of the table. Returns whether there is one.
 
-        A trial has a host while it is running, and an error once it has failed. `deaths` None:
-        those that it has, or 0 when it is queued by somebody's wish. `fields` go into the event.
+        A trial has a host while it is running, and an error once it has failed. `deaths` None: the
+        deaths so far, or 0 when the trial is queued by request. `fields` go into the event.
         """
         before = self._queries.state(trial)
         found = transition(before, request) if before is not None else None
@@ -268,7 +268,7 @@ class TrialQueue:
         return True
 
     def _said(self, event: str, trial: str) -> dict[str, Any]:
-        """What every event of a kind says of its trial."""
+        """The fields of an event of this kind that describe its trial."""
         queries = self._queries
         match event:
             case "submitted":

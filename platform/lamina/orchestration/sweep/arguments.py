@@ -30,8 +30,8 @@ def named(
 
 
 def made_of(key: str, made: Callable[..., Any], given: Mapping[str, Any]) -> Any:
-    """What a class of Ray Tune's makes of arguments. Raises InputError with Ray's own reason, in
-    one line."""
+    """An object of a class of Ray Tune, made with these arguments. Raises InputError with Ray's own
+    reason, in one line."""
     try:
         return made(**given)
     except (

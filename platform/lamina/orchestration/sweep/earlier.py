@@ -18,11 +18,11 @@ class Outdated:
     """Earlier trials of a point of the plan that count no more."""
 
     name: str
-    """Of the point."""
+    """The name of the point of the plan."""
     why: str
     """In words that follow `as`."""
     trials: tuple[str, ...]
-    """Their ids."""
+    """The ids of the trials."""
 
 
 def outdated_trials(plan: SweepPlan, rows: Sequence[Mapping[str, Any]]) -> list[Outdated]:

@@ -72,8 +72,8 @@ def make_scheduler(plan: SweepPlan, num_tasks: int) -> TrialScheduler | None:
 
 
 def _defaults(name: str, made: Any, num_tasks: int, most_others: int) -> dict[str, Any]:
-    """What a scheduler is given where the job is silent; a trial has at most so many others to be
-    compared with."""
+    """Default arguments of a scheduler, where the job gives none. A trial can be compared with at
+    most so many others."""
     found = {
         "time_attr": "task",
         "max_t": num_tasks,
@@ -133,7 +133,7 @@ def _not_allowed(key: str, value: Any, allowed: str) -> InputError:
 
 
 def _check_time(name: str, given: Mapping[str, Any], num_tasks: int) -> None:
-    """A scheduler that first looks when all is learned changes nothing."""
+    """Refuse a scheduler that first compares trials when all is learned: it changes nothing."""
     if num_tasks < 2:
         raise InputError(
             f"{_KEY}: {name!r} looks at trials between tasks, and the stream has one (allowed: "
@@ -175,7 +175,7 @@ def _opened(given: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
 
 
 def _values(path: str, value: Any, is_bounds: bool) -> tuple[Any, list[Any]]:
-    """What Ray Tune is given, and values that a key must be able to take."""
+    """The values for Ray Tune, and values that a key must be able to take."""
     if not isinstance(value, Mapping):
         is_list = isinstance(value, list) and len(value) > 0
         if not is_list or (is_bounds and not _are_bounds(value)):

@@ -30,7 +30,7 @@ _PACKAGES = {
 }
 """By searcher, the module that it needs, and what pip installs for it."""
 _SEEDS = ("seed", "random_state_seed", "random_state")
-"""What searchers call their seed."""
+"""The names of the seed in searchers' arguments."""
 
 
 def make_searcher(

@@ -15,7 +15,7 @@ ASK_SECONDS = 5.0
 SILENT_SECONDS = 60.0
 """A store that says nothing for so long is started again, and then has twice as long."""
 MOST_STARTS = 3
-"""So often in a row is it started again before it is given up."""
+"""How often in a row the store is started again before it is given up."""
 _STEP_SECONDS = 1.0
 """Silence is counted in such steps: where this process was held up as well, it costs one."""
 

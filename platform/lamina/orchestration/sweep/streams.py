@@ -54,7 +54,7 @@ class DriverStreams:
         return identified(job, self._found[key])
 
     def documents(self) -> list[DataDocument]:
-        """What a tracker records of every stream so far."""
+        """The documents of every stream so far, for a tracker."""
         return list(self._documents.values())
 
     def plan(self, plan: SweepPlan) -> SweepPlan:
@@ -86,7 +86,7 @@ class DriverStreams:
 
 
 def _reads(job: Job) -> str:
-    """What decides which rows, clients and weights a job reads."""
+    """The keys of a job that decide which rows, clients and weights it reads."""
     federation = job.federation
     shares = federation and (
         federation.settings.manifest,

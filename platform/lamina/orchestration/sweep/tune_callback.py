@@ -52,7 +52,7 @@ class TuneCallback(tune.Callback):
         """What the plan says of each trial, by the id that it has if it is no fork, then by name:
         trials of the plan that learn the same from the same rows are one in the store."""
         self._learned_from: list[dict[str, str] | None] = []
-        """What the trials of this sweep learn from."""
+        """The data that the trials of this sweep learn from."""
         self._refused: list[dict[str, Any]] = []
         self._names: dict[str, str] = {}
         """What the store calls each of Tune's trials before its first result, by Tune's id."""

@@ -76,12 +76,12 @@ class Arrival(ABC):
 
     @property
     def kind(self) -> str:
-        """What the job calls it."""
+        """Its name in a job."""
         return type(self).__module__.rpartition(".")[2]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Its part of the job, as plain values."""
+        """Its section of the job, as plain values."""
         return {"kind": self.kind, **asdict(self)}
 
 

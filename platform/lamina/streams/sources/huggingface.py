@@ -268,8 +268,8 @@ class HuggingFace(TableSource):
         return [row for row in range(len(rows)) if row not in gone], [note]
 
     def _cells(self, rows: Records, by: str | None) -> Iterator[tuple[str, Sequence[Any]]]:
-        """What each row needs, by what a person calls it, its text or image first; texts of several
-        columns are one."""
+        """The cells that each row needs, by their names for people, text or image first. Texts of
+        several columns are joined."""
         if self.text_columns:
             yield " and ".join(self.text_columns), rows.made(self.texts)
         for column in dict.fromkeys(column for key, column in self._keys(by) if key != _TEXT):
@@ -281,7 +281,8 @@ class HuggingFace(TableSource):
     def _read_as_one(
         self, names: list[str], key: str, rows: Records, kept: Sequence[int]
     ) -> tuple[list[str], Note | None]:
-        """Names with those that look alike as the job wants them, and what to say of these."""
+        """Names, where those that look alike are merged if the job says so, and the notes on
+        them."""
         found = alike(names)
         if not found:
             return names, None
@@ -353,7 +354,7 @@ class HuggingFace(TableSource):
     def _not_read(
         self, found: DataSet, chosen: Mapping[Part, str], known: Sequence[str]
     ) -> Iterator[Note]:
-        """What is said of a part that the data set has and the job does not name."""
+        """The note on a split that the data set has and the job does not name."""
         for part in ("validation", "test"):
             if part in chosen or part not in found.splits or part in chosen.values():
                 continue

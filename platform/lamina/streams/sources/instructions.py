@@ -328,7 +328,7 @@ class Instructions(TableSource):
     # Columns
 
     def _layout(self, names: Sequence[str]) -> Layout:
-        """What the columns are, with those that the job names."""
+        """The layout of the columns, with those that the job names."""
         named = {
             key: getattr(self, f"{key}_column")
             for key in ("prompt", "answer", "input", "system", "history")
@@ -375,7 +375,7 @@ class Instructions(TableSource):
     # Rows
 
     def _kept(self, read: Sequence["_Read"], by: str | None) -> tuple[list[list[int]], list[Note]]:
-        """Of each task the rows that have all they need, and what to say of the others."""
+        """For each task, the rows that are complete, and the notes on the others."""
         kept, empty = [], []
         for each in read:
             needed = dict.fromkeys(
