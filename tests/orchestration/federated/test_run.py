@@ -9,6 +9,7 @@ import torch
 
 from lamina.bundles import open_bundle
 from lamina.config import parse_job
+from lamina.evaluation.leaderboard import leaderboard
 from lamina.federation.server.server_state import FORMAT
 from lamina.orchestration.federated.round_store import RoundStore
 from lamina.orchestration.federated.run import run_federated
@@ -215,3 +216,38 @@ def test_a_sweep_tries_aggregators_on_the_same_clients(ray_cluster, federated_jo
             group, _, own = key.partition(".")
             assert torch.equal(left["adapters"][group]["tensors"][own], tensor)
         assert row["reports"][-1]["metrics"]["bytes/up"] > 0
+
+
+@pytest.mark.ray
+@RAY[1]
+def test_a_sweep_ranks_federations_of_a_language_model_by_exact_match(
+    ray_cluster, tiny_language_model, tmp_path
+):
+    job = {
+        "name": "calls",
+        "stream": {
+            "name": "assistant_calls",
+            "tasks": ["lights", "climate"],
+            "sentences_per_intent": 4,
+        },
+        "scenario": {"kind": "domain_incremental"},
+        "backbone": {"name": str(tiny_language_model)},
+        "adapter": {"kind": "lora", "rank": 2},
+        "strategy": {"name": "finetune"},
+        "training": {"epochs": 1, "batch_size": 8},
+        "federation": {"clients": 2, "rounds": 2, "bounds": False},
+        "sweep": {"space": {"federation.aggregator.name": {"grid_search": ["fedit", "flora"]}}},
+        "hosts": {"count": 1},
+        "tracking": {"enabled": False},
+        "output_dir": str(tmp_path),
+    }
+    sweep = Watched(job, in_threads=True)
+    assert [row["status"] for row in sweep.rows] == ["finished", "finished"]
+    for row in sweep.rows:
+        metrics = row["reports"][-1]["metrics"]
+        assert metrics["bytes/up"] > 0
+        assert not any("accuracy" in name for name in metrics)
+    for ranked in leaderboard(sweep.rows):
+        assert ranked["metric"] == "validation/average_exact_match"
+        assert ranked["score"] == ranked["validation_average_accuracy"] is not None
+        assert ranked["average_accuracy"] is not None
