@@ -251,8 +251,9 @@ class _Runs:
     """The labels of those not finished."""
     found: dict[str, _Found] = field(default_factory=dict)
     """Of the runs that were not made here, what they came with."""
-    steps: dict[tuple[str, str], set[int]] = field(default_factory=dict)
-    """The steps at which a metric of a run has a value; asked for where the run was found."""
+    steps: dict[str, dict[str, set[int]]] = field(default_factory=dict)
+    """By run and metric, the steps that have a value; asked for where the run was found, and
+    forgotten when it has finished."""
     changed: set[str] = field(default_factory=set)
     """The labels of those that have a point that is new."""
     monitor: "SystemMetricsMonitor | None" = None
@@ -395,11 +396,12 @@ class _Runs:
             self._steps(label, key).add(step)
 
     def _steps(self, label: str, key: str) -> set[int]:
-        if (label, key) not in self.steps:
+        steps = self.steps.setdefault(label, {})
+        if key not in steps:
             there = label in self.found and key in self.found[label].metrics
             history = self.client.get_metric_history(self.ids[label], key) if there else []
-            self.steps[label, key] = {point.step for point in history}
-        return self.steps[label, key]
+            steps[key] = {point.step for point in history}
+        return steps[key]
 
     def artifact(self, trial: str | None, copy: Path, folder: str) -> None:
         run_id = self.ids[trial or _SWEEP]
@@ -506,6 +508,8 @@ class _Runs:
             when = found.end_time or when  # It is only said again.
         self.client.set_terminated(self.ids[label], _STATUSES[status], when)
         self.open.discard(label)
+        if status == "finished":
+            self.steps.pop(label, None)
 
     def finish_sweep(self, status: Status, when: int) -> None:
         """Close the trials that are open as stopped, then the sweep as `status`."""

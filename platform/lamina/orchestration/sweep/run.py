@@ -269,7 +269,9 @@ class _Sweep:
         callback = self._callback = TuneCallback(
             store, self._session, self._plan, self._streams.identified, searcher, concurrent
         )
-        thin = tune.with_parameters(ThinTrial, store=store, session=self._session)
+        thin = tune.with_parameters(
+            ThinTrial, store=store, session=self._session, metric=settings.metric
+        )
         trainable = tune.with_resources(thin, {own_node_resource(): _TRIAL_SHARE})
         tuner = tune.Tuner(
             trainable,

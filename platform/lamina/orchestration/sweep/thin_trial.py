@@ -25,15 +25,17 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 class ThinTrial(tune.Trainable):
     """One Tune trial; the actor around it is reused for the next.
 
-    Every result has the metrics of the task's report, `trial` (the store's name for it), and
-    `task`: how many tasks are learned, from 1 on, so that a scheduler's `grace_period: 2` means two
-    tasks. Nothing is submitted before the first step: only then is it known whether a scheduler
-    (population based training, say) makes this a fork of another trial. That a trial is paused or
-    stopped the driver tells the store, at once (an actor may be told of it much later).
+    Every result has, of the task's report, the metric that the sweep goes by (Tune keeps 2 KiB of
+    each for each trial), `trial` (the store's name for it), and `task`: how many tasks are learned,
+    from 1 on, so that a scheduler's `grace_period: 2` means two tasks. Nothing is submitted before
+    the first step: only then is it known whether a scheduler (population based training, say) makes
+    this a fork of another trial. That a trial is paused or stopped the driver tells the store, at
+    once (an actor may be told of it much later).
     """
 
     _store: StoreClient
     _session: str
+    _metric: str | None
     _config: str
     """The name of the configuration that Tune gave: the driver tells the store what it means."""
     _fork: Boundary | None
@@ -44,10 +46,11 @@ class ThinTrial(tune.Trainable):
 
     # tune.with_parameters adds the keywords.
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], store: StoreClient, session: str
+        self, config: dict[str, Any], store: StoreClient, session: str, metric: str | None
     ) -> None:
         self._store = store
         self._session = session
+        self._metric = metric
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -61,7 +64,8 @@ class ThinTrial(tune.Trainable):
         if not report.get("stopped"):
             self._task += 1
         progress = {"task": self._task, "num_tasks": report["num_tasks"], "trial": self._trial}
-        return {**report["metrics"], **progress, "done": report["done"]}
+        metrics = {key: each for key, each in report["metrics"].items() if key == self._metric}
+        return {**metrics, **progress, "done": report["done"]}
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Where this trial stands. The weights are in the store."""
