@@ -143,12 +143,12 @@ def main(folder: Path) -> None:
     with cluster(CORES):
         devices = [Device(is_gpu=False, threads=1)] * CORES
         started: list[int] = []
-        pool = RayPool(
-            partial(make_worker, plan.work),
-            devices,
-            (ray.put(manifest),),
-            lambda event: started.append(event["process"]),
-        )
+
+        def hear(event: Mapping[str, Any]) -> None:
+            if event["event"] == "host_ready":
+                started.append(event["process"])
+
+        pool = RayPool(partial(make_worker, plan.work), devices, (ray.put(manifest),), hear)
         try:
             pool.gather()
             watch = Watch(plan, started, tracker)
