@@ -7,9 +7,10 @@ kills: after how many tasks (or rounds), how long after that, and of whom, is dr
 command that does not survive is given again, as a person would. A run passes if it ends, and if the
 bytes of the adapters and the accuracy matrix R of every trial are those of the undisturbed run.
 
-The table has a line for each kill: whether the command went on by itself or was given again, and
-the seconds until the next task (or round) was on the disk. `lost` of a run are the seconds that it
-took longer than the undisturbed one, for all its kills together.
+The first table has a line for each kill: whether the command went on by itself or was given again,
+and the seconds until the next task (or round) was on the disk; the second one for each victim.
+`lost` of a run are the seconds that it took longer than the undisturbed one, for all its kills
+together.
 
 The victims: the host of a trial (killed; or stopped for good), the store (the same), a thin trial,
 Ray Train's controller, the driver (SIGKILL, SIGTERM, SIGINT), the raylet, GCS, MLflow's server,
@@ -605,12 +606,36 @@ def show(kills: Sequence[Kill], runs: Sequence[Mapping[str, Any]]) -> None:
         )
     console = stdout()
     console.print(table)
+    console.print(by_victim(kills))
     holding = sum(bool(each["holds"]) for each in runs)
     lost = sum(float(each["lost"]) for each in runs)
     console.print(
         f"{len(kills)} kills in {len(runs)} runs: {holding} of {len(runs)} runs ended with the "
         f"bytes of the undisturbed one; {lost / max(len(kills), 1):.1f} s lost per kill"
     )
+
+
+def by_victim(kills: Sequence[Kill]) -> Table:
+    """A line for each victim: how often it was hit, how often the command was given again then, and
+    the shortest and longest time until the next task was on the disk."""
+    table = Table(box=None, pad_edge=False)
+    for heading in (
+        "victim",
+        "times",
+        "given again",
+        "next task after s",
+        "another kill or the end came first",
+    ):
+        table.add_column(heading, justify="left" if heading == "victim" else "right")
+    for name in [each.name for each in VICTIMS]:
+        own = [each for each in kills if each.victim == name]
+        seconds = [each.until_next for each in own if each.until_next is not None]
+        if own:
+            again = sum(each.again for each in own)
+            between = f"{min(seconds):.0f} to {max(seconds):.0f}" if seconds else "-"
+            left = len(own) - len(seconds)
+            table.add_row(name, str(len(own)), str(again), between, str(left))
+    return table
 
 
 if __name__ == "__main__":
