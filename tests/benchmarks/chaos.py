@@ -540,6 +540,8 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=names, default=names)
     parser.add_argument("--out", type=Path, help="keep the kills and runs in this file, as JSON")
     given = parser.parse_args()
+    # In the background of a shell SIGINT is ignored, and commands would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     random = Random(given.seed)
     kills: list[Kill] = []
     runs: list[dict[str, Any]] = []
