@@ -106,7 +106,7 @@ def test_every_request_is_in_the_table_and_every_state_is_reached():
 def test_one_place_sets_states():
     files = Path(package.__file__).parent.glob("*.py")
     setting = [path.name for path in files for _ in range(path.read_text().count("SET state"))]
-    assert setting == ["trial_queue.py"]
+    assert setting == ["trial_states.py"]
 
 
 @pytest.mark.parametrize("request_", REQUESTS)

@@ -8,7 +8,7 @@
                      +--submit, resume-- stopped <--stop-- queued, running, paused
                      +--resume---------- failed <--fail--- any that has not finished
 
-`TrialQueue` is the only user. A request that the table does not have for a state changes nothing,
+`TrialStates` applies the table. A request that the table does not have for a state changes nothing,
 so that every request may be repeated.
 """
 

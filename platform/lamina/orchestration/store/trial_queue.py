@@ -1,6 +1,6 @@
 """The queue of trials: every request that changes the state of a trial.
 
-Which state follows is in `transitions.py`; `_apply` is the one place that sets it.
+Which state follows is in `transitions.py`; `TrialStates` sets it.
 """
 
 import json
@@ -12,7 +12,8 @@ from lamina.orchestration.store.first_stages import FirstStages
 from lamina.orchestration.store.ledger import Ledger
 from lamina.orchestration.store.queries import Queries
 from lamina.orchestration.store.records import Boundary, Claim, Report
-from lamina.orchestration.store.transitions import Request, can, transition
+from lamina.orchestration.store.transitions import can
+from lamina.orchestration.store.trial_states import TrialStates
 
 MOST_DEATHS = 3
 """How often a trial may take its host down on one task before it counts as failed."""
@@ -41,6 +42,7 @@ class TrialQueue:
         self._checkpoints = checkpoints
         self._stages = stages
         self._pauses_followers = pauses_followers
+        self._states = TrialStates(ledger, queries)
 
     # Somebody wants a trial, or does not
 
@@ -62,7 +64,7 @@ class TrialQueue:
             is_new = self._queries.state(trial) is None
             if is_new:
                 self._add(trial, name, mapping, fork)
-            if not self._apply(trial, "submit"):
+            if not self._states.apply(trial, "submit"):
                 return
             if is_new and fork is not None:
                 self._report_past(trial)
@@ -74,22 +76,22 @@ class TrialQueue:
         """Take `trial`, which an earlier session left, up again without queuing it: what it learned
         is known, and nobody has asked for more yet."""
         with self._ledger.transaction():
-            self._apply(trial, "pause_again")
+            self._states.apply(trial, "pause_again")
 
     def resume(self, trial: str) -> None:
         """Queue `trial` again, whatever ended it before its last task."""
         with self._ledger.transaction():
-            self._apply(trial, "resume")
+            self._states.apply(trial, "resume")
 
     def pause(self, trial: str) -> None:
         """Nobody needs more of `trial` now: it leaves its host at its next boundary."""
         with self._ledger.transaction():
-            self._apply(trial, "pause")
+            self._states.apply(trial, "pause")
 
     def stop(self, trial: str) -> None:
         """Nobody needs more of `trial`: it ends at its next boundary."""
         with self._ledger.transaction():
-            self._apply(trial, "stop")
+            self._states.apply(trial, "stop")
 
     # Hosts
 
@@ -128,7 +130,7 @@ class TrialQueue:
                     continue
                 if self._stages.is_led(trial):
                     continue
-                self._apply(trial, "claim", host=host, incarnation=incarnation)
+                self._states.apply(trial, "claim", host=host, incarnation=incarnation)
                 return self._claim_of(trial)
             return None
 
@@ -137,10 +139,10 @@ class TrialQueue:
         when a host was lost has failed."""
         with self._ledger.transaction():
             for trial, _ in self._running_on(host):
-                if self._deaths(trial) + 1 < MOST_DEATHS:
-                    self._apply(trial, "lose_host", deaths=self._deaths(trial) + 1)
+                if self._states.deaths(trial) + 1 < MOST_DEATHS:
+                    self._states.apply(trial, "lose_host", deaths=self._states.deaths(trial) + 1)
                 else:
-                    self._apply(trial, "fail", error=_DIED, on=host)
+                    self._states.apply(trial, "fail", error=_DIED, on=host)
 
     def report(self, trial: str, host: str, report: Report, pieces: Mapping[str, bytes]) -> bool:
         """A task is learned: its report, and the checkpoint at its end in named pieces.
@@ -186,12 +188,12 @@ class TrialQueue:
         """The last task of `trial` is learned and everything is handed over; `artifacts` is the
         folder of what it leaves."""
         with self._ledger.transaction():
-            self._apply(trial, "finish", artifacts=artifacts)
+            self._states.apply(trial, "finish", artifacts=artifacts)
 
     def fail(self, trial: str, error: str) -> None:
         """`trial` raised `error`."""
         with self._ledger.transaction():
-            self._apply(trial, "fail", error=error)
+            self._states.apply(trial, "fail", error=error)
 
     # All trials
 
@@ -199,19 +201,19 @@ class TrialQueue:
         """Nobody is left to train: whatever has not ended has failed."""
         with self._ledger.transaction():
             for trial in self._queries.trials():
-                self._apply(trial, "give_up", error=error)
+                self._states.apply(trial, "give_up", error=error)
 
     def stop_all(self) -> None:
         """The sweep is over: what has not ended has stopped."""
         with self._ledger.transaction():
             for trial in self._queries.trials():
-                self._apply(trial, "stop")
+                self._states.apply(trial, "stop")
 
     def restart(self) -> None:
         """A new session: what has not finished is stopped until somebody asks for it."""
         with self._ledger.transaction():
             for trial in self._queries.trials():
-                self._apply(trial, "restart", deaths=0)
+                self._states.apply(trial, "restart", deaths=0)
 
     # Inside a transaction
 
@@ -228,72 +230,14 @@ class TrialQueue:
             fork and fork.task,
         )
 
-    def _apply(
-        self,
-        trial: str,
-        request: Request,
-        *,
-        host: str | None = None,
-        incarnation: str | None = None,
-        deaths: int | None = None,
-        error: str | None = None,
-        **fields: Any,
-    ) -> bool:
-        """Apply the transition of the table. Returns whether there is one.
-
-        A trial has a host while it is running, and an error once it has failed. `deaths` None: the
-        deaths so far, or 0 when the trial is queued by request. `fields` go into the event.
-        """
-        before = self._queries.state(trial)
-        found = transition(before, request) if before is not None else None
-        if found is None:
-            return False
-        if found.event == "known" and self._is_announced(trial):
-            return False
-        if deaths is None:
-            deaths = 0 if found.event == "submitted" else self._deaths(trial)
-        self._ledger.change(
-            "UPDATE trials SET state = ?, host = ?, incarnation = ?, deaths = ?, error = ?, "
-            "is_announced = ? WHERE trial = ?",
-            found.state,
-            host,
-            incarnation,
-            deaths,
-            error,
-            found.state == "finished",
-            trial,
-        )
-        if found.event is not None:
-            self._ledger.add_event(found.event, trial, **self._said(found.event, trial), **fields)
-        return True
-
-    def _said(self, event: str, trial: str) -> dict[str, Any]:
-        """The fields of an event of this kind that describe its trial."""
-        queries = self._queries
-        match event:
-            case "submitted":
-                return {"name": queries.name(trial), "mapping": queries.mapping(trial)}
-            case "known":
-                return {"name": queries.name(trial), "reports": queries.reports(trial)}
-            case "started":
-                return {"host": queries.host(trial)}
-            case "failed":
-                return {"error": queries.error(trial)}
-        return {}
-
-    def _is_announced(self, trial: str) -> bool:
-        """Whether this session has said before that `trial` has finished."""
-        query = "SELECT 1 FROM trials WHERE trial = ? AND is_announced"
-        return self._ledger.row(query, trial) is not None
-
     def _claim_again(self, trial: str, host: str, incarnation: str) -> bool:
         """`host` has died with `trial` and come back. Returns whether it may try once more."""
-        deaths = self._deaths(trial) + 1
+        deaths = self._states.deaths(trial) + 1
         if deaths < MOST_DEATHS:
-            return self._apply(
+            return self._states.apply(
                 trial, "claim_again", host=host, incarnation=incarnation, deaths=deaths
             )
-        self._apply(trial, "fail", error=_DIED, on=host)
+        self._states.apply(trial, "fail", error=_DIED, on=host)
         return False
 
     def _follow(self, trial: str) -> None:
@@ -306,7 +250,7 @@ class TrialQueue:
             "UPDATE trials SET fork_trial = ?, fork_task = 0 WHERE trial = ?", source, trial
         )
         if self._pauses_followers and can(self._queries.state(trial), "follow"):
-            self._apply(trial, "follow")
+            self._states.apply(trial, "follow")
         self._report_past(trial)
 
     def _report_past(self, trial: str) -> None:
@@ -316,11 +260,7 @@ class TrialQueue:
 
     def _claim_of(self, trial: str) -> Claim:
         queries = self._queries
-        return Claim(trial, queries.name(trial), queries.mapping(trial), self._deaths(trial))
-
-    def _deaths(self, trial: str) -> int:
-        row = self._ledger.row("SELECT deaths FROM trials WHERE trial = ?", trial)
-        return int(row[0]) if row else 0
+        return Claim(trial, queries.name(trial), queries.mapping(trial), self._states.deaths(trial))
 
     def _queued(self) -> list[str]:
         return self._ledger.column(
