@@ -5,8 +5,10 @@ import torch
 from torch.nn.functional import log_softmax
 
 from lamina.adapters.model import MAIN
-from lamina.memory.token_rows import put_together, remembered, taken_apart
-from language_models import brief_llama
+from lamina.adapters.written_rows import whole_rows
+from lamina.memory.token_rows import drawn, put_apart, put_together, remembered, taken_apart
+from lamina.training.settings import TrainingSettings
+from language_models import be_brief, brief_llama, calls_stream, language_backbone
 from nouns import NO_REPLAY, make_learner
 
 
@@ -58,6 +60,52 @@ def test_the_loss_is_of_answers_whole_rows_and_the_divergence_on_written_ones(ll
         found, means[0] + 0.5 * means[1] + 3.0 * means[2], atol=1e-4, rtol=1e-4
     )
     assert means[2] > 1e-3
+
+
+def test_t5_writes_prompts_by_its_decoder_and_answers_them_as_any_others(tmp_path):
+    backbone = language_backbone("t5 gated", tmp_path)
+    stream = calls_stream(backbone)
+    data, end = stream.experiences[0].train, torch.tensor([backbone.inputs.end_token])
+    # T5's logits are so large that one token has all the probability.
+    backbone.language_head.weight.mul_(0.1)
+    be_brief(backbone, data)
+    settings = {"longest": 12, "share": 2.0, "writing": 0.5}
+    training = TrainingSettings(epochs=1, batch_size=4, learning_rate=1e-3)
+    learner = make_learner("lfpt5", stream, backbone, training=training, **settings)
+    model = learner.model
+    whole = whole_rows(model, data)
+    for (asked, said), (prompt, _) in zip(taken_apart(whole), taken_apart(data), strict=True):
+        assert torch.equal(asked, end)
+        assert torch.equal(said, prompt)
+    last = [*learner.learn()][-1]
+    assert None not in last.test
+    kept = learner.strategy.state["written"]
+    assert 1 < len(kept["labels"]) < 24
+    written = drawn(kept, 2, torch.Generator().manual_seed(0))
+    for prompt, answer in taken_apart(written):
+        assert prompt[-1] == answer[-1] == end
+        assert end not in prompt[:-1]
+    batch = stream.experiences[2].train[slice(0, 2)].trimmed()
+    with torch.no_grad():
+        found = learner.strategy.step(model, batch, NO_REPLAY)
+        losses = [
+            torch.cat([losses_of(model, each) for each in rows])
+            for rows in (taken_apart(batch), taken_apart(whole_rows(model, batch)))
+        ]
+    learner.strategy.state.pop("written")
+    with torch.no_grad():
+        alone = learner.strategy.step(model, batch, NO_REPLAY)
+    assert "divergence" in found.metrics
+    torch.testing.assert_close(
+        alone.loss, losses[0].mean() + 0.5 * losses[1].mean(), atol=1e-4, rtol=1e-4
+    )
+
+
+def losses_of(model, pair):
+    """Of the tokens of T5's answer."""
+    one = put_apart([pair], model.backbone.capabilities.decoder_start)
+    scores = log_softmax(model(one.inputs).logits[0], dim=1)
+    return -scores[torch.arange(len(pair[1])), pair[1]]
 
 
 def test_the_prompt_before_is_that_which_the_last_task_left(llama):

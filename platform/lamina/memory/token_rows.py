@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lamina.core import ANSWER_AT, IGNORED, Batch
+from lamina.core import ANSWER_AT, DECODED, DECODED_MASK, IGNORED, Batch
 
 INPUT = "input."
 LABELS = "labels"
@@ -20,6 +20,8 @@ def taken_apart(batch: Batch) -> list[Pair]:
     """Each row as a pair, without padding."""
     own = batch.inputs["attention_mask"].bool()
     rows = [ids[shown] for ids, shown in zip(batch.inputs["input_ids"], own, strict=True)]
+    if DECODED in batch.inputs:
+        return list(zip(rows, said_in(batch.labels), strict=True))
     starts = batch.inputs[ANSWER_AT].tolist()
     return [(row[:start], row[start:]) for row, start in zip(rows, starts, strict=True)]
 
@@ -44,6 +46,22 @@ def put_together(pairs: Sequence[Pair], longest: int | None = None) -> Batch:
     answers = [answer for _, answer in pairs]
     labels = pad_sequence(answers, batch_first=True, padding_value=IGNORED)
     return Batch(inputs, labels, torch.arange(len(rows)))
+
+
+def put_apart(pairs: Sequence[Pair], start: int) -> Batch:
+    """The same for a model whose encoder reads the prompts, and whose decoder reads `start` and the
+    answers."""
+    prompts, answers = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
+    labels = pad_sequence(answers, batch_first=True, padding_value=IGNORED)
+    shown = labels != IGNORED
+    read = torch.cat([torch.full_like(labels[:, :1], start), labels[:, :-1]], dim=1)
+    inputs = {
+        "input_ids": pad_sequence(prompts, batch_first=True),
+        "attention_mask": pad_sequence(list(map(torch.ones_like, prompts)), batch_first=True),
+        DECODED: read.masked_fill(read == IGNORED, 0),
+        DECODED_MASK: shown.long(),
+    }
+    return Batch(inputs, labels, torch.arange(len(pairs)))
 
 
 def said_in(answers: Tensor) -> list[Tensor]:

@@ -3,7 +3,8 @@ to answer them, and replays what it writes.
 
 Trained: the job's adapter. Remembered: nothing but what the model itself writes when the next task
 begins: rows of earlier tasks, as many as a share of the task's. A row is written as the end token,
-a prompt, the end token, an answer and the end token. Differs from the paper: its special tokens
+a prompt, the end token, an answer and the end token; by a model with an encoder, as a prompt that
+answers the end token, and its answer. Differs from the paper: its special tokens
 would need embeddings of their own, and the backbone is frozen, so the end token stands for all of
 them and tells no task; rows without an end are dropped, not written anew; special tokens weigh what
 others do.
@@ -15,7 +16,7 @@ import torch
 
 from lamina.adapters import kind_names
 from lamina.adapters.model import AdaptedModel
-from lamina.adapters.written_rows import as_texts, check_decoder_alone, rows_to_replay
+from lamina.adapters.written_rows import rows_to_replay, whole_rows
 from lamina.backbones.decoding import Drawn
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
@@ -55,11 +56,6 @@ class LAMOL(Strategy):
             positive=["top_k", "longest"],
         )
 
-    def setup(self, model: AdaptedModel) -> None:
-        """The adapter. Raises InputError for a model with an encoder."""
-        check_decoder_alone(model, "lamol")
-        model.add()
-
     def preview(self, model: AdaptedModel, batch: Batch) -> Summary:
         """How many rows the task has."""
         return Summary({"count": torch.tensor(float(len(batch)), device=model.backbone.device)})
@@ -83,7 +79,7 @@ class LAMOL(Strategy):
         if written is not None:
             batch = Batch.cat([batch, written])
         loss = cross_entropy(model(batch.inputs).logits, batch.labels)
-        whole = as_texts(batch, model.backbone.inputs.end_token, model.backbone.inputs.max_length)
+        whole = whole_rows(model, batch)
         read = cross_entropy(model(whole.inputs).logits, whole.labels)
         read = read * replay.balance(whole.num_terms(), batch)
         return StepOutput(loss + self.writing * read, {"whole_rows": read.detach()}, rows=batch)

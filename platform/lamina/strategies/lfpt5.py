@@ -3,10 +3,11 @@ rows, and is held to what the prompt before it said on rows that it wrote.
 
 Trained: the prompt (of the job's kind), and nothing else. Remembered: the prompt as it was before
 the task, and what it wrote then: rows of earlier tasks, as many as a share of the task's. Differs
-from the paper: any causal language model in place of an adapted T5; its token that asks for a row
-is the end token, as nothing of the backbone is learned (`lamol` says more); of a new kind of task
-it takes a prompt of its own; the divergence is a mean over tokens, a sum in the authors' code, and
-its weight is therefore another.
+from the paper: T5 need not be adapted to language modelling first, and may be any causal language
+model; the token that asks for a row is the end token, as nothing of the backbone is learned
+(`lamol` says more); T5 writes a prompt alone, and answers it as it does any other; of a new kind of
+task it takes a prompt of its own; the divergence is a mean over tokens, a sum in the authors' code,
+and its weight is therefore another.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from lamina.adapters.model import MAIN, AdaptedModel
-from lamina.adapters.written_rows import as_texts, check_decoder_alone, rows_to_replay
+from lamina.adapters.written_rows import rows_to_replay, whole_rows
 from lamina.backbones.decoding import Drawn
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
@@ -63,11 +64,6 @@ class LFPT5(Strategy):
             positive=["top_k", "longest"],
         )
 
-    def setup(self, model: AdaptedModel) -> None:
-        """The adapter. Raises InputError for a model with an encoder."""
-        check_decoder_alone(model, "lfpt5")
-        model.add()
-
     def preview(self, model: AdaptedModel, batch: Batch) -> Summary:
         """How many rows the task has."""
         return Summary({"count": torch.tensor(float(len(batch)), device=model.backbone.device)})
@@ -91,7 +87,7 @@ class LFPT5(Strategy):
         written = replay.share(drawn(self.state.get("written", {}), wanted, generator))
         joined = batch if written is None else Batch.cat([batch, written])
         logits = model(joined.inputs).logits
-        whole = as_texts(joined, model.backbone.inputs.end_token, model.backbone.inputs.max_length)
+        whole = whole_rows(model, joined)
         read = cross_entropy(model(whole.inputs).logits, whole.labels)
         read = read * replay.balance(whole.num_terms(), joined)
         loss = cross_entropy(logits, joined.labels) + self.writing * read
