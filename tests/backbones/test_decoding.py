@@ -112,23 +112,23 @@ def test_overlays_decode_together_as_they_do_alone(name, kind, models):
     with torch.no_grad():
         packed = backbone.run_together(calls)
         for call, found in zip(calls, packed, strict=True):
-            assert torch.equal(found.said, backbone.run(call).said)
-    assert packed[1].said.shape == (len(PROMPTS), 3)
-    assert kind == "none" or not torch.equal(packed[0].said[:, :3], packed[1].said)
+            assert torch.equal(found.generated, backbone.run(call).generated)
+    assert packed[1].generated.shape == (len(PROMPTS), 3)
+    assert kind == "none" or not torch.equal(packed[0].generated[:, :3], packed[1].generated)
 
 
 def test_a_row_that_may_say_no_more_keeps_no_other_waiting(models, monkeypatch):
     backbone = models("llama")[1]
     inputs = backbone.inputs.encode_prompts(PROMPTS[:2], MOST)
     overlay = adapted(backbone, "lora").overlay()
-    free = backbone.run(Call(inputs, overlay, MOST)).said
+    free = backbone.run(Call(inputs, overlay, MOST)).generated
     steps = []
     monkeypatch.setattr(type(backbone.inputs), "end_token", int(free[0, 2]))
     head = LanguageHead.__call__
     monkeypatch.setattr(
         LanguageHead, "__call__", lambda self, h: steps.append(len(h)) or head(self, h)
     )
-    said = backbone.run(Call(inputs, overlay, MOST, limits=torch.tensor([MOST, 2]))).said
+    said = backbone.run(Call(inputs, overlay, MOST, limits=torch.tensor([MOST, 2]))).generated
     ends = free[0].tolist().index(int(free[0, 2])) + 1
     assert said[0].tolist()[:ends] == free[0].tolist()[:ends]
     assert said[1].tolist()[2:] == [IGNORED] * (said.shape[1] - 2)
@@ -144,12 +144,12 @@ def test_rows_that_have_ended_leave_and_change_no_other(name, kind, models, monk
     overlay = adapted(backbone, kind).overlay()
     limits = torch.tensor([2, MOST, 4, 1])
     inputs = backbone.inputs.encode_prompts(PROMPTS, MOST)
-    whole = backbone.run(Call(inputs, overlay, MOST)).said
+    whole = backbone.run(Call(inputs, overlay, MOST)).generated
     asked, head = [], LanguageHead.__call__
     monkeypatch.setattr(
         LanguageHead, "__call__", lambda self, h: asked.append(len(h)) or head(self, h)
     )
-    said = backbone.run(Call(inputs, overlay, MOST, limits=limits)).said
+    said = backbone.run(Call(inputs, overlay, MOST, limits=limits)).generated
     assert asked == [4, 4, 2, 2, 1, 1, 1]
     for row, number in enumerate(limits.tolist()):
         assert torch.equal(said[row, :number], whole[row, :number])
@@ -158,8 +158,8 @@ def test_rows_that_have_ended_leave_and_change_no_other(name, kind, models, monk
         first, second = backbone.run_together(
             [Call(inputs, overlay, MOST, limits=each) for each in (limits, limits.flip(0))]
         )
-    assert torch.equal(first.said, said)
-    assert torch.equal(second.said[0, :1], whole[0, :1])
+    assert torch.equal(first.generated, said)
+    assert torch.equal(second.generated[0, :1], whole[0, :1])
 
 
 def test_prompts_are_those_of_encoded_rows_and_leave_room_for_answers(models):

@@ -176,9 +176,9 @@ class Backbone:
         Raises InputError where the model has no language head.
         """
         call = Call(inputs, overlay or Overlay(), most, choose)
-        said = (self.run(call) if self._gate is None else self._gate.run(call)).said
-        assert said is not None
-        return said
+        hidden = self.run(call) if self._gate is None else self._gate.run(call)
+        assert hidden.generated is not None
+        return hidden.generated
 
     def gradients(
         self, loss: Tensor, tensors: Sequence[Tensor], *, keep: bool

@@ -1,4 +1,5 @@
-"""Calls of a backbone: what goes into one, what comes out, and who runs the calls of several."""
+"""Calls of a backbone: their input, their output, and the interface for running calls of several
+callers together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +14,17 @@ from lamina.backbones.overlay import Overlay
 
 @dataclass(frozen=True)
 class Hidden:
-    """What a backbone says of N inputs."""
+    """The output of a backbone for N inputs."""
 
     features: Tensor
-    """float32 [N, dim]: the tokens pooled, prompts left out."""
+    """float32 [N, dim]: the pooled tokens of each input, without prompts."""
     prompts: Tensor | None
     """float32 [N, dim]: the mean over the prompts' output tokens, where there are prompts."""
     answers: Tensor | None = None
-    """float32 [N, A, dim]: the tokens from which each token of the answer is predicted, where
-    answers are tokens. What follows a shorter answer is of no account."""
-    said: Tensor | None = None
-    """int64 [N, L]: the tokens that were generated behind the prompts, where that was asked for."""
+    """float32 [N, A, dim]: the hidden states from which each token of the answer is predicted,
+    where answers are tokens. Those behind a shorter answer mean nothing."""
+    generated: Tensor | None = None
+    """int64 [N, L]: the tokens generated behind the prompts, where the call asks for some."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,11 @@ class Call:
     inputs: Mapping[str, Tensor]
     overlay: Overlay
     most: int = 0
-    """How many tokens may be generated behind the prompts; 0: the inputs are read and no more."""
+    """How many tokens may be generated behind each prompt; 0: none, the inputs are only read."""
     choose: Choice | None = None
     """How the next token is chosen; None: the likeliest."""
     limits: Tensor | None = None
-    """int64 [N], the same as `most` of each row, where rows may say different numbers of tokens."""
+    """int64 [N]: `most` for each row, where it differs between rows."""
 
     @property
     def num_rows(self) -> int:
@@ -45,7 +46,7 @@ class Call:
         return len(next(iter(self.inputs.values())))
 
     def most_of_rows(self) -> Tensor:
-        """How many tokens each row may say, int64 [N] on the device of the inputs."""
+        """How many tokens may be generated for each row, int64 [N] on the device of the inputs."""
         if self.limits is not None:
             return self.limits
         first = next(iter(self.inputs.values()))
@@ -53,7 +54,7 @@ class Call:
 
 
 class Gate(Protocol):
-    """Who runs the calls of several callers."""
+    """Runs the calls of several callers, together where they can be."""
 
     def run(self, call: Call) -> Hidden:
         """As `Backbone.run`."""

@@ -47,7 +47,7 @@ class Generation:
             return cast(Tensor, forward.run(arguments, overlay.stand_in).last_hidden_state)
 
         with forward.laid_over(overlay):
-            said, tokens = decoded(
+            generated, tokens = decoded(
                 run,
                 self._next(call),
                 forward.text_arguments(texts, prompt, 0),
@@ -59,7 +59,7 @@ class Generation:
                 drops=_may_drop(call),
             )
         length = 0 if prompt is None else prompt.shape[1]
-        return replace(forward.pooled(tokens, texts["attention_mask"], length), said=said)
+        return replace(forward.pooled(tokens, texts["attention_mask"], length), generated=generated)
 
     def _by_decoder(self, call: Call, features: FeatureStore | None) -> Hidden:
         """The encoder reads the prompts once, and the decoder generates one token after the
@@ -67,7 +67,7 @@ class Generation:
         forward, overlay = self.forward, call.overlay
         plan = forward.plan(replace(call, inputs=prompts_of(call.inputs)), features)
         with forward.laid_over(overlay):
-            said, encoded = decoded_by_decoder(
+            generated, encoded = decoded_by_decoder(
                 lambda arguments: forward.run(arguments, overlay.stand_in),
                 self._next(call),
                 plan.arguments,
@@ -77,7 +77,7 @@ class Generation:
                 cache=self._new_cache(),
                 drops=_may_drop(call),
             )
-        return replace(forward.pooled(encoded, plan.mask, plan.num_prompts), said=said)
+        return replace(forward.pooled(encoded, plan.mask, plan.num_prompts), generated=generated)
 
     def _next(self, call: Call) -> Callable[[Tensor], Tensor]:
         """The next tokens, int64 [N], of hidden states [N, dim]."""

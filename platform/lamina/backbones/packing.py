@@ -159,7 +159,9 @@ def taken_apart(hidden: Hidden, calls: Sequence[Call]) -> list[Hidden]:
     nothing = [None] * len(sizes)
     prompts = nothing if hidden.prompts is None else hidden.prompts.split(sizes)
     answers = nothing if hidden.answers is None else hidden.answers.split(sizes)
-    said = nothing if hidden.said is None else map(_trimmed, hidden.said.split(sizes))
+    generated = (
+        nothing if hidden.generated is None else map(_trimmed, hidden.generated.split(sizes))
+    )
     return [
         Hidden(
             features,
@@ -168,14 +170,14 @@ def taken_apart(hidden: Hidden, calls: Sequence[Call]) -> list[Hidden]:
             own,
         )
         for features, prompt, answer, own, call in zip(
-            hidden.features.split(sizes), prompts, answers, said, calls, strict=True
+            hidden.features.split(sizes), prompts, answers, generated, calls, strict=True
         )
     ]
 
 
-def _trimmed(said: Tensor) -> Tensor:
+def _trimmed(generated: Tensor) -> Tensor:
     """Generated tokens [N, L] without the columns that are behind all answers."""
-    return said[:, : int((said != IGNORED).sum(dim=1).max())]
+    return generated[:, : int((generated != IGNORED).sum(dim=1).max())]
 
 
 def packed(overlays: Sequence[Overlay], sizes: Sequence[int], *, stack: bool) -> Overlay:
