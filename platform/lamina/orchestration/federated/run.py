@@ -124,6 +124,8 @@ def advance(
         metrics = run.apply(work, replies, down)
         if work.entry.kind == "train":
             _discard(run, work, replies, before, store)
+        # The updates of two rounds are never in memory together.
+        del replies
         store.keep(run.server)
         yield work, metrics
 
