@@ -61,7 +61,7 @@ def test_each_token_is_the_best_one_and_company_changes_none(name, kind, models)
     together = model.generate(inputs, MOST)
     assert together.shape == (len(PROMPTS), MOST)
     read_again = decoded_by(
-        lambda rows: model(rows).logits, inputs, most=MOST, end=backbone.inputs.end_token
+        lambda rows: model(rows).logits, inputs, max_new_tokens=MOST, end=backbone.inputs.end_token
     )
     assert torch.equal(together, read_again)
     for row, prompt in enumerate(PROMPTS):
@@ -93,7 +93,7 @@ def test_an_answer_ends_in_its_end_token(models, monkeypatch):
     assert stopped[1].tolist()[:3] == free[1].tolist()[:3]
     assert set(stopped[1].tolist()[3:]) <= {IGNORED}
     by_logits = decoded_by(
-        lambda rows: model(rows).logits, inputs, most=MOST, end=backbone.inputs.end_token
+        lambda rows: model(rows).logits, inputs, max_new_tokens=MOST, end=backbone.inputs.end_token
     )
     assert torch.equal(stopped, by_logits)
 
@@ -105,8 +105,8 @@ def test_overlays_decode_together_as_they_do_alone(name, kind, models):
     backbone = models(name)[1]
     inputs = backbone.inputs.encode_prompts(PROMPTS, MOST)
     calls = [
-        Call(inputs, adapted(backbone, kind, seed).overlay(), most)
-        for seed, most in ((1, MOST), (2, 3))
+        Call(inputs, adapted(backbone, kind, seed).overlay(), max_new_tokens)
+        for seed, max_new_tokens in ((1, MOST), (2, 3))
     ]
     assert meeting(calls[0], backbone.architecture) == meeting(calls[1], backbone.architecture)
     with torch.no_grad():

@@ -124,7 +124,7 @@ def test_adapters_learn_on_fewer_bits_and_leave_them_as_they_are(name, bits, tmp
     assert any(each.abs().sum() > 0 for key, each in adapters.items() if "lora_B" in key)
     del small.__dict__["digest"]
     assert small.digest == frozen
-    assert generate(learner.strategy, learner.model, ["the kitchen please"], most=4)
+    assert generate(learner.strategy, learner.model, ["the kitchen please"], max_new_tokens=4)
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")
@@ -155,7 +155,9 @@ def test_its_bundle_answers_alike_and_says_that_plain_peft_would_not(bits, tmp_p
     write_bundle(job, learner, tmp_path / "bundle", name="small", trial="small-0")
     predictor = load_predictor(open_bundle(tmp_path / "bundle"))
     said = [each.text for each in predictor.generate(["the kitchen please"], max_new_tokens=4)]
-    assert said == generate(learner.strategy, learner.model, ["the kitchen please"], most=4)
+    assert said == generate(
+        learner.strategy, learner.model, ["the kitchen please"], max_new_tokens=4
+    )
     done = export_bundle(open_bundle(tmp_path / "bundle"), tmp_path / "out")
     assert done.not_plain == f"the weights of its backbone are held as {bits}"
 

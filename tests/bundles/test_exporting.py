@@ -190,7 +190,7 @@ def test_a_language_model_says_the_same_under_plain_peft(model, strategy, kind, 
     ours = [each.text for each in predictor.generate(prompts, max_new_tokens=8)]
     assert json.loads(asked.stdout.splitlines()[-1]) == ours
     assert len(set(ours)) > 1
-    bare = backbone.generate(backbone.inputs.encode_prompts(prompts, 8), most=8)
+    bare = backbone.generate(backbone.inputs.encode_prompts(prompts, 8), max_new_tokens=8)
     assert ours != backbone.inputs.texts_of(bare)
     card = (done.folder / "README.md").read_text()
     assert ("AutoModelForCausalLM" if is_causal else "AutoModelForSeq2SeqLM") in card

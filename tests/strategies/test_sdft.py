@@ -77,7 +77,7 @@ def test_the_right_answer_reaches_the_student_through_the_teacher_alone(llama):
         losses = [
             learner.strategy.step(learner.model, each, NO_REPLAY).loss for each in (batch, changed)
         ]
-        said = [learner.strategy.said(learner.model, each.inputs) for each in (batch, changed)]
+        said = [learner.strategy.rollouts(learner.model, each.inputs) for each in (batch, changed)]
     assert losses[0] != losses[1]
     assert all(torch.equal(*pair) for pair in zip(*said, strict=True))
 
@@ -101,10 +101,10 @@ def test_what_the_student_says_is_drawn_anew_in_each_step_and_the_same_again(lla
     learner = learner_of(llama)
     inputs = llama[1].experiences[0].train[slice(0, 4)].trimmed().inputs
     strategy, model = learner.strategy, learner.model
-    first, again = (torch.cat(strategy.said(model, inputs)) for _ in range(2))
+    first, again = (torch.cat(strategy.rollouts(model, inputs)) for _ in range(2))
     assert torch.equal(first, again)
     strategy.after_step(model, None)
-    later = torch.cat(strategy.said(model, inputs))
+    later = torch.cat(strategy.rollouts(model, inputs))
     assert not torch.equal(first, later)
 
 

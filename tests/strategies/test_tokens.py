@@ -14,7 +14,7 @@ from lamina.strategies import strategy_class, strategy_names
 from lamina.training.checkpoint import pack, unpack
 from lamina.training.cohort import Cohort, shared
 from lamina.training.evaluate import answers
-from lamina.training.generate import generate, said
+from lamina.training.generate import generate, generated_tokens
 from lamina.training.settings import TrainingSettings
 from language_models import CONFIGS, calls_stream, write_model
 from nouns import make_learner
@@ -187,7 +187,7 @@ def test_what_it_says_is_right_by_exact_match_where_its_logits_are_best_at_every
     experience = learner.stream.experiences[0]
     task = experience.task if learner.stream.scenario == "task_incremental" else None
     data, most = experience.test, experience.test.labels.shape[1]
-    tokens = said(strategy, model, data, task, most)
+    tokens = generated_tokens(strategy, model, data, task, most)
     # Each is the best one behind those that were said before it.
     before = data.inputs[ANSWER_AT][:, None] + torch.arange(tokens.shape[1])
     room = torch.nn.functional.pad(data.inputs["input_ids"], (0, most))
@@ -211,7 +211,9 @@ def test_answers_to_prompts_are_texts_whatever_their_company(models):
     learner = learner_of("finetune", models)
     next(learner.learn())
     prompts = ["the kitchen please", "attic"]
-    both = generate(learner.strategy, learner.model, prompts, most=6)
-    alone = [generate(learner.strategy, learner.model, [each], most=6)[0] for each in prompts]
+    both = generate(learner.strategy, learner.model, prompts, max_new_tokens=6)
+    alone = [
+        generate(learner.strategy, learner.model, [each], max_new_tokens=6)[0] for each in prompts
+    ]
     assert both == alone
     assert generate(learner.strategy, learner.model, []) == []

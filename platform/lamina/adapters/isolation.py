@@ -69,12 +69,14 @@ class IsolatedModules:
         )
 
     def generate(
-        self, model: AdaptedModel, inputs: Mapping[str, Tensor], chosen: Tensor, most: int
+        self, model: AdaptedModel, inputs: Mapping[str, Tensor], chosen: Tensor, max_new_tokens: int
     ) -> Tensor:
         """Generate with the module of each row's own task, `chosen` int64 [N]. As
         `Strategy.generate`."""
         return said_by(
-            chosen, inputs, lambda index, own: model.generate(own, most, self._of(model, index))
+            chosen,
+            inputs,
+            lambda index, own: model.generate(own, max_new_tokens, self._of(model, index)),
         )
 
     def _of(self, model: AdaptedModel, index: int) -> list[str]:

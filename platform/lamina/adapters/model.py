@@ -174,13 +174,15 @@ class AdaptedModel:
     def generate(
         self,
         inputs: Mapping[str, Tensor],
-        most: int,
+        max_new_tokens: int,
         adapters: Sequence[str] | None = None,
         choose: Choice | None = None,
     ) -> Tensor:
         """Tokens generated behind the prompts of N inputs under the given adapters (default: the
         active ones), as `Backbone.generate`."""
-        return self.backbone.generate(inputs, self.overlay(adapters), most=most, choose=choose)
+        return self.backbone.generate(
+            inputs, self.overlay(adapters), max_new_tokens=max_new_tokens, choose=choose
+        )
 
     def overlay(
         self,

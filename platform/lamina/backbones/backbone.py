@@ -166,16 +166,16 @@ class Backbone:
         inputs: Mapping[str, Tensor],
         overlay: Overlay | None = None,
         *,
-        most: int,
+        max_new_tokens: int,
         choose: Choice | None = None,
     ) -> Tensor:
         """Generate tokens behind the prompts of N inputs under an overlay, int64 [N, L] with L <=
-        `most`. The end token is part of an answer, and IGNORED follows it. `choose` picks each
-        token from the logits; by default it is the likeliest.
+        `max_new_tokens`. The end token is part of an answer, and IGNORED follows it. `choose` picks
+        each token from the logits; by default it is the likeliest.
 
         Raises InputError where the model has no language head.
         """
-        call = Call(inputs, overlay or Overlay(), most, choose)
+        call = Call(inputs, overlay or Overlay(), max_new_tokens, choose)
         hidden = self.run(call) if self._gate is None else self._gate.run(call)
         assert hidden.generated is not None
         return hidden.generated
@@ -210,7 +210,7 @@ class Backbone:
     def run(self, call: Call) -> Hidden:
         """Run a call now, without the gate: a forward, or generation where the call asks for
         tokens."""
-        if call.most:
+        if call.max_new_tokens:
             generation = Generation(self._forward, self.language_head, self.inputs.end_token)
             return generation.run(call, self.features)
         return self._forward.execute(self._forward.plan(call, self.features))

@@ -33,24 +33,24 @@ class Call:
 
     inputs: Mapping[str, Tensor]
     overlay: Overlay
-    most: int = 0
+    max_new_tokens: int = 0
     """How many tokens may be generated behind each prompt; 0: none, the inputs are only read."""
     choose: Choice | None = None
     """How the next token is chosen; None: the likeliest."""
     limits: Tensor | None = None
-    """int64 [N]: `most` for each row, where it differs between rows."""
+    """int64 [N]: `max_new_tokens` for each row, where it differs between rows."""
 
     @property
     def num_rows(self) -> int:
         """N."""
         return len(next(iter(self.inputs.values())))
 
-    def most_of_rows(self) -> Tensor:
+    def max_new_tokens_of_rows(self) -> Tensor:
         """How many tokens may be generated for each row, int64 [N] on the device of the inputs."""
         if self.limits is not None:
             return self.limits
         first = next(iter(self.inputs.values()))
-        return first.new_full((self.num_rows,), self.most, dtype=torch.int64)
+        return first.new_full((self.num_rows,), self.max_new_tokens, dtype=torch.int64)
 
 
 class Gate(Protocol):

@@ -65,22 +65,22 @@ class _Answers:
     """The answers of N rows, collected one token at a time. The end token is part of an answer, and
     IGNORED follows it."""
 
-    def __init__(self, most: Tensor, end: int) -> None:
-        self.steps = range(int(most.max()))
-        self._said = most.new_full((len(most), len(self.steps)), IGNORED)
-        self._rows = torch.arange(len(most), device=most.device)
+    def __init__(self, max_new_tokens: Tensor, end: int) -> None:
+        self.steps = range(int(max_new_tokens.max()))
+        self._tokens = max_new_tokens.new_full((len(max_new_tokens), len(self.steps)), IGNORED)
+        self._rows = torch.arange(len(max_new_tokens), device=max_new_tokens.device)
         """Those that run, [M]."""
-        self._goes_on = torch.ones_like(most, dtype=torch.bool)
-        self._num_going_on = len(most)
-        self._most = most
+        self._goes_on = torch.ones_like(max_new_tokens, dtype=torch.bool)
+        self._num_going_on = len(max_new_tokens)
+        self._max_new_tokens = max_new_tokens
         self._end = end
         self._length = 0
 
     def add(self, tokens: Tensor) -> bool:
         """Add the next tokens [M] of the rows that run. Returns whether any of them goes on."""
-        self._said[self._rows, self._length] = torch.where(self._goes_on, tokens, IGNORED)
+        self._tokens[self._rows, self._length] = torch.where(self._goes_on, tokens, IGNORED)
         self._length += 1
-        self._goes_on &= (tokens != self._end) & (self._length < self._most)
+        self._goes_on &= (tokens != self._end) & (self._length < self._max_new_tokens)
         self._num_going_on = int(self._goes_on.sum())
         return self._num_going_on > 0
 
@@ -90,13 +90,13 @@ class _Answers:
         if 2 * self._num_going_on > len(self._rows):
             return None
         kept = self._goes_on.nonzero()[:, 0]
-        self._rows, self._most = self._rows[kept], self._most[kept]
+        self._rows, self._max_new_tokens = self._rows[kept], self._max_new_tokens[kept]
         self._goes_on = self._goes_on[kept]
         return kept
 
-    def said(self) -> Tensor:
+    def tokens(self) -> Tensor:
         """The answers so far, int64 [N, L]."""
-        return self._said[:, : self._length]
+        return self._tokens[:, : self._length]
 
 
 def decoded(
@@ -104,21 +104,21 @@ def decoded(
     best: Callable[[Tensor], Tensor],
     prompts: Mapping[str, Tensor],
     *,
-    most: Tensor,
+    max_new_tokens: Tensor,
     end: int,
     first_position: int | None,
     cache: Any,
     embed: nn.Module,
     drops: bool,
 ) -> tuple[Tensor, Tensor]:
-    """What is said behind N prompts, int64 [N, L]: the end token is part of it, and IGNORED what
+    """The tokens generated behind N prompts, int64 [N, L]: the end token is part, and IGNORED what
     follows; and the hidden states of the prompts [N, P, dim].
 
     Args:
         forward: Hidden states [N, S, dim] of a model's arguments.
         best: The next token int64 [N] of hidden states [N, dim].
         prompts: The model's arguments, `attention_mask` [N, P] among them.
-        most: Tokens of each answer at most, int64 [N].
+        max_new_tokens: Tokens of each answer at most, int64 [N].
         end: The token that ends an answer.
         first_position: The number of the first token's position; None where the model is not told
             positions.
@@ -128,7 +128,7 @@ def decoded(
     """
     given: dict[str, Any] = dict(prompts)
     mask = prompts["attention_mask"]
-    answers = _Answers(most, end)
+    answers = _Answers(max_new_tokens, end)
     prompt: Tensor | None = None
     for at in answers.steps:
         if first_position is not None:
@@ -155,8 +155,8 @@ def decoded(
             given["inputs_embeds"] = torch.cat([given["inputs_embeds"], word], dim=1)
         else:
             given["input_ids"] = torch.cat([given["input_ids"], token[:, None]], dim=1)
-    assert prompt is not None, "at least one token is said"
-    return answers.said(), prompt
+    assert prompt is not None, "at least one token is generated"
+    return answers.tokens(), prompt
 
 
 def decoded_by_decoder(
@@ -165,7 +165,7 @@ def decoded_by_decoder(
     prompts: Mapping[str, Any],
     start: Tensor,
     *,
-    most: Tensor,
+    max_new_tokens: Tensor,
     end: int,
     cache: Any,
     drops: bool,
@@ -174,7 +174,7 @@ def decoded_by_decoder(
     decoder reads `start` [N, 1] first. Returns the generated tokens, and the encoder's output [N,
     P, dim]."""
     given: dict[str, Any] = dict(prompts)
-    answers = _Answers(most, end)
+    answers = _Answers(max_new_tokens, end)
     token = start[:, 0]
     for at in answers.steps:
         kept_so_far = {"past_key_values": cache, "use_cache": True}
@@ -191,7 +191,7 @@ def decoded_by_decoder(
             given = _only(kept, given)
             cache.batch_select_indices(kept)
         given["encoder_outputs"] = type(output)(last_hidden_state=read)
-    return answers.said(), encoded
+    return answers.tokens(), encoded
 
 
 def _only(kept: Tensor, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,21 +203,21 @@ def decoded_by(
     logits: Callable[[Mapping[str, Tensor]], Tensor],
     inputs: Mapping[str, Tensor],
     *,
-    most: int,
+    max_new_tokens: int,
     end: int,
 ) -> Tensor:
     """As `decoded`, with any function that gives the logits [N, A, V] of answer tokens. Each step
     reads all tokens again, because nothing is known of how the logits are computed."""
     if DECODED in inputs:
-        return _by_decoder(logits, inputs, most, end)
+        return _by_decoder(logits, inputs, max_new_tokens, end)
     mask = inputs["attention_mask"]
     starts, number = _where(inputs)
-    columns = starts[:, None] + torch.arange(int(number.max()) + most, device=mask.device)
+    columns = starts[:, None] + torch.arange(int(number.max()) + max_new_tokens, device=mask.device)
     ids = inputs["input_ids"].gather(1, columns.clamp_max(mask.shape[1] - 1))
-    answers = _Answers(torch.full_like(number, most), end)
+    answers = _Answers(torch.full_like(number, max_new_tokens), end)
     for at in answers.steps:
-        # One token more than was said, whatever it is: it is what is asked for.
-        width = ids.shape[1] - most + at + 1
+        # One token more than was generated, whatever it is: its logits are asked for.
+        width = ids.shape[1] - max_new_tokens + at + 1
         shown = torch.arange(width, device=mask.device) < (number + at + 1)[:, None]
         rows = {"input_ids": ids[:, :width], "attention_mask": shown.to(mask.dtype)}
         token = logits({**rows, ANSWER_AT: number})[:, at].argmax(dim=-1)
@@ -227,18 +227,18 @@ def decoded_by(
         kept = answers.drop()
         if kept is not None:
             ids, number = ids[kept], number[kept]
-    return answers.said()
+    return answers.tokens()
 
 
 def _by_decoder(
     logits: Callable[[Mapping[str, Tensor]], Tensor],
     inputs: Mapping[str, Tensor],
-    most: int,
+    max_new_tokens: int,
     end: int,
 ) -> Tensor:
-    """`decoded_by` of a model with a decoder, which reads what has been said so far."""
+    """`decoded_by` of a model with a decoder, which reads what has been generated so far."""
     read = inputs[DECODED][:, :1]
-    answers = _Answers(torch.full_like(read[:, 0], most), end)
+    answers = _Answers(torch.full_like(read[:, 0], max_new_tokens), end)
     for at in answers.steps:
         shown = {**inputs, DECODED: read, DECODED_MASK: torch.ones_like(read)}
         token = logits(shown)[:, at].argmax(dim=-1)
@@ -248,4 +248,4 @@ def _by_decoder(
         kept = answers.drop()
         if kept is not None:
             read, inputs = read[kept], _only(kept, inputs)
-    return answers.said()
+    return answers.tokens()

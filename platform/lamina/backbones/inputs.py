@@ -41,16 +41,16 @@ class ModelInputs:
         lazy = {name: value for name, value in read.items() if isinstance(value, LazyInput)}
         return Batch(made, samples.labels, samples.ids, lazy=lazy)
 
-    def encode_prompts(self, prompts: Sequence[str], most: int) -> dict[str, Tensor]:
-        """Inputs of N prompts without answers, which may get `most` tokens each at most. Raises
+    def encode_prompts(self, prompts: Sequence[str], max_new_tokens: int) -> dict[str, Tensor]:
+        """Inputs of N prompts without answers, behind which `max_new_tokens` may follow. Raises
         InputError where these leave no room for a prompt, and where the model gives no answers."""
         longest = self._texts.max_length
         # A decoder says its answer apart from what the encoder reads.
-        room = longest - (1 if self.capabilities.architecture.has_decoder else most)
+        room = longest - (1 if self.capabilities.architecture.has_decoder else max_new_tokens)
         if room < 1:
             raise InputError(
                 f"backbone.max_length: {longest} leaves no room for a prompt beside an answer of "
-                f"{most} tokens"
+                f"{max_new_tokens} tokens"
             )
         # The end token alone stands for an answer.
         encoder = replace(self._texts, max_length=room + 1)

@@ -139,7 +139,7 @@ def meeting(call: Call, architecture: Architecture) -> Hashable | None:
     shapes = {name: value.shape[1:] for name, value in call.inputs.items()}
     shape = tuple(sorted(shapes.items()))
     start = architecture.frozen_below(call.overlay)
-    return added, shape, start, torch.is_grad_enabled(), call.most > 0
+    return added, shape, start, torch.is_grad_enabled(), call.max_new_tokens > 0
 
 
 def joined(calls: Sequence[Call], *, stack: bool) -> Call:
@@ -147,9 +147,11 @@ def joined(calls: Sequence[Call], *, stack: bool) -> Call:
     sizes = [call.num_rows for call in calls]
     inputs = {name: torch.cat([call.inputs[name] for call in calls]) for name in calls[0].inputs}
     overlay = packed([call.overlay for call in calls], sizes, stack=stack)
-    most = max(call.most for call in calls)
-    limits = torch.cat([call.most_of_rows() for call in calls]) if most else None
-    return Call(inputs, overlay, most, limits=limits)
+    max_new_tokens = max(call.max_new_tokens for call in calls)
+    limits = (
+        torch.cat([call.max_new_tokens_of_rows() for call in calls]) if max_new_tokens else None
+    )
+    return Call(inputs, overlay, max_new_tokens, limits=limits)
 
 
 def taken_apart(hidden: Hidden, calls: Sequence[Call]) -> list[Hidden]:

@@ -113,26 +113,26 @@ class Predictor:
             )
         if not len(prompts):
             return []
-        most = self.max_new_tokens if max_new_tokens is None else max_new_tokens
-        data, known = self.encode_prompts(prompts, most, domains), self.task_named(task)
+        max_new_tokens = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        data, known = self.encode_prompts(prompts, max_new_tokens, domains), self.task_named(task)
         found: dict[int, Generation] = {}
         for rows in data.lengths().argsort(stable=True).split(TOGETHER):
-            said = self.generated(data[rows].trimmed(), most, known)
+            said = self.generated(data[rows].trimmed(), max_new_tokens, known)
             found |= zip(rows.tolist(), said, strict=True)
         return [found[row] for row in range(len(data))]
 
     def encode_prompts(
         self,
         prompts: Sequence[Prompt],
-        most: int,
+        max_new_tokens: int,
         domains: Sequence[str | None] | None = None,
     ) -> Batch:
-        """Prompts as the backbone takes them, cut where an answer of `most` tokens would have no
+        """Prompts as the backbone takes them, cut where `max_new_tokens` behind them would have no
         room. Raises InputError as `generate` does."""
         if isinstance(prompts, str):
             raise InputError("prompts: one text was given (allowed: a list of texts)")
-        if most < 1:
-            raise InputError(f"max_new_tokens: {most} is not positive")
+        if max_new_tokens < 1:
+            raise InputError(f"max_new_tokens: {max_new_tokens} is not positive")
         stream = self.bundle.job.stream
         asked = [
             stream.prompt_of(turns_of(each, f"prompts: number {place + 1}"), domain)
@@ -140,16 +140,18 @@ class Predictor:
                 zip(prompts, domains or [None] * len(prompts), strict=True)
             )
         ]
-        inputs = self.model.backbone.inputs.encode_prompts(asked, most)
+        inputs = self.model.backbone.inputs.encode_prompts(asked, max_new_tokens)
         nothing = torch.zeros(len(asked), 0, dtype=torch.int64)
         return Batch(inputs, nothing, torch.arange(len(asked)))
 
     @torch.no_grad()
-    def generated(self, batch: Batch, most: int, task: Task | None = None) -> list[Generation]:
+    def generated(
+        self, batch: Batch, max_new_tokens: int, task: Task | None = None
+    ) -> list[Generation]:
         """Generated tokens behind prompts that are run together, as they are padded."""
         backbone, strategy = self.model.backbone, self.strategy
         inputs = batch.to(backbone.device).inputs
-        said = strategy.generate(self.model, inputs, task, most)
+        said = strategy.generate(self.model, inputs, task, max_new_tokens)
         names: list[str | None] = [None] * len(batch)
         if strategy.routes and task is None:
             routes = strategy.route(self.model, inputs).tolist()

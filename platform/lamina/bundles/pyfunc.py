@@ -39,8 +39,8 @@ class PyfuncModel:
         values, given = _values(model_input), params or {}
         index = model_input.index if isinstance(model_input, pandas.DataFrame) else None
         if self.predictor.bundle.facts.answers == "tokens":
-            most = given.get("max_new_tokens")
-            said = self.predictor.generate(values, given.get("task"), most)
+            max_new_tokens = given.get("max_new_tokens")
+            said = self.predictor.generate(values, given.get("task"), max_new_tokens)
             columns: dict[str, list[Any]] = {
                 "text": [each.text for each in said],
                 "is_whole": [each.is_whole for each in said],

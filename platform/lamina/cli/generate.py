@@ -38,11 +38,13 @@ def generate_answers(
     asked = _prompts(prompts, file)
     predictor = load_predictor(bundle)
     predictor.task_named(task)
-    most = max_new_tokens or predictor.max_new_tokens
+    max_new_tokens = max_new_tokens or predictor.max_new_tokens
     at_a_time = 1 if sys.stdin.isatty() and prompts == (STDIN,) else TOGETHER
     total, broken = 0, 0
     while texts := list(islice(asked, at_a_time)):
-        for prompt, said in zip(texts, predictor.generate(texts, task, most), strict=True):
+        for prompt, said in zip(
+            texts, predictor.generate(texts, task, max_new_tokens), strict=True
+        ):
             click.echo(_line(prompt, said, form, is_lone=len(prompts) == 1 and file is None))
             total, broken = total + 1, broken + (not said.is_whole)
         sys.stdout.flush()
@@ -50,7 +52,7 @@ def generate_answers(
         raise InputError("PROMPT: none was given (allowed: texts, - or --file FILE)")
     if broken:
         Console(stderr=True, highlight=False).print(
-            f"{broken:,} of {counted(total, 'answer')} broke off after {most} tokens "
+            f"{broken:,} of {counted(total, 'answer')} broke off after {max_new_tokens} tokens "
             "(--max-new-tokens)",
             soft_wrap=True,
         )

@@ -45,11 +45,11 @@ def say_rows(
     asked: Asked,
     write: Write,
     task: str | None,
-    most: int | None,
+    max_new_tokens: int | None,
     console: Console,
 ) -> list[Generation]:
-    """Answer the rows of a file, and write each answer when it is there. `most` tokens each at
-    most; None: as many as the bundle's own setting."""
+    """Answer the rows of a file, and write each answer when it is there. `max_new_tokens` of None:
+    the bundle's own setting."""
 
     def answer(chosen: slice) -> list[Generation]:
         prompts = [
@@ -57,7 +57,7 @@ def say_rows(
             for turns in asked.values[chosen]
         ]
         domains = None if asked.groups is None else asked.groups[chosen]
-        return predictor.generate(prompts, task, most, domains)
+        return predictor.generate(prompts, task, max_new_tokens, domains)
 
     found: list[Generation] = []
     for number, said in answered_rows(asked, TOGETHER, answer, console):
@@ -66,10 +66,12 @@ def say_rows(
     return found
 
 
-def say_lines(predictor: Predictor, write: Write, task: str | None, most: int | None) -> None:
+def say_lines(
+    predictor: Predictor, write: Write, task: str | None, max_new_tokens: int | None
+) -> None:
     """Answer lines of standard input, each a prompt; empty ones get no answer."""
     for number, said in answered_lines(
-        TOGETHER, lambda texts: predictor.generate(texts, task, most)
+        TOGETHER, lambda texts: predictor.generate(texts, task, max_new_tokens)
     ):
         write(number, said)
 

@@ -94,14 +94,18 @@ class AdapterCL(Strategy):
         return MODULES.answer(model, inputs, self.route(model, inputs), classes)
 
     def generate(
-        self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None, most: int
+        self,
+        model: AdaptedModel,
+        inputs: Mapping[str, Tensor],
+        task: Task | None,
+        max_new_tokens: int,
     ) -> Tensor:
         """What the routed task's adapter says."""
         if task is None:
             chosen = self.route(model, inputs)
         else:
             chosen = torch.full_like(inputs["input_ids"][:, 0], task.index)
-        return MODULES.generate(model, inputs, chosen, most)
+        return MODULES.generate(model, inputs, chosen, max_new_tokens)
 
 
 def principal_density(covariance: Tensor, components: int) -> dict[str, Tensor]:

@@ -198,16 +198,25 @@ class Strategy(ABC):
         return model(inputs).logits
 
     def generate(
-        self, model: AdaptedModel, inputs: Mapping[str, Tensor], task: Task | None, most: int
+        self,
+        model: AdaptedModel,
+        inputs: Mapping[str, Tensor],
+        task: Task | None,
+        max_new_tokens: int,
     ) -> Tensor:
-        """What it says behind the prompts of N inputs, where answers are tokens: int64 [N, L], L <=
-        `most`, each the best by `predict` when those before it are given; after the end token comes
-        IGNORED.
+        """Generate tokens behind the prompts of N inputs, where answers are tokens: int64 [N, L],
+        L <= `max_new_tokens`. Each is the likeliest by `predict` when those before it are given;
+        IGNORED follows the end token.
 
         `task` as in `predict`. Default: with keys and values kept where `predict` is the default
-        too; else all tokens are read again for each that is said, which is slow.
+        too; else all tokens are read again for each that is generated, which is slow.
         """
         if type(self).predict is Strategy.predict:
-            return model.generate(inputs, most)
+            return model.generate(inputs, max_new_tokens)
         end = model.backbone.inputs.end_token
-        return decoded_by(lambda rows: self.predict(model, rows, task), inputs, most=most, end=end)
+        return decoded_by(
+            lambda rows: self.predict(model, rows, task),
+            inputs,
+            max_new_tokens=max_new_tokens,
+            end=end,
+        )

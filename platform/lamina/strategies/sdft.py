@@ -70,7 +70,7 @@ class SDFT(Strategy):
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
         """L = mean over the tokens of y ~ p(. | x) of KL(p(. | x, y_<) || p_teacher(. | x, y*,
         y_<))."""
-        said = self.said(model, batch.inputs)
+        said = self.rollouts(model, batch.inputs)
         longest = model.backbone.inputs.max_length
         asked = taken_apart(batch)
         alone = [(prompt, own) for (prompt, _), own in zip(asked, said, strict=True)]
@@ -83,7 +83,7 @@ class SDFT(Strategy):
         return StepOutput(loss)
 
     @torch.no_grad()
-    def said(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    def rollouts(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """What the student says to each prompt, with its end token where that comes."""
         choose = None
         if self.temperature > 0:

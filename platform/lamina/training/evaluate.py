@@ -18,7 +18,7 @@ from lamina.evaluation.measures.perplexity import perplexity
 from lamina.losses import cross_entropy
 from lamina.strategies.base import Strategy
 from lamina.training.finite import NotFiniteError
-from lamina.training.generate import said
+from lamina.training.generate import generated_tokens
 
 LOGITS_BYTES = 2**27
 """How many bytes the logits of answer tokens may take at a time."""
@@ -53,14 +53,14 @@ def answers_by_task(
     part: Part,
     batch_size: int,
     keep: KeptLogits | None = None,
-    most: int | None = None,
+    max_new_tokens: int | None = None,
 ) -> list[AnyAnswers | None]:
     """What is predicted of every task's part; None where the head does not know all of the task's
     classes yet, and where the part has no rows (a client need not have some of every task).
 
     Texts are answered in one go, whatever their task, where predictions know none: of many texts
     more have one length. The logits of a task that are to be kept are put into `keep`. Where
-    texts are read, `most` tokens are generated of each answer at most. Raises NotFiniteError for
+    texts are read, at most `max_new_tokens` are generated of each answer. Raises NotFiniteError for
     logits that are not finite.
     """
     known = model.num_classes()
@@ -74,14 +74,16 @@ def answers_by_task(
         for index, data in asked.items():
             task = known_task(stream, stream.experiences[index].task)
             kept = (keep, range(len(data))) if keep is not None and keep.task == index else None
-            found[index] = checked(answers(strategy, model, data, task, batch_size, kept, most))
+            found[index] = checked(
+                answers(strategy, model, data, task, batch_size, kept, max_new_tokens)
+            )
     elif asked:
         together = Batch.cat(list(asked.values()))
         kept = None
         if keep is not None and keep.task in asked:
             start = sum(len(data) for place, data in asked.items() if place < keep.task)
             kept = keep, range(start, start + len(asked[keep.task]))
-        whole = checked(answers(strategy, model, together, None, batch_size, kept, most))
+        whole = checked(answers(strategy, model, together, None, batch_size, kept, max_new_tokens))
         sizes = [len(data) for data in asked.values()]
         shares: Sequence[AnyAnswers] = whole.split(sizes)
         for index, own in zip(asked, shares, strict=True):
@@ -114,11 +116,14 @@ def measured(
     data: Batch,
     task: Task | None,
     batch_size: int,
-    most: int | None = None,
+    max_new_tokens: int | None = None,
 ) -> float:
-    """What a measure makes of the answers to rows. With a task, only its classes compete. `most` as
-    in `answers_by_task`. Raises NotFiniteError for logits that are not finite."""
-    return measure.of(checked(answers(strategy, model, data, task, batch_size, most=most)))
+    """What a measure makes of the answers to rows. With a task, only its classes compete.
+    `max_new_tokens` as in `answers_by_task`. Raises NotFiniteError for logits that are not
+    finite."""
+    return measure.of(
+        checked(answers(strategy, model, data, task, batch_size, max_new_tokens=max_new_tokens))
+    )
 
 
 def answers(
@@ -128,10 +133,11 @@ def answers(
     task: Task | None,
     batch_size: int,
     keep: tuple[KeptLogits, range] | None = None,
-    most: int | None = None,
+    max_new_tokens: int | None = None,
 ) -> AnyAnswers:
     """What is predicted of rows, in their order. With a task, only its classes compete. `keep` is
-    shown the logits, with the numbers of the rows that it wants; `most` as in `answers_by_task`."""
+    shown the logits, with the numbers of the rows that it wants. `max_new_tokens` as in
+    `answers_by_task`."""
     pieces = []
     order, start = data.lengths().argsort(stable=True), 0
     is_of_tokens = data.labels.dim() == 2
@@ -155,9 +161,9 @@ def answers(
     if not is_of_tokens:
         return Answers.of_plain(columns)
     found = TokenAnswers.of_plain({"columns": columns.double()})
-    if most is None:
+    if max_new_tokens is None:
         return found
-    tokens = said(strategy, model, data, task, most)
+    tokens = generated_tokens(strategy, model, data, task, max_new_tokens)
     texts = model.backbone.inputs.texts_of
     return replace(found, said=tuple(texts(tokens)), wanted=tuple(texts(data.labels)))
 

@@ -24,7 +24,9 @@ def general_rows(backbone: Backbone) -> Batch:
     prompts = (files("lamina.training") / "general_prompts.txt").read_text("utf-8").splitlines()
     asked = backbone.inputs.encode_prompts(prompts, TOKENS)
     device = backbone.device
-    said = backbone.generate({name: each.to(device) for name, each in asked.items()}, most=TOKENS)
+    said = backbone.generate(
+        {name: each.to(device) for name, each in asked.items()}, max_new_tokens=TOKENS
+    )
     none = torch.zeros(len(prompts), dtype=torch.int64)
     # In words, and so with an end, as every answer has one.
     texts = backbone.inputs.texts_of(said)

@@ -18,36 +18,38 @@ def generate(
     model: AdaptedModel,
     prompts: Sequence[str],
     *,
-    most: int = 64,
+    max_new_tokens: int = 64,
     task: Task | None = None,
 ) -> list[str]:
     """The answers to prompts, by greedy decoding, in their order.
 
     Args:
-        most: Tokens of an answer, at most; what is longer breaks off.
+        max_new_tokens: Tokens of an answer, at most; what is longer breaks off.
         task: As in `Strategy.predict`.
 
     Raises InputError where the backbone cannot answer in tokens.
     """
     if not prompts:
         return []
-    inputs = model.backbone.inputs.encode_prompts(prompts, most)
+    inputs = model.backbone.inputs.encode_prompts(prompts, max_new_tokens)
     nothing = torch.zeros(len(prompts), 0, dtype=torch.int64)
     rows = Batch(inputs, nothing, torch.arange(len(prompts)))
-    return model.backbone.inputs.texts_of(said(strategy, model, rows, task, most))
+    return model.backbone.inputs.texts_of(
+        generated_tokens(strategy, model, rows, task, max_new_tokens)
+    )
 
 
 @torch.no_grad()
-def said(
-    strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, most: int
+def generated_tokens(
+    strategy: Strategy, model: AdaptedModel, data: Batch, task: Task | None, max_new_tokens: int
 ) -> Tensor:
     """The tokens generated behind the prompts of rows, int64 [N, L] on the CPU, in the order of the
     rows; IGNORED follows an answer."""
-    found = torch.full((len(data), most), IGNORED, dtype=torch.int64)
+    found = torch.full((len(data), max_new_tokens), IGNORED, dtype=torch.int64)
     longest = 0
     for rows in _by_length(data):
         inputs = data[rows].trimmed().to(model.backbone.device).inputs
-        tokens = strategy.generate(model, inputs, task, most)
+        tokens = strategy.generate(model, inputs, task, max_new_tokens)
         longest = max(longest, tokens.shape[1])
         found[rows, : tokens.shape[1]] = tokens.cpu()
     return found[:, :longest]

@@ -87,14 +87,16 @@ def test_adapters_of_one_model_decode_in_one_call(bundles, resident, monkeypatch
         type(backbone),
         "run_together",
         lambda self, calls: (
-            sizes.append([each.most for each in calls]) or run_together(self, calls)
+            sizes.append([each.max_new_tokens for each in calls]) or run_together(self, calls)
         ),
     )
     for name in ("finetune", "other"):
         resident._predictors[name] = resident._predictors["finetune"]
         resident._keys[name] = resident._keys["finetune"]
     wanted = [("finetune", 5), ("other", 3), ("finetune", 2)]
-    found = resident.answer([Question(name, PROMPTS[:1], None, most=most) for name, most in wanted])
+    found = resident.answer(
+        [Question(name, PROMPTS[:1], None, max_new_tokens=most) for name, most in wanted]
+    )
     predictor = resident._predictors["finetune"]
     assert found == [predictor.generate(PROMPTS[:1], max_new_tokens=most) for _, most in wanted]
     assert sizes == [[5, 3, 2]]

@@ -66,8 +66,8 @@ def read_completion(
             400, "model", f"model: {name!r} answers with classes (allowed: POST /v1/predict)"
         )
     prompts = _messages(given, settings) if is_chat else _prompts(given, settings)
-    most = _most(given, settings)
-    return Question(name, prompts, task_of(given, bundles[name]), most=most)
+    max_new_tokens = _max_new_tokens(given, settings)
+    return Question(name, prompts, task_of(given, bundles[name]), max_new_tokens=max_new_tokens)
 
 
 def _prompts(given: Mapping[str, Any], settings: ServingSettings) -> Sequence[Prompt]:
@@ -105,19 +105,19 @@ def _messages(given: Mapping[str, Any], settings: ServingSettings) -> Sequence[P
     return [messages]
 
 
-def _most(given: Mapping[str, Any], settings: ServingSettings) -> int | None:
+def _max_new_tokens(given: Mapping[str, Any], settings: ServingSettings) -> int | None:
     """How many tokens a request allows; None where it does not say."""
     for key in _LENGTHS:
-        most = given.get(key)
-        if most is None:
+        number = given.get(key)
+        if number is None:
             continue
-        if type(most) is not int or not 1 <= most <= settings.max_new_tokens:
+        if type(number) is not int or not 1 <= number <= settings.max_new_tokens:
             raise RefusedError(
                 400,
                 key,
-                f"{key}: {shown(most)} is not allowed (allowed: 1 to {settings.max_new_tokens})",
+                f"{key}: {shown(number)} is not allowed (allowed: 1 to {settings.max_new_tokens})",
             )
-        return most
+        return number
     return None
 
 

@@ -38,7 +38,7 @@ class Question:
     """The task of all inputs, where predictions may know it."""
     top_k: int = 1
     """How many classes are wanted for each."""
-    most: int | None = None
+    max_new_tokens: int | None = None
     """How many tokens may be generated behind each prompt; None: as many as its job says."""
 
 

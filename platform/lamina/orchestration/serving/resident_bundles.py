@@ -113,8 +113,8 @@ class ResidentBundles:
             spans.append(slice(len(values), len(values) + len(read)))
             values += read
             groups += [(each.bundle, each.task)] * len(read)
-        most = max(each.top_k for each in questions)
-        found = self._predictions(backbone, values, groups, most) if values else []
+        top_k = max(each.top_k for each in questions)
+        found = self._predictions(backbone, values, groups, top_k) if values else []
         return [
             span if isinstance(span, InputError) else _cut(found[span], each.top_k)
             for span, each in zip(spans, questions, strict=True)
@@ -128,14 +128,16 @@ class ResidentBundles:
         spans: list[range | Exception] = []
         for each in questions:
             predictor = self._predictors[each.bundle]
-            most = each.most or min(predictor.max_new_tokens, self._settings.max_new_tokens)
+            max_new_tokens = each.max_new_tokens or min(
+                predictor.max_new_tokens, self._settings.max_new_tokens
+            )
             try:
-                read.append(predictor.encode_prompts(each.values, most))
+                read.append(predictor.encode_prompts(each.values, max_new_tokens))
             except InputError as error:
                 spans.append(error)
                 continue
             spans.append(range(len(groups), len(groups) + len(each.values)))
-            groups += [(each.bundle, each.task, most)] * len(each.values)
+            groups += [(each.bundle, each.task, max_new_tokens)] * len(each.values)
         found: dict[int, Generation | Exception] = {}
         for rows, batch in _by_length(read, self._settings.batch_rows):
             own = [groups[row] for row in rows.tolist()]
@@ -155,9 +157,9 @@ class ResidentBundles:
             return question.values
         stream = predictor.bundle.job.stream
         background = stream.background if isinstance(stream, HuggingFace) else "white"
-        most = self._settings.max_pixels
+        max_pixels = self._settings.max_pixels
         return [
-            torch.from_numpy(decode(content, f"inputs[{place}]", background, most))
+            torch.from_numpy(decode(content, f"inputs[{place}]", background, max_pixels))
             for place, content in enumerate(question.values)
         ]
 
@@ -210,10 +212,10 @@ class ResidentBundles:
             return _plain(error)
 
     def _generated(self, group: _Asked, batch: Batch) -> list[Generation] | Exception:
-        name, task, most = group
+        name, task, max_new_tokens = group
         predictor = self._predictors[name]
         try:
-            return predictor.generated(batch, most, predictor.task_named(task))
+            return predictor.generated(batch, max_new_tokens, predictor.task_named(task))
         except Exception as error:
             # As above.
             return _plain(error)
