@@ -315,19 +315,21 @@ def stream(folder: Path, tasks: int) -> dict[str, Any]:
 
 
 def clients(folder: Path, number: int) -> dict[str, Any]:
-    """Rounds that ask all of so many clients, in a process of their own; the driver's memory."""
+    """Rounds that ask all of so many clients, in a process of their own; the driver's memory, with
+    what it sees of Ray's object store and without."""
     folder.mkdir()
     plan = {"work": "noop", "registered": number, "sampled": number}
     rounds = {"rounds": _ROUNDS, "skipped": 1}
     (folder / "plan.json").write_text(json.dumps({**plan, **rounds}))
     peers = PROJECT / "tests" / "benchmarks" / "peers"
     command = [sys.executable, "-W", "ignore", str(peers / "lamina_rounds.py"), str(folder)]
-    most = 0.0
+    most = own = 0.0
     with subprocess.Popen(command, env=own_environment(), cwd=PROJECT) as driver:
         watched = psutil.Process(driver.pid)
         while driver.poll() is None:
             with psutil_silent():
-                most = max(most, watched.memory_info().rss / MIB)
+                seen = watched.memory_full_info()
+                most, own = max(most, seen.rss / MIB), max(own, seen.uss / MIB)
             time.sleep(_LOOK_SECONDS / 4)
     if driver.returncode != 0:
         raise SystemExit(f"{command} failed")
@@ -339,6 +341,7 @@ def clients(folder: Path, number: int) -> dict[str, Any]:
         "seconds per round": float(np.median(each)),
         "ms per client": float(np.median(each)) / number * 1e3,
         "driver MiB": most,
+        "its own MiB": own,
     }
 
 
