@@ -191,6 +191,8 @@ class Server:
         """Return when it answers; at once where it runs."""
         if self._process is not None and self._process.poll() is None:
             return
+        # Its main process was killed; the others of its group were not.
+        self.end()
         uri = f"sqlite:///{self._folder}/mlflow.db"
         words = [
             *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)),
