@@ -92,3 +92,30 @@ def test_prefixes_of_different_lengths_do_not_meet(tiny_bert, sentences):
 def test_peft_modules_run_alone(tiny_bert, sentences):
     (model,) = models(tiny_bert, "peft", 1)
     assert meeting(Call(sentences.inputs, model.overlay()), tiny_bert.architecture) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_patch_gives_what_it_reads_one_gradient(tiny_bert, kind):
+    """Of several terms, those of one patch would be added to each other first where its rows are a
+    piece of a packed batch, and to the frozen module's one by one where they are not: sums of
+    floats depend on their order."""
+    (model,) = models(tiny_bert, kind, 1)
+    for site, patches in model.overlay().patches.items():
+        (d_in, _), (_, d_out) = map(tiny_bert.shape_of, (site.read, site.write))
+        for patch in patches:
+            x = torch.randn(2, 5, d_in, requires_grad=True)
+            y = torch.randn(2, 5, d_out, requires_grad=True)
+            assert all(edges_into(given, patch(x, y)) <= 1 for given in (x, y))
+
+
+def edges_into(leaf, output):
+    """How many operations between a leaf and an output read the leaf itself."""
+    seen, waiting, found = set(), [output.grad_fn], 0
+    while waiting:
+        node = waiting.pop()
+        for following, _ in node.next_functions:
+            found += following is not None and getattr(following, "variable", None) is leaf
+            if following is not None and following not in seen:
+                seen.add(following)
+                waiting.append(following)
+    return found

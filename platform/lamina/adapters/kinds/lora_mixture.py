@@ -100,7 +100,9 @@ class LoRAMixturePatch:
         return stacked_fields(patches)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        x = x.to(self.a.dtype)
+        # A view, so that the gradients of gate and experts are added to each other before x gets
+        # them, as they are where x is a piece of a packed batch: the last digits follow the order.
+        x = x.to(self.a.dtype).view_as(x)
         shares = gate_shares(x, self.gate)
         if self.prior is not None:
             shares = torch.lerp(shares, self.prior.to(shares.dtype), self.prior_share)
