@@ -4,8 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lamina.adapters.queries import queries
 from lamina.backbones.overlay import Overlay
 from lamina.memory.memory import Replay
+from lamina.training.settings import TrainingSettings
 from lora_cases import shaken
 from nouns import after, make_learner
 from recent_prompt_cases import predict
@@ -16,8 +18,8 @@ def naive_attention(learner, inputs, number):
     model = learner.model
     tensors = model.adapters["query"].tensors
     rows = []
-    for feature in model.frozen_features(inputs):
-        inner = tensors["up"] @ (tensors["down"] @ feature)
+    for query in queries(model, inputs):
+        inner = tensors["up"] @ (tensors["down"] @ query)
         inner = inner * torch.sigmoid(inner)
         centred = inner - inner.mean()
         query = centred / (centred.square().mean() + 1e-5).sqrt()
@@ -62,7 +64,7 @@ def test_reflection_holds_exemplars_to_the_mean_attention_of_their_task(nouns, t
     logits = predict(learner, data)
     plain = F.cross_entropy(logits[:, 4:6], data.labels - 4)
     loss = learner.strategy.step(learner.model, data, replay).loss
-    wanted = plain + 3.0 * sum(divergences) / len(divergences)
+    wanted = plain + 3.0 * 2 * sum(divergences) / len(divergences)
     torch.testing.assert_close(loss, wanted, atol=1e-4, rtol=1e-4)
 
 
@@ -91,6 +93,39 @@ def test_reflection_keeps_the_attention_of_earlier_tasks(nouns, tiny_bert):
         return apart
 
     assert drift(20.0) < 0.9 * drift(0.0)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_the_attention_learns_at_its_share_of_the_rate(nouns, tiny_bert, share):
+    """The first step of AdamW is of the size of the rate, whatever the gradient."""
+    training = TrainingSettings(
+        epochs=1, batch_size=64, optimizer="adamw", learning_rate=1e-2, weight_decay=0.0
+    )
+    learner = make_learner("sapt", nouns, tiny_bert, training=training, attention_rate=share)
+    reports = learner.learn()
+    next(reports)
+    before = {name: tensor.detach().clone() for name, tensor in learner.model.parameters().items()}
+    next(reports)
+    after = learner.model.parameters()
+
+    def moved(name):
+        return float((after[name] - before[name]).detach().abs().max())
+
+    assert moved("query.up") == pytest.approx(share * 1e-2, rel=0.05)
+    assert learner.strategy.rate("task_1.layer.lora_A.weight") == 1.0
+
+
+def test_an_attention_as_fast_as_the_loras_ends_at_an_earlier_task(nouns, tiny_bert):
+    def shares(rate):
+        training = TrainingSettings(epochs=12, batch_size=2, optimizer="adamw", learning_rate=5e-2)
+        asked = {"attention_rate": rate, "reflection": 4.0}
+        learner = make_learner("sapt", nouns, tiny_bert, training=training, **asked)
+        reports = learner.learn()
+        next(reports)
+        next(reports)
+        return naive_attention(learner, nouns.experiences[1].test.inputs, 2).detach()[:, 1]
+
+    assert float(shares(1.0).mean()) < 0.5 * float(shares(0.02).mean())
 
 
 def test_a_setting_out_of_range_is_refused_by_its_key(nouns, tiny_bert):

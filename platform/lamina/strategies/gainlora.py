@@ -6,9 +6,9 @@ runs it), the task's gate, and the head's rows of the task's classes. Remembered
 gates, frozen; per module and per layer of the gate a basis of the directions that earlier inputs
 took. A gate starts as the last one, but for its last layer, which starts where earlier inputs give
 it nothing; each step keeps the part of what it learned that they do not see. Differs from the
-authors' code: the gate reads the feature of the frozen backbone, there the maximum over the
-embeddings of words; bases are of whole layers, there of slices of them; rows of weights are not
-scaled back to their norm after the projection; there, the forward sets all gates to one.
+authors' code: the gate reads the feature of the frozen backbone, there the mean of the embeddings
+of words; bases are of whole layers, there of slices of them; rows of weights are not scaled back to
+their norm after the projection; there, the forward sets all gates to one.
 """
 
 from collections.abc import Mapping

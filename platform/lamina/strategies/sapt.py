@@ -4,9 +4,13 @@ training and at test alike; reflection on earlier tasks keeps it where it was.
 Trained: the current task's LoRA (or prompts) and key, the projection of the query that all tasks
 share, and the head's rows of the task's classes. Remembered: earlier LoRAs and keys, frozen; of
 each task the mean attention that its rows paid when it was learned; the exemplars of the job's
-memory. Differs from the authors' code: it reflects on rows that a model generated, here on
-exemplars, of which each step draws some of all tasks together, there some of each; the query is the
-feature of the frozen backbone, there the maximum over the embeddings of the instruction's words.
+memory. Differs from the authors' code: it reflects on rows that a model generated, there some of
+each task in a step, here on exemplars, some of all tasks together; its query sees no padding, and
+of an image it is the frozen feature; the attention learns more slowly than the rest. There, all
+learn at 3e-4 or less. A small stream wants LoRAs that learn at 5e-3; there, the reflection draws an
+attention that is as fast to the LoRAs of earlier tasks before the new one, which starts as nothing,
+has anything to offer: it ends at 1 and 0 for every input, and the task is not learned. A tenth of
+the rate was chosen on such a stream (lights, then timers; jobs/README.md).
 """
 
 from collections.abc import Mapping
@@ -19,6 +23,7 @@ from torch import Tensor
 from lamina.adapters.base import uniform
 from lamina.adapters.merging import composed
 from lamina.adapters.model import AdaptedModel
+from lamina.adapters.queries import queries, query_width
 from lamina.checks import check_fields
 from lamina.core import Batch, StepOutput, Summary, Task, generator_of
 from lamina.losses import cross_entropy
@@ -35,6 +40,9 @@ class SAPT(Strategy):
 
     reflection: float = 0.5
     """lambda, the weight of the exemplars' attention (`kl_ratio` 0.5 in the authors' scripts)."""
+    attention_rate: float = 0.1
+    """Learning rate of the attention, keys and projection, as a share of the job's (1 in the
+    authors' scripts; `attn_lr`)."""
     hidden: int = 100
     """Inner width of the projection of the query (`trans_hidden_dim`)."""
     replay_size: int = 32
@@ -56,14 +64,18 @@ class SAPT(Strategy):
 
     def __post_init__(self) -> None:
         check_fields(
-            "strategy", self, not_negative=["reflection", "replay_size"], positive=["hidden"]
+            "strategy",
+            self,
+            not_negative=["reflection", "replay_size", "attention_rate"],
+            positive=["hidden"],
         )
 
     def setup(self, model: AdaptedModel) -> None:
         """The projection of the query: two linear layers as nn.Linear starts them, and a norm."""
-        dim, generator = model.backbone.dim, generator_of(model.seed, "adapter", QUERY)
+        dim, width = model.backbone.dim, query_width(model)
+        generator = generator_of(model.seed, "adapter", QUERY)
         projection = {
-            "down": uniform((self.hidden, dim), dim**-0.5, generator),
+            "down": uniform((self.hidden, width), width**-0.5, generator),
             "up": uniform((dim, self.hidden), self.hidden**-0.5, generator),
             "norm.weight": torch.ones(dim),
             "norm.bias": torch.zeros(dim),
@@ -80,11 +92,16 @@ class SAPT(Strategy):
         key = uniform((model.backbone.dim,), 1.0, generator)
         model.add_tensors(KEY.format(task.index), {"key": key})
 
+    def rate(self, name: str) -> float:
+        """A share of the job's for the attention."""
+        of_attention = name.startswith((f"{QUERY}.", KEY.format("")))
+        return self.attention_rate if of_attention else 1.0
+
     def scores(self, model: AdaptedModel, inputs: Mapping[str, Tensor]) -> Tensor:
         """q(x) k_i / sqrt(d) with all keys, [N, tasks]."""
         tensors = model.adapters[QUERY].tensors
-        features = model.frozen_features(inputs)
-        inner = F.silu(F.linear(F.linear(features, tensors["down"]), tensors["up"]))
+        asked = F.linear(queries(model, inputs), tensors["down"])
+        inner = F.silu(F.linear(asked, tensors["up"]))
         query = F.layer_norm(inner, inner.shape[-1:], tensors["norm.weight"], tensors["norm.bias"])
         number = sum(name.startswith(KEY.format("")) for name in model.adapters)
         names = [KEY.format(index) for index in range(number)]
@@ -99,8 +116,8 @@ class SAPT(Strategy):
         return model(inputs, adapters=names[-1:], parameters=laid).logits
 
     def step(self, model: AdaptedModel, batch: Batch, replay: Replay) -> StepOutput:
-        """L = CE(task's classes) + lambda * mean over exemplars of KL(mean attention of their task
-        || a(x))."""
+        """L = CE(task's classes) + lambda * sum over earlier tasks of the mean over exemplars of
+        KL(mean attention of their task || a(x))."""
         assert batch.task is not None
         logits = self.logits(model, batch.inputs, self.scores(model, batch.inputs))
         loss = cross_entropy(logits, batch.labels, batch.task.classes)
@@ -111,7 +128,8 @@ class SAPT(Strategy):
         means = [F.pad(each, (0, scores.shape[1] - len(each))) for each in self.state["means"]]
         wanted = torch.stack(means)[exemplars.extras["task"]]
         apart = F.kl_div(scores.log_softmax(dim=1), wanted, reduction="batchmean")
-        apart = apart * replay.balance(len(exemplars), batch)
+        # Tasks have as many exemplars each, so their means add up to as many times that of all.
+        apart = len(means) * apart * replay.balance(len(exemplars), batch)
         return StepOutput(loss + self.reflection * apart, {"reflection": apart.detach()})
 
     def annotate(self, model: AdaptedModel, batch: Batch) -> Mapping[str, Tensor]:
