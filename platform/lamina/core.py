@@ -212,6 +212,16 @@ class Samples:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __getitem__(self, rows: Tensor) -> "Samples":
+        """The rows of these indices, in the given order; those that are lazy are not read."""
+        chosen: Sequence[int] = rows.tolist()
+        return Samples(
+            values=values_at(self.values, chosen),
+            labels=self.labels[rows],
+            ids=self.ids[rows],
+            targets=None if self.targets is None else [self.targets[row] for row in chosen],
+        )
+
 
 @dataclass(frozen=True)
 class Batch:

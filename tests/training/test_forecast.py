@@ -38,6 +38,13 @@ def test_training_and_evaluation_take_what_their_pace_says():
     assert found.features == pytest.approx(1500 * 2 / 3 * 0.01)
 
 
+def test_rows_are_looked_at_once_a_task_however_many_steps_there_are():
+    alone = replace(STEPPED, saved_by_packing=0.0, first_batches=8, later_batches=40)
+    pace = replace(PACE, first=TaskPace(0.5, 0.2, 0.01), later=TaskPace(0.3, 0.4, 0.02))
+    found = forecast([(alone, pace)], SPEED, keeps=True, **ASKED)
+    assert found.training == pytest.approx(FIRST + LATER + 8 * 0.01 + 40 * 0.02)
+
+
 def test_packing_saves_its_seconds_of_every_step():
     found = forecast([(STEPPED, PACE)] * 8, SPEED, keeps=True, **ASKED)
     assert found.saved["packing"] == pytest.approx(8 * 200 * 0.1)
@@ -74,16 +81,17 @@ def test_halving_leaves_the_share_of_tasks_that_its_rungs_say(tasks, share):
 
 def test_the_work_of_a_trial_is_read_off_its_stream(tiny_bert):
     stream = nouns_stream(tiny_bert)
-    work = work_of(stream, [9, 9, 9], 4, 0.5, 0.0, 1)
+    work = work_of(stream, [9, 9, 9], [3, 3, 3], 4, 0.5, 0.0, 1)
     assert (work.num_tasks, work.first_steps, work.later_steps) == (3, 9, 18)
+    assert (work.first_batches, work.later_batches) == (3, 6)
     assert work.trained_rows == 27 * 4
     assert work.evaluated_rows == (2 + 4) * (1 + 2 + 3)
     domains = as_scenario(stream, "domain_incremental")
-    assert work_of(domains, [9, 9, 9], 4, 0.5, 0.0, 1).evaluated_rows == (2 + 4) * 3 * 3
+    assert work_of(domains, [9, 9, 9], [3, 3, 3], 4, 0.5, 0.0, 1).evaluated_rows == (2 + 4) * 3 * 3
 
 
 def test_one_that_waits_for_all_tasks_is_evaluated_once(tiny_bert):
-    work = work_of(nouns_stream(tiny_bert), [27], 4, 0.5, 0.0, 1)
+    work = work_of(nouns_stream(tiny_bert), [27], [9], 4, 0.5, 0.0, 1)
     assert (work.num_tasks, work.first_steps, work.later_steps) == (1, 27, 0)
     assert work.evaluated_rows == (2 + 4) * 3
 

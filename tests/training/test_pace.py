@@ -1,11 +1,23 @@
 """How fast learners train and answer is measured on a piece of their stream."""
 
 import math
+import time
 
 import pytest
 
-from lamina.training.pace import MOST_TASKS, ROWS_PER_CLASS, STEPS, measure, num_steps, warm_up
+from lamina.training.pace import (
+    ANSWERED_ROWS,
+    MOST_TASKS,
+    ROWS_PER_CLASS,
+    STEPS,
+    TaskPace,
+    measure,
+    num_steps,
+    piece_of,
+    task_pace,
+)
 from lamina.training.settings import TrainingSettings
+from lamina.training.stopwatch import Lap, Stopwatch
 from nouns import as_scenario, make_learner, nouns_stream
 
 TRAINING = TrainingSettings(epochs=3, batch_size=2, learning_rate=1e-2)
@@ -27,13 +39,30 @@ def test_learners_of_every_sort_have_a_pace(tiny_bert, name):
     assert pace.first.task + pace.first.step > 0
 
 
-def test_a_piece_is_as_large_as_the_steps_that_are_measured(tiny_bert):
+def test_a_piece_is_as_large_as_the_steps_that_are_timed(tiny_bert):
     stream = nouns_stream(tiny_bert)
-    for name, keeps, tasks in (("finetune", True, 1), ("er", True, 2), ("er", False, 2)):
-        learner = warm_up(builder(name, tiny_bert), stream, TRAINING, keeps=keeps)
-        rows = max(STEPS[keeps] * 2, ROWS_PER_CLASS * 2)
-        assert [len(each.train) for each in learner.stream.experiences] == [rows] * MOST_TASKS
-        assert learner.num_steps == tasks * rows / 2
+    for batch_size, rows in ((2, STEPS * 2), (1, ROWS_PER_CLASS * 2)):
+        piece = piece_of(stream, batch_size)
+        assert [len(each.train) for each in piece.experiences] == [rows] * MOST_TASKS
+        assert all(len(each.test) <= ANSWERED_ROWS for each in piece.experiences)
+
+
+def test_what_is_done_once_a_task_is_told_from_its_steps_and_from_looks_at_its_rows():
+    steps = [Lap("step", 4, 5.0), Lap("step with exemplars", 4, 2.0), Lap("step", 4, 4.0)]
+    looks = [Lap("preview", 8, 1.0), Lap("review", 8, 0.5)]
+    assert task_pace([looks[0], *steps, looks[1]], 14.0, 3) == TaskPace(3.5, 3.0, 0.5)
+    assert task_pace(looks, 4.0, 3) == TaskPace(2.5, 0.5)
+    assert task_pace(steps[:1], 5.5, 1) == TaskPace(0.5, 5.0)
+
+
+def test_operations_are_not_counted_where_the_pace_is_measured(tiny_bert):
+    learner = make_learner("er", nouns_stream(tiny_bert), tiny_bert, training=TRAINING)
+    watch = learner.scores.stopwatch = Stopwatch(time.thread_time)
+    report = next(learner.learn())
+    assert report.metrics["cost/train_flops"] == 0
+    kinds = ["preview", *["step"] * learner.num_steps, "review"]
+    assert [lap.kind for lap in watch.laps] == kinds
+    assert sum(lap.seconds for lap in watch.laps) > 0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -13,7 +13,9 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from lamina.adapters.base import AdapterKind
 from lamina.adapters.kinds.lora import LoRA
 from lamina.adapters.model import AdaptedModel
 from lamina.backbones.backbone import Backbone
@@ -24,17 +26,17 @@ from lamina.config.job import Job
 from lamina.config.plan import SweepPlan
 from lamina.config.settings import HostSettings
 from lamina.config.stages import shared_stages
-from lamina.core import Batch, Samples, Stream
+from lamina.core import Batch, Experience, Samples, Stream
 from lamina.training.forecast import Forecast, Speed, Work, forecast, seconds_per_row, work_of
 from lamina.training.learner import Learner
 from lamina.training.measured import measured
-from lamina.training.pace import Pace, TaskPace, measure, num_steps, warm_up
+from lamina.training.pace import STEPS, Pace, TaskPace, measure, num_steps, piece_of
 from lamina.training.packing_size import MOST_PACKED, Packing, kept_packing_size
 from lamina.training.settings import TrainingSettings
 
-ROWS = 32
+ROWS = 8
 """Rows of the forward that is timed."""
-PAIRS = 3
+PAIRS = 2
 """How often a forward is timed on a quiet machine, and beside as many busy processes as there will
 be other hosts, in turns."""
 LEAST_SPREAD = 1.1
@@ -84,26 +86,25 @@ class Estimate:
 def estimate(plan: SweepPlan, streams: Sequence[Stream[Samples]]) -> Estimate:
     """Measure learners of each kind of trial on a piece of its stream, and reckon.
 
-    `streams` are those of the plan's points, as `check_components` returned them. What was measured
-    on this machine before is not measured again.
+    `streams` are those of the plan's points, as `check_components` returned them; a backbone reads
+    a piece of each alone. What was measured on this machine before is not measured again.
     """
     job = plan.job
     on_gpu = job.hosts.device != "cpu" and torch.cuda.is_available()
     torch.set_num_threads(job.hosts.threads)
     backbones: dict[BackboneSettings, Backbone] = {}
-    encoded: dict[tuple[BackboneSettings, int], Stream[Batch]] = {}
+    pieces: dict[tuple[BackboneSettings, int, int], _Piece] = {}
     kinds: dict[str, _Kind] = {}
     names = []
     for point, raw in zip(plan.points, streams, strict=True):
         trial = replace(point.trial.job, hosts=job.hosts)
-        key = trial.backbone, id(raw)
+        key = trial.backbone, id(raw), trial.training.batch_size
         if trial.backbone not in backbones:
             backbones[trial.backbone] = load_backbone(trial.backbone, "cuda" if on_gpu else "cpu")
             keep_features(backbones[trial.backbone], job.hosts)
-        backbone = backbones[trial.backbone]
-        if key not in encoded:
-            encoded[key] = backbone.encode_stream(raw)
-        kind = _Kind(trial, backbone, encoded[key])
+        if key not in pieces:
+            pieces[key] = _Piece(raw, backbones[trial.backbone], trial.training.batch_size)
+        kind = _Kind(trial, pieces[key])
         kind = kinds.setdefault(kind.name, kind)
         names.append(kind.name)
     # This process has imported and loaded what one for a trial would.
@@ -116,12 +117,13 @@ def estimate(plan: SweepPlan, streams: Sequence[Stream[Samples]]) -> Estimate:
         for work, name, number in zip(works, names, draws, strict=True)
         for _ in range(number)
     ]
-    row, slowdown = _row_seconds(next(iter(kinds.values())), 0 if on_gpu else hosts - 1)
+    distinct = {(key, stream): _num_rows(each.raw) for (key, stream, _), each in pieces.items()}
+    row, slowdown = _row_seconds(next(iter(pieces.values())), 0 if on_gpu else hosts - 1)
     forecasts = [
         forecast(
             [(work, kinds[name].pace.slower(factor)) for work, name in trials],
             Speed(start=start, row=row * factor),
-            distinct_rows=sum(_num_rows(each) for each in encoded.values()),
+            distinct_rows=sum(distinct.values()),
             hosts=hosts,
             keeps=job.hosts.features_gb > 0,
             halving=_halving(plan),
@@ -135,21 +137,65 @@ def estimate(plan: SweepPlan, streams: Sequence[Stream[Samples]]) -> Estimate:
     return Estimate(tuple(groups), hosts, tuple(forecasts))
 
 
-class _Kind:
-    """Trials that take the same time: their job, backbone and stream. Measured when asked."""
+class _Piece:
+    """What a backbone reads of a stream to be measured."""
 
-    def __init__(self, job: Job, backbone: Backbone, stream: Stream[Batch]) -> None:
-        self.job = job
+    def __init__(self, raw: Stream[Samples], backbone: Backbone, batch_size: int) -> None:
+        self.raw = raw
         self.backbone = backbone
-        self.stream = stream
+        self.stream = backbone.encode_stream(piece_of(raw, batch_size))
+        self._filled: set[int] = set()
+
+    def beginning(self, rows: int) -> Batch:
+        """The first training rows of the stream, as a host batches them."""
+        first = self.raw.experiences[0]
+        few = first.train[torch.arange(min(rows, len(first.train)))]
+        alone = replace(self.raw, experiences=(Experience(first.task, few, few, few),))
+        return self.backbone.encode_stream(alone).experiences[0].train
+
+    @torch.no_grad()
+    def fill(self, adapter: AdapterKind | None) -> None:
+        """Let the feature store keep what all layers, and those below such an adapter, make of the
+        piece, so that no step that is timed computes it."""
+        if self.backbone.features is None:
+            return
+        model = AdaptedModel(self.backbone, adapter, 0)
+        model.add()
+        overlay, architecture = model.overlay(), self.backbone.architecture
+        below = architecture.frozen_below(overlay)
+        compute: dict[int, Callable[[Mapping[str, Tensor]], object]] = {
+            below: lambda inputs: self.backbone(inputs, overlay),
+            architecture.num_layers: self.backbone.frozen_features,
+        }
+        for layers in sorted(compute.keys() - self._filled - {0}):
+            self._filled.add(layers)
+            for each in self.stream.experiences:
+                for part in (each.train, each.validation, each.test):
+                    if len(part):
+                        compute[layers](part.to(self.backbone.device).inputs)
+
+
+class _Kind:
+    """Trials that take the same time: their job, and a piece of their stream. Measured when
+    asked."""
+
+    def __init__(self, job: Job, piece: _Piece) -> None:
+        self.job = job
+        self.piece = piece
+        self.backbone = piece.backbone
 
     @cached_property
     def name(self) -> str:
         """The same for trials that take the same time."""
-        training = asdict(self.job.training)
+        return repr((self._paced, self.job.training.epochs))
+
+    @cached_property
+    def _paced(self) -> str:
+        """The same for trials whose steps take the same time."""
+        training, stream = asdict(self.job.training), self.piece.raw
         timed = {key: training[key] for key in ("batch_size", "optimizer", "evaluation_batch_size")}
         keeps = self.job.hosts.features_gb > 0
-        data = [self.backbone.digest, self.stream.name, self.stream.scenario, keeps]
+        data = [self.backbone.digest, stream.name, stream.scenario, keeps]
         known = [*data, timed, self.job.mapping["strategy"], self.job.adapter, self.job.memory]
         return repr(known)
 
@@ -159,7 +205,7 @@ class _Kind:
         job = self.job
         if not job.steps_run_layers or (job.adapter is not None and not job.adapter.packs):
             return None
-        batch = self.stream.experiences[0].train[slice(0, job.training.batch_size)]
+        batch = self.piece.beginning(job.training.batch_size)
         most = job.hosts.cohort or MOST_PACKED
         return kept_packing_size(self.backbone, job.adapter or LoRA(), batch, most)
 
@@ -170,41 +216,39 @@ class _Kind:
     @cached_property
     def pace(self) -> Pace:
         """Of one of them, alone, on a quiet machine; measured once, and kept."""
-        found = measured({"pace": self.name}, self._measured_pace, self.backbone.device)
+        key = {"pace": self._paced, "steps": STEPS}
+        found = measured(key, self._measured_pace, self.backbone.device)
         first, later = (TaskPace(**found[name]) for name in ("first", "later"))
         return Pace(first, later, found["answer"], tuple(found["phases"]))
 
     def _measured_pace(self) -> dict[str, Any]:
-        training = self.job.training
-        keeps = self.job.hosts.features_gb > 0 and self._share < 1
-        warm = warm_up(self.build, self.stream, training, keeps=keeps)
-
-        def again(piece: Stream[Batch], training: TrainingSettings) -> Learner:
-            learner = self.build(piece, training)
-            # Counting operations takes longer than the few steps of a piece.
-            learner.scores.costs.flops_per_row.update(warm.scores.costs.flops_per_row)
-            return learner
-
-        return asdict(measure(again, self.stream, training))
+        self.piece.fill(self.job.adapter)
+        return asdict(measure(self.build, self.piece.stream, self.job.training))
 
     def work(self, stage: int) -> Work:
         """What a trial of this kind does."""
         saved = 0.0 if self.packing is None else self.packing.alone - self.packing.packed
         batch_size = self.job.training.batch_size
-        return work_of(self.stream, self._steps, batch_size, self._share, saved, stage)
+        batches = [-(-rows // batch_size) for rows in self._rows]
+        stream = self.piece.raw
+        return work_of(stream, self._steps, batches, batch_size, self._share, saved, stage)
 
     @cached_property
     def _steps(self) -> list[int]:
         """Of each task of the whole stream."""
-        rows = [len(each.train) for each in self.stream.experiences]
-        if self.job.strategy.data == "all":
-            rows = [sum(rows)]
         epochs, phases = self.job.training.epochs, self.pace.phases
-        learner = self.build(self.stream, self.job.training)
+        learner = self.build(self.piece.stream, self.job.training)
         return [
             num_steps(learner, phases, epochs, number, is_first=at == 0)
-            for at, number in enumerate(rows)
+            for at, number in enumerate(self._rows)
         ]
+
+    @cached_property
+    def _rows(self) -> list[int]:
+        """Training rows of each task of the whole stream, or of all together, where they are
+        learned at once."""
+        rows = [len(each.train) for each in self.piece.raw.experiences]
+        return [sum(rows)] if self.job.strategy.data == "all" else rows
 
     @cached_property
     def _share(self) -> float:
@@ -217,11 +261,11 @@ class _Kind:
         return 1 - self.backbone.architecture.frozen_below(model.overlay()) / depth
 
 
-def _row_seconds(kind: _Kind, neighbours: int) -> tuple[float, float]:
+def _row_seconds(piece: _Piece, neighbours: int) -> tuple[float, float]:
     """Seconds of a row's forward through the whole backbone on a quiet machine, and how many times
     as long it takes beside so many busy neighbours."""
-    backbone = kind.backbone
-    batch = kind.stream.experiences[0].train[slice(0, ROWS)]
+    backbone = piece.backbone
+    batch = piece.beginning(ROWS)
 
     def measure_both() -> list[float]:
         pairs = []
@@ -274,7 +318,7 @@ def _stage_sizes(plan: SweepPlan) -> list[int]:
     return [names.get(point.trial.name, 1) for point in plan.points]
 
 
-def _num_rows(stream: Stream[Batch]) -> int:
+def _num_rows(stream: Stream[Samples]) -> int:
     parts = [(each.train, each.validation, each.test) for each in stream.experiences]
     return sum(len(part) for three in parts for part in three)
 

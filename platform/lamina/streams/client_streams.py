@@ -18,7 +18,6 @@ from lamina.core import (
     Stream,
     Task,
     joined_values,
-    values_at,
 )
 from lamina.streams.manifest import Delivery, StreamManifest
 from lamina.streams.manifest_file import check_fits
@@ -97,10 +96,8 @@ class ClientStreams(Generic[D]):
         if not torch.equal(self._ids[found], ids):
             raise KeyError(f"no row {ids[self._ids[found] != ids][0]} in the stream")
         part, index = self._part[found], self._index[found]
-        pieces = [
-            _picked(self._parts[each], index[part == each]) for each in part.unique().tolist()
-        ]
-        together: D = _joined(pieces) if pieces else _picked(self._parts[0], index)
+        pieces = [self._parts[each][index[part == each]] for each in part.unique().tolist()]
+        together: D = _joined(pieces) if pieces else self._parts[0][index]
         return together
 
 
@@ -116,19 +113,6 @@ def _own_task(
         names = (*names, *(class_names[each] for each in blurred))
     name = f"{task.name} ({before + 1})" if before else task.name
     return Task(index, name, (*task.classes, *blurred), names)
-
-
-def _picked(part: Samples | Batch, indices: Tensor) -> Any:
-    """Rows of a part, as what it is."""
-    if isinstance(part, Batch):
-        return part[indices]
-    chosen: Sequence[int] = indices.tolist()
-    return Samples(
-        values=values_at(part.values, chosen),
-        labels=part.labels[indices],
-        ids=part.ids[indices],
-        targets=None if part.targets is None else [part.targets[index] for index in chosen],
-    )
 
 
 def _joined(pieces: Sequence[Any]) -> Any:

@@ -16,9 +16,9 @@ import torch
 from lamina.backbones.backbone import Backbone
 from lamina.backbones.calls import Call
 from lamina.backbones.overlay import Overlay
-from lamina.core import Batch, Stream
+from lamina.core import Batch, Samples, Stream
 from lamina.training.measured import clock_of
-from lamina.training.pace import Pace
+from lamina.training.pace import Pace, TaskPace
 
 OVERHEAD_SECONDS = 0.3
 """Seconds of a trial besides its training and evaluation (`tests/benchmarks/overhead.py`)."""
@@ -52,6 +52,10 @@ class Work:
     """Rows of all evaluations."""
     share: float
     """mu, the share of the layers that an adapter changes."""
+    first_batches: int = 0
+    """Batches of the first task's rows."""
+    later_batches: int = 0
+    """Batches of the rows of all later tasks."""
     saved_by_packing: float = 0.0
     """Seconds that packing saves of a step."""
     stage: int = 1
@@ -79,14 +83,15 @@ class Forecast:
 
 
 def work_of(
-    stream: Stream[Batch],
+    stream: Stream[Samples] | Stream[Batch],
     steps: Sequence[int],
+    batches: Sequence[int],
     batch_size: int,
     share: float,
     saved_by_packing: float,
     stage: int,
 ) -> Work:
-    """The work of a trial on a stream; `steps` of each of its tasks."""
+    """The work of a trial on a stream; `steps` of each of its tasks, and `batches` of its rows."""
     asked = [len(each.validation) + len(each.test) for each in stream.experiences]
     every_task = stream.scenario == "domain_incremental"
     seen = [sum(asked if every_task else asked[: at + 1]) for at in range(len(asked))]
@@ -94,7 +99,16 @@ def work_of(
     evaluated = sum(seen[-len(steps) :])
     rows = sum(steps) * batch_size
     return Work(
-        len(steps), steps[0], sum(steps[1:]), rows, evaluated, share, saved_by_packing, stage
+        num_tasks=len(steps),
+        first_steps=steps[0],
+        later_steps=sum(steps[1:]),
+        trained_rows=rows,
+        evaluated_rows=evaluated,
+        share=share,
+        first_batches=batches[0],
+        later_batches=sum(batches[1:]),
+        saved_by_packing=saved_by_packing,
+        stage=stage,
     )
 
 
@@ -117,8 +131,8 @@ def forecast(
         for work, pace in trials:
             tasks = work.num_tasks
             packed = work.saved_by_packing if packs else 0.0
-            first = _seconds(pace.first.task, pace.first.step, packed, 1, work.first_steps)
-            later = _seconds(pace.later.task, pace.later.step, packed, tasks - 1, work.later_steps)
+            first = _seconds(pace.first, packed, 1, work.first_steps, work.first_batches)
+            later = _seconds(pace.later, packed, tasks - 1, work.later_steps, work.later_batches)
             prefix = 0.0 if keeps else speed.row * (1 - work.share)
             rest = _share_learned(tasks, halving) if halves else 1.0
             once = 1 / work.stage if shares else 1.0
@@ -148,8 +162,8 @@ def forecast(
     )
 
 
-def _seconds(task: float, step: float, packed: float, tasks: int, steps: int) -> float:
-    return task * tasks + max(step - packed, 0.0) * steps
+def _seconds(pace: TaskPace, packed: float, tasks: int, steps: int, batches: int) -> float:
+    return pace.task * tasks + max(pace.step - packed, 0.0) * steps + pace.look * batches
 
 
 def _share_learned(num_tasks: int, halving: tuple[int, int] | None) -> float:
@@ -168,17 +182,11 @@ def seconds_per_row(backbone: Backbone, batch: Batch) -> float:
     """Seconds per row of a forward of the whole backbone on rows like these: the mean over a
     while."""
     call = Call(batch.trimmed().to(backbone.device).inputs, Overlay())
-
-    def run() -> None:
-        backbone.run(call)
-        if backbone.device.type == "cuda":
-            torch.cuda.synchronize(backbone.device)
-
     with backbone.by_itself(whole=True):
-        run()
+        backbone.run(call)
         clock = clock_of(backbone.device)
         start, passes = clock(), 0
-        while passes < 2 or clock() - start < ROW_SECONDS:
-            run()
+        while passes < 1 or clock() - start < ROW_SECONDS:
+            backbone.run(call)
             passes += 1
         return (clock() - start) / passes / len(batch)

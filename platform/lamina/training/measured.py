@@ -39,9 +39,16 @@ def measured(key: Mapping[str, Any], measure: Callable[[], Any], device: torch.d
 
 def clock_of(device: torch.device) -> Callable[[], float]:
     """Seconds from any beginning, for measuring work on a device: of this thread's own processor
-    time where a CPU does the work, so that other processes do not count, and of the wall clock
-    where a GPU does."""
-    return time.perf_counter if device.type == "cuda" else time.thread_time
+    time where a CPU does the work, so that other processes do not count; where a GPU does, of the
+    wall clock once it has done what it was given."""
+    if device.type != "cuda":
+        return time.thread_time
+
+    def read() -> float:
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    return read
 
 
 def machine(device: torch.device) -> dict[str, Any]:

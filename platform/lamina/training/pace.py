@@ -3,25 +3,35 @@ stream."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import TypeVar
 
 import torch
 
-from lamina.core import Batch, Stream
+from lamina.core import Batch, Experience, Samples, Stream
 from lamina.training.learner import Learner
 from lamina.training.measured import clock_of
 from lamina.training.settings import TrainingSettings
+from lamina.training.stopwatch import Lap, Stopwatch
 
+D = TypeVar("D", Batch, Samples)
 Build = Callable[[Stream[Batch], TrainingSettings], Learner]
 """A new learner on a stream."""
 
 MOST_TASKS = 2
 """Tasks of a piece: in the second, replay and what else concerns old tasks has begun."""
-STEPS = (1, 4)
-"""Steps of a task in the smaller and in the larger piece."""
-ANSWERED_ROWS = 8
+STEPS = 3
+"""Steps of a task in a piece. What the first takes longer than the others is done once a task."""
+ANSWERED_ROWS = 4
 """Rows of a validation or test part of a piece, at most."""
 ROWS_PER_CLASS = 2
 """A piece has at least so many training rows of a task per class: statistics need two."""
+NOISY = 1.0
+"""A piece that is trained in fewer seconds is learned once more by a new learner, whose times
+count: in the first, some things are done for the first time."""
+SLOW = 10.0
+"""Where the first task of a piece takes more seconds, it is the only one that is learned, and a
+later task is taken to be like it."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +39,11 @@ class TaskPace:
     """Seconds that one task takes."""
 
     task: float
-    """Seconds of work that is done once in a task: solving, merging, a look at its rows."""
+    """Seconds of work that is done once in a task, however many rows it has: solving, merging."""
     step: float
     """Seconds of a step; or of a batch of rows, where a method takes no steps."""
+    look: float = 0.0
+    """Seconds of what is done with a batch of rows once in a task, beside its steps."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,8 @@ class Pace:
     def slower(self, factor: float) -> "Pace":
         """The pace of a machine that is slower by this factor."""
         first, later = (
-            TaskPace(each.task * factor, each.step * factor) for each in (self.first, self.later)
+            TaskPace(each.task * factor, each.step * factor, each.look * factor)
+            for each in (self.first, self.later)
         )
         return Pace(first, later, self.answer * factor, self.phases)
 
@@ -71,95 +84,74 @@ def num_steps(
     return batches * sum(max(1, round(share * epochs)) for share in phases)
 
 
-def warm_up(
-    build: Build, stream: Stream[Batch], training: TrainingSettings, *, keeps: bool
-) -> Learner:
-    """A learner that has learned a piece, so that nothing is computed for the first time when its
-    like is measured: the larger piece where it `keeps` features of its rows, and where it replays,
-    two tasks."""
-    steps = STEPS[1] if keeps else STEPS[0]
-    learner = build(_piece(stream, training.batch_size, steps), replace(training, epochs=1))
-    replays = learner.strategy.needs_memory or learner.strategy.data == "all"
-    for _ in learner.learn():
-        if not replays:
-            break
-    return learner
-
-
 def measure(build: Build, stream: Stream[Batch], training: TrainingSettings) -> Pace:
-    """The pace of learners like `build`'s, from a smaller and a larger piece of `stream`: what both
-    take is of the task, what the larger takes more is of its steps."""
-    found = []
+    """The pace of learners like `build`'s, from one that learns a piece of `stream`."""
+    piece, once = piece_of(stream, training.batch_size), replace(training, epochs=1)
+    found, seconds = _learned(build(piece, once))
+    if seconds < NOISY:
+        found, _ = _learned(build(piece, once))
+    return found
+
+
+def _learned(learner: Learner) -> tuple[Pace, float]:
+    """The pace of a learner, and the seconds that it was trained."""
+    clock = clock_of(learner.model.backbone.device)
+    watch = learner.scores.stopwatch = Stopwatch(clock)
+    learner.scores.clock = clock
+    experiences, batch_size = learner.stream.experiences, learner.training.batch_size
+    tasks: list[TaskPace] = []
     phases: tuple[float, ...] = ()
-    for steps in STEPS:
-        piece = _piece(stream, training.batch_size, steps)
-        learner = build(piece, replace(training, epochs=1))
-        learner.scores.clock = clock_of(learner.model.backbone.device)
-        reports = [each.metrics for each in learner.learn()]
-        trained = [0.0, *(each["cost/train_seconds"] for each in reports)]
-        asked = _rows_asked(piece, len(reports))
-        phases = tuple(learner.strategy.phases(piece.experiences[-1].task))
-        found.append(
-            (
-                _steps_and_seconds(learner, piece, 0, len(reports), trained[1]),
-                _steps_and_seconds(learner, piece, -1, len(reports), trained[-1] - trained[-2]),
-                reports[-1]["cost/evaluation_seconds"] / max(asked, 1),
-            )
-        )
-    small, large = found
-    return Pace(
-        first=_line(small[0], large[0]),
-        later=_line(small[1], large[1]),
-        answer=min(small[2], large[2]),
-        phases=phases,
-    )
+    trained, answering, asked = 0.0, 0.0, 0
+    for report in learner.learn():
+        phases = tuple(learner.strategy.phases(experiences[report.task].task))
+        # One that sees all tasks at once reports once.
+        seen = experiences if learner.strategy.data == "all" else experiences[report.task :][:1]
+        batches = -(-sum(len(each.train) for each in seen) // batch_size)
+        seconds = report.metrics["cost/train_seconds"] - trained
+        tasks.append(task_pace(watch.laps, seconds, batches))
+        trained += seconds
+        answering = report.metrics["cost/evaluation_seconds"]
+        asked += _rows_asked(learner.stream, report.task)
+        watch.laps = []
+        if trained > SLOW:
+            break
+    return Pace(tasks[0], tasks[-1], answering / max(asked, 1), phases), trained
 
 
-def _piece(stream: Stream[Batch], batch_size: int, steps: int) -> Stream[Batch]:
+def task_pace(laps: Sequence[Lap], seconds: float, batches: int) -> TaskPace:
+    """The pace in a task of so many batches that was learned with these laps, in so many seconds
+    in all."""
+    steps = [lap.seconds for lap in laps if lap.is_step]
+    looks = sum(lap.seconds for lap in laps if not lap.is_step)
+    if not steps:
+        return TaskPace(max(0.0, seconds - looks), looks / batches)
+    step = fmean(steps[1:] or steps)
+    once = max(0.0, seconds - looks - step * len(steps))
+    return TaskPace(once, step, looks / batches)
+
+
+def piece_of(stream: Stream[D], batch_size: int) -> Stream[D]:
     """Few rows of few tasks, evenly spaced."""
     experiences = []
     for each in stream.experiences[:MOST_TASKS]:
-        classes = len(each.task.classes)
-        wanted = max(steps * batch_size, ROWS_PER_CLASS * classes)
-        experiences.append(
-            replace(
-                each,
-                train=_spaced(each.train, wanted),
-                validation=_spaced(each.validation, ANSWERED_ROWS),
-                test=_spaced(each.test, ANSWERED_ROWS),
-            )
+        wanted = max(STEPS * batch_size, ROWS_PER_CLASS * len(each.task.classes))
+        parts = (
+            _spaced(each.train, wanted),
+            _spaced(each.validation, ANSWERED_ROWS),
+            _spaced(each.test, ANSWERED_ROWS),
         )
+        experiences.append(Experience(each.task, *parts))
     return replace(stream, experiences=tuple(experiences))
 
 
-def _spaced(data: Batch, most: int) -> Batch:
+def _spaced(data: D, most: int) -> D:
     if len(data) <= most:
         return data
     return data[torch.arange(most) * len(data) // most]
 
 
-def _steps_and_seconds(
-    learner: Learner, piece: Stream[Batch], at: int, reports: int, seconds: float
-) -> tuple[int, float]:
-    sizes = [len(each.train) for each in piece.experiences]
-    # One that sees all tasks at once reports once.
-    rows = sum(sizes) if learner.strategy.data == "all" else sizes[at]
-    is_first = at == 0 or reports == 1
-    phases = learner.strategy.phases(piece.experiences[-1].task)
-    return num_steps(learner, phases, 1, rows, is_first=is_first), seconds
-
-
-def _rows_asked(piece: Stream[Batch], reports: int) -> int:
-    sizes = [len(each.validation) + len(each.test) for each in piece.experiences]
-    if piece.scenario == "domain_incremental":
-        return sum(sizes) * reports
-    return sum(sum(sizes[: at + 1]) for at in range(len(sizes) - reports, len(sizes)))
-
-
-def _line(small: tuple[int, float], large: tuple[int, float]) -> TaskPace:
-    """Seconds per step and beside the steps; all are of the steps where the pieces are alike."""
-    steps = large[0] - small[0]
-    if steps <= 0:
-        return TaskPace(0.0, large[1] / large[0])
-    step = min(max(0.0, (large[1] - small[1]) / steps), large[1] / large[0])
-    return TaskPace(max(0.0, large[1] - step * large[0]), step)
+def _rows_asked(piece: Stream[Batch], task: int) -> int:
+    """After a task."""
+    every_task = piece.scenario == "domain_incremental"
+    asked = piece.experiences if every_task else piece.experiences[: task + 1]
+    return sum(len(each.validation) + len(each.test) for each in asked)

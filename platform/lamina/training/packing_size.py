@@ -25,6 +25,10 @@ PAIRS = 9
 faster meanwhile does so for both."""
 CLEAR_PAIRS = 5
 """This many comparisons are enough where all of them say that the larger pack does not pay."""
+SLOW_PAIRS = 3
+"""The same where these took as long as `SLOW` says: noise is small beside such steps."""
+SLOW = 1.5
+"""Seconds of so many comparisons."""
 LONG_ENOUGH = 0.5
 """Seconds that the comparisons of two sizes take, at least."""
 MOST_PAIRS = 60
@@ -102,6 +106,8 @@ def _in_turns(
         found.append(pair)
         total += sum(pair)
         is_clear = second is not None and max(_gains(found)) < WORTH
+        if is_clear and at >= SLOW_PAIRS and total >= SLOW:
+            break
         if at >= (CLEAR_PAIRS if is_clear else PAIRS) and total >= LONG_ENOUGH:
             break
     return found

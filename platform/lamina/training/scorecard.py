@@ -34,6 +34,7 @@ from lamina.training.evaluate import (
 from lamina.training.general import general_metrics, general_rows
 from lamina.training.probes import Probes
 from lamina.training.settings import DRIFTS, TrainingSettings
+from lamina.training.stopwatch import Stopwatch
 
 Result = TypeVar("Result")
 
@@ -74,6 +75,9 @@ class Scorecard:
         self.routing: dict[Part, float] = {}
         self.clock: Callable[[], float] = time.perf_counter
         """Seconds that this learner has spent, from any beginning."""
+        self.stopwatch: Stopwatch | None = None
+        """Where only the pace of the learner is asked for: it times each piece of work, and no
+        operations are counted."""
         self.costs = Costs()
         self.probes = Probes(training)
         self._asks_before = (
@@ -110,6 +114,8 @@ class Scorecard:
         Those of the first batch of a kind are counted and the others taken to need as many per
         row: counting slows a batch down several times.
         """
+        if self.stopwatch is not None:
+            return self.stopwatch.timed(kind, num_rows, work)
         if kind in self.costs.flops_per_row:
             result = work()
         else:
@@ -152,10 +158,7 @@ class Scorecard:
         costs.stored_parameters.append(kept + _num_stored(self._strategy.state))
         costs.memory_bytes.append(memory_bytes)
         if not costs.one_pass_flops:
-            few = self._few(data)
-            _, forward = self._counted(lambda: self._model.backbone(few.inputs), whole=True)
-            # Frozen weights need no gradient, so a backward takes as much as a forward.
-            costs.flops_per_row["one pass"] = 2 * forward / len(few)
+            costs.flops_per_row["one pass"] = self._flops_of_one_pass(data)
         costs.one_pass_flops.append(costs.flops_per_row["one pass"] * len(data))
 
     def evaluate(self, task: int) -> None:
@@ -250,9 +253,20 @@ class Scorecard:
         asked = (self._strategy, self._model, experience.validation, known, self._batch_size)
         return against_frozen(*asked).kl
 
+    def _flops_of_one_pass(self, data: Batch) -> float:
+        """Of a row, through the frozen backbone and back."""
+        if self.stopwatch is not None:
+            return 0.0
+        few = self._few(data)
+        _, forward = self._counted(lambda: self._model.backbone(few.inputs), whole=True)
+        # Frozen weights need no gradient, so a backward takes as much as a forward.
+        return 2 * forward / len(few)
+
     @torch.no_grad()
     def _price_a_prediction(self, task: int) -> None:
         """Forwards of the backbone that a row costs, and their operations if that has changed."""
+        if self.stopwatch is not None:
+            return
         experience = self._stream.experiences[task]
         rows = experience.test if len(experience.test) else experience.train
         few, known = self._few(rows), known_task(self._stream, experience.task)
