@@ -8,6 +8,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from language_models import calls_job
+
 
 @pytest.fixture
 def federated(job):
@@ -52,17 +54,7 @@ def test_a_federation_of_a_language_model_says_what_its_share_of_right_rows_is_c
     lamina, tiny_language_model, tmp_path
 ):
     job = {
-        "name": "calls",
-        "stream": {
-            "name": "assistant_calls",
-            "tasks": ["lights", "climate"],
-            "sentences_per_intent": 4,
-        },
-        "scenario": {"kind": "domain_incremental"},
-        "backbone": {"name": str(tiny_language_model)},
-        "adapter": {"kind": "lora", "rank": 2},
-        "strategy": {"name": "finetune"},
-        "training": {"epochs": 1, "batch_size": 8},
+        **calls_job(tiny_language_model),
         "federation": {"clients": 2, "rounds": 1},
         "tracking": {"enabled": False},
         "output_dir": str(tmp_path / "out"),

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -168,3 +169,21 @@ def be_brief(backbone: Backbone, rows: Batch, eagerness: float = 8.0) -> None:
     backbone.language_head.weight[backbone.inputs.end_token] = (
         eagerness * mean / mean.norm().square()
     )
+
+
+def calls_job(model: Path) -> dict[str, Any]:
+    """A job, but for where it leaves what it does: a model in a folder learns two domains of
+    calls."""
+    return {
+        "name": "calls",
+        "stream": {
+            "name": "assistant_calls",
+            "tasks": ["lights", "climate"],
+            "sentences_per_intent": 4,
+        },
+        "scenario": {"kind": "domain_incremental"},
+        "backbone": {"name": str(model)},
+        "adapter": {"kind": "lora", "rank": 2},
+        "strategy": {"name": "finetune"},
+        "training": {"epochs": 1, "batch_size": 8},
+    }

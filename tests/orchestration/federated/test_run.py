@@ -16,6 +16,7 @@ from lamina.orchestration.federated.run import run_federated
 from lamina.registry import InputError
 from lamina.streams import build_stream
 from lamina.training.checkpoint import pack
+from language_models import calls_job
 from watched import RAY, Watched, killed_driver
 
 MODES = {
@@ -224,17 +225,7 @@ def test_a_sweep_ranks_federations_of_a_language_model_by_exact_match(
     ray_cluster, tiny_language_model, tmp_path
 ):
     job = {
-        "name": "calls",
-        "stream": {
-            "name": "assistant_calls",
-            "tasks": ["lights", "climate"],
-            "sentences_per_intent": 4,
-        },
-        "scenario": {"kind": "domain_incremental"},
-        "backbone": {"name": str(tiny_language_model)},
-        "adapter": {"kind": "lora", "rank": 2},
-        "strategy": {"name": "finetune"},
-        "training": {"epochs": 1, "batch_size": 8},
+        **calls_job(tiny_language_model),
         "federation": {"clients": 2, "rounds": 2, "bounds": False},
         "sweep": {"space": {"federation.aggregator.name": {"grid_search": ["fedit", "flora"]}}},
         "hosts": {"count": 1},
