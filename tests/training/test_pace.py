@@ -32,7 +32,8 @@ def builder(name, backbone, **settings):
 @pytest.mark.parametrize("name", ["er", "simplecil", "joint", "sema", "ranpac"])
 def test_learners_of_every_sort_have_a_pace(tiny_bert, name):
     stream = nouns_stream(tiny_bert)
-    pace = measure(builder(name, tiny_bert), stream, TRAINING)
+    piece = piece_of(stream, TRAINING.batch_size)
+    pace = measure(builder(name, tiny_bert), piece, TRAINING)
     seconds = [pace.first.task, pace.first.step, pace.later.task, pace.later.step, pace.answer]
     assert all(math.isfinite(each) and each >= 0 for each in seconds)
     assert pace.answer > 0

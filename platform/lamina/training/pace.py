@@ -84,9 +84,10 @@ def num_steps(
     return batches * sum(max(1, round(share * epochs)) for share in phases)
 
 
-def measure(build: Build, stream: Stream[Batch], training: TrainingSettings) -> Pace:
-    """The pace of learners like `build`'s, from one that learns a piece of `stream`."""
-    piece, once = piece_of(stream, training.batch_size), replace(training, epochs=1)
+def measure(build: Build, piece: Stream[Batch], training: TrainingSettings) -> Pace:
+    """The pace of learners like `build`'s, from one that learns a piece of a stream, as `piece_of`
+    gives it."""
+    once = replace(training, epochs=1)
     found, seconds = _learned(build(piece, once))
     if seconds < NOISY:
         found, _ = _learned(build(piece, once))
