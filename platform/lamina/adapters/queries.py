@@ -28,8 +28,8 @@ def queries(model: AdaptedModel, inputs: Mapping[str, Tensor]) -> Tensor:
         return model.frozen_features(inputs)
     ids = inputs["input_ids"]
     words = model.backbone.capabilities.word_embeddings(ids).float()
-    is_asked = inputs["attention_mask"].bool() if "attention_mask" in inputs else ids >= 0
+    mask = inputs.get("attention_mask", torch.ones_like(ids))
+    is_asked = mask.bool()
     if ANSWER_AT in inputs:
-        columns = torch.arange(ids.shape[1], device=ids.device)
-        is_asked = is_asked & (columns < inputs[ANSWER_AT][:, None])
+        is_asked = is_asked & (mask.cumsum(dim=1) <= inputs[ANSWER_AT][:, None])
     return words.masked_fill(~is_asked[:, :, None], float("-inf")).amax(dim=1)
